@@ -1,0 +1,97 @@
+"""python -m pipelines.train …: one training with the config of conf/; with -m a grid of them.
+
+--dry-run composes, validates and builds, reports shapes, parameters and mesh, and trains nothing.
+"""
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from pipelines import front
+from trialfleet.errors import UserError
+from trialfleet.tracking import run as runs
+
+Objectives = float | list[float]
+
+
+def task(cfg: DictConfig) -> Objectives | None:
+    """What a job of a sweep runs, and a single training too: train, and return the objective(s).
+
+    Raises:
+        UserError: the config is wrong.
+    """
+    from trialfleet.config import load
+
+    config = load(cfg)
+    from trialfleet.training import describe, train
+
+    if config.dry_run:
+        print(describe(config))
+        return None
+    current = runs.current()
+    if current is None:
+        return _single(cfg)
+    outcome = train(config, current)
+    values = [outcome.metrics[name] for name in config.objective.metrics]
+    return values[0] if isinstance(config.objective.metric, str) else values
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse a config that no trial could run with. Imports no jax: the driver of a sweep calls it.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from trialfleet.config import load
+
+    load(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+
+
+def _single(cfg: DictConfig) -> Objectives | None:
+    """A training that belongs to no study, logged to MLflow by the same path as a trial's."""
+    from trialfleet.tracking import ingest
+    from trialfleet.tracking.sweep_run import LocalRun
+    from trialfleet.tracking.target import resolve
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    target = resolve(cfg.tracking.uri, cfg.tracking.experiment, Path.cwd())
+    params = dict(text.lstrip("+").split("=", 1) for text in HydraConfig.get().overrides.task if "=" in text)
+    signalled: list[int] = []
+
+    def flag(number: int, frame: FrameType | None) -> None:
+        signalled.append(number)
+
+    old = {number: signal.signal(number, flag) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    own = LocalRun(directory, lambda: bool(signalled))
+    try:
+        with (
+            ingest.single_run(directory, target, cfg.experiment_name or directory.name, params) as outcome,
+            runs.entered(own),
+        ):
+            value = task(cfg)
+            names = [cfg.objective.metric] if isinstance(cfg.objective.metric, str) else list(cfg.objective.metric)
+            values = value if isinstance(value, list) else [value]
+            outcome.objectives = dict(zip(names, values, strict=True))  # type: ignore[arg-type]  # not a dry run
+    finally:
+        own.close()
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    print("  ".join(f"{name}={item:.6g}" for name, item in (outcome.objectives or {}).items()))
+    print(f"results: {directory}")
+    if outcome.problem:
+        print(f"MLflow: {outcome.problem}")
+    return value
+
+
+task.check = check  # type: ignore[attr-defined]  # the sweeper looks for it on its task function
+
+
+if __name__ == "__main__":
+    # The task function is imported by its name, so that jobs load it as pipelines.train and not as a copy.
+    from pipelines.train import task as named
+
+    front.main(hydra.main(config_path="../conf", config_name="train")(named))

@@ -1,0 +1,1 @@
+"""Trialfleet: hyperparameter sweeps of sharded JAX training on Slurm."""

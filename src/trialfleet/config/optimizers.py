@@ -1,0 +1,180 @@
+"""Schemas of the groups `optimizer` and `scheduler`: one dataclass for each kind, told apart by `name`."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from trialfleet.config.marks import STRICT, Host, Traced
+
+Rate = Annotated[Traced[float], Ge(0)]
+Beta = Annotated[Traced[float], Ge(0), Lt(1)]
+Epsilon = Annotated[Traced[float], Gt(0)]
+Share = Annotated[Traced[float], Ge(0), Le(1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GroupRates:
+    """What one parameter group does differently; null takes the optimizer's own value."""
+
+    learning_rate: Rate | None
+    weight_decay: Rate | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Optimizer:
+    learning_rate: Rate  # at the schedule's peak
+    weight_decay: Rate
+    groups: dict[str, GroupRates]  # by the workload's own group names
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AdamW(_Optimizer):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"]
+    beta1: Beta
+    beta2: Beta
+    eps: Epsilon
+    moment_dtype: Literal["float32", "bfloat16"]  # of the first moment
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Adam(_Optimizer):
+    """Adam; weight decay is added to the gradient, as an L2 penalty would."""
+
+    name: Literal["adam"]
+    beta1: Beta
+    beta2: Beta
+    eps: Epsilon
+    moment_dtype: Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sgd(_Optimizer):
+    """Gradient descent with momentum; weight decay is added to the gradient."""
+
+    name: Literal["sgd"]
+    momentum: Beta
+    nesterov: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Lion(_Optimizer):
+    """Sign of an interpolated momentum, with decoupled weight decay."""
+
+    name: Literal["lion"]
+    beta1: Beta
+    beta2: Beta
+    moment_dtype: Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Muon(_Optimizer):
+    """Orthogonalised momentum for matrices, AdamW for everything else; decoupled weight decay."""
+
+    name: Literal["muon"]
+    momentum: Beta
+    nesterov: bool
+    iterations: Annotated[int, Ge(1)]  # of Newton-Schulz
+    beta1: Beta
+    beta2: Beta
+    eps: Epsilon
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Adafactor(_Optimizer):
+    """Second moments kept as row and column sums; decoupled weight decay."""
+
+    name: Literal["adafactor"]
+    decay_exponent: Share  # the second moment's decay at step t is 1 - t^-decay_exponent
+    eps: Epsilon
+    factor_from: Annotated[int, Ge(1)]  # smaller axes keep a full second moment
+
+
+Optimizer = Annotated[AdamW | Adam | Sgd | Lion | Muon | Adafactor, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Constant:
+    """The full rate at every step."""
+
+    name: Literal["constant"]
+    warmup_ratio: Share  # share of all steps in which the rate rises from 0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Cosine:
+    """Half a cosine from the full rate down to `end_factor` of it."""
+
+    name: Literal["cosine"]
+    end_factor: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WarmupCosine:
+    """A linear rise over `warmup_ratio` of all steps, then half a cosine down to `end_factor`."""
+
+    name: Literal["warmup_cosine"]
+    warmup_ratio: Share
+    end_factor: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Step:
+    """The rate is multiplied by `gamma` at each milestone."""
+
+    name: Literal["step"]
+    milestones: tuple[Share, ...]  # as shares of all steps
+    gamma: Rate
+    warmup_ratio: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Plateau:
+    """The rate is multiplied by `factor` when the objective has not improved for `patience` evaluations."""
+
+    name: Literal["plateau"]
+    warmup_ratio: Share
+    factor: Annotated[Host[float], Gt(0), Lt(1)]
+    patience: Annotated[Host[int], Ge(0)]
+    threshold: Annotated[Host[float], Ge(0)]  # an improvement must be at least this large
+    cooldown: Annotated[Host[int], Ge(0)]  # evaluations after a reduction that are not counted
+    min_factor: Annotated[Host[float], Ge(0), Le(1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OneCycle:
+    """A cosine rise from `start_factor` over `warmup_ratio` of all steps, then a cosine down to `end_factor`."""
+
+    name: Literal["onecycle"]
+    warmup_ratio: Share
+    start_factor: Share
+    end_factor: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Restarts:
+    """`cycles` half cosines of equal length, each starting at the full rate."""
+
+    name: Literal["restarts"]
+    cycles: Annotated[Traced[int], Ge(1)]
+    warmup_ratio: Share
+    end_factor: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Polynomial:
+    """(1 - progress)^power from the full rate to `end_factor`; power 1 is a straight line."""
+
+    name: Literal["polynomial"]
+    power: Annotated[Traced[float], Gt(0)]
+    warmup_ratio: Share
+    end_factor: Share
+
+
+Scheduler = Annotated[
+    Constant | Cosine | WarmupCosine | Step | Plateau | OneCycle | Restarts | Polynomial,
+    Field(discriminator="name"),
+]

@@ -1,0 +1,208 @@
+"""What every config has, whatever is trained: the part of the schema that the trainer and the sweep read.
+
+A workload adds its own groups (model, dataset, loss …) in a dataclass that inherits from `Config`, so that a
+group which a workload does not read is an unknown key for it.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt, MinLen
+from pydantic.dataclasses import dataclass
+
+from trialfleet.config.marks import STRICT, Host, Traced
+from trialfleet.config.optimizers import Optimizer, Scheduler
+
+Direction = Literal["minimize", "maximize"]
+
+# What the trainer itself measures for every workload, besides `train/<name>` for whatever a loss reports.
+TRAINER_METRICS = frozenset(
+    {
+        "train/loss",
+        "train/grad_norm",
+        "train/update_ratio",
+        "train/learning_rate",
+        "train/steps_per_second",
+        "train/examples_per_second",
+        "train/epoch",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Objective:
+    """What a trial is judged by."""
+
+    metric: str | Annotated[tuple[str, ...], MinLen(1)]
+    direction: Direction | Annotated[tuple[Direction, ...], MinLen(1)]
+    at: Literal["best", "last"]  # the evaluation at which the (first) metric was best, or the last one
+    seeds: Annotated[int, Ge(1)]  # the mean over this many seeds: seed, seed + 1, …
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        return (self.direction,) if isinstance(self.direction, str) else self.direction
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Study:
+    """What a sweep may do with a study that is there already."""
+
+    fresh: bool
+    allow_changes: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tracking:
+    """Where the driver sends results."""
+
+    uri: str
+    experiment: str
+    poll_interval: Annotated[float, Gt(0)]  # seconds
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Workload:
+    """What is trained: two dotted paths, so that one from outside the package is no different."""
+
+    name: str
+    schema: Host[str]  # the dataclass of its config, as package.module.Class; imports no jax
+    factory: str  # the class of the workload, called with the config
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Mesh:
+    """Sizes of the mesh's axes; one of them may be -1: whatever devices the others leave."""
+
+    data: int  # copies of the parameters
+    fsdp: int  # shards of parameters and optimizer state along their embedding axes; batches are split too
+    tp: int  # shards of heads and hidden layers
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EarlyStopping:
+    """Ends training when the objective's first metric stands still."""
+
+    patience: Annotated[int, Ge(1)]  # evaluations without an improvement
+    min_delta: Annotated[float, Ge(0)]  # what counts as an improvement
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Checkpoints:
+    """When to save, and what to keep."""
+
+    every_steps: Annotated[int, Ge(1)] | None  # null: only when asked to stop, and what `best` needs
+    every_seconds: Annotated[float, Gt(0)] | None
+    keep_last: Annotated[int, Ge(1)]
+    keep_best: Annotated[int, Ge(0)]  # by the objective's first metric
+    keep_every: Annotated[int, Ge(1)] | None  # checkpoints at multiples of this step are never deleted
+    at_end: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Profile:
+    """A profiler trace of some steps, among the artifacts."""
+
+    first_step: Annotated[int, Ge(1)]
+    steps: Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Training:
+    """The loop: how long, how large, how often, how precise."""
+
+    max_steps: Annotated[Host[int], Ge(1)] | None
+    max_epochs: Annotated[Host[int], Ge(1)] | None  # whichever of the two ends first
+    global_batch: Annotated[int, Ge(1)]  # examples a step, on any mesh
+    per_device_batch: Annotated[int, Ge(1)] | None  # smaller micro-batches are accumulated; null: no accumulation
+    eval_batch: Annotated[int, Ge(1)]
+    report_every: Annotated[Host[int], Ge(1)]  # steps
+    eval_every: Annotated[Host[int], Ge(1)] | None  # steps; null: at the end of each epoch
+    limit_eval_batches: Annotated[Host[int], Ge(1)] | None
+    evaluate_test: Host[bool]  # the test split, once, from the best checkpoint
+    overfit_batches: Annotated[Host[int], Ge(1)] | None  # train on this many batches over and over
+    gradient_clip: Annotated[Traced[float], Gt(0)] | None  # by global norm
+    ema_decay: Annotated[Traced[float], Gt(0), Lt(1)] | None
+    compute_dtype: Literal["float32", "bfloat16"]  # parameters and moments stay float32
+    remat: Literal["none", "dots", "full"]  # what the backward pass keeps: all, matrix products, nothing
+    early_stopping: Host[EarlyStopping | None]
+    checkpoints: Host[Checkpoints]
+    resume: Host[Literal["auto", "must", "never"]]
+    init_from: Host[str | None]  # a checkpoint whose parameters to start from
+    prefetch: Annotated[Host[int], Ge(0)]  # batches made ready ahead of the step
+    profile: Host[Profile | None]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Runtime:
+    """What must be fixed before jax starts."""
+
+    platform: Literal["cpu", "gpu", "tpu"] | None  # null: the best there is
+    cpu_threads: Annotated[int, Ge(1)]  # of XLA; results depend on it in their last bits
+    simulated_devices: Annotated[int, Ge(1)] | None  # split the CPU into so many devices
+    deterministic: bool  # ops that give the same bits every time, where the platform has slower ones too
+    compilation_cache: Host[str | None]  # a folder; null: none
+    compilation_cache_bytes: Annotated[Host[int], Ge(0)]  # the least recently used entries beyond it are deleted
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """One trial, completely: what `conf/` composes to.
+
+    A workload's own schema inherits from this and adds its groups, the names of its metrics and its rules.
+    """
+
+    METRICS: ClassVar[frozenset[str]] = frozenset()  # what the workload's evaluation logs, as 'val/<name>'
+
+    seed: Annotated[Host[int], Ge(0)]
+    dry_run: Host[bool]
+    experiment_name: Host[str]
+    tags: Host[tuple[str, ...]]
+    objective: Host[Objective]
+    study: Host[Study]
+    tracking: Host[Tracking]
+    workload: Workload
+    optimizer: Optimizer
+    scheduler: Scheduler
+    training: Training
+    mesh: Mesh
+    runtime: Runtime
+
+    def problems(self) -> list[str]:
+        """What contradicts itself across fields; each a line that names the keys and the fix."""
+        return [*_objective_problems(self), *_training_problems(self)]
+
+
+def _objective_problems(config: Config) -> list[str]:
+    objective, problems = config.objective, []
+    known = config.METRICS | TRAINER_METRICS | {"test/" + n[4:] for n in config.METRICS if n.startswith("val/")}
+    for metric in objective.metrics:
+        if metric not in known:
+            there = ", ".join(sorted(config.METRICS | TRAINER_METRICS))
+            problems.append(
+                f"objective.metric: {config.workload.name} logs no metric {metric!r}; choose one of {there}"
+            )
+        elif metric.startswith("test/") and not config.training.evaluate_test:
+            problems.append(f"objective.metric: {metric!r} is only there with training.evaluate_test=true")
+    if len(objective.metrics) != len(objective.directions):
+        problems.append(
+            f"objective.direction: {len(objective.directions)} given for {len(objective.metrics)} in "
+            "objective.metric; give one for each"
+        )
+    return problems
+
+
+def _training_problems(config: Config) -> list[str]:
+    training, problems = config.training, []
+    if training.max_steps is None and training.max_epochs is None:
+        problems.append("training.max_steps: null, and training.max_epochs too; set one, or training never ends")
+    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        problems.append(f"mesh: data={sizes[0]}, fsdp={sizes[1]}, tp={sizes[2]}; sizes are ≥ 1, and one may be -1")
+    if config.runtime.simulated_devices is not None and config.runtime.platform not in (None, "cpu"):
+        problems.append(
+            f"runtime.simulated_devices: only the CPU can be split, and runtime.platform is {config.runtime.platform}"
+        )
+    return problems

@@ -1,0 +1,82 @@
+"""Launchers without an executor of their own (Hydra's basic launcher, joblib's): run through their `launch()`.
+
+It blocks until its jobs are done and returns what they returned, so there is nothing to follow: what it
+returns becomes result.json at once, and a driver killed meanwhile runs these trials again.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from trialfleet.sweep.reconcile import Job
+from trialfleet.tracking import run
+from trialfleet.tracking.submission import Assignment, JobRef, Submission, TrialRecord
+from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState, described, judged
+
+LAUNCHER = "blocking"
+
+
+class BlockingFleet:
+    """Args:
+    launcher: any Hydra launcher.
+    """
+
+    limit = sys.maxsize
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
+        described = Submission.read(submission)
+        batches = [described.trials] if _consecutive(described.trials) else [[t] for t in described.trials]
+        for batch in batches:
+            self._launch(described, batch)
+        return [JobRef(LAUNCHER, str(trial.number)) for trial in described.trials]
+
+    def _launch(self, submission: Submission, batch: Sequence[Assignment]) -> None:
+        overrides = []
+        for trial in batch:
+            record = TrialRecord.read(Path(trial.directory) / "trial.json")
+            assert record is not None, "trial.json is written before anything is submitted"
+            subdir = Path(trial.directory).relative_to(submission.sweep_dir) / "runs" / f"{trial.attempt}.0"
+            overrides.append([*record.overrides, f"hydra.sweep.subdir={subdir}"])
+        returns = self._launcher.launch(overrides, initial_job_idx=batch[0].number)
+        for trial, returned in zip(batch, returns, strict=True):
+            TrialDir(Path(trial.directory)).commit(_result(returned, trial, submission.n_objectives))
+
+    def refresh(self) -> bool:
+        return True
+
+    def phase(self, job: JobRef) -> Job:
+        return Job.OVER
+
+    def find(self, uuid: str, index: int) -> JobRef | None:
+        return None
+
+    def why(self, job: JobRef) -> str:
+        return ""
+
+    def timed_out(self, job: JobRef) -> bool:
+        return False
+
+    def cancel(self, jobs: Sequence[JobRef]) -> None:
+        """Nothing: when the driver gets to cancel, `launch()` has returned and the jobs are over."""
+
+
+def _consecutive(trials: Sequence[Assignment]) -> bool:
+    """Whether one `launch()` numbers the jobs as the trials are numbered."""
+    return all(trial.number == trials[0].number + index for index, trial in enumerate(trials))
+
+
+def _result(returned: JobReturn, trial: Assignment, n_objectives: int) -> Result:
+    label = f"{trial.attempt}.0"
+    if returned.status is JobStatus.COMPLETED:
+        state, objectives, error = judged(returned.return_value, n_objectives)
+        return Result(state, objectives, error, {}, label, {})
+    failure = returned._return_value
+    if run.is_pruned(failure):
+        return Result(TrialState.PRUNED, None, None, {}, label, {})
+    return Result(TrialState.FAIL, None, described(failure), {}, label, {})

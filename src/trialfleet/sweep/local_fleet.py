@@ -1,0 +1,122 @@
+"""Jobs as processes of this machine, under submitit's own local controller (time limits, several tasks).
+
+Unlike submitit's, each job has a session of its own, so that a terminal's Ctrl-C reaches the driver alone, and
+is known by its pid and start time, so that another driver can take it up.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.reconcile import Job
+from trialfleet.tracking.processes import Process
+from trialfleet.tracking.submission import JobRef
+
+LAUNCHER = "local"
+ELEMENT = "TRIALFLEET_ELEMENT"  # tells a job which element of its submission it is, as Slurm's arrays do
+
+
+class LocalFleet:
+    """Args:
+    params: the node `hydra.launcher` of submitit_local; None to follow jobs without starting any.
+    environment: what the jobs' environment has besides ours.
+    """
+
+    limit = sys.maxsize
+
+    def __init__(self, params: Mapping[str, Any] | None, environment: Mapping[str, str]) -> None:
+        self._params = params
+        self._environment = dict(environment)
+        self._children: list[subprocess.Popen[bytes]] = []
+        if params is not None and params["nodes"] != 1:
+            raise UserError(f"hydra.launcher.nodes={params['nodes']}: local jobs have one node", "set it to 1")
+
+    def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
+        assert self._params is not None, "this fleet only follows jobs"
+        return [self._start(submission, uuid, element) for element in range(count)]
+
+    def _start(self, submission: Path, uuid: str, element: int) -> JobRef:
+        params = self._params
+        assert params is not None
+        folder = submission.parent / uuid
+        folder.mkdir(exist_ok=True)
+        setup = params.get("setup") or ()
+        worker = [sys.executable, "-u", "-m", "jobs.worker", str(submission)]
+        controller = [sys.executable, "-m", "submitit.local._local", str(folder)]
+        environment = {
+            **os.environ,
+            **self._environment,
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_FOLDER": str(folder),
+            ELEMENT: str(element),
+            "SUBMITIT_LOCAL_NTASKS": str(params["tasks_per_node"] or 1),
+            "SUBMITIT_LOCAL_COMMAND": shlex.join(worker),
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(int(60 * params["timeout_min"])),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(int(params.get("signal_delay_s", 30))),
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_STDERR_TO_STDOUT": "1" if params["stderr_to_stdout"] else "",
+            "SUBMITIT_LOCAL_WITH_SHELL": "1" if setup else "",
+            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in range(params["gpus_per_node"] or 0)),
+        }
+        with open(folder / "controller.log", "ab") as log:
+            child = subprocess.Popen(
+                [*_shell(setup), *controller] if setup else controller,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        self._children.append(child)
+        return JobRef(LAUNCHER, str(child.pid), Process.of(child.pid).to_json())
+
+    def refresh(self) -> bool:
+        self._children = [child for child in self._children if child.poll() is None]  # reaps what has ended
+        return True
+
+    def phase(self, job: JobRef) -> Job:
+        assert job.process is not None
+        process = Process.from_json(job.process)
+        if not process.is_here():
+            return Job.UNKNOWN
+        return Job.RUNNING if process.is_alive() else Job.OVER
+
+    def find(self, uuid: str, index: int) -> JobRef | None:
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if "submitit.local._local" not in words or Path(words[-1]).name != uuid:
+                continue
+            try:
+                if process.environ().get(ELEMENT) == str(index):
+                    return JobRef(LAUNCHER, str(process.pid), Process.of(process.pid).to_json())
+            except (psutil.Error, ProcessLookupError):
+                continue  # it ended while we looked, or is somebody else's
+        return None
+
+    def why(self, job: JobRef) -> str:
+        return ""
+
+    def timed_out(self, job: JobRef) -> bool:
+        return False
+
+    def cancel(self, jobs: Sequence[JobRef]) -> None:
+        for job in jobs:
+            assert job.process is not None
+            process = Process.from_json(job.process)
+            if process.is_alive():
+                # The controller leads a session of its own, so this reaches the job and nothing else.
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def _shell(setup: Sequence[str]) -> list[str]:
+    """A shell that runs the setup commands and then becomes the words that follow."""
+    return ["bash", "-c", " && ".join([*setup, 'exec "$@"']), "setup"]

@@ -1,0 +1,127 @@
+"""From a new trial in the study to the overrides of its job: ask, suggest, and write trial.json."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.samplers import SamplerFactory
+from trialfleet.sweep.space import Space
+from trialfleet.sweep.store import StudyStore
+from trialfleet.tracking.submission import TrialRecord
+
+CustomSpace = Callable[[DictConfig, Trial], None]
+
+
+class Proposer:
+    """Proposes trials.
+
+    Args:
+        enqueued: parameter sets to try first, in this order.
+        custom_space: dotted path of a function (config, trial) that suggests further parameters, or None.
+        config: the sweep's config, which the custom space gets.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        uid: str,
+        space: Space,
+        samplers: SamplerFactory,
+        enqueued: Sequence[Mapping[str, Any]],
+        custom_space: str | None,
+        config: DictConfig,
+    ) -> None:
+        self._store = store
+        self._uid = uid
+        self._space = space
+        self._samplers = samplers
+        self._enqueued = [_known_point(point, space, custom_space) for point in enqueued]
+        self._custom = _imported(custom_space)
+        self._config = config
+
+    def propose(self, made: int) -> tuple[int, TrialRecord]:
+        """A new trial.
+
+        Args:
+            made: trials of ours that the study has already.
+
+        Returns:
+            its storage id and what its trial.json is to say.
+        """
+        fixed = self._enqueued[made] if made < len(self._enqueued) else None
+        trial_id = self._store.create(self._uid, fixed)
+        return trial_id, self.complete(trial_id)
+
+    def complete(self, trial_id: int) -> TrialRecord:
+        """Suggest what the trial has no value for yet. Safe to repeat: values that are stored stay.
+
+        This is also how a trial goes on whose driver died between asking and writing.
+        """
+        number = self._store.frozen(trial_id).number
+        self._store.study.sampler = self._samplers(number)
+        trial = self._store.trial(trial_id)
+        for name, distribution in self._space.distributions.items():
+            trial._suggest(name, distribution)
+        if self._custom is not None:
+            self._custom(self._config, trial)
+        params = dict(self._store.frozen(trial_id).params)
+        clash = params.keys() & self._space.fixed.keys()
+        if clash:
+            raise UserError(
+                f"{', '.join(sorted(clash))}: given a fixed value and searched over, too",
+                "remove it from the command line or from the search space",
+            )
+        return TrialRecord(number, self._space.overrides(params), params)
+
+
+def _imported(path: str | None) -> CustomSpace | None:
+    if path is None:
+        return None
+    try:
+        extend: CustomSpace = instantiate(
+            {"_target_": path, "_partial_": True}, _execution_whitelist_=(path,)
+        )
+    except Exception as error:
+        raise UserError(
+            f"hydra.sweeper.custom_search_space={path}: {error.__cause__ or error}",
+            "give the dotted path of a function (config, trial) that can be imported",
+        ) from None
+    return extend
+
+
+def _known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> dict[str, Any]:
+    for name, value in point.items():
+        distribution: BaseDistribution | None = space.distributions.get(name)
+        if distribution is None:
+            if custom is None:
+                raise UserError(f"hydra.sweeper.enqueue: {name} is not in the search space", "correct the key")
+            continue
+        try:
+            contained = distribution._contains(distribution.to_internal_repr(value))
+        except ValueError:
+            contained = False
+        if not contained:
+            raise UserError(f"hydra.sweeper.enqueue: {name}={value!r} is outside of {distribution}", "correct it")
+    return dict(point)
+
+
+def probes(space: Space) -> list[list[str]]:
+    """Overrides of a few points of the space that name each choice once, to see whether configs can be composed."""
+    first = {name: _values(distribution)[0] for name, distribution in space.distributions.items()}
+    points = [first]
+    for name, distribution in space.distributions.items():
+        points += [{**first, name: value} for value in _values(distribution)[1:]]
+    return [space.overrides(point) for point in points]
+
+
+def _values(distribution: BaseDistribution) -> list[Any]:
+    """All choices of a categorical, the lower end of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return [distribution.low]

@@ -1,0 +1,106 @@
+"""The heart of the sweep: from what is seen of a trial to what to do about it.
+
+A pure function. The running loop and the recovery after a crash are the same: look at every unfinished
+trial, reconcile, act, look again. Nothing here reads a file, a clock or Slurm.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from trialfleet.tracking.trial_dir import Result
+
+
+class Submission(Enum):
+    """What the driver knows of the submission of the trial's present attempt."""
+
+    NONE = "none"  # trial.json names no submission yet
+    MAYBE = "maybe"  # recorded before the launcher was called; whether it came through is not known
+    DONE = "done"  # the launcher answered with a job id
+
+
+class Job(Enum):
+    """What the launcher says of the attempt's job."""
+
+    UNKNOWN = "unknown"  # the launcher cannot be asked now (slurmctld is down): wait
+    PENDING = "pending"
+    RUNNING = "running"  # includes every state that is not surely an end
+    ENDING = "ending"  # looks over, but not for long enough: Slurm may yet requeue, files may yet appear
+    OVER = "over"  # ended or gone, and settled
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen of one unfinished trial.
+
+    Attributes:
+        result: what result.json says, if the trial has one.
+        submission: of the present attempt.
+        job: of the present attempt.
+        claimed: whether any process claimed the present attempt.
+        fruitless: claimed attempts in a row, up to the present one, that brought no newer checkpoint.
+        unclaimed: jobs in a row, up to the present one, that ended without a claim.
+        timeouts: attempts that ended by the job's time limit.
+    """
+
+    result: Result | None = None
+    submission: Submission = Submission.NONE
+    job: Job = Job.UNKNOWN
+    claimed: bool = False
+    fruitless: int = 0
+    unclaimed: int = 0
+    timeouts: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often a trial is started again.
+
+    Attributes:
+        max_retries: fruitless attempts in a row that are retried.
+        max_unclaimed: jobs in a row without a claim that fail the trial.
+        max_timeouts: restarts after a time limit; None for as many as bring a newer checkpoint.
+    """
+
+    max_retries: int
+    max_unclaimed: int
+    max_timeouts: int | None
+
+
+class Do(Enum):
+    WAIT = "wait"
+    TELL = "tell"  # result.json is the truth: project it into the study and MLflow
+    SUBMIT = "submit"  # the present attempt was never submitted
+    FIND = "find"  # look for a job of the recorded submission; none: submit it again
+    RESUBMIT = "resubmit"  # a lost attempt goes on from its checkpoint as the next one
+    SUBMIT_AGAIN = "submit again"  # the job ended without a claim: the same attempt, no retry spent
+    GIVE_UP = "give up"  # the driver commits a failure
+
+
+@dataclass(frozen=True)
+class Action:
+    do: Do
+    reason: str = ""  # of a failure or a retry, to show and record
+
+
+def reconcile(seen: Seen, limits: Limits) -> Action:
+    """What to do about an unfinished trial. Total: every combination has an answer."""
+    if seen.result is not None:
+        return Action(Do.TELL)
+    if seen.submission is Submission.NONE:
+        return Action(Do.SUBMIT)
+    if seen.submission is Submission.MAYBE and not seen.claimed:
+        # With a claim the job is known from the claim itself; without one, only the launcher can tell.
+        return Action(Do.WAIT) if seen.job is Job.UNKNOWN else Action(Do.FIND)
+    if seen.job is not Job.OVER:
+        return Action(Do.WAIT)
+    if not seen.claimed:
+        if seen.unclaimed >= limits.max_unclaimed:
+            return Action(Do.GIVE_UP, f"{seen.unclaimed} jobs in a row ended before the trial began")
+        return Action(Do.SUBMIT_AGAIN, "the job ended before the trial began")
+    if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
+        return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
+    if seen.fruitless > limits.max_retries:
+        return Action(
+            Do.GIVE_UP, f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})"
+        )
+    return Action(Do.RESUBMIT, "the job was lost")

@@ -1,0 +1,121 @@
+"""The sweeper's own config node, typed. conf/hydra/sweeper/optuna.yaml holds every default."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from trialfleet.config.location import conf_directory
+from trialfleet.config.marks import STRICT
+from trialfleet.errors import UserError
+
+Seconds = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Budget:
+    """Limits of the study besides n_trials; None for no limit."""
+
+    wall_hours: Annotated[float, Gt(0)] | None
+    device_hours: Annotated[float, Gt(0)] | None
+    no_improvement: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Watch:
+    """How the driver watches its jobs; all in seconds."""
+
+    files: Annotated[float, Gt(0)]
+    jobs: Annotated[float, Gt(0)]
+    max_jobs: Annotated[float, Gt(0)]
+    verdict: Seconds
+    settle_local: Seconds
+    settle_network: Seconds
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LeaseSettings:
+    """The driver's lease; in seconds."""
+
+    beat: Annotated[float, Gt(0)]
+    stale_after: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """What `hydra.sweeper` says besides sampler, pruner, storage and space, which have types of their own."""
+
+    n_trials: Annotated[int, Ge(1)]
+    n_jobs: Annotated[int, Ge(1)]
+    max_failure_rate: Annotated[float, Ge(0), Le(1)]
+    custom_search_space: str | None
+    enqueue: list[dict[str, Any]]
+    max_retries: Annotated[int, Ge(0)]
+    max_unclaimed: Annotated[int, Ge(1)]
+    budget: Budget
+    watch: Watch
+    lease: LeaseSettings
+    live: bool
+
+
+def settings(node: Mapping[str, Any]) -> Settings:
+    """The typed settings in a sweeper node; keys that are not there have the default of conf/.
+
+    Keys are missing only where the node was composed from upstream's schema, with this sweeper in its place.
+
+    Raises:
+        UserError: one line for each key that is unknown or has a wrong value.
+    """
+    given = {**{key: value for key, value in defaults().items() if key in _FIELDS}, **node}
+    try:
+        return TypeAdapter(Settings).validate_json(json.dumps(given))
+    except ValidationError as error:
+        lines = [_line(problem) for problem in error.errors()]
+        raise UserError("\n".join(lines), "see conf/hydra/sweeper/optuna.yaml for the keys and their defaults") from None
+
+
+def defaults() -> dict[str, Any]:
+    """conf/hydra/sweeper/optuna.yaml as it is written, interpolations and all."""
+    path = conf_directory() / "hydra" / "sweeper" / "optuna.yaml"
+    node: dict[str, Any] = yaml.safe_load(path.read_text())
+    return node
+
+
+def directions(node: Any) -> list[str]:
+    """`hydra.sweeper.direction` as Optuna's words, whether it is a word, upstream's enum or a list of them."""
+    if isinstance(node, DictConfig) or OmegaConf.is_list(node):
+        node = OmegaConf.to_container(node, resolve=True)
+    items = list(node) if isinstance(node, list | tuple) else [node]
+    words = [item.name if isinstance(item, Enum) else str(item) for item in items]
+    for word in words:
+        if word not in ("minimize", "maximize"):
+            close = difflib.get_close_matches(word, ["minimize", "maximize"], 1)
+            hint = f", did you mean {close[0]}?" if close else ""
+            raise UserError(f"hydra.sweeper.direction: {word!r} is no direction{hint}", "give minimize or maximize")
+    if not words:
+        raise UserError("hydra.sweeper.direction: is empty", "give minimize, maximize, or a list of them")
+    return words
+
+
+def _line(problem: Any) -> str:
+    key = ".".join(["hydra.sweeper", *(str(part) for part in problem["loc"])])
+    if problem["type"] == "unexpected_keyword_argument":
+        close = difflib.get_close_matches(str(problem["loc"][-1]), list(_FIELDS), 1)
+        return f"{key}: unknown key" + (f", did you mean {close[0]}?" if close else "")
+    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+_FIELDS = tuple(Settings.__dataclass_fields__)  # type: ignore[attr-defined]  # pydantic hides it from mypy
+
+
+def sweep_folder(config: DictConfig) -> Path:
+    """`hydra.sweep.dir`, absolute."""
+    return Path(str(config.hydra.sweep.dir)).absolute()

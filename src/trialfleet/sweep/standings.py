@@ -1,0 +1,93 @@
+"""How the study stands: trials by state, the best so far, and optimization_results.yaml."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial that is told."""
+
+    number: int
+    state: str  # Optuna's word
+    values: Sequence[float] | None  # of a complete trial
+    params: Mapping[str, Any]
+    error: str | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class Standings:
+    """Counts and the best; kept up with each finished trial, never by going through all of them again.
+
+    Args:
+        directions: "minimize" or "maximize" for each objective.
+    """
+
+    directions: Sequence[str]
+    states: Counter[str] = field(default_factory=Counter)
+    front: list[Finished] = field(default_factory=list)  # one best trial, or the Pareto front of several objectives
+    mean_seconds: float | None = None  # of finished trials, each from its first claim
+
+    def add(self, trial: Finished) -> bool:
+        """Count a finished trial. Returns whether the best changed."""
+        self.states[trial.state] += 1
+        if trial.seconds is not None:
+            count = sum(self.states.values())
+            mean = trial.seconds if self.mean_seconds is None else self.mean_seconds
+            self.mean_seconds = mean + (trial.seconds - mean) / min(count, 20)
+        if trial.state != "COMPLETE" or trial.values is None:
+            return False
+        if any(self._at_least_as_good(other, trial) for other in self.front):
+            return False
+        self.front = [other for other in self.front if not self._dominates(trial, other)] + [trial]
+        return True
+
+    @property
+    def finished(self) -> int:
+        return sum(self.states.values())
+
+    @property
+    def failed(self) -> int:
+        return self.states["FAIL"]
+
+    def _losses(self, trial: Finished) -> list[float]:
+        assert trial.values is not None
+        return [v if d == "minimize" else -v for v, d in zip(trial.values, self.directions, strict=True)]
+
+    def _at_least_as_good(self, one: Finished, other: Finished) -> bool:
+        """Of equals the first stays best, except on a front, where equal values of different trials both count."""
+        if len(self.directions) == 1:
+            return self._losses(one) <= self._losses(other)
+        return self._dominates(one, other)
+
+    def _dominates(self, one: Finished, other: Finished) -> bool:
+        mine, theirs = self._losses(one), self._losses(other)
+        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+    def results(self) -> dict[str, Any]:
+        """What optimization_results.yaml says, in upstream's form."""
+        if len(self.directions) == 1:
+            if not self.front:
+                return {"name": "optuna", "best_params": {}, "best_value": None}
+            best = self.front[0]
+            assert best.values is not None
+            return {"name": "optuna", "best_params": dict(best.params), "best_value": best.values[0]}
+        solutions = [{"params": dict(t.params), "values": list(t.values or ())} for t in self._ordered()]
+        return {"name": "optuna", "solutions": solutions}
+
+    def _ordered(self) -> list[Finished]:
+        return sorted(self.front, key=lambda trial: trial.number)
+
+
+def write_results(path: Path, standings: Standings) -> None:
+    """Rewrite optimization_results.yaml, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(standings.results(), sort_keys=False))
+    temporary.replace(path)

@@ -1,0 +1,118 @@
+"""study.yaml: what a study is, so that a resume goes on with the same one or says what differs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+
+from trialfleet.errors import UserError
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study's identity.
+
+    Attributes:
+        uid: what MLflow runs and Optuna trials are found by.
+        folder: where the folder was when the study last ran; tells a copy from a move.
+        seed: what the sampler of each trial is seeded from.
+        identity: dotted keys with their values: the config without sampled keys, the space, the objective.
+        code: version of the code that started the study.
+    """
+
+    uid: str
+    name: str
+    folder: str
+    created: str
+    seed: int
+    sampler: str
+    storage: str
+    identity: dict[str, Any]
+    code: dict[str, Any] = field(default_factory=dict)
+
+
+def read(path: Path) -> StudyRecord | None:
+    """The record in study.yaml, or None before the first run."""
+    if not path.exists():
+        return None
+    try:
+        return StudyRecord(**yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, TypeError) as error:
+        raise UserError(f"{path}: is no study record: {error}", "restore it from a copy, or use another folder") from None
+
+
+def write(path: Path, record: StudyRecord) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w") as file:
+        yaml.safe_dump(asdict(record), file, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def create(
+    name: str, folder: Path, seed: int, sampler: str, storage: str, identity: Mapping[str, Any], code: Mapping[str, Any]
+) -> StudyRecord:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return StudyRecord(uuid4().hex, name, str(folder), now, seed, sampler, storage, dict(identity), dict(code))
+
+
+def at_home(record: StudyRecord, folder: Path) -> StudyRecord:
+    """The record as it must be in `folder`: a moved folder keeps its uid, a copied one gets a new one."""
+    if record.folder == str(folder):
+        return record
+    other = read(Path(record.folder) / "study.yaml")
+    if other is not None and other.uid == record.uid:
+        return replace(record, uid=uuid4().hex, folder=str(folder))
+    return replace(record, folder=str(folder))
+
+
+def accept(record: StudyRecord, identity: Mapping[str, Any], allowed: Sequence[str]) -> StudyRecord:
+    """The record with what changed by permission.
+
+    Args:
+        identity: that of the command that wants to resume the study.
+        allowed: dotted keys, or parents of them, that may differ.
+
+    Raises:
+        UserError: the command describes another study; it shows each difference.
+    """
+    refused = [key for key in differences(record.identity, identity) if not _covered(key, allowed)]
+    if refused:
+        lines = [f"    {key}: {_shown(record.identity, key)} → {_shown(identity, key)}" for key in refused]
+        raise UserError(
+            f"study {record.name!r} was started with other settings:\n" + "\n".join(lines),
+            "give them as they were; or allow it with 'study.allow_changes=[" + ",".join(refused) + "]'; "
+            "or start anew with study.fresh=true or another hydra.sweeper.study_name",
+        )
+    return replace(record, identity=dict(identity))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys whose values differ, or that only one side has."""
+    keys = [*old, *(key for key in new if key not in old)]
+    return [key for key in keys if _shown(old, key) != _shown(new, key)]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys."""
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            items |= flat(value, f"{prefix}{key}.")
+        else:
+            items[f"{prefix}{key}"] = value
+    return items
+
+
+def _covered(key: str, allowed: Sequence[str]) -> bool:
+    return any(key == parent or key.startswith(f"{parent}.") for parent in allowed)
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "(not there)"

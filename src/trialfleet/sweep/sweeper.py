@@ -1,0 +1,54 @@
+"""The Hydra plugin: takes what `hydra/sweeper=optuna` configures, and starts a driver.
+
+Hydra imports this module in every application, trials included: nothing heavy is imported at the top.
+"""
+
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class OptunaSweeper(Sweeper):
+    """In the place of hydra-optuna-sweeper's: takes all of its keys, and those of conf/hydra/sweeper/optuna.yaml.
+
+    Args:
+        node: the keys of `hydra.sweeper`; those of upstream's schema must be there, ours may be.
+    """
+
+    def __init__(self, **node: Any) -> None:
+        self._node = node
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+        self.hydra_context: HydraContext | None = None
+        self._task_function: TaskFunction | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        self._task_function = task_function
+        self.launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from trialfleet.sweep.session import Request, run_session
+        from trialfleet.sweep.settings import defaults
+
+        assert self.config is not None and self.hydra_context is not None
+        assert self._task_function is not None and self.launcher is not None
+        plain = {
+            key: OmegaConf.to_container(value, resolve=True)
+            if OmegaConf.is_config(value) and key not in ("sampler", "pruner", "storage")
+            else value
+            for key, value in self._node.items()
+        }
+        absent = {key: None for key in defaults() if key in ("params", "storage", "custom_search_space")}
+        run_session(
+            Request(
+                {**absent, **plain}, self.config, self.hydra_context, self._task_function, self.launcher, arguments
+            )
+        )

@@ -1,0 +1,167 @@
+"""What the driver shows: a live table where somebody watches, a line for each event where nobody does."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from trialfleet.sweep.driver import Driver
+from trialfleet.sweep.reconcile import Job
+from trialfleet.sweep.standings import Finished
+from trialfleet.sweep.tracked import Tracked
+from trialfleet.tracking.trial_dir import Result, TrialState
+
+SHOWN = 20  # running trials in the table
+STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+
+
+class Terminal:
+    """An observer of the driver.
+
+    Args:
+        metrics: names of the objectives.
+        tracking: what to say of MLflow (a server that is away), or None.
+    """
+
+    def __init__(
+        self, console: Console, live: bool, metrics: Sequence[str], tracking: Callable[[], str | None]
+    ) -> None:
+        self.console = console
+        self._metrics = metrics
+        self._tracking = tracking
+        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
+        self._next_draw = 0.0
+        self._began = time.monotonic()
+        self.question = ""  # shown below the table while an answer is awaited
+
+    def __enter__(self) -> "Terminal":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    # ---------------------------------------------------------------- events
+
+    def started(self, trial: Tracked) -> None:
+        if self._live is None:
+            self.console.print(f"trial {trial.number:>4}  started    {brief(trial.record.params)}", highlight=False)
+
+    def running(self, trial: Tracked, label: str) -> None:
+        """Nothing: the table shows it."""
+
+    def retried(self, trial: Tracked, reason: str) -> None:
+        self.console.print(f"trial {trial.number:>4}  [yellow]again[/]      attempt {trial.record.attempt}: {reason}")
+
+    def ended(self, trial: Tracked, result: Result) -> None:
+        seconds = trial.seconds()
+        took = "" if seconds is None else f"  {seconds:.0f} s"
+        line = Text.assemble(
+            f"trial {trial.number:>4}  ", (f"{result.state:<9}", STYLES[result.state]), "  ", self._outcome(trial, result)
+        )
+        self.console.print(line, took, highlight=False)
+
+    def _outcome(self, trial: Tracked, result: Result) -> str:
+        if result.error is not None:
+            return f"{result.error['type']}: {result.error['message']}".splitlines()[0][:160]
+        if result.state is TrialState.PRUNED:
+            values = {name: trial.latest[name] for name in self._metrics if name in trial.latest}
+            return f"{brief(values)} at step {trial.step}" if values else ""
+        return f"{brief(dict(zip(self._metrics, result.objectives or (), strict=False)))}  {brief(trial.record.params)}"
+
+    def best(self, front: Sequence[Finished]) -> None:
+        """Nothing: the table shows it, and the end does."""
+
+    def notice(self, message: str) -> None:
+        self.console.print(f"[yellow]note[/]  {message}", highlight=False)
+
+    # ---------------------------------------------------------------- the table
+
+    def tick(self, driver: Driver) -> None:
+        if self._live is None or time.monotonic() < self._next_draw:
+            return
+        self._next_draw = time.monotonic() + 0.5
+        self._live.update(self._picture(driver), refresh=True)
+
+    def _picture(self, driver: Driver) -> Group:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("trial", "job", "step", *self._metrics, "metrics", "time"):
+            table.add_column(column, justify="left")
+        shown = sorted(driver.tracked.values(), key=lambda trial: trial.number)
+        for trial in shown[:SHOWN]:
+            table.add_row(*self._row(driver, trial))
+        parts: list[Any] = [self._headline(driver), table]
+        if len(shown) > SHOWN:
+            parts.append(Text(f"… and {len(shown) - SHOWN} more", style="dim"))
+        for message in (self._tracking(), self.question):
+            if message:
+                parts.append(Text(message, style="yellow"))
+        return Group(*parts)
+
+    def _headline(self, driver: Driver) -> Text:
+        standings = driver.standings
+        running = sum(trial.phase is Job.RUNNING for trial in driver.tracked.values())
+        counts = [f"{standings.finished}/{driver.n_trials} done", f"{running} running"]
+        counts.append(f"{len(driver.tracked) - running} waiting")
+        counts += [f"{standings.states[state]} {state.lower()}" for state in ("PRUNED", "FAIL") if standings.states[state]]
+        line = Text(", ".join(counts), style="bold")
+        if standings.front and len(self._metrics) == 1:
+            best = standings.front[0]
+            line.append(f"   best {brief({self._metrics[0]: (best.values or [0.0])[0]})} (trial {best.number})", "green")
+        elif standings.front:
+            line.append(f"   {len(standings.front)} on the Pareto front", "green")
+        left = self._seconds_left(driver)
+        if left is not None:
+            line.append(f"   about {duration(left)} left", "dim")
+        return line
+
+    def _seconds_left(self, driver: Driver) -> float | None:
+        mean = driver.standings.mean_seconds
+        if mean is None:
+            return None
+        to_start = driver.n_trials - driver.standings.finished - len(driver.tracked)
+        of_running = sum(max(0.0, mean - (trial.seconds() or 0.0)) for trial in driver.tracked.values())
+        return (max(0, to_start) * mean + of_running) / max(1, driver.slots())
+
+    def _row(self, driver: Driver, trial: Tracked) -> list[str]:
+        job = trial.record.job
+        word = trial.phase.value
+        if job is not None and trial.phase is Job.PENDING:
+            word = driver.fleets[job.launcher].why(job) or word
+        if trial.record.attempt > 1:
+            word += f" (attempt {trial.record.attempt})"
+        if trial.pruned:
+            word += " (to be pruned)"
+        others = {name: value for name, value in trial.latest.items() if name not in self._metrics}
+        objectives = [_number(trial.latest[name]) if name in trial.latest else "" for name in self._metrics]
+        seconds = trial.seconds()
+        return [
+            str(trial.number),
+            word,
+            "" if trial.step is None else str(trial.step),
+            *objectives,
+            brief(dict(list(others.items())[:3])),
+            "" if seconds is None else duration(seconds),
+        ]
+
+
+def brief(values: Mapping[str, Any]) -> str:
+    """name=value …, floats to four digits."""
+    return "  ".join(f"{name}={_number(value)}" for name, value in values.items())
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as people write them: 1:02:03, 2:03."""
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

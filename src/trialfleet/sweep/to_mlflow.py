@@ -1,0 +1,78 @@
+"""The observer that passes on to MLflow what the driver takes in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trialfleet.sweep.driver import Driver
+from trialfleet.sweep.standings import Finished
+from trialfleet.sweep.tracked import Tracked
+from trialfleet.tracking.ingest import Ingester, artifacts_of
+from trialfleet.tracking.trial_dir import Result
+
+
+class ToMlflow:
+    """Args:
+    metrics: names of the objectives, in the order of a result's values.
+    tags: what every trial is tagged with: the version of the code.
+    """
+
+    def __init__(self, ingester: Ingester, metrics: Sequence[str], tags: Mapping[str, str], resume: str) -> None:
+        self._ingester = ingester
+        self._metrics = metrics
+        self._tags = dict(tags)
+        self._resume = resume
+
+    def started(self, trial: Tracked) -> None:
+        self._ingester.trial_started(trial.number, trial.record.params, {**self._tags, **_job_tags(trial)})
+
+    def running(self, trial: Tracked, label: str) -> None:
+        self._ingester.trial_tagged(trial.number, _job_tags(trial))
+        self._ingester.follow(trial.number, label, trial.dir.run_dir(label))
+
+    def retried(self, trial: Tracked, reason: str) -> None:
+        self._ingester.trial_tagged(trial.number, {**_job_tags(trial), "trialfleet.retry": reason})
+
+    def ended(self, trial: Tracked, result: Result) -> None:
+        for label in trial.run_labels():
+            self._ingester.follow(trial.number, label, trial.dir.run_dir(label))
+        self._ingester.trial_ended(
+            trial.number,
+            result.state.value,
+            dict(zip(self._metrics, result.objectives or (), strict=False)),
+            None if result.error is None else f"{result.error['type']}: {result.error['message']}",
+            {**_job_tags(trial), **{f"trialfleet.seconds.{part}": f"{s:.2f}" for part, s in result.seconds.items()}},
+            artifacts_of(trial.dir.run_dir(result.run)) if result.run else None,
+        )
+
+    def best(self, front: Sequence[Finished]) -> None:
+        self._ingester.mark_best([trial.number for trial in front])
+        self._ingester.describe(_summary(front, self._metrics, self._resume))
+
+    def notice(self, message: str) -> None:
+        """Nothing: what the driver waits for is for the terminal."""
+
+    def tick(self, driver: Driver) -> None:
+        """Nothing: the ingester has a clock of its own."""
+
+
+def _job_tags(trial: Tracked) -> dict[str, str]:
+    job = trial.record.job
+    tags = {"trialfleet.attempt": str(trial.record.attempt)}
+    return tags if job is None else {**tags, "trialfleet.job_id": job.id, "trialfleet.launcher": job.launcher}
+
+
+def _summary(front: Sequence[Finished], metrics: Sequence[str], resume: str) -> str:
+    """Markdown for the top of the study's page."""
+    lines = []
+    for trial in front[:10]:
+        values = ", ".join(f"{name} = {value:.6g}" for name, value in zip(metrics, trial.values or (), strict=False))
+        lines += [f"**Best: trial {trial.number}** ({values})", "", "| parameter | value |", "|---|---|"]
+        lines += [f"| `{name}` | `{_cell(value)}` |" for name, value in trial.params.items()]
+        lines.append("")
+    return "\n".join([*lines, "Resume with:", "", f"    {resume}"])
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|")
+
+

@@ -1,0 +1,139 @@
+"""One unfinished trial as the driver follows it: its files, its job, and what both say together."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from trialfleet.sweep.fleet import Fleet
+from trialfleet.sweep.reconcile import Job, Seen, Submission
+from trialfleet.tracking import metrics
+from trialfleet.tracking.checkpoints import newest_step
+from trialfleet.tracking.metrics import Line
+from trialfleet.tracking.submission import JobRef, TrialRecord
+from trialfleet.tracking.trial_dir import Claim, TrialDir
+
+
+@dataclass
+class Tracked:
+    """An unfinished trial.
+
+    Attributes:
+        offsets: bytes of each run's metrics.jsonl that were read.
+        latest: the newest value of each metric, and `step` the newest step.
+        searches: refreshes of the launcher since a submission whose answer is missing.
+        pruned: whether its verdict was written.
+    """
+
+    trial_id: int
+    record: TrialRecord
+    dir: TrialDir
+    offsets: dict[str, int] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
+    step: int | None = None
+    searches: int = 0
+    pruned: bool = False
+    cancelled: bool = False
+    started: float | None = None  # Unix seconds of the first claim
+    phase: Job = Job.UNKNOWN
+
+    @property
+    def number(self) -> int:
+        return self.record.number
+
+    def write(self, **changes: object) -> None:
+        """Change trial.json."""
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]  # the fields have many types
+        self.record.write(self.dir.trial_json)
+
+    def see(self, fleets: dict[str, Fleet], fresh: Fleet) -> Seen:
+        """Look: at the launcher's last answer first, at the files second.
+
+        Args:
+            fleets: by launcher; `fresh` is the one new jobs go to, where a lost submission is looked for.
+        """
+        record = self.record
+        submission = (
+            Submission.NONE
+            if record.submission is None
+            else Submission.MAYBE
+            if record.job is None
+            else Submission.DONE
+        )
+        self.phase = self._phase(fleets, fresh)
+        claims = [] if self.phase is Job.PENDING else self.dir.claims()
+        own = [claim for claim in claims if claim.attempt == record.attempt]
+        if own:
+            self._adopt(own[-1])
+            self.phase = self._with_worker(own[-1])
+        if claims and self.started is None:
+            self.started = (self.dir.run_dir(claims[0].label) / "claim").stat().st_mtime
+        over = self.phase is Job.OVER
+        timed_out = over and record.job is not None and fleets[record.job.launcher].timed_out(record.job)
+        return Seen(
+            result=self.dir.result(),
+            submission=submission if record.job is None else Submission.DONE,
+            job=self.phase,
+            claimed=bool(own),
+            fruitless=0 if over and self._progressed(own, claims) else record.fruitless + 1,
+            unclaimed=record.unclaimed + 1,
+            timeouts=record.timeouts + timed_out,
+        )
+
+    def _phase(self, fleets: dict[str, Fleet], fresh: Fleet) -> Job:
+        job = self.record.job
+        if job is not None:
+            return fleets[job.launcher].phase(job)
+        # Nothing to ask for. Whether the launcher can be asked at all decides if a search makes sense.
+        return Job.OVER if self.searches > 0 else Job.UNKNOWN
+
+    def _adopt(self, claim: Claim) -> None:
+        """The job that claimed the attempt is the one to follow, whichever the launcher named to us."""
+        job = _job_of(claim)
+        if self.record.job is None or (job.launcher == "slurm" and job.id != self.record.job.id):
+            self.write(job=job)
+
+    def _with_worker(self, claim: Claim) -> Job:
+        """A local job lives as long as its worker does, even if its controller was killed."""
+        if self.phase is Job.OVER and claim.process.is_alive() and claim.job.startswith("local:"):
+            return Job.RUNNING
+        return self.phase
+
+    def _progressed(self, own: list[Claim], claims: list[Claim]) -> bool:
+        """Whether the present attempt brought a checkpoint that is newer than all of the earlier attempts'."""
+        labels = {claim.label for claim in own}
+        earlier = [newest_step(self._checkpoints(c)) for c in claims if c.label not in labels]
+        return max((newest_step(self._checkpoints(c)) for c in own), default=-1) > max(earlier, default=-1)
+
+    def _checkpoints(self, claim: Claim) -> Path:
+        return self.dir.run_dir(claim.label) / "checkpoints"
+
+    def new_lines(self) -> list[tuple[str, Line]]:
+        """Metrics lines that came since the last call, with the label of their run, in order of the runs."""
+        lines: list[tuple[str, Line]] = []
+        for label in self.run_labels():
+            path = self.dir.run_dir(label) / "metrics.jsonl"
+            new, self.offsets[label] = metrics.read_from(path, self.offsets.get(label, 0))
+            lines += [(label, line) for line in new]
+        for _, line in lines:
+            self.latest.update(line.values)
+            self.step = line.step
+        return lines
+
+    def run_labels(self) -> list[str]:
+        """The runs that the trial has, oldest first."""
+        try:
+            labels = [entry.name for entry in self.dir.runs.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(labels, key=lambda label: tuple(int(part) for part in label.split(".")))
+
+    def seconds(self) -> float | None:
+        """Since the first claim."""
+        return None if self.started is None else max(0.0, time.time() - self.started)
+
+
+def _job_of(claim: Claim) -> JobRef:
+    launcher, _, rest = claim.job.partition(":")
+    if launcher == "slurm":
+        return JobRef("slurm", rest)
+    return JobRef("local", str(claim.process.pid), claim.process.to_json())

@@ -1,0 +1,1 @@
+"""What leaves a trial: metrics, results, and their way into MLflow."""

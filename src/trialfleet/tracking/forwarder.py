@@ -1,0 +1,316 @@
+"""A study on its way into MLflow: the study's run, its trials, the marks of the best. No threads in here.
+
+`round` does all there is to do, in the caller's thread, and says whether anything is left.
+"""
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trialfleet.tracking import cursor as note
+from trialfleet.tracking.cursor import Cursor, Record, Trial
+from trialfleet.tracking.mlflow_runs import Away, Found, Refused, Runs, TrackingError
+from trialfleet.tracking.trial_forwarder import (
+    BEST,
+    KIND,
+    STATE,
+    STUDY,
+    TRIAL,
+    UID,
+    Place,
+    TrialForwarder,
+    remove_doubles,
+    run_name,
+)
+
+log = logging.getLogger(__name__)
+
+OBJECTIVE, DIRECTION, NOTE = "trialfleet.objective", "trialfleet.direction", "mlflow.note.content"
+STUDY_STATUS = {"COMPLETE": "FINISHED", "STOPPED": "KILLED", "FAIL": "FAILED"}
+LONGEST_WAIT = 30.0  # seconds between two tries
+
+
+@dataclass(frozen=True)
+class Study:
+    """The identity of what is forwarded.
+
+    Attributes:
+        name: the study's name, for people.
+        uid: what its runs in MLflow are found by; letters, digits and dashes only.
+        objectives: metric → 'minimize' or 'maximize'.
+        tags: for every run: code version, user, …
+        params: of the study's own run.
+        single: one run that belongs to no study; it is trial 0, and there is no run above it.
+    """
+
+    name: str
+    uid: str
+    objectives: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    single: bool = False
+
+    def common_tags(self) -> dict[str, str]:
+        tags = {**self.tags, UID: self.uid}
+        return tags if self.single else {**tags, STUDY: self.name}
+
+    def parent_tags(self) -> dict[str, str]:
+        aim = {OBJECTIVE: ",".join(self.objectives), DIRECTION: ",".join(self.objectives.values())}
+        return {**self.common_tags(), KIND: "study", **aim}
+
+
+class Forwarder:
+    """Forwards a study. Calls other than `round` only take note (they write the cursor: OSError is possible).
+
+    Args:
+        cursor: what was forwarded before; unfinished trials in it go on by themselves.
+        study: what it is.
+        connect: makes a client; may take seconds and raise TrackingError.
+    """
+
+    def __init__(self, cursor: Cursor, study: Study, connect: Callable[[], Runs]) -> None:
+        self.cursor = cursor
+        self.study = study
+        self.problems: dict[str, None] = {}  # what the user should know, in order, each once
+        self.waiting: dict[int, str] = {}  # trials that are tried again later, and why
+        self.where: Place | None = None
+        self._connect = connect
+        self._runs: Runs | None = None
+        self._trials = {n: TrialForwarder(t, cursor, False, self._complain) for n, t in cursor.trials.items()}
+        self._best: set[int] | None = None
+        self._parent_tags: dict[str, str] = {}
+        self._parent_asked = False
+        self._parent_doubtful = False  # a request without an answer may bring another one into being
+        self._end: tuple[str, float] | None = None
+
+    def start_trial(self, number: int, at: float, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """There is a trial; said again of one that is known, only its tags count."""
+        if number in self.cursor.finished:
+            return
+        self._end = None
+        if number in self._trials:
+            self._trials[number].tag(tags)
+            return
+        self.cursor.note(note.create(number, at, params, tags))
+        # should the cursor have been lost, then `where.listing` tells of the run; a single run has no such list
+        fresh, trial = not self.study.single, self.cursor.trials[number]
+        self._trials[number] = TrialForwarder(trial, self.cursor, fresh, self._complain)
+
+    def tag(self, number: int, tags: Mapping[str, str]) -> None:
+        if number in self._trials:
+            self._trials[number].tag(tags)
+
+    def follow(self, number: int, run: str, directory: Path) -> None:
+        """Forward `directory`/metrics.jsonl, too; run labels are those of the trial's folder."""
+        trial = self.cursor.trials.get(number)
+        if trial is not None and run not in trial.runs:
+            self.cursor.note(note.follow(number, run, directory, self.cursor.path.parent))
+
+    def end_trial(self, number: int, ended: Record) -> None:
+        """The first outcome of a trial counts; it is sent when the lines before it have arrived."""
+        trial = self.cursor.trials.get(number)
+        if trial is not None and trial.ended is None:
+            self.cursor.note({"event": "ended", "trial": number, **ended})
+
+    def mark_best(self, numbers: Iterable[int]) -> None:
+        self._best = set(numbers)
+
+    def tag_study(self, tags: Mapping[str, str]) -> None:
+        self._parent_tags.update(tags)
+
+    def end_study(self, state: str, at: float) -> None:
+        self._end = (state, at)
+
+    def hurry(self) -> None:
+        """Try at the next round what rests after an error."""
+        for trial in self._trials.values():
+            trial.not_before = 0.0
+
+    def behind(self) -> int:
+        """The number of trials of which something is still to be forwarded."""
+        return sum(trial.behind() for trial in self._trials.values())
+
+    def round(self) -> bool:
+        """Forward what there is.
+
+        Returns:
+            whether nothing is left for now.
+
+        Raises:
+            Away: nobody could be served; call again later. Trouble with one trial only delays that trial.
+        """
+        if not self._anything_to_do():
+            return True
+        if self._runs is None:
+            self._runs = self._connect()
+        if self.where is None:
+            self.where = self._settle(self._runs)
+        left = [trial for trial in list(self._trials.values()) if not self._advance(trial)]
+        return self._per_study(self._runs, self.where.parent) and not left
+
+    def _anything_to_do(self) -> bool:
+        marks = self._best is not None and (self._best != self.cursor.best or self.cursor.maybe_best)
+        end = self._end is not None and self._end[0] != self.cursor.study_state
+        return bool(self._trials or marks or end or self._parent_tags)
+
+    def _advance(self, trial: TrialForwarder) -> bool:
+        if trial.not_before > time.monotonic():
+            return False
+        assert self._runs is not None
+        assert self.where is not None
+        try:
+            idle = trial.advance(self._runs, self.where)
+        except Away:
+            raise
+        except (TrackingError, OSError) as error:
+            trial.failures += 1
+            trial.not_before = time.monotonic() + waiting_time(trial.failures)
+            self.waiting[trial.trial.number] = f"trial {trial.trial.number} waits: {error}"
+            return False
+        trial.failures = 0
+        self.waiting.pop(trial.trial.number, None)
+        if trial.trial.number in self.cursor.finished:
+            del self._trials[trial.trial.number]
+        return idle
+
+    def _settle(self, runs: Runs) -> Place:
+        """Find or make the experiment and the study's run."""
+        experiment_id = runs.experiment()
+        anchor = self.cursor.parent or next((t.run_id for t in self.cursor.trials.values() if t.run_id), None)
+        if anchor is not None and not runs.is_active(anchor):
+            self._start_over()
+        listing = None
+        if not self.study.single:
+            if self.cursor.parent is None:
+                listing = self._parent(runs, experiment_id)
+            self._reopen(runs)
+        return Place(experiment_id, self.cursor.parent, self.study.name, self.study.common_tags(), listing)
+
+    def _start_over(self) -> None:
+        """MLflow has lost the study (its database was deleted, say): what the cursor says is void."""
+        trials, lost = list(self.cursor.trials.values()), len(self.cursor.finished)
+        self.cursor.forget()
+        for trial in trials:
+            self._retell(trial)
+        if lost:
+            self._complain(f"MLflow has lost this study; {lost} ended trials go there at the next start")
+
+    def _retell(self, trial: Trial) -> None:
+        events = [note.create(trial.number, trial.created_at, trial.params, trial.tags)]
+        folder = self.cursor.path.parent
+        events += [note.follow(trial.number, run, place, folder) for run, place in trial.runs.items()]
+        events += [trial.ended] if trial.ended is not None else []
+        self.cursor.note(*events)
+        known = self.cursor.trials[trial.number]
+        self._trials[trial.number] = TrialForwarder(known, self.cursor, False, self._complain)
+
+    def _parent(self, runs: Runs, experiment_id: str) -> dict[int, Found] | None:
+        """Adopt or create the study's run. If it was there, the cursor was lost: list what else is."""
+        tags = self.study.parent_tags()
+        found = runs.find(experiment_id, {UID: self.study.uid, KIND: "study"})
+        listing = None
+        if found:
+            run_id = found[0].run_id
+            listing = self._adopt(runs.find(experiment_id, {UID: self.study.uid, KIND: "trial"}))
+        else:
+            at = int(min([time.time(), *(t.created_at for t in self.cursor.trials.values())]) * 1000)
+            self._parent_doubtful, self._parent_asked = self._parent_asked, True
+            run_id = runs.create(experiment_id, at, self.study.name, tags)
+        with contextlib.suppress(Refused):  # an adopted run has other values already: they stand
+            runs.set_params(run_id, self.study.params)
+        self.cursor.note(note.study(experiment_id, run_id))
+        return listing
+
+    def _adopt(self, found: list[Found]) -> dict[int, Found]:
+        listing: dict[int, Found] = {}
+        for run in found:
+            number = int(run.tags[TRIAL])
+            first = listing.setdefault(number, run)
+            if run.status != "RUNNING" and STATE in run.tags and first is run:
+                self.cursor.note(note.done(number, run.run_id))
+                self._trials.pop(number, None)
+        self.cursor.note(note.marking([], [n for n, run in listing.items() if BEST in run.tags]))
+        return listing
+
+    def _reopen(self, runs: Runs) -> None:
+        parent = self.cursor.parent
+        assert parent is not None
+        with contextlib.suppress(Refused):
+            runs.set_tags(parent, self.study.parent_tags())
+        if self.cursor.study_state is not None and self._trials:
+            runs.set_status(parent, "RUNNING")
+            runs.remove_tag(parent, STATE)
+            self.cursor.note({"event": "study_state", "state": None})
+
+    def _per_study(self, runs: Runs, parent: str | None) -> bool:
+        try:
+            complete = self._move_marks(runs)
+            if parent is None:
+                return complete
+            if self._parent_tags:
+                tags = dict(self._parent_tags)
+                runs.set_tags(parent, tags)
+                self._parent_tags = {k: v for k, v in self._parent_tags.items() if tags.get(k) != v}
+            self._end_parent(runs, parent)
+        except Away:
+            raise
+        except (TrackingError, OSError) as error:
+            self._complain(f"the study's run: {error}")
+            return False
+        return complete
+
+    def _move_marks(self, runs: Runs) -> bool:
+        """Move the mark of the best: noted before, so that a mark is never left behind."""
+        if self._best is None:
+            return True
+        held = self.cursor.best | self.cursor.maybe_best
+        known = {n: run_id for n in self._best | held if (run_id := self._run_id(n)) is not None}
+        add = [n for n in self._best - self.cursor.best if n in known]
+        remove = [n for n in held - self._best if n in known]
+        if add or remove:
+            self.cursor.note(note.marking(self.cursor.best - set(remove), {*add, *remove}))
+            for number in remove:
+                self._mark(runs, known[number], number, best=False)
+            for number in add:
+                self._mark(runs, known[number], number, best=True)
+            self.cursor.note(note.marking((self.cursor.best | set(add)), []))
+        return self._best <= self.cursor.best
+
+    def _mark(self, runs: Runs, run_id: str, number: int, best: bool) -> None:
+        try:
+            if best:
+                runs.set_tags(run_id, {BEST: "true"})
+            else:
+                runs.remove_tag(run_id, BEST)
+            runs.rename(run_id, run_name(number, best=best))
+        except Refused as error:
+            self._complain(f"trial {number}: its mark as the best is refused by MLflow ({error})")
+
+    def _run_id(self, number: int) -> str | None:
+        trial = self.cursor.trials.get(number)
+        return trial.run_id if trial is not None else self.cursor.finished.get(number)
+
+    def _end_parent(self, runs: Runs, parent: str) -> None:
+        if self._end is None or self._end[0] == self.cursor.study_state:
+            return
+        state, at = self._end
+        runs.set_tags(parent, {STATE: state})
+        runs.set_status(parent, STUDY_STATUS[state], int(at * 1000))
+        if self._parent_doubtful and self.where is not None:
+            remove_doubles(runs, parent, self.where.experiment_id, {UID: self.study.uid, KIND: "study"})
+        self.cursor.note({"event": "study_state", "state": state})
+
+    def _complain(self, text: str) -> None:
+        if text not in self.problems:
+            log.warning("MLflow: %s", text)
+            self.problems[text] = None
+
+
+def waiting_time(failures: int, longest: float = LONGEST_WAIT) -> float:
+    """Seconds until the next try: doubling from half a second, a quarter more or less so that many drivers
+    do not come back to a server at the same moment."""
+    return min(longest, 0.5 * 2.0 ** min(failures - 1, 16)) * random.uniform(0.75, 1.25)

@@ -1,0 +1,64 @@
+"""metrics.jsonl: one line a report, appended by the run that owns the file and by nobody else.
+
+A line is {"step": int, "time": float, "values": {name: number}}; `time` is Unix seconds on the run's own
+clock. The last line may be torn when its writer was killed: a reader takes whole lines only.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trialfleet.tracking import records
+
+
+@dataclass(frozen=True)
+class Line:
+    """One report: the values of all metrics that were logged at a step."""
+
+    step: int
+    time: float  # Unix seconds
+    values: dict[str, float]
+
+
+class Writer:
+    """Appends reports to a run's metrics.jsonl, each with one write(2) so that lines are never interleaved."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def append(self, step: int, values: Mapping[str, float]) -> None:
+        plain = {name: float(value) for name, value in values.items()}
+        line = records.dumps({"step": int(step), "time": time.time(), "values": plain})
+        data = (line + "\n").encode()
+        while data:  # a signal or a nearly full disk may cut a write short
+            data = data[os.write(self._descriptor, data) :]
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_from(path: Path, offset: int = 0) -> tuple[list[Line], int]:
+    """Whole lines from byte `offset` on.
+
+    Returns:
+        the lines, and the offset behind the last whole one (where the next call goes on).
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    lines = [_parse(raw) for raw in data[:end].splitlines()]
+    return lines, offset + end
+
+
+def _parse(raw: bytes) -> Line:
+    line = json.loads(raw)
+    values = {name: records.number(value) for name, value in line["values"].items()}
+    return Line(int(line["step"]), float(line["time"]), values)

@@ -1,0 +1,252 @@
+"""The few things asked of MLflow, and what its errors mean. The only file that imports mlflow.
+
+Importing mlflow takes seconds, so it is imported when a `Runs` is made, in the ingester's own thread.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trialfleet.tracking.once import Row
+from trialfleet.tracking.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+
+MAX_METRICS = 1000  # a log_batch request
+MAX_PAIRS = 100  # parameters or tags a log_batch request
+MAX_REQUEST = 400_000  # characters of parameters or tags; MLflow takes a megabyte of JSON
+MAX_PARAM = 6000  # characters
+MAX_TAG = 8000  # characters
+PAGE = 1000
+
+# MLflow's own retries are off: urllib3 would send a 'create run' twice without looking whether the first one
+# arrived. The ingester retries, after looking. The URL line that MLflow prints at the end of a run and its
+# own log handlers would break the terminal's display.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "NOT_FOUND"}
+_AWAY = {
+    "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND", "CANCELLED",
+}  # fmt: skip
+
+
+class TrackingError(Exception):
+    """MLflow did not do what was asked; whether it did part of it is not known."""
+
+
+class Away(TrackingError):
+    """Nobody could be served just now: no answer, overload, a locked database, a password refused."""
+
+
+class Refused(TrackingError):
+    """MLflow will never take this: asking again is pointless."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that MLflow has."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    metrics: tuple[str, ...]  # their names
+
+
+class Runs:
+    """A client of one target. Methods block; all raise Away, Refused or, if unsure, TrackingError."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._client = self._call("connecting", _client, target.uri)
+        from mlflow.entities import Metric, Param, RunTag
+
+        self._metric, self._param, self._tag = Metric, Param, RunTag
+
+    def experiment(self) -> str:
+        """The id of the target's experiment, made if need be, with artifacts beside an SQLite file."""
+        name, client = self._target.experiment, self._client
+        found = self._call("experiment", client.get_experiment_by_name, name)
+        if found is None:
+            database = self._target.database
+            place = (database.parent / "mlartifacts" / _file_name(name)).as_uri() if database else None
+            try:
+                return self._call("experiment", client.create_experiment, name, place)
+            except Refused:  # another driver was quicker
+                found = self._call("experiment", client.get_experiment_by_name, name)
+        if found is None or found.lifecycle_stage != "active":
+            raise Away(f"the MLflow experiment '{name}' was deleted: restore it, or set tracking.experiment")
+        return str(found.experiment_id)
+
+    def find(self, experiment_id: str, tags: Mapping[str, str]) -> list[Found]:
+        """All active runs with these tags (values without quotation marks), oldest first."""
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        found: list[Found] = []
+        token: str | None = None
+        while True:
+            search = self._client.search_runs
+            page = self._call("search", search, [experiment_id], query, 1, PAGE, order, token)
+            found += [Found(r.info.run_id, r.info.status, r.data.tags, tuple(r.data.metrics)) for r in page]
+            token = page.token
+            if not token:
+                return found
+
+    def create(self, experiment_id: str, start: int, name: str, tags: Mapping[str, str]) -> str:
+        """A new run, started at `start` (ms). After an error look with `find` before asking again."""
+        cut = {key: shortened(value, MAX_TAG) for key, value in tags.items()}
+        run = self._call("create run", self._client.create_run, experiment_id, start, cut, name)
+        return str(run.info.run_id)
+
+    def log(self, run_id: str, rows: Sequence[Row]) -> None:
+        """Add points to metrics, up to MAX_METRICS. Points that are there already stay as they are."""
+        metrics = [self._metric(row.name, row.value, row.time, row.step) for row in rows]
+        self._call("log metrics", self._client.log_batch, run_id, metrics=metrics, synchronous=True)
+
+    def set_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Parameters; setting one again to the same value changes nothing, another value is Refused."""
+        for batch in batches(params, MAX_PARAM):
+            entities = [self._param(param_name(name), value) for name, value in batch.items()]
+            self._call("log params", self._client.log_batch, run_id, params=entities, synchronous=True)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        for batch in batches(tags, MAX_TAG):
+            entities = [self._tag(name, value) for name, value in batch.items()]
+            self._call("set tags", self._client.log_batch, run_id, tags=entities, synchronous=True)
+
+    def remove_tag(self, run_id: str, name: str) -> None:
+        """Remove a tag; that it is gone already is as good."""
+        try:
+            self._call("remove tag", self._client.delete_tag, run_id, name)
+        except Refused as error:
+            if "No tag with name" not in str(error):
+                raise
+
+    def rename(self, run_id: str, name: str) -> None:
+        self._call("rename run", self._client.update_run, run_id, name=name)
+
+    def set_status(self, run_id: str, status: str, end: int | None = None) -> None:
+        """RUNNING again, or one of FINISHED, FAILED, KILLED at the time `end` (ms)."""
+        if end is None:
+            self._call("set status", self._client.update_run, run_id, status=status)
+        else:
+            self._call("end run", self._client.set_terminated, run_id, status, end)
+
+    def delete(self, run_id: str) -> None:
+        """Hide a run (MLflow keeps it among the deleted ones)."""
+        self._call("delete run", self._client.delete_run, run_id)
+
+    def is_active(self, run_id: str) -> bool:
+        """Whether MLflow has this run, undeleted."""
+        try:
+            run = self._call("get run", self._client.get_run, run_id)
+        except Refused:
+            return False
+        return bool(run.info.lifecycle_stage == "active")
+
+    def metrics(self, run_id: str) -> tuple[str, ...]:
+        """The names of the metrics that a run has."""
+        return tuple(self._call("get run", self._client.get_run, run_id).data.metrics)
+
+    def history(self, run_id: str, metrics: Sequence[str]) -> Iterator[tuple[str, int, float]]:
+        """(name, step, value) of all points that MLflow has of these metrics."""
+        for name in metrics:
+            points = self._call("history", self._client.get_metric_history, run_id, name)
+            yield from ((name, int(point.step), float(point.value)) for point in points)
+
+    def upload(self, run_id: str, path: Path, folder: str | None) -> None:
+        """Copy a file, or what a folder holds, into the run's artifacts, under `folder` there."""
+        send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        self._call("upload", send, run_id, str(path), folder)
+
+    def _call(self, what: str, function: "Callable[..., T]", *arguments: Any, **named: Any) -> T:
+        try:
+            return function(*arguments, **named)
+        except Exception as error:
+            raise self._meaning(what, error) from error
+
+    def _meaning(self, what: str, error: Exception) -> TrackingError:
+        text = self._target.without_secrets(str(error))
+        code = getattr(error, "error_code", None)
+        if code in _REFUSED and type(error).__module__.startswith("mlflow"):
+            return Refused(f"{what}: {_brief(text)}")
+        # MLflow turns a refused connection and the answers 429, 500, 502, 503, 504 into one kind of error
+        unanswered = "API request to" in text and "failed with" in text and "too many 500" not in text
+        if code in _AWAY or unanswered or isinstance(error, (ConnectionError, TimeoutError)):
+            return Away(_brief(text))
+        if "out-of-date database schema" in text:
+            return Away(f"{self._target.shown} is of an older MLflow: run `mlflow db upgrade` on it")
+        return TrackingError(f"{what}: {_brief(text)}")
+
+
+def prepare_environment() -> None:
+    """Set MLflow's environment for this process where the user has not set it. Cheap; imports nothing."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+            logger.propagate = False
+
+
+def shortened(value: str, limit: int) -> str:
+    """`value`, cut to `limit` characters with a note that says so."""
+    note = f" … [cut: {len(value)} characters in all]"
+    return value if len(value) <= limit else value[: limit - len(note)] + note
+
+
+def param_name(name: str) -> str:
+    """`name` in the letters that MLflow takes (`model@encoder` has one that it does not)."""
+    return re.sub(r"[^/\w.\- :]", "_", name).strip("/")[:250] or "unnamed"
+
+
+def batches(pairs: Mapping[str, str], limit: int) -> Iterator[dict[str, str]]:
+    """`pairs` in requests that MLflow takes, values cut to `limit` characters."""
+    batch: dict[str, str] = {}
+    size = 0
+    for name, value in pairs.items():
+        cut = shortened(value, limit)
+        cost = len(name) + len(cut.encode("ascii", "backslashreplace"))
+        if batch and (len(batch) == MAX_PAIRS or size + cost > MAX_REQUEST):
+            yield batch
+            batch, size = {}, 0
+        batch[name] = cut
+        size += cost
+    if batch:
+        yield batch
+
+
+def _client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _brief(text: str) -> str:
+    """The cause in a line: MLflow's messages hold whole exceptions in exceptions."""
+    cause = re.search(r"\[Errno -?\d+\] [^'\")\]]+", text)
+    if cause and "API request to" in text:
+        return f"the tracking server does not answer: {cause.group().partition('] ')[2].strip()}"
+    return " ".join(text.split())[:300]
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.\-]", "_", name).strip(".") or "experiment"

@@ -1,0 +1,88 @@
+"""Small JSON records that are whole or absent, whoever dies and whenever.
+
+Every record is JSON, so that a person can read it and reading it runs no code. Numbers that JSON has no
+word for (nan, inf) are written as the strings "NaN", "Infinity" and "-Infinity"; `number` reads them back.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+Json = Any  # what json.loads can return
+
+
+def dumps(value: Json) -> str:
+    """One line of strict JSON; numbers that are not finite become strings."""
+    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False)
+
+
+def number(value: Json) -> float:
+    """The float that `dumps` wrote, strings for non-finite numbers included."""
+    return float(value)
+
+
+def read(path: Path) -> Json | None:
+    """The record at `path`, or None if there is none (yet)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def write(path: Path, value: Json) -> None:
+    """Replace the record at `path`: a reader sees the old one or the new one, never a part."""
+    with _complete_file(path, value) as temporary:
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+
+
+def create(path: Path, value: Json) -> bool:
+    """Bring the record into being, once, by link(2) of a complete and synced file.
+
+    Returns:
+        False if somebody else's record was there first; it is left as it is.
+    """
+    with _complete_file(path, value) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        _sync_directory(path.parent)
+        return True
+
+
+@contextlib.contextmanager
+def _complete_file(path: Path, value: Json) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(dumps(value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Json) -> Json:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,100 @@
+"""What goes down to a job: which trials it may run, and where it finds the study's code and config.
+
+A submission is one file, `<uuid>.json`, written before the launcher is called. Its trials are the elements
+of a job array, or a single job. What a trial is to do is in its own trial.json.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trialfleet.tracking import records
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One element of a submission: attempt `attempt` of trial `number`."""
+
+    number: int
+    attempt: int
+    directory: str  # the trial's directory
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a job reads first.
+
+    Attributes:
+        uuid: recorded in trial.json and in the job's script path, so that a job is found again.
+        payload: file with the pickled task function and Hydra context, made once per driver.
+        sweep_dir: the study's folder.
+        n_objectives: how many numbers the task must return.
+        look_every: seconds between two looks at a trial's files for a verdict.
+    """
+
+    uuid: str
+    payload: str
+    sweep_dir: str
+    n_objectives: int
+    look_every: float
+    trials: list[Assignment]
+
+    def write(self, path: Path) -> None:
+        records.write(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Submission":
+        record: dict[str, Any] = records.read(path)
+        return cls(**{**record, "trials": [Assignment(**trial) for trial in record["trials"]]})
+
+
+@dataclass(frozen=True)
+class JobRef:
+    """A job as its launcher knows it.
+
+    Attributes:
+        launcher: "slurm" or "local".
+        id: Slurm's job id ("12" or "12_3"), or the pid of a local job's controller.
+        process: the controller of a local job; None on Slurm.
+    """
+
+    launcher: str
+    id: str
+    process: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """trial.json: written by the driver before anything is submitted.
+
+    Attributes:
+        overrides: what the job composes its config from, in Hydra's grammar.
+        params: what was sampled, as the study has it.
+        attempt: 1 and up; a lost attempt is followed by the next.
+        submission: uuid of the present attempt's submission; None before the first.
+        index: the trial's element in that submission.
+        job: the launcher's answer; None until it has answered.
+        fruitless, unclaimed, timeouts: see `sweep.reconcile.Seen`; those of the attempts before this one.
+    """
+
+    number: int
+    overrides: list[str]
+    params: dict[str, Any]
+    attempt: int = 1
+    submission: str | None = None
+    index: int = 0
+    job: JobRef | None = None
+    fruitless: int = 0
+    unclaimed: int = 0
+    timeouts: int = 0
+
+    @classmethod
+    def read(cls, path: Path) -> "TrialRecord | None":
+        record = records.read(path)
+        if record is None:
+            return None
+        job = record["job"]
+        return cls(**{**record, "job": JobRef(**job) if job else None})
+
+    def write(self, path: Path) -> None:
+        records.write(path, asdict(self))

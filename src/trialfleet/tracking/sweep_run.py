@@ -1,0 +1,100 @@
+"""The `Run` of a trial's job, and that of a single training: the same reporting, other reasons to stop."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trialfleet.tracking import metrics, records
+from trialfleet.tracking.run import Stop
+from trialfleet.tracking.trial_dir import Claim, TrialDir
+
+Signalled = Callable[[], bool]  # whether a signal asked this process to save and leave
+
+
+class LocalRun:
+    """A run that answers to signals alone: a single training in its own output directory."""
+
+    def __init__(
+        self, directory: Path, signalled: Signalled = lambda: False, earlier_checkpoints: Sequence[Path] = ()
+    ) -> None:
+        self.directory = directory
+        self.checkpoints = directory / "checkpoints"
+        self.artifacts = directory / "artifacts"
+        self.earlier_checkpoints = list(earlier_checkpoints)
+        self.notes: dict[str, Any] = {}
+        self._signalled = signalled
+        self._metrics = metrics.Writer(directory / "metrics.jsonl")
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        self._metrics.append(step, values)
+
+    def stop(self) -> Stop | None:
+        return Stop.PREEMPT if self._signalled() else None
+
+    def note(self, **entries: Any) -> None:
+        for name, value in entries.items():
+            old = self.notes.get(name)
+            self.notes[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+class SweepRun(LocalRun):
+    """A run of a trial: heeds the driver's verdict and newer runs of the same trial, too.
+
+    Args:
+        look_every: seconds between two looks at the trial's files, so that `stop` may be called at each step.
+    """
+
+    def __init__(self, trial: TrialDir, claim: Claim, signalled: Signalled, look_every: float) -> None:
+        earlier = [other for other in trial.claims() if claim.newer_than(other)]
+        super().__init__(
+            trial.run_dir(claim.label),
+            signalled,
+            [trial.run_dir(other.label) / "checkpoints" for other in reversed(earlier)],
+        )
+        self._trial = trial
+        self._claim = claim
+        self._look_every = look_every
+        self._next_look = 0.0
+        self._seen: Stop | None = None
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        super().report(step, values)
+        self._next_look = 0.0  # a verdict follows a report: look again soon
+
+    def stop(self) -> Stop | None:
+        if self._seen is None and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self._look_every
+            self._seen = self._look()
+        return self._seen or super().stop()
+
+    def _look(self) -> Stop | None:
+        if self._trial.result_json.exists() or self._trial.superseded(self._claim):
+            return Stop.SUPERSEDED
+        return Stop.PRUNE if records.read(self._trial.verdict_json) else None
+
+
+class FollowerRun:
+    """What the other processes of a run get: they report nothing and hear of stops from process 0's trainer.
+
+    Only process 0 claims, reports and commits; the trainer agrees with all processes on the step to stop at.
+    """
+
+    def __init__(self, directory: Path, earlier_checkpoints: Sequence[Path], signalled: Signalled) -> None:
+        self.directory = directory
+        self.checkpoints = directory / "checkpoints"
+        self.artifacts = directory / "artifacts"
+        self.earlier_checkpoints = list(earlier_checkpoints)
+        self._signalled = signalled
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing: process 0 reports."""
+
+    def stop(self) -> Stop | None:
+        return Stop.PREEMPT if self._signalled() else None
+
+    def note(self, **entries: Any) -> None:
+        """Nothing: process 0 keeps the record."""

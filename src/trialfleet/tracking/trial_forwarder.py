@@ -1,0 +1,300 @@
+"""One trial on its way into MLflow: its run, parameters, metric lines and outcome, in this order, resumable.
+
+Each step is noted in the cursor before it is taken, and may be taken twice without a trace.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trialfleet.tracking import cursor as note
+from trialfleet.tracking.cursor import Cursor, Range, Trial
+from trialfleet.tracking.metrics import Line
+from trialfleet.tracking.mlflow_runs import MAX_METRICS, Away, Found, Refused, Runs, TrackingError
+from trialfleet.tracking.once import Conflict, Once, Row, metric_name, read_lines, read_range
+
+log = logging.getLogger(__name__)
+
+STUDY, TRIAL, UID, KIND = "trialfleet.study", "trialfleet.trial", "trialfleet.study_uid", "trialfleet.kind"
+STATE, ERROR, BEST = "trialfleet.state", "trialfleet.error", "trialfleet.best"
+CONFLICT, PROBLEM = "trialfleet.conflict", "trialfleet.forwarding_problem"
+PARENT, SOURCE, USER = "mlflow.parentRunId", "mlflow.source.name", "mlflow.user"
+
+# Optuna's own MLflow callback maps the states like this, so scripts that know it find what they expect.
+# MLflow's list shows KILLED and FAILED alike; the tag trialfleet.state tells them apart.
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+CHUNKS_A_TURN = 8  # of about a mebibyte each; then the other trials have their turn
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials' runs go: an experiment, the study's run in it, and what every run is tagged with."""
+
+    experiment_id: str
+    parent: str | None
+    name: str
+    tags: Mapping[str, str]
+    listing: Mapping[int, Found] | None = None  # all runs of the study, if the cursor was lost
+
+
+@dataclass
+class Outbox:
+    """Rows that are to be sent next, and the bytes they come from."""
+
+    piece: Range
+    rows: list[Row]
+    conflicts: list[Conflict]
+    noted: bool
+
+
+class TrialForwarder:
+    """Brings a trial's files into its MLflow run; `advance` goes as far as there is something to send.
+
+    Args:
+        trial: what the cursor knows of it.
+        cursor: where each step is noted.
+        fresh: nothing of the trial can be in MLflow yet.
+        complain: is told what the user should know; forwarding goes on.
+    """
+
+    def __init__(self, trial: Trial, cursor: Cursor, fresh: bool, complain: Callable[[str], None]) -> None:
+        self.trial = trial
+        self.not_before = 0.0  # monotonic seconds; after an error the trial rests until then
+        self.failures = 0
+        self._cursor = cursor
+        self._complain = complain
+        self._uncertain = not fresh
+        self._wanted: dict[str, str] = {}
+        self._arrived_metrics: tuple[str, ...] = ()
+        self._once: Once | None = None
+        self._behind: list[Range] = []  # all that went through `_once`
+        self._outbox: Outbox | None = None
+        self._conflicted = False
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._wanted.update(tags)
+
+    def behind(self) -> bool:
+        """Whether there is something to forward (looks at the sizes of files)."""
+        waiting = self.trial.run_id is None or self.trial.ended is not None or self._outbox is not None
+        return waiting or any(_size(self._file(run)) > self.trial.offset(run) for run in self.trial.runs)
+
+    def advance(self, runs: Runs, place: Place) -> bool:
+        """Send what there is.
+
+        Returns:
+            False if there is more to send.
+
+        Raises:
+            TrackingError, OSError: nothing is lost; call again later.
+        """
+        try:
+            run_id = self._run(runs, place)
+            self._set_params(runs, run_id)
+            self._set_tags(runs, run_id)
+            if not self._send_lines(runs, run_id):
+                return False
+            if self.trial.ended is not None:
+                self._finish(runs, run_id, place)
+        except Refused as error:
+            self._give_up_if_deleted(runs, error)
+        return True
+
+    def _run(self, runs: Runs, place: Place) -> str:
+        trial = self.trial
+        if trial.run_id is not None:
+            return trial.run_id
+        found = self._find(runs, place)
+        doubtful = self._uncertain and not found
+        if found:
+            run_id = found[0].run_id
+            self._arrived_metrics = found[0].metrics
+        else:
+            self._uncertain = True
+            name = run_name(trial.number) if place.parent else place.name
+            start = int(trial.created_at * 1000)
+            run_id = runs.create(place.experiment_id, start, name, self._identity(place))
+        self._cursor.note(note.created(trial.number, run_id, doubtful))
+        return run_id
+
+    def _identity(self, place: Place) -> dict[str, str]:
+        tags = {**place.tags, **self.trial.tags, TRIAL: str(self.trial.number)}
+        return {**tags, KIND: "trial", PARENT: place.parent} if place.parent else {**tags, KIND: "run"}
+
+    def _find(self, runs: Runs, place: Place) -> list[Found]:
+        if place.listing is not None and self.trial.number in place.listing:
+            return [place.listing[self.trial.number]]
+        return runs.find(place.experiment_id, self._marks(place)) if False else []
+
+    def _marks(self, place: Place) -> dict[str, str]:
+        return {UID: place.tags[UID], TRIAL: str(self.trial.number)}
+
+    def _set_params(self, runs: Runs, run_id: str) -> None:
+        if not self.trial.ready:
+            self._try(runs, run_id, "parameters", lambda: runs.set_params(run_id, self.trial.params))
+            self._cursor.note({"event": "ready", "trial": self.trial.number})
+
+    def _set_tags(self, runs: Runs, run_id: str) -> None:
+        if self._wanted:
+            self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, self._wanted))
+            self._wanted = {}
+
+    def _send_lines(self, runs: Runs, run_id: str) -> bool:
+        once = self._once or self._restore(runs, run_id)
+        self._send_outbox(runs, run_id)
+        turns = CHUNKS_A_TURN
+        for run in list(self.trial.runs):
+            while True:
+                start = self.trial.offset(run)
+                lines, end = read_lines(self._file(run), start)
+                if end == start:
+                    break
+                if turns == 0:
+                    return False
+                turns -= 1
+                self._outbox = Outbox(Range(run, start, end), *once.take(lines), noted=False)
+                self._send_outbox(runs, run_id)
+        return True
+
+    def _send_outbox(self, runs: Runs, run_id: str) -> None:
+        box = self._outbox
+        if box is None:
+            return
+        if not box.noted:
+            self._cursor.note(note.sending(self.trial.number, box.piece))
+            note.join(self._behind, box.piece)
+            box.noted = True
+        for start in range(0, len(box.rows), MAX_METRICS):
+            self._send_rows(runs, run_id, box.rows[start : start + MAX_METRICS])
+        if box.conflicts and not self._conflicted:
+            self._warn_of(box.conflicts[0], box.piece.run, runs, run_id)
+        self._outbox = None
+
+    def _send_rows(self, runs: Runs, run_id: str, rows: list[Row]) -> None:
+        """One request; if MLflow refuses it, halves of it, so that one bad row does not take others along."""
+        try:
+            runs.log(run_id, rows)
+        except Refused as error:
+            if not runs.is_active(run_id):
+                raise
+            if len(rows) == 1:
+                self._report(f"{rows[0].name} at step {rows[0].step} is refused by MLflow ({error})")
+                return
+            middle = len(rows) // 2
+            self._send_rows(runs, run_id, rows[:middle])
+            self._send_rows(runs, run_id, rows[middle:])
+
+    def _warn_of(self, conflict: Conflict, run: str, runs: Runs, run_id: str) -> None:
+        text = f"{conflict} (run {run}); the first value stands"
+        self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, {CONFLICT: text}))
+        log.warning("trial %d: %s", self.trial.number, text)
+        self._conflicted = True
+
+    def _restore(self, runs: Runs, run_id: str) -> Once:
+        """Rebuild, from files and cursor, what was sent; the newest range is to be sent again."""
+        once = Once(self._earlier)
+        pieces = [*self.trial.sent, *([self.trial.last] if self.trial.last else [])]
+        if any(_size(self._file(piece.run)) < piece.end for piece in pieces):
+            # a file lost lines that were sent (a power cut, say): only MLflow knows what it has
+            once.assume(runs.history(run_id, runs.metrics(run_id)))
+        elif self._arrived_metrics and not pieces:
+            once.assume(runs.history(run_id, self._arrived_metrics))
+        self._behind, box = [], None
+        for piece in pieces:
+            box = Outbox(piece, [], [], noted=True)
+            start = piece.start
+            while start < piece.end:
+                lines, end = read_lines(self._file(piece.run), start, piece.end)
+                if end == start:
+                    break
+                rows, conflicts = once.take(lines)
+                box.rows += rows
+                box.conflicts += conflicts
+                note.join(self._behind, Range(piece.run, start, end))
+                start = end
+            if piece is not pieces[-1]:
+                box = None
+        self._outbox, self._once = box, once
+        return once
+
+    def _earlier(self) -> Iterator[Line]:
+        for piece in self._behind:
+            yield from read_range(self._file(piece.run), piece.start, piece.end)
+
+    def _finish(self, runs: Runs, run_id: str, place: Place) -> None:
+        ended = self.trial.ended
+        assert ended is not None
+        at = int(ended["at"] * 1000)
+        rows = [Row(name, float(value), at, 0) for name, value in objective_rows(ended["objectives"]).items()]
+        if rows:
+            self._send_rows(runs, run_id, rows)
+        for name, relative in ended["artifacts"].items():
+            self._upload(runs, run_id, name, self._cursor.path.parent / relative)
+        tags = {**ended["tags"], STATE: ended["state"], **({ERROR: ended["error"]} if ended["error"] else {})}
+        self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, tags))
+        runs.set_status(run_id, STATUS[ended["state"]], at)
+        if self.trial.doubtful:
+            remove_doubles(runs, run_id, place.experiment_id, self._marks(place))
+        self._cursor.note(note.done(self.trial.number, run_id))
+
+    def _upload(self, runs: Runs, run_id: str, name: str, path: Path) -> None:
+        """Artifacts are copies of what lies in the trial's folder: if one can not be stored, all goes on."""
+        if not path.exists():
+            return
+        folder = name if path.is_dir() else name.rpartition("/")[0]
+        try:
+            runs.upload(run_id, path, folder or None)
+        except Away:
+            raise
+        except TrackingError as error:
+            self._report(f"{path} can not be stored as an artifact ({error})")
+
+    def _try(self, runs: Runs, run_id: str, what: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Refused as error:
+            if not runs.is_active(run_id):
+                raise
+            self._report(f"its {what} are refused by MLflow ({error})")
+
+    def _give_up_if_deleted(self, runs: Runs, error: Refused) -> None:
+        run_id = self.trial.run_id
+        if run_id is None or runs.is_active(run_id):
+            raise TrackingError(str(error)) from error
+        self._report("its run was deleted in MLflow; nothing more is sent there")
+        self._cursor.note(note.done(self.trial.number, run_id))
+
+    def _report(self, text: str) -> None:
+        self._complain(f"trial {self.trial.number}: {text}")
+
+    def _file(self, run: str) -> Path:
+        return self.trial.runs[run] / "metrics.jsonl"
+
+
+def run_name(number: int, best: bool = False) -> str:
+    """What MLflow's list shows: 'trial 00042', with a star for the best."""
+    return f"trial {number:05d}" + (" ★ best" if best else "")
+
+
+def objective_rows(objectives: Mapping[str, float] | None) -> dict[str, float]:
+    """MLflow's metric names for the objectives: `objective` for one, `objective/<metric>` for several."""
+    if not objectives:
+        return {}
+    if len(objectives) == 1:
+        return {"objective": next(iter(objectives.values()))}
+    return {f"objective/{metric_name(name)}"[:250]: value for name, value in objectives.items()}
+
+
+def remove_doubles(runs: Runs, run_id: str, experiment_id: str, marks: Mapping[str, str]) -> None:
+    """Delete the runs, other than `run_id`, that a request without an answer brought into being after all."""
+    for other in runs.find(experiment_id, marks):
+        if other.run_id != run_id:
+            runs.delete(other.run_id)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,37 @@
+"""The sharded trainer: one linear loop that every workload is an instance of.
+
+mesh → workload → program (state, step) → restore → loop (batch, step, report, evaluate, control, save) → outcome
+"""
+
+from trialfleet.config import Config
+from trialfleet.tracking.run import Run
+from trialfleet.training.outcome import NonFinite, Outcome
+
+__all__ = ["NonFinite", "Outcome", "describe", "train"]
+
+
+def train(config: Config, run: Run) -> Outcome:
+    """Trains what the config describes, going on from the newest checkpoint of the trial if there is one.
+
+    Raises:
+        Pruned: the driver's verdict; nothing is saved.
+        Preempted: saved, to be gone on with by another run (not saved if a newer run exists already).
+        NonFinite: the loss or a gradient was not finite.
+        UserError: what the user can put right, before anything is trained.
+    """
+    from trialfleet.training import environment
+
+    environment.prepare(config)  # before jax is imported, which reads it once
+    from trialfleet.training.loop import fit
+
+    return fit(config, run)
+
+
+def describe(config: Config) -> str:
+    """What `train` would do, as text: data, parameters, mesh, steps, signature. Computes nothing."""
+    from trialfleet.training import environment
+
+    environment.prepare(config)
+    from trialfleet.training.description import text
+
+    return text(config)

@@ -1,0 +1,71 @@
+"""Where a run's seconds went, and what jax compiled meanwhile."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+_COMPILING = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
+_HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+
+
+class Compilations:
+    """Counts, for the whole process, what jax compiles and what it finds in the persistent cache."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.compiled = 0  # programs made ready, from the cache or anew
+        self.hits = 0
+        self.misses = 0
+        jax.monitoring.register_event_duration_secs_listener(self._took)
+        jax.monitoring.register_event_listener(self._happened)
+
+    def _took(self, event: str, seconds: float, **_: Any) -> None:
+        if event in _COMPILING:
+            self.seconds += seconds
+            self.compiled += event == _COMPILING[-1]
+
+    def _happened(self, event: str, **_: Any) -> None:
+        self.hits += event == _HIT
+        self.misses += event == _MISS
+
+
+compilations = Compilations()
+
+
+class Account:
+    """Seconds by what they were spent on; what was compiled meanwhile is taken out and counted apart."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._compiling_before = compilations.seconds
+        self._cache_before = (compilations.compiled, compilations.hits, compilations.misses)
+
+    @contextlib.contextmanager
+    def spent(self, what: str) -> Iterator[None]:
+        """Adds the block's time, less what jax compiled in it."""
+        began, compiling = time.monotonic(), compilations.seconds
+        try:
+            yield
+        finally:
+            own = time.monotonic() - began - (compilations.seconds - compiling)
+            self._seconds[what] = self._seconds.get(what, 0.0) + max(0.0, own)
+
+    def of(self, what: str) -> float:
+        return self._seconds.get(what, 0.0)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by purpose, compilation included."""
+        compiling = compilations.seconds - self._compiling_before
+        return {"compile": round(compiling, 3), **{what: round(own, 3) for what, own in self._seconds.items()}}
+
+    def compiled(self) -> dict[str, int]:
+        """Programs made ready in this run, and how many of them the persistent cache had."""
+        compiled, hits, misses = self._cache_before
+        return {
+            "programs": compilations.compiled - compiled,
+            "cache_hits": compilations.hits - hits,
+            "cache_misses": compilations.misses - misses,
+        }

@@ -1,0 +1,193 @@
+"""Checkpoints of a run: written in the background, whole or absent, and checked when they are read.
+
+    checkpoints/00000200/
+      state/          arrays, as Orbax writes them: each process its own shards
+      meta.json       position, events done, control: small, readable
+      manifest.json   size and digest of every other file; written last, so that without it there is no checkpoint
+
+A run writes its own folder and reads those of earlier runs. What was cut short has no manifest, what was
+damaged has another digest: both are passed over in favour of the one before.
+"""
+
+import hashlib
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from trialfleet.config import schema
+from trialfleet.tracking import records
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Arrays = dict[str, Any]  # leaves of a state by name
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was found whole."""
+
+    path: Path
+    step: int
+    meta: Json
+
+    @property
+    def score(self) -> float | None:
+        """The objective's first metric at this step, turned so that less is better; None if not evaluated."""
+        score = self.meta.get("score")
+        return None if score is None else records.number(score)
+
+
+class Checkpoints:
+    """The checkpoints of one run and, read-only, of the runs before it."""
+
+    def __init__(self, directory: Path, earlier: Sequence[Path], keep: schema.Checkpoints) -> None:
+        self._directory = directory.absolute()
+        self._earlier = [path.absolute() for path in earlier]
+        self._keep = keep
+        self._writing: threading.Thread | None = None
+        self._saved: dict[int, Json] = {}  # what this run has committed, by step
+
+    def save(self, step: int, state: Any, meta: Json) -> None:
+        """Begins to save; the state may be donated once this has returned.
+
+        Waits for a save that is still being written. All processes must call it at the same step.
+        """
+        self.wait()
+        folder = self._directory / f"{step:08d}"
+        saver = _saver()
+        try:
+            saver.save(folder / "state", args=_orbax().args.StandardSave(named(state)), force=True)
+        except OSError as error:
+            _say_failed(step, error)
+            return
+        self._writing = threading.Thread(target=self._commit, args=(folder, step, meta), name="checkpoint")
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Until what is being saved is committed."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def _commit(self, folder: Path, step: int, meta: Json) -> None:
+        try:
+            _saver().wait_until_finished()
+            if jax.process_index() == 0:
+                records.write(folder / "meta.json", {"step": step, **meta})
+                records.write(folder / "manifest.json", dict(_digests(folder)))
+                self._saved[step] = meta
+                self._delete_superseded()
+        except Exception as error:
+            # A full disk, most of all: training goes on, and the checkpoint before this one stays.
+            _say_failed(step, error)
+
+    def _delete_superseded(self) -> None:
+        kept = retained({step: meta.get("score") for step, meta in self._saved.items()}, self._keep)
+        for step in sorted(set(self._saved) - kept):
+            del self._saved[step]
+            _delete(self._directory / f"{step:08d}")
+
+    def newest(self) -> Iterator[Saved]:
+        """Whole checkpoints of this run and of those before it, the furthest first."""
+        return self._whole(lambda folder: -int(folder.name))
+
+    def best(self) -> Saved | None:
+        """The whole checkpoint with the best score of all runs."""
+        scored = [saved for saved in self.newest() if saved.score is not None]
+        return min(scored, key=lambda saved: saved.score or 0.0, default=None)
+
+    def _whole(self, order: Callable[[Path], int]) -> Iterator[Saved]:
+        folders = [
+            folder
+            for directory in (self._directory, *self._earlier)
+            if directory.is_dir()
+            for folder in directory.iterdir()
+            if folder.name.isdigit()
+        ]
+        for folder in sorted(folders, key=order):
+            if wrong := damage(folder):
+                log.warning("checkpoint %s is passed over: %s", folder, wrong)
+            else:
+                meta = records.read(folder / "meta.json")
+                yield Saved(folder, int(folder.name), meta)
+
+
+def read(saved: Saved, shapes: Any, shardings: Any) -> Any:
+    """The saved state, in the structure of `shapes` and placed by `shardings`, whatever mesh it was saved on.
+
+    Raises:
+        ValueError: if it holds other arrays than `shapes`.
+    """
+    target = jax.tree.map(lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place), shapes, shardings)
+    restored = _saver().restore(saved.path / "state", args=_orbax().args.StandardRestore(named(target)))
+    return jax.tree.unflatten(jax.tree.structure(shapes), [restored[name] for name in named(shapes)])
+
+
+def named(tree: Any) -> Arrays:
+    """The leaves of a tree by a name made of their path, in the order of the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator=".").replace("/", "."): leaf for path, leaf in leaves}
+
+
+def retained(scores: dict[int, float | None], keep: schema.Checkpoints) -> set[int]:
+    """The steps whose checkpoints stay, of those there are."""
+    newest = sorted(scores, reverse=True)[: keep.keep_last]
+    scored = [(records.number(score), -step, step) for step, score in scores.items() if score is not None]
+    best = [step for *_, step in sorted(scored)[: keep.keep_best]]
+    forever = [step for step in scores if keep.keep_every and step % keep.keep_every == 0]
+    return {*newest, *best, *forever}
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if it is whole."""
+    try:
+        manifest = records.read(folder / "manifest.json")
+        if manifest is None:
+            return "it was never finished"
+        for name, expected in manifest.items():
+            if _digest(folder / name) != expected:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return None
+
+
+def _digests(folder: Path) -> Iterator[tuple[str, list[Any]]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "manifest.json":
+            yield str(path.relative_to(folder)), _digest(path)
+
+
+def _digest(path: Path) -> list[Any]:
+    with open(path, "rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _delete(folder: Path) -> None:
+    (folder / "manifest.json").unlink(missing_ok=True)  # first: half a checkpoint must not look like one
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say_failed(step: int, error: BaseException) -> None:
+    log.warning("the checkpoint of step %d could not be saved, older ones stay: %s", step, error)
+
+
+@cache
+def _orbax() -> Any:
+    """Orbax, imported when it is first needed: its import would delay the first step."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
+
+
+@cache
+def _saver() -> Any:
+    return _orbax().AsyncCheckpointer(_orbax().StandardCheckpointHandler())

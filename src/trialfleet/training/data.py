@@ -1,0 +1,163 @@
+"""From a source to batches on the devices: seeded, resumable, each process reading its own share.
+
+A position is (epoch, plan, update), never the state of an iterator, and all randomness comes from it: so a
+training goes on where it was on any number of processes, and what was prefetched can be thrown away.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from trialfleet.config import schema
+from trialfleet.training.contract import Batch, Example, Plan, Source
+
+
+class Position(NamedTuple):
+    """The next update to be made."""
+
+    epoch: int
+    plan: int  # index in the epoch
+    update: int  # of those made on one batch
+
+
+class Fed(NamedTuple):
+    """A batch on the devices and where it comes from."""
+
+    batch: Batch
+    position: Position
+    ends_epoch: bool
+
+
+def plans_of(source: Source, seed: int, epoch: int, overfit_batches: int | None) -> Sequence[Plan]:
+    """The plans of a training epoch."""
+    if overfit_batches is not None:
+        return source.epoch(seed, 0)[:overfit_batches]
+    return source.epoch(seed, epoch)
+
+
+def total_steps(source: Source, seed: int, training: schema.Training, updates_per_batch: int) -> int:
+    """The updates of a whole training: `max_steps`, or the sum of the epochs' lengths if that is less."""
+    if training.max_epochs is None:
+        assert training.max_steps is not None
+        return training.max_steps
+    total = 0
+    for epoch in range(training.max_epochs):
+        total += updates_per_batch * len(plans_of(source, seed, epoch, training.overfit_batches))
+        if training.max_steps is not None and total >= training.max_steps:
+            return training.max_steps
+    return total
+
+
+def examples_of(source: Source, plan: Plan, seed: int, epoch: int, first: int, rows: Sequence[int]) -> list[Example]:
+    """The examples at some rows of a plan; `first` is the position in the epoch of the plan's first row."""
+    return [source.example(plan.rows[row], _generator(seed, epoch, first + row)) for row in rows]
+
+
+def _generator(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """Randomness of one example: by its place in the training, not by who reads it."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, position]))
+
+
+class Loader:
+    """Makes global batches of a split, of which this process reads only what its devices need."""
+
+    def __init__(self, source: Source, sharding: NamedSharding, size: int, accumulation: int | None) -> None:
+        """
+        Args:
+            sharding: of leaves (accumulation, examples, ...), or (examples, ...) if accumulation is None.
+            size: examples in a global batch.
+        """
+        self.source = source
+        self._sharding = sharding
+        self._groups = accumulation or 1
+        self._per_group = size // self._groups
+        self._stacked = accumulation is not None
+        shape = (self._groups, self._per_group) if self._stacked else (self._per_group,)
+        needed = [index[-1].indices(self._per_group) for index in sharding.addressable_devices_indices_map(shape).values()]
+        self._low, self._high = min(low for low, _, _ in needed), max(high for _, high, _ in needed)
+
+    def load(self, plan: Plan, seed: int, epoch: int, index: int) -> Batch:
+        """The batch of a plan, on the devices; a plan that is too short is filled up with examples of weight 0."""
+        size = self._groups * self._per_group
+        rows = [group * self._per_group + i for group in range(self._groups) for i in range(self._low, self._high)]
+        there = [min(row, len(plan.rows) - 1) for row in rows]
+        batch = self.source.collate(examples_of(self.source, plan, seed, epoch, index * size, there), plan.bucket)
+        filled = np.asarray([row >= len(plan.rows) for row in rows])
+        if filled.any():
+            batch = {**batch, "weight": np.where(filled, np.float32(0), batch["weight"])}
+        return {name: self._place(leaf) for name, leaf in batch.items()}
+
+    def _place(self, leaf: np.ndarray) -> jax.Array:
+        own = self._high - self._low
+        if self._stacked:
+            leaf = leaf.reshape(self._groups, own, *leaf.shape[1:])
+        if jax.process_count() == 1:
+            return jax.device_put(leaf, self._sharding)
+        axis = 1 if self._stacked else 0
+        shape = (*leaf.shape[:axis], self._per_group, *leaf.shape[axis + 1 :])
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            low, high, _ = index[axis].indices(self._per_group)
+            own_index = list(index)
+            own_index[axis] = slice(low - self._low, high - self._low)
+            return leaf[tuple(own_index)]
+
+        return jax.make_array_from_callback(shape, self._sharding, part)
+
+
+class Feed:
+    """Training batches from a position on, made ready by a thread while the devices work."""
+
+    def __init__(self, loader: Loader, seed: int, start: Position, overfit_batches: int | None, ahead: int) -> None:
+        self._loader, self._seed, self._start, self._overfit = loader, seed, start, overfit_batches
+        self._ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=max(1, ahead))
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Fed:
+        """The next batch; an error in the source is raised here."""
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get(timeout=0.01)
+            except queue.Empty:
+                continue
+
+    def _work(self) -> None:
+        try:
+            for item in self._batches():
+                self._put(item)
+                if self._closed.is_set():
+                    return
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Fed | BaseException) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def _batches(self) -> Iterator[Fed]:
+        epoch, first = self._start.epoch, self._start.plan
+        while True:
+            plans = plans_of(self._loader.source, self._seed, epoch, self._overfit)
+            for index in range(first, len(plans)):
+                # Overfitting means the very same batches, their noise included.
+                noise_epoch = 0 if self._overfit is not None else epoch
+                batch = self._loader.load(plans[index], self._seed, noise_epoch, index)
+                yield Fed(batch, Position(epoch, index, 0), index == len(plans) - 1)
+            epoch, first = epoch + 1, 0

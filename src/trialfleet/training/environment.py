@@ -1,0 +1,86 @@
+"""What must be fixed before jax is imported, since it reads these once. Imports no jax itself.
+
+Device count, thread count and determinism change results in their last bits, so they come from the config
+and not from whatever the machine's environment happens to say.
+"""
+
+import getpass
+import os
+import platform
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from trialfleet.config import Config
+from trialfleet.errors import UserError
+
+
+def prepare(config: Config) -> None:
+    """Sets the environment variables of jax and XLA for this trial.
+
+    Raises:
+        UserError: if jax is already running with another number of simulated devices.
+    """
+    wanted = variables(config)
+    if "jax" in sys.modules:
+        _check_running(config, wanted)
+        return
+    os.environ.update(wanted)
+
+
+def variables(config: Config) -> dict[str, str]:
+    """The environment variables that a trial's config asks for."""
+    runtime = config.runtime
+    wanted = {"PJRT_NPROC": str(runtime.cpu_threads), "XLA_FLAGS": _xla_flags(config)}
+    if runtime.platform is not None:
+        wanted["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(runtime.platform, runtime.platform)
+    if runtime.compilation_cache is not None:
+        wanted["JAX_COMPILATION_CACHE_DIR"] = str(cache_directory(runtime.compilation_cache))
+        wanted["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        wanted["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    return wanted
+
+
+def cache_directory(root: str) -> Path:
+    """The part of a compilation cache that this process may share.
+
+    A cached program runs on its own kind of CPU only, and whoever can write one can run code in its readers:
+    so there is a folder for each platform, CPU model, jaxlib and user.
+    """
+    kind = re.sub(r"[^A-Za-z0-9]+", "-", f"{sys.platform}-{platform.machine()}-{_cpu_model()}").strip("-").lower()
+    return Path(root).expanduser().absolute() / kind / f"jaxlib-{version('jaxlib')}" / getpass.getuser()
+
+
+def _xla_flags(config: Config) -> str:
+    """What the user set already, and after it, so that it wins, what the config says."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_DEVICES)]
+    if config.runtime.simulated_devices is not None:
+        flags.append(f"{_DEVICES}={config.runtime.simulated_devices}")
+    if config.runtime.deterministic:
+        flags += [flag for flag in _DETERMINISTIC if flag not in flags]
+    return " ".join(flags)
+
+
+_DEVICES = "--xla_force_host_platform_device_count"
+_DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+
+
+def _check_running(config: Config, wanted: dict[str, str]) -> None:
+    simulated = config.runtime.simulated_devices
+    if simulated is not None and f"{_DEVICES}={simulated}" not in os.environ.get("XLA_FLAGS", "").split():
+        raise UserError(
+            f"runtime.simulated_devices: {simulated}, but jax is running in this process with other devices",
+            "start this trial in a process of its own",
+        )
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    wide = "avx512" if features and "avx512f" in features[1].split() else ""
+    return f"{found[1] if found else platform.processor()} {wide}"

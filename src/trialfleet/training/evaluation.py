@@ -1,0 +1,69 @@
+"""The evaluation loop: every example of a split once, rows joined over batches and processes."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from trialfleet.config import schema
+from trialfleet.training.contract import Extra, Params, Rows, Summary, Workload
+from trialfleet.training.data import Loader
+from trialfleet.training.mesh import BATCH
+from trialfleet.training.program import Inputs, Program
+
+
+class Evaluator:
+    """Evaluates one split of a workload with the parameters it is given."""
+
+    def __init__(self, program: Program, workload: Workload, split: str, training: schema.Training) -> None:
+        self.split = split
+        self._program = program
+        self._workload = workload
+        source = workload.source(split)
+        # Always the same examples: neither the seed nor the epoch of a training changes what it is judged by.
+        self._plans = source.epoch(0, 0)[: training.limit_eval_batches]
+        self._loader = Loader(source, NamedSharding(program.mesh, P(BATCH)), training.eval_batch, None)
+
+    def __call__(
+        self, params: Params, frozen: Params, extra: Extra, inputs: Callable[[], Inputs]
+    ) -> tuple[Summary | None, int]:
+        """The summary of the split, or None if a process wanted to stop on the way; and what it wanted, or 0.
+
+        Args:
+            inputs: asked before each batch, since a wish to stop travels in them.
+        """
+        flying: list[tuple[Rows, jax.Array]] = []
+        parts: list[dict[str, np.ndarray]] = []
+        for index, plan in enumerate(self._plans):
+            batch = self._loader.load(plan, 0, 0, index)
+            flying.append(self._program.evaluate(params, frozen, extra, batch, np.int32(index), inputs()))
+            if len(flying) > 1 and (code := _land(flying, parts)):
+                return None, code
+        while flying:
+            if code := _land(flying, parts):
+                return None, code
+        return self._workload.summarize(_joined(parts), self.split), 0
+
+
+def _land(flying: list[tuple[Rows, jax.Array]], parts: list[dict[str, np.ndarray]]) -> int:
+    """Brings the oldest batch's rows to the host; what the processes wanted at that time."""
+    rows, stop = flying.pop(0)
+    host = {name: np.asarray(leaf) for name, leaf in rows.items()}
+    counted = host["weight"] > 0
+    parts.append({name: leaf[counted] for name, leaf in host.items()})
+    return int(stop)
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> Rows:
+    """All rows; where buckets differ in a trailing axis, the shorter ones are filled up with zeros."""
+    return {name: np.concatenate(_level([part[name] for part in parts])) for name in parts[0]}
+
+
+def _level(leaves: list[np.ndarray]) -> list[np.ndarray]:
+    largest = np.max([leaf.shape[1:] for leaf in leaves], axis=0)
+    return [
+        np.pad(leaf, [(0, 0), *((0, int(size) - own) for size, own in zip(largest, leaf.shape[1:], strict=True))])
+        for leaf in leaves
+    ]

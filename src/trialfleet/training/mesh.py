@@ -1,0 +1,137 @@
+"""The mesh of devices, and where arrays go on it.
+
+Parameters carry logical axis names; one table says which mesh axes they are split over. A dimension that an
+axis does not divide stays whole, so any model runs on any mesh.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from trialfleet.config import schema
+from trialfleet.errors import UserError
+from trialfleet.training.contract import Axes
+
+DATA, FSDP, TP = "data", "fsdp", "tp"
+BATCH = (DATA, FSDP)  # the mesh axes that a batch is split over
+
+# Logical axis -> mesh axis. None: never split.
+RULES: dict[str, str | None] = {
+    "embed": FSDP,  # the residual stream
+    "mlp": TP,  # hidden units
+    "heads": TP,
+    "kv_heads": TP,
+    "vocab": TP,
+    "kernel": None,  # taps, patches, input features
+    "stack": None,  # layers that are stacked for a scan
+    "low_rank": None,  # the inner axis of an adapter
+}
+
+
+def make_mesh(sizes: schema.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh (data, fsdp, tp) over `devices` (all there are, unless given).
+
+    Raises:
+        UserError: if there are too few devices, or, with several processes, if any would be left out.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = _resolved(sizes, len(devices))
+    needed = prod(shape)
+    if needed > len(devices) or (needed < len(devices) and jax.process_count() > 1):
+        raise UserError(
+            f"mesh: data={shape[0]} × fsdp={shape[1]} × tp={shape[2]} = {needed} devices, and there are {len(devices)}",
+            f"choose sizes whose product is {len(devices)}, or mesh.data=-1 for whatever the others leave"
+            + ("; on a CPU, runtime.simulated_devices=N makes N of it" if devices[0].platform == "cpu" else ""),
+        )
+    grid = np.asarray(devices[:needed]).reshape(shape)
+    # Auto, not jax's default Explicit: plain indexing and optax's matrices-as-vectors fail on explicit axes.
+    return Mesh(grid, (DATA, FSDP, TP), axis_types=(AxisType.Auto,) * 3)
+
+
+def _resolved(sizes: schema.Mesh, available: int) -> tuple[int, int, int]:
+    """The sizes with -1 replaced by whatever devices the others leave."""
+    given = (sizes.data, sizes.fsdp, sizes.tp)
+    others = prod(size for size in given if size != -1)
+    if -1 in given and available % others:
+        raise UserError(
+            f"mesh: {available} devices cannot be divided by {others} (data={given[0]}, fsdp={given[1]}, tp={given[2]})",
+            f"choose sizes whose product divides {available}",
+        )
+    data, fsdp, tp = (max(1, available // others) if size == -1 else size for size in given)
+    return data, fsdp, tp
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return int(mesh.shape[DATA] * mesh.shape[FSDP])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """For leaves (accumulation, examples, ...): the examples are split."""
+    return NamedSharding(mesh, P(None, BATCH))
+
+
+def param_sharding(mesh: Mesh, names: Axes, shape: Sequence[int]) -> NamedSharding:
+    """Where a parameter with these logical axes lies."""
+    return NamedSharding(mesh, _spec(mesh, names, shape))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Pins an activation to the mesh by logical axes; 'batch' is split over data and fsdp.
+
+    Outside of a mesh (in a test of a layer, for example) nothing happens, nor to axes that cannot be divided.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec: list[str | tuple[str, ...] | None] = []
+    for name, size in zip(names, x.shape, strict=True):
+        # fsdp splits the batch, so an activation's embedding axis stays whole.
+        axes = BATCH if name == "batch" else (TP,) if name is not None and RULES[name] == TP else ()
+        parts = prod(mesh.shape[axis] for axis in axes)
+        spec.append(axes if axes and size % parts == 0 else None)
+    return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def _spec(mesh: Mesh, names: Axes, shape: Sequence[int]) -> P:
+    if len(names) != len(shape):
+        raise ValueError(f"logical axes {names} for an array of shape {tuple(shape)}")
+    placed: list[str | None] = []
+    for name, size in zip(names, shape, strict=True):
+        axis = RULES[name] if name is not None else None
+        free = axis is not None and axis not in placed and size % mesh.shape[axis] == 0
+        placed.append(axis if free else None)
+    return P(*placed)
+
+
+def check_batch(training: schema.Training, mesh: Mesh) -> int:
+    """The number of micro-batches that a global batch is made of on this mesh.
+
+    Raises:
+        UserError: if the devices do not divide it; the arithmetic is shown.
+    """
+    shards = batch_shards(mesh)
+    per_device = training.per_device_batch
+    micro = training.global_batch if per_device is None else per_device * shards
+    if micro % shards or training.global_batch % micro:
+        raise UserError(
+            f"training.global_batch: {training.global_batch} is not a multiple of {micro if per_device else shards} "
+            f"(mesh: data {mesh.shape[DATA]} × fsdp {mesh.shape[FSDP]} = {shards} shards"
+            + (f" × training.per_device_batch {per_device})" if per_device else ")"),
+            "choose a global batch that is, or another mesh",
+        )
+    if training.eval_batch % shards:
+        raise UserError(
+            f"training.eval_batch: {training.eval_batch} is not a multiple of {shards} "
+            f"(mesh: data {mesh.shape[DATA]} × fsdp {mesh.shape[FSDP]})",
+            f"choose a multiple of {shards}",
+        )
+    return training.global_batch // micro

@@ -1,0 +1,317 @@
+"""What is compiled for a trial: the first state, the step and the evaluation step.
+
+A program depends on the static part of the config and on the mesh alone, and is kept for the life of the
+process: a second trial with the same signature compiles nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from trialfleet.config import Config
+from trialfleet.training import mesh as placement
+from trialfleet.training import schedules, trees
+from trialfleet.training.contract import Batch, Extra, Factory, Params, Rows, Workload
+from trialfleet.training.mesh import BATCH, DATA, FSDP, TP
+from trialfleet.training.optimizers import Optimizer
+from trialfleet.training.state import Layout, Purpose, State, flat_axes, initial, leaves_of, params_shardings, shardings_of
+
+# What the loop adds to the config's hyperparameters: they follow from the data, or are the loop's own.
+TOTAL_STEPS, REPORT_EVERY = "loop.total_steps", "loop.report_every"
+
+
+class Inputs(NamedTuple):
+    """What a step is given besides state and batch; on the device, and placed anew only when it changes."""
+
+    hp: jax.Array  # float32 vector, in the order of `Program.hp_names`
+    knobs: jax.Array  # float32 vector: the factor of each group's rate, then 1 or 0 for each unit
+    seed: jax.Array  # key of the run
+    stop: jax.Array  # int32, one entry for each device: what its process wants, 0 to go on
+
+
+class Signals:
+    """Names of the entries of `State.acc`: sums over the steps since the last report, then three of its own.
+
+    A step also returns them as a vector of its own, with the largest `Inputs.stop` behind, since the state is
+    donated to the next step.
+    """
+
+    def __init__(self, loss_metrics: tuple[str, ...], groups: list[str]) -> None:
+        by_group = [f"{kind}/{group}" for kind in ("grad_norm", "update_ratio") for group in groups]
+        self.sums = ("loss", *loss_metrics, "grad_norm", "update_ratio", "learning_rate", *by_group)
+        self.size = len(self.sums) + 3  # count, bad_step, bad_loss
+
+    def means(self, values: np.ndarray) -> dict[str, float]:
+        """Means over the steps since the last report, by name."""
+        count = max(float(values[len(self.sums)]), 1.0)
+        return {name: float(value) / count for name, value in zip(self.sums, values, strict=False)}
+
+    def bad(self, values: np.ndarray) -> tuple[int, float] | None:
+        """The first step whose loss or gradient was not finite, and its loss."""
+        step, loss = values[self.size - 2], values[self.size - 1]
+        return (int(step), float(loss)) if step else None
+
+    def stop(self, values: np.ndarray) -> int:
+        return int(values[self.size])
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled functions of a signature on a mesh, and the shapes and places of what they work on."""
+
+    mesh: Mesh
+    accumulation: int  # micro-batches in a global batch
+    layout: Layout
+    signals: Signals
+    hp_names: tuple[str, ...]
+    init: Callable[[jax.Array, jax.Array], tuple[State, Params]]  # (hp, seed) -> state, frozen parameters
+    step: Callable[[State, Params, Batch, Inputs], tuple[State, jax.Array]]  # the state is donated
+    evaluate: Callable[[Params, Params, Extra, Batch, Any, Inputs], tuple[Rows, jax.Array]]  # (…, index of the batch, …)
+
+
+@lru_cache(maxsize=16)
+def program(
+    factory: Factory, static: Config, mesh: Mesh, hp_names: tuple[str, ...], units: tuple[tuple[str, str], ...], frozen: frozenset[str]
+) -> Program:
+    """The program of a signature.
+
+    Args:
+        static: `trialfleet.config.static_part` of the config.
+        hp_names: the hyperparameters that the step is given, in the order of the vector.
+        units: (path, unit) of parameters that are switched on and off; the others are in one unit, 'all'.
+        frozen: paths of parameters that are never trained.
+    """
+    workload = factory(static)
+    accumulation = placement.check_batch(static.training, mesh)
+    axes = flat_axes(workload.axes())
+    leaves = leaves_of(workload, workload.axes(), frozen, dict(units))
+    optimizer = Optimizer(static.optimizer, leaves)
+    loss_metrics = tuple(sorted(name[6:] for name in type(static).METRICS if name.startswith("train/")))
+    signals = Signals(loss_metrics, sorted({leaf.group for leaf in leaves.values()}))
+
+    def init(hp: jax.Array, seed: jax.Array) -> tuple[State, Params]:
+        named = dict(zip(hp_names, hp, strict=True))
+        return initial(static, workload, optimizer, frozen, named, seed, signals.size)
+
+    hp_shape = jax.ShapeDtypeStruct((len(hp_names),), jnp.float32)
+    shapes, frozen_shapes = jax.eval_shape(init, hp_shape, jax.eval_shape(lambda: jax.random.key(0)))
+    layout = Layout(
+        leaves=leaves,
+        frozen=frozen,
+        shapes=shapes,
+        shardings=shardings_of(mesh, shapes, axes),
+        frozen_shapes=frozen_shapes,
+        frozen_shardings=params_shardings(mesh, frozen_shapes, axes),
+    )
+    whole = placement.replicated(mesh)
+    inputs = Inputs(whole, whole, whole, stop_sharding(mesh))
+    make_step = partial(_step, static, workload, optimizer, layout, signals, hp_names, accumulation)
+    evaluate = partial(_evaluate, static, workload, hp_names)
+    return Program(
+        mesh=mesh,
+        accumulation=accumulation,
+        layout=layout,
+        signals=signals,
+        hp_names=hp_names,
+        init=jax.jit(init, out_shardings=(layout.shardings, layout.frozen_shardings)),
+        step=jax.jit(
+            make_step,
+            in_shardings=(layout.shardings, layout.frozen_shardings, placement.batch_sharding(mesh), inputs),
+            out_shardings=(layout.shardings, whole),
+            donate_argnums=0,
+        ),
+        evaluate=jax.jit(
+            evaluate,
+            in_shardings=(
+                layout.shardings.params,
+                layout.frozen_shardings,
+                layout.shardings.extra,
+                NamedSharding(mesh, P(BATCH)),
+                whole,
+                inputs,
+            ),
+            out_shardings=whole,
+        ),
+    )
+
+
+def stop_sharding(mesh: Mesh) -> NamedSharding:
+    """One entry for each device, so that each process fills in its own."""
+    return NamedSharding(mesh, P((DATA, FSDP, TP)))
+
+
+def _step(
+    config: Config,
+    workload: Workload,
+    optimizer: Optimizer,
+    layout: Layout,
+    signals: Signals,
+    hp_names: tuple[str, ...],
+    accumulation: int,
+    state: State,
+    frozen: Params,
+    batch: Batch,
+    inputs: Inputs,
+) -> tuple[State, jax.Array]:
+    """One update. Traced once for each shape of batch; every number it depends on is in its arguments."""
+    hp = dict(zip(hp_names, inputs.hp, strict=True))
+    key = jax.random.fold_in(jax.random.fold_in(inputs.seed, Purpose.TRAIN), state.step)
+    knobs = _Knobs(layout, inputs.knobs)
+
+    # 1. Loss and gradients of the global batch, share by share.
+    norms = jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(workload.norms)(batch))
+    loss_of = partial(_loss, config, workload, frozen, norms, hp)
+    loss, metrics, extra, grads = _accumulated(loss_of, state, batch, key, accumulation)
+    if set(metrics) | {"loss"} != set(signals.sums[: len(metrics) + 1]):
+        raise ValueError(f"loss() of the workload gives {sorted(metrics)}; its METRICS name other train/ metrics")
+
+    # 2. What is off has no gradient (selected, not multiplied: 0 · nan is nan), before anybody takes a norm.
+    flat = {
+        path: jnp.where(knobs.on(layout.leaves[path].unit), grad, 0.0) if len(layout.units) > 1 else grad
+        for path, grad in trees.flatten(grads).items()
+    }
+    grad_norm = _norm(flat.values())
+    clipped = _clipped(config, hp, flat, grad_norm)
+
+    # 3. Update.
+    rate = schedules.factor(config.scheduler, hp, state.step, hp[TOTAL_STEPS])
+    params = trees.flatten(state.params)
+    updates, opt = optimizer.update(
+        clipped, state.opt, params, hp, scale=lambda group: rate * knobs.scale(group), on=knobs.on
+    )
+    params = {path: value + updates[path] for path, value in params.items()}
+    tree = trees.unflatten(params)
+
+    # 4. Averages and sums.
+    shown = {
+        "loss": loss,
+        **metrics,
+        "grad_norm": grad_norm,
+        "update_ratio": _ratio(updates, params),
+        "learning_rate": hp["optimizer.learning_rate"] * rate,
+    }
+    for group in layout.groups:
+        of_group = [path for path, leaf in layout.leaves.items() if leaf.group == group]
+        shown[f"grad_norm/{group}"] = _norm(flat[path] for path in of_group)
+        shown[f"update_ratio/{group}"] = _ratio({p: updates[p] for p in of_group}, {p: params[p] for p in of_group})
+    acc = _summed(signals, state, shown, hp[REPORT_EVERY])
+    new = State(state.step + 1, tree, extra, opt, _averaged(config, hp, state, tree), acc)
+    return new, jnp.append(acc, jnp.max(inputs.stop).astype(jnp.float32))
+
+
+def _loss(
+    config: Config,
+    workload: Workload,
+    frozen: Params,
+    norms: Any,
+    hp: Any,
+    params: Params,
+    extra: Extra,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[jax.Array, tuple[Extra, dict[str, jax.Array]]]:
+    whole = trees.merge(_cast(params, config.training.compute_dtype), frozen)
+    loss, aux = workload.loss(whole, extra, batch, norms, key, hp)
+    return loss, (aux.extra, aux.metrics)
+
+
+def _accumulated(
+    loss_of: Callable[..., Any], state: State, batch: Batch, key: jax.Array, accumulation: int
+) -> tuple[jax.Array, dict[str, jax.Array], Extra, Params]:
+    """Sums of losses, metrics and gradients over the micro-batches (the first axis of the batch)."""
+    grad_of = jax.value_and_grad(loss_of, has_aux=True)
+
+    def one(extra: Extra, index: Any) -> Any:
+        micro = jax.tree.map(lambda x: x[index], batch)
+        (loss, (extra, metrics)), grads = grad_of(state.params, extra, micro, jax.random.fold_in(key, index))
+        return extra, (loss, metrics, grads)
+
+    extra, sums = one(state.extra, 0)
+    if accumulation > 1:
+
+        def add(carry: Any, index: jax.Array) -> Any:
+            extra, sums = carry
+            extra, more = one(extra, index)
+            return (extra, jax.tree.map(jnp.add, sums, more)), None
+
+        (extra, sums), _ = jax.lax.scan(add, (extra, sums), jnp.arange(1, accumulation))
+    return sums[0], sums[1], extra, sums[2]
+
+
+class _Knobs:
+    """What the host's control sets, read from `Inputs.knobs`."""
+
+    def __init__(self, layout: Layout, values: jax.Array) -> None:
+        self._scale = dict(zip(layout.groups, values, strict=False))
+        self._on = dict(zip(layout.units, values[len(layout.groups) :] > 0.5, strict=True))
+
+    def scale(self, group: str) -> jax.Array:
+        return self._scale[group]
+
+    def on(self, unit: str) -> jax.Array:
+        return self._on[unit]
+
+
+def _cast(params: Params, dtype: str) -> Params:
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def _norm(arrays: Any) -> jax.Array:
+    return jnp.sqrt(sum((jnp.sum(jnp.square(x)) for x in arrays), start=jnp.zeros((), jnp.float32)))
+
+
+def _ratio(updates: trees.Flat, params: trees.Flat) -> jax.Array:
+    """How large the update is beside the parameters: about 1e-3 in a healthy training."""
+    return _norm(updates.values()) / (_norm(params.values()) + 1e-12)
+
+
+def _clipped(config: Config, hp: Any, grads: trees.Flat, norm: jax.Array) -> trees.Flat:
+    if config.training.gradient_clip is None:
+        return grads
+    limit = hp["training.gradient_clip"]
+    return {path: grad * jnp.minimum(1.0, limit / (norm + 1e-12)) for path, grad in grads.items()}
+
+
+def _averaged(config: Config, hp: Any, state: State, params: Params) -> Params:
+    """The moving average; its decay is min(d, (1 + t) / (10 + t)), so that it forgets its start quickly."""
+    if config.training.ema_decay is None:
+        return ()
+    made = state.step.astype(jnp.float32) + 1
+    decay = jnp.minimum(hp["training.ema_decay"], (1 + made) / (10 + made))
+    return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, state.ema, params)
+
+
+def _summed(signals: Signals, state: State, shown: dict[str, jax.Array], report_every: jax.Array) -> jax.Array:
+    """The sums with this step's values, begun anew after a report; the first step that is not finite stays."""
+    reported = jnp.mod(state.step.astype(jnp.float32), report_every) == 0
+    before = jnp.where(reported, 0.0, state.acc[: len(signals.sums) + 1])
+    values = jnp.stack([*(shown[name] for name in signals.sums), jnp.ones(())])
+    old_step, old_loss = state.acc[-2], state.acc[-1]
+    bad = ~jnp.isfinite(shown["loss"] + shown["grad_norm"]) & (old_step == 0)
+    own = jnp.stack([jnp.where(bad, state.step + 1.0, old_step), jnp.where(bad, shown["loss"], old_loss)])
+    return jnp.concatenate([before + values, own])
+
+
+def _evaluate(
+    config: Config,
+    workload: Workload,
+    hp_names: tuple[str, ...],
+    params: Params,
+    frozen: Params,
+    extra: Extra,
+    batch: Batch,
+    index: jax.Array,
+    inputs: Inputs,
+) -> tuple[Rows, jax.Array]:
+    """The rows of a batch, and the largest `Inputs.stop`."""
+    hp = dict(zip(hp_names, inputs.hp, strict=True))
+    key = jax.random.fold_in(jax.random.fold_in(inputs.seed, Purpose.EVALUATE), index)
+    whole = trees.merge(_cast(params, config.training.compute_dtype), frozen)
+    return workload.eval_step(whole, extra, batch, key, hp), jnp.max(inputs.stop)

@@ -1,0 +1,56 @@
+"""Learning-rate schedules as functions of the step with traced settings: a factor in [0, 1] of the peak rate.
+
+Written out, since optax's take their numbers as Python constants: each trial would compile anew.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from trialfleet.config import optimizers as schema
+from trialfleet.training.contract import Hyperparameters
+
+
+def factor(scheduler: schema.Scheduler, hp: Hyperparameters, step: jax.Array, total: jax.Array) -> jax.Array:
+    """The factor for the update that leads from `step` to `step` + 1, of `total` updates."""
+    step = step.astype(jnp.float32)
+    match scheduler:
+        case schema.Cosine():
+            return _cosine(step / total, hp["scheduler.end_factor"])
+        case schema.OneCycle():
+            warmup = hp["scheduler.warmup_ratio"] * total
+            rise = 1 - _cosine(step / jnp.maximum(warmup, 1), 0.0) * (1 - hp["scheduler.start_factor"])
+            return jnp.where(step < warmup, rise, _cosine(_after(step, warmup, total), hp["scheduler.end_factor"]))
+    warmup = hp["scheduler.warmup_ratio"] * total
+    # The first update has rate 1/(warmup + 1), not 0: it would be wasted.
+    rise = jnp.minimum(1.0, (step + 1) / (warmup + 1))
+    return rise * _fall(scheduler, hp, _after(step, warmup, total), step / total)
+
+
+def _fall(scheduler: schema.Scheduler, hp: Hyperparameters, after: jax.Array, share: jax.Array) -> jax.Array:
+    """What follows the warm-up; `after` is the progress since its end, `share` that since the start."""
+    match scheduler:
+        case schema.WarmupCosine():
+            return _cosine(after, hp["scheduler.end_factor"])
+        case schema.Restarts():
+            cycles = hp["scheduler.cycles"]
+            within = jnp.minimum(after, 1 - 1e-6) * cycles
+            return _cosine(within - jnp.floor(within), hp["scheduler.end_factor"])
+        case schema.Polynomial():
+            end = hp["scheduler.end_factor"]
+            return end + (1 - end) * (1 - after) ** hp["scheduler.power"]
+        case schema.Step():
+            passed = sum(
+                (share >= hp[f"scheduler.milestones.{i}"]).astype(jnp.float32)
+                for i in range(len(scheduler.milestones))
+            )
+            return hp["scheduler.gamma"] ** jnp.asarray(passed, jnp.float32)
+        case _:  # constant; plateau, whose reductions come from the host
+            return jnp.ones((), jnp.float32)
+
+
+def _after(step: jax.Array, warmup: jax.Array, total: jax.Array) -> jax.Array:
+    return jnp.clip((step - warmup) / jnp.maximum(total - warmup, 1), 0, 1)
+
+
+def _cosine(progress: jax.Array, end: jax.Array | float) -> jax.Array:
+    return end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))

@@ -1,0 +1,61 @@
+"""What processes wish of each other: to save, or to stop. All of them must do it at the same step.
+
+A wish travels in the step's inputs and comes back, as the largest of all processes', in its outputs: no
+collective of its own. A process that is alone heeds its wish at once.
+"""
+
+import time
+from enum import IntEnum
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from trialfleet.tracking.run import Run, Stop
+from trialfleet.training.program import stop_sharding
+
+
+class Wish(IntEnum):
+    """In rising order of urgency; 0 means to go on."""
+
+    SAVE = 1
+    PREEMPT = 2
+    PRUNE = 3
+    SUPERSEDED = 4
+
+
+_OF = {Stop.PREEMPT: Wish.PREEMPT, Stop.PRUNE: Wish.PRUNE, Stop.SUPERSEDED: Wish.SUPERSEDED}
+
+
+class Wishes:
+    """This process's wishes, made of what its run says and of the time since the last save."""
+
+    def __init__(self, mesh: Mesh, run: Run, save_every_seconds: float | None) -> None:
+        self._mesh, self._run, self._every = mesh, run, save_every_seconds
+        self._arrays: dict[int, jax.Array] = {}  # placed once for each value
+        self._saved = time.monotonic()
+
+    def own(self) -> int:
+        """What this process wishes now, or 0."""
+        if stop := self._run.stop():
+            return int(_OF[stop])
+        # Only one clock decides about saves: clocks of two processes never agree.
+        overdue = self._every is not None and time.monotonic() - self._saved > self._every
+        return int(Wish.SAVE) if overdue and jax.process_index() == 0 else 0
+
+    def sent(self) -> jax.Array:
+        """What to give to the next step: nothing, if there is nobody else to agree with."""
+        wish = self.own() if jax.process_count() > 1 else 0
+        if wish not in self._arrays:
+            local = np.full(self._mesh.size, wish, np.int32)
+            self._arrays[wish] = jax.make_array_from_callback(
+                local.shape, stop_sharding(self._mesh), lambda index: local[index]
+            )
+        return self._arrays[wish]
+
+    def alone(self) -> int:
+        """What to heed at once, because no other process has to agree."""
+        return self.own() if jax.process_count() == 1 else 0
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()

@@ -1,0 +1,46 @@
+"""A real Slurm for the tests in this directory: two nodes, in a place and on ports of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.cluster import Cluster, Settings, Unavailable, free_port_block
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster of this test session, taken down at its end.
+
+    Where Slurm cannot be had the tests are skipped with the reason; on CI, which must have it, they fail.
+    """
+    # Not pytest's tmp_path_factory: only root may look into that, and its paths are long for sockets.
+    with tempfile.TemporaryDirectory(prefix="trialfleet-") as parent:
+        cluster = Cluster(Path(parent, "cluster"))
+        try:
+            cluster.up(Settings(nodes=2, port=free_port_block()))
+        except Unavailable as reason:
+            if "CI" in os.environ:
+                pytest.fail(f"no Slurm on CI: {reason}")
+            pytest.skip(str(reason))
+        try:
+            yield cluster
+        finally:
+            cluster.down()
+
+
+@pytest.fixture(autouse=True)
+def slurm_environment(cluster: Cluster) -> Iterator[None]:
+    """Slurm's commands speak to the cluster during a test, which finds it whole and without jobs."""
+    # Not the fixture `monkeypatch`: what a test patches with it must be undone before the end of this one.
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - cluster.env.keys():
+            patch.delenv(name)
+        patch.setenv("SLURM_CONF", str(cluster.conf))
+        yield
+    cluster.up()  # the test may have stopped parts of it
+    cluster.cancel_all()

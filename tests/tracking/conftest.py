@@ -1,0 +1,49 @@
+"""A real MLflow in SQLite for each test: its tables are made once and copied."""
+
+import shutil
+import sqlite3
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trialfleet.tracking import schema
+from trialfleet.tracking.mlflow_runs import prepare_environment
+from trialfleet.tracking.target import Target, resolve
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    prepare_environment()
+    with warnings.catch_warnings():
+        # SQLAlchemy 2.1 deprecates a loader strategy that MLflow's models use; said once, at their import
+        warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    schema.ensure(path)
+    return path
+
+
+@pytest.fixture
+def target(template: Path, tmp_path: Path) -> Target:
+    """An MLflow experiment in a database of its own."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return resolve("sqlite:///mlflow.db", "trialfleet", tmp_path)
+
+
+Query = Callable[..., list[tuple]]
+
+
+@pytest.fixture
+def query(target: Target) -> Query:
+    """Looks into MLflow's tables without MLflow."""
+
+    def run(statement: str, *values: object) -> list[tuple]:
+        connection = sqlite3.connect(target.database)
+        try:
+            return connection.execute(statement, values).fetchall()
+        finally:
+            connection.close()
+
+    return run

@@ -1,0 +1,242 @@
+"""Whatever dies and whenever: in the end each (trial, metric, step) is in MLflow once, and each trial has one run.
+
+A small study is forwarded again and again. In each life one write, to MLflow or to the cursor, is the last:
+the process dies before it, after it, or in the middle of it; or the answer is lost and the process goes on.
+"""
+
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trialfleet.tracking.cursor import Cursor
+from trialfleet.tracking.forwarder import Forwarder, Study
+from trialfleet.tracking.metrics import Writer
+from trialfleet.tracking.mlflow_runs import Away, Runs
+from trialfleet.tracking.target import Target
+
+WAYS = ["before", "after", "half", "no answer", "lost answer"]
+WRITES = {"create", "log", "set_params", "set_tags", "remove_tag", "rename", "set_status", "upload"}
+
+
+class Died(BaseException):
+    """Stands for the death of the process."""
+
+
+class Fate:
+    """Strikes at write number `at`, in one of the ways, once."""
+
+    def __init__(self, way: str = "", at: int = 0) -> None:
+        self.way, self.at, self.count = way, at, 0
+
+    @property
+    def struck(self) -> bool:
+        return self.count >= self.at
+
+    def meet(self, write: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+        self.count += 1
+        if self.count != self.at:
+            return write()
+        if self.way == "half" and half is not None:
+            half()
+        if self.way in ("after", "lost answer"):
+            write()
+        raise Away("no answer") if "answer" in self.way else Died
+
+
+class FatefulRuns(Runs):
+    def __init__(self, target: Target, fate: Fate) -> None:
+        super().__init__(target)
+        for name in WRITES:
+            setattr(self, name, self._fateful(getattr(self, name), fate))
+
+    @staticmethod
+    def _fateful(method: Callable[..., Any], fate: Fate) -> Callable[..., Any]:
+        return lambda *args, **named: fate.meet(lambda: method(*args, **named))
+
+
+class FatefulCursor(Cursor):
+    fate = Fate()
+
+    def _write(self, data: bytes) -> None:
+        if "answer" in self.fate.way:  # a matter of the server
+            return super()._write(data)
+        half = data[: len(data) // 2]
+        return self.fate.meet(lambda: Cursor._write(self, data), lambda: os.write(self._descriptor, half))
+
+
+class World:
+    """A study of three trials as its jobs write it, in four acts; files appear whoever forwards them."""
+
+    def __init__(self, folder: Path, uid: str) -> None:
+        self.folder = folder
+        self.uid = uid
+        folder.mkdir()
+        self.written = 0
+
+    def run(self, trial: int, label: str) -> Path:
+        return self.folder / "trials" / f"{trial:05d}" / "runs" / label
+
+    def write(self, act: int) -> None:
+        if act < self.written:
+            return
+        self.written = act + 1
+        if act == 0:
+            self._report(0, "1.0", [1, 2, 3], 0.0)
+            self._report(1, "1.0", [1], 1.0)
+        if act == 1:  # trial 0 lost its machine after step 3 and goes on from step 1, not quite as before
+            self._report(0, "2.0", [2, 3, 4], 0.5)
+            self._report(1, "1.0", [2, 3], 1.0)
+        if act == 2:
+            self._report(2, "1.0", [1, 2], 2.0)
+
+    def _report(self, trial: int, label: str, steps: list[int], shift: float) -> None:
+        writer = Writer(self.run(trial, label) / "metrics.jsonl")
+        for step in steps:
+            writer.append(step, {"train/loss": 1 / step, "val/wer": shift + step / 10, "nan": float("nan")})
+        writer.close()
+        config = self.run(trial, label) / "config.yaml"
+        config.write_text(f"seed: {trial}\n")
+
+    def tell(self, forwarder: Forwarder, act: int) -> None:
+        if act == 0:
+            for trial in (0, 1):
+                attempt = "2" if trial == 0 and self.written > 1 else "1"
+                params = {"lr": repr(0.1 * (trial + 2))}
+                forwarder.start_trial(trial, 1e9 + trial, params, {"trialfleet.attempt": attempt})
+                forwarder.follow(trial, "1.0", self.run(trial, "1.0"))
+        if act == 1:
+            forwarder.tag(0, {"trialfleet.attempt": "2"})
+            forwarder.follow(0, "2.0", self.run(0, "2.0"))
+            self._end(forwarder, 1, "COMPLETE", {"val/wer": 1.3}, None, "1.0")
+            forwarder.mark_best([1])
+        if act == 2:
+            forwarder.start_trial(2, 1e9 + 2, {"lr": "0.5"}, {})
+            forwarder.follow(2, "1.0", self.run(2, "1.0"))
+            self._end(forwarder, 0, "COMPLETE", {"val/wer": 0.9}, None, "2.0")
+            forwarder.mark_best([0])
+        if act == 3:
+            self._end(forwarder, 2, "FAIL", {}, "ValueError: no", "1.0")
+            forwarder.end_study("COMPLETE", 1e9 + 99)
+
+    def _end(self, forwarder: Any, trial: int, state: str, objectives: dict, error: Any, run: str) -> None:
+        artifacts = {"config.yaml": str((self.run(trial, run) / "config.yaml").relative_to(self.folder))}
+        ended = {"at": 1e9 + 50 + trial, "state": state, "objectives": objectives, "error": error}
+        forwarder.end_trial(trial, {**ended, "tags": {"trialfleet.job_id": "7"}, "artifacts": artifacts})
+
+
+def live(world: World, target: Target, fate: Fate, acts: int = 4) -> bool:
+    """One life of a driver: it tells all that is known, act by act. Returns whether it lived to the end."""
+    FatefulCursor.fate = fate
+    cursor = None
+    try:
+        cursor = FatefulCursor(world.folder / "cursor.jsonl")
+        tags, params = {"trialfleet.code": "c0de"}, {"n_trials": "3"}
+        study = Study("digits", world.uid, {"val/wer": "minimize"}, tags, params)
+        forwarder = Forwarder(cursor, study, lambda: FatefulRuns(target, fate))
+        for act in range(acts):
+            world.write(act)
+            world.tell(forwarder, act)
+            for _ in range(20):
+                try:
+                    forwarder.hurry()
+                    if forwarder.round():
+                        break
+                except Away:
+                    continue
+            else:
+                raise AssertionError(f"act {act} is never forwarded: {forwarder.waiting} {forwarder.problems}")
+    except Died:
+        return False
+    finally:
+        if cursor is not None:
+            cursor.close()
+    return True
+
+
+EXPECTED_STEPS = {0: [1, 2, 3, 4], 1: [1, 2, 3], 2: [1, 2]}
+
+
+def expected_rows() -> list[tuple]:
+    rows: list[tuple] = [("0", "objective", 0, 0.9, 0), ("1", "objective", 0, 1.3, 0)]
+    for trial, steps in EXPECTED_STEPS.items():
+        for step in steps:
+            wer = (0.5 if (trial, step) == (0, 4) else float(trial)) + step / 10
+            rows += [(str(trial), "train/loss", step, 1 / step, 0), (str(trial), "val/wer", step, wer, 0)]
+            rows += [(str(trial), "nan", step, 0.0, 1)]
+    return sorted(rows)
+
+
+def check(database: Path, uid: str) -> None:
+    """The study with this uid is in MLflow exactly as it should be."""
+    connection = sqlite3.connect(database)
+    mine = "run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'trialfleet.study_uid' AND value = ?)"
+
+    def ask(columns: str, rest: str) -> list[tuple]:
+        return connection.execute(f"SELECT {columns} FROM {rest.format(mine=mine)}", (uid,)).fetchall()
+
+    metrics = "metrics m JOIN tags t USING (run_uuid) WHERE t.key = 'trialfleet.trial' AND {mine} ORDER BY 1, 2, 3"
+    assert ask("t.value, m.key, m.step, m.value, m.is_nan", metrics) == expected_rows()
+    runs = ask("name, status, start_time, end_time, run_uuid", "runs WHERE {mine} ORDER BY name")
+    assert [run[:2] + run[3:4] for run in runs] == [
+        ("digits", "FINISHED", 1_000_000_099_000),
+        ("trial 00000 ★ best", "FINISHED", 1_000_000_050_000),
+        ("trial 00001", "FINISHED", 1_000_000_051_000),
+        ("trial 00002", "FAILED", 1_000_000_052_000),
+    ]
+    params = ask("key, value", "params WHERE {mine} ORDER BY value")
+    assert params == [("lr", "0.2"), ("lr", "0.30000000000000004"), ("lr", "0.5"), ("n_trials", "3")]
+    tags = ask("key, value, count(*)", "tags WHERE {mine} GROUP BY key, value")
+    count = {(key, value): n for key, value, n in tags}
+    assert count["trialfleet.best", "true"] == 1
+    assert count["trialfleet.attempt", "2"] == 1
+    assert count["trialfleet.error", "ValueError: no"] == 1
+    assert count["trialfleet.state", "COMPLETE"] == 3
+    assert count["mlflow.parentRunId", runs[0][4]] == 3
+    for run in runs[1:]:
+        assert (database.parent / "mlartifacts" / "trialfleet" / run[4] / "artifacts" / "config.yaml").exists()
+    connection.close()
+
+
+def suffer(way: str, at: int, target: Target, folder: Path) -> bool:
+    """A study with one blow of fate, then as many lives as it needs. Returns whether the blow fell."""
+    fate = Fate(way, at)
+    world = World(folder, f"uid-{way.replace(' ', '-')}-{at}")
+    if not live(world, target, fate):
+        assert live(world, target, Fate())
+    assert target.database is not None
+    check(target.database, world.uid)
+    return fate.struck
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_write_can_be_the_last(way: str, target: Target, tmp_path: Path) -> None:
+    """Every seventh write in the everyday run; the slow test below takes them all."""
+    for at in range(1 + WAYS.index(way), 1000, 7):
+        if not suffer(way, at, target, tmp_path / str(at)):
+            assert at > 30  # there was a lot to survive
+            return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_each_write_in_turn_can_be_the_last(way: str, target: Target, tmp_path: Path) -> None:
+    for at in range(1, 1000):
+        if not suffer(way, at, target, tmp_path / str(at)):
+            return
+
+
+@pytest.mark.slow
+def test_any_two_writes_can_be_the_last_of_their_lives(target: Target, tmp_path: Path) -> None:
+    choice = random.Random(0)
+    for case in range(60):
+        world = World(tmp_path / str(case), f"uid-twice-{case}")
+        for _ in range(3):
+            live(world, target, Fate(choice.choice(WAYS), choice.randint(1, 60)))
+        assert live(world, target, Fate())
+        assert target.database is not None
+        check(target.database, world.uid)
