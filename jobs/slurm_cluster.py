@@ -47,7 +47,7 @@ def _install(cluster: Cluster, accounting: str) -> int:
 def _up(cluster: Cluster, foreground: bool, **chosen: Any) -> int:
     before = cluster.settings if cluster.exists else Settings()
     cluster.up(dataclasses.replace(before, **chosen))
-    print(f"{len(cluster.nodes)} nodes are up; to use them:\n\n    {_export(cluster)}\n", flush=True)
+    print(f"In service: {' '.join(cluster.nodes)}. To use them:\n\n    {_export(cluster)}\n", flush=True)
     if not cluster.names_resolve:
         print("Node names do not resolve, as jax.distributed wants: root can, or use --prefix 127.0.0.")
     if foreground:

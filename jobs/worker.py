@@ -166,9 +166,7 @@ def _task(
     return finished.return_value  # raises what the task raised
 
 
-def _follow(
-    submission: Submission, assignment: Assignment, trial: TrialDir, environment: JobEnvironment
-) -> int:
+def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, environment: JobEnvironment) -> int:
     """Run along with the job's first process, which claims, reports and commits for all."""
     deadline = time.monotonic() + FOLLOW_SECONDS
     while True:

@@ -36,7 +36,9 @@ def _own_flags() -> None:
     if "--dry-run" in sys.argv:
         sys.argv[sys.argv.index("--dry-run")] = "dry_run=true"
     for index, word in enumerate(sys.argv):
-        if word == "--info=config-groups" or (word == "--info" and sys.argv[index + 1 : index + 2] == ["config-groups"]):
+        if word == "--info=config-groups" or (
+            word == "--info" and sys.argv[index + 1 : index + 2] == ["config-groups"]
+        ):
             _show_groups(conf_directory())
             sys.exit(0)
 

@@ -7,6 +7,7 @@ import hydra
 
 from pipelines import front
 from pipelines.train import task
+from trialfleet.config.location import conf_directory
 
 if __name__ == "__main__":
-    front.main(hydra.main(config_path="../conf", config_name="sweep")(task))
+    front.main(hydra.main(config_path=str(conf_directory()), config_name="sweep")(task))

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines import front
-from trialfleet.errors import UserError
+from trialfleet.config.location import conf_directory
 from trialfleet.tracking import run as runs
 
 Objectives = float | list[float]
@@ -94,4 +94,4 @@ if __name__ == "__main__":
     # The task function is imported by its name, so that jobs load it as pipelines.train and not as a copy.
     from pipelines.train import task as named
 
-    front.main(hydra.main(config_path="../conf", config_name="train")(named))
+    front.main(hydra.main(config_path=str(conf_directory()), config_name="train")(named))

@@ -142,7 +142,7 @@ class Daemon:
         self.record.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """End it and its helpers at once. It leads a process group of its own, for which see `launch`."""
+        """End it and its children at once. It leads a process group of its own, for which see `launch`."""
         pid = self.pid()
         if pid:
             send(-pid, signal.SIGKILL)

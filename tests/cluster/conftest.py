@@ -14,7 +14,7 @@ from jobs.cluster import Cluster, Settings, Unavailable, free_port_block
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The cluster of this test session, taken down at its end.
+    """The cluster of this test run, taken down at its end.
 
     Where Slurm cannot be had the tests are skipped with the reason; on CI, which must have it, they fail.
     """

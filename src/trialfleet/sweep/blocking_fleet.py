@@ -62,6 +62,12 @@ class BlockingFleet:
     def timed_out(self, job: JobRef) -> bool:
         return False
 
+    def cancelled(self, job: JobRef) -> bool:
+        return False
+
+    def exclude(self, node: str) -> None:
+        """Nothing: there is one node."""
+
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         """Nothing: when the driver gets to cancel, `launch()` has returned and the jobs are over."""
 

@@ -4,8 +4,9 @@ Recovery is no case of its own. A driver starts by tracking every unfinished tri
 what it always does; what ended meanwhile is taken in, what still runs is followed, what was lost goes on.
 """
 
-import shutil
+import errno
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Protocol
 from uuid import uuid4
 
 import optuna
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from trialfleet.errors import UserError
+from trialfleet.sweep import budget as budgets
 from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep.fleet import Busy, Fleet, MaybeSubmitted
+from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
 from trialfleet.sweep.proposer import Proposer
-from trialfleet.sweep.reconcile import Action, Do, Job, Limits, reconcile
+from trialfleet.sweep.reconcile import Action, Do, Job, Limits, Seen, reconcile
 from trialfleet.sweep.settings import Settings
 from trialfleet.sweep.standings import Finished, Standings
 from trialfleet.sweep.store import FAILURE, OWNER, StudyStore
@@ -29,11 +33,16 @@ from trialfleet.tracking.submission import Assignment, Submission, TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
+SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
+MASS_CANCEL = 3  # jobs cancelled from outside at about the same time: somebody meant it
+BAD_NODE_DEATHS = 3  # trials that died on a node and survived elsewhere: it gets no more
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Observer(Protocol):
     """Who hears what happens to trials: the terminal and MLflow. Calls must return at once."""
 
+    def recovered(self, number: int, directory: TrialDir) -> None: ...  # was told before this driver
     def started(self, trial: Tracked) -> None: ...
     def running(self, trial: Tracked, label: str) -> None: ...
     def retried(self, trial: Tracked, reason: str) -> None: ...
@@ -45,12 +54,12 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Study:
-    """What the driver works on: the study's folder and names.
+    """What the driver works on.
 
     Attributes:
         folder: `sweeps/<study>`.
         submissions: where submissions, scripts and the launcher's logs go.
-        uids: owners whose trials are ours; the first is the study's present uid.
+        uids: owners whose trials are ours: the study's uid, and those it had before it was copied.
         metric: the objective's name in reports, for pruning; None to look at no reports.
     """
 
@@ -78,7 +87,8 @@ class Driver:
     Attributes:
         fleets: by launcher's name, for jobs that are there already; `fleet` is where new ones go.
         payload: the file that all jobs share.
-        stop_asking: set to start no more trials; `detach` to leave at once.
+        stop_asking: why no more trials are started; empty while they are. `failed` if that is a failure.
+        detach: set to leave at once, with `detach_reason` in words.
     """
 
     study: Study
@@ -93,35 +103,54 @@ class Driver:
     payload: Path
     observers: Sequence[Observer]
     standings: Standings
+    account: budgets.Account
     clock: Clock = field(default_factory=Clock)
     tracked: dict[int, Tracked] = field(default_factory=dict)
     stop_asking: str = ""
+    failed: str = ""
     detach: bool = False
-    paused_until: float = 0.0
-    pause_reason: str = ""
+    detach_reason: str = ""
+    _kept: KeptCheckpoints = field(init=False)
     _queue: list[Tracked] = field(default_factory=list)
+    _paused_until: float = 0.0
+    _pause_reason: str = ""
     _next_refresh: float = 0.0
     _refresh_every: float = 0.0
     _moved: bool = True
+    _deaths: dict[int, str] = field(default_factory=dict)  # trial → the node where its last run died
+    _bad_nodes: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._kept = KeptCheckpoints(self.settings.keep_checkpoints, self.standings)
 
     # ---------------------------------------------------------------- the loop
 
     def run(self) -> None:
-        """Returns when the study is finished, must not go on, or `detach` is set."""
-        self._recover()
+        """Returns when the study is finished, must not go on, or `detach` is set. `recover` comes first."""
         while not self.detach:
-            self._refresh()
-            for trial in list(self.tracked.values()):
-                self._look(trial)
-            self._refill()
-            self._submit_queued()
+            try:
+                self._look_at_all()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self._make_do(error)
             for observer in self.observers:
                 observer.tick(self)
             if not self.tracked and not self._wanted():
                 return
             self.clock.sleep(self.settings.watch.files)
 
-    def _recover(self) -> None:
+    def _look_at_all(self) -> None:
+        self._refresh()
+        if self._mass_cancelled():
+            return
+        for trial in list(self.tracked.values()):
+            self._look(trial)
+        self._heed_budget()
+        self._refill()
+        self._submit_queued()
+
+    def recover(self) -> None:
         """Track every unfinished trial of ours and count the finished ones."""
         for trial in self.store.trials():
             if trial.user_attrs.get(OWNER) not in self.study.uids:
@@ -129,9 +158,11 @@ class Driver:
             if trial.state is OptunaState.RUNNING:
                 self._track(trial._trial_id, trial.number)
             elif trial.state.is_finished():
-                values = trial.values if trial.state is OptunaState.COMPLETE else None
-                error = trial.user_attrs.get(FAILURE)
-                self.standings.add(Finished(trial.number, trial.state.name, values, trial.params, error))
+                finished = _finished(trial, None)
+                self.standings.add(finished)
+                self._kept.add(finished)
+                for observer in self.observers:
+                    observer.recovered(trial.number, self.study.trial_dir(trial.number))
         if self.standings.front:
             self._announce_best()
 
@@ -144,11 +175,18 @@ class Driver:
         trial = Tracked(trial_id, record, directory)
         trial.pruned = directory.verdict_json.exists()
         self.tracked[number] = trial
-        self._tell_observers_of(trial)
-
-    def _tell_observers_of(self, trial: Tracked) -> None:
         for observer in self.observers:
             observer.started(trial)
+
+    def _make_do(self, error: OSError) -> None:
+        """The disk is full: nothing fails, nothing new starts, and what was half done is done again later."""
+        self.pause(30.0, f"{error.strerror} ({error.filename or self.study.folder}): waiting for room")
+        self.store.mend()
+        self._queue.clear()
+        for trial in self.store.trials():
+            ours = trial.user_attrs.get(OWNER) in self.study.uids
+            if ours and trial.state is OptunaState.RUNNING and trial.number not in self.tracked:
+                self._track(trial._trial_id, trial.number)
 
     # ---------------------------------------------------------------- look and act
 
@@ -168,35 +206,34 @@ class Driver:
         self._next_refresh = now + self._refresh_every
 
     def _look(self, trial: Tracked) -> None:
-        before = trial.phase
         if trial in self._queue:
             return
-        seen = trial.see(self.fleets, self.fleet)
+        before = trial.phase
+        seen = trial.see(self.fleets)
         if trial.phase is not before:
             self._moved = True
         if trial.phase is not Job.PENDING:
             self._follow(trial)
-        self._act(trial, reconcile(seen, self.limits), seen.result)
+        self._act(trial, reconcile(seen, self.limits), seen)
 
-    def _act(self, trial: Tracked, action: Action, result: Result | None) -> None:
-        record = trial.record
+    def _act(self, trial: Tracked, action: Action, seen: Seen) -> None:
         match action.do:
             case Do.WAIT:
                 return
             case Do.TELL:
-                assert result is not None
-                self._finish(trial, result)
+                assert seen.result is not None
+                self._finish(trial, seen.result)
             case Do.SUBMIT:
                 self._queue.append(trial)
             case Do.FIND:
                 self._find(trial)
             case Do.SUBMIT_AGAIN:
-                trial.write(submission=None, job=None, unclaimed=record.unclaimed + 1)
+                trial.write(submission=None, job=None, unclaimed=seen.unclaimed)
                 self._retry(trial, action.reason)
             case Do.RESUBMIT:
-                seen = trial.see(self.fleets, self.fleet)
+                self._deaths[trial.number] = trial.node()
                 trial.write(
-                    attempt=record.attempt + 1,
+                    attempt=trial.record.attempt + 1,
                     submission=None,
                     job=None,
                     unclaimed=0,
@@ -205,7 +242,7 @@ class Driver:
                 )
                 self._retry(trial, action.reason)
             case Do.GIVE_UP:
-                error = {"type": "Lost", "message": action.reason, "traceback": _tail(trial, self.study)}
+                error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail(self.study.submissions)}
                 trial.dir.commit(Result(TrialState.FAIL, None, error, {}, None, {}))
 
     def _find(self, trial: Tracked) -> None:
@@ -214,7 +251,7 @@ class Driver:
         job = self.fleet.find(trial.record.submission, trial.record.index)
         if job is not None:
             trial.write(job=job)
-        elif trial.searches >= 3:  # an sbatch that was under way when its driver died has come through by now
+        elif trial.searches >= SEARCHES:  # an sbatch that was under way when its driver died has come through by now
             trial.searches = 0
             trial.write(submission=None)
 
@@ -229,7 +266,7 @@ class Driver:
         """Take in what the trial reported, and let the pruner judge it."""
         known = set(trial.offsets)
         lines = trial.new_lines()
-        for label in set(trial.offsets) - known:
+        for label in trial.offsets.keys() - known:
             for observer in self.observers:
                 observer.running(trial, label)
         if self.pruner is None or self.study.metric is None:
@@ -252,26 +289,57 @@ class Driver:
         self.store.tell(trial.trial_id, result)
         del self.tracked[trial.number]
         self._moved = True
-        told = self.store.frozen(trial.trial_id)
-        error = None if result.error is None else f"{result.error['type']}: {result.error['message']}"
-        values = told.values if told.state is OptunaState.COMPLETE else None
-        finished = Finished(trial.number, told.state.name, values, told.params, error, trial.seconds())
+        self._blame(trial)
+        self.account.trial_over(trial.seconds())
+        finished = _finished(self.store.frozen(trial.trial_id), trial.seconds())
         better = self.standings.add(finished)
         for observer in self.observers:
             observer.ended(trial, result)
         if better:
             self._announce_best()
-        allowed = self.settings.max_failure_rate * self.n_trials
-        if self.standings.failed > allowed:
-            self.stop_asking = (
-                f"{self.standings.failed} trials failed, more than max_failure_rate="
-                f"{self.settings.max_failure_rate} of n_trials={self.n_trials} allows"
+        drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
+        for number in self._kept.add(finished):
+            drop_checkpoints(self.study.trial_dir(number))
+        self._consider_stopping()
+
+    def _consider_stopping(self) -> None:
+        rate = self.settings.max_failure_rate
+        if self.standings.failed > rate * self.n_trials:
+            self.failed = self.stop_asking = (
+                f"{self.standings.failed} trials failed, more than max_failure_rate={rate} of "
+                f"n_trials={self.n_trials} allows"
             )
+        self.stop_asking = self.stop_asking or budgets.stagnated(self.settings.budget, self.store)
 
     def _announce_best(self) -> None:
         standings_of.write_results(self.study.folder / "optimization_results.yaml", self.standings)
         for observer in self.observers:
             observer.best(self.standings.front)
+
+    # ---------------------------------------------------------------- what jobs die of
+
+    def _mass_cancelled(self) -> bool:
+        """Whether many jobs were cancelled from outside: the study pauses instead of starting them again."""
+        cancelled = [t for t in self.tracked.values() if self._cancelled_outside(t)]
+        if len(cancelled) >= MASS_CANCEL and 2 * len(cancelled) >= len(self.tracked):
+            self.detach = True
+            self.detach_reason = f"{len(cancelled)} jobs were cancelled from outside: the study pauses"
+        return self.detach
+
+    def _cancelled_outside(self, trial: Tracked) -> bool:
+        job = trial.record.job
+        fleet = None if job is None else self.fleets.get(job.launcher)
+        return job is not None and fleet is not None and fleet.cancelled(job) and not trial.dir.result_json.exists()
+
+    def _blame(self, trial: Tracked) -> None:
+        """A trial that died on a node and then ended well on another one speaks against the first."""
+        died_on, ended_on = self._deaths.pop(trial.number, ""), trial.node()
+        if not died_on or not ended_on or died_on == ended_on:
+            return
+        self._bad_nodes[died_on] += 1
+        if self._bad_nodes[died_on] == BAD_NODE_DEATHS:
+            self.fleet.exclude(died_on)
+            self._notice(f"node {died_on}: {BAD_NODE_DEATHS} trials died there but not elsewhere; it gets no more")
 
     # ---------------------------------------------------------------- start trials
 
@@ -285,8 +353,13 @@ class Driver:
             return 0
         return max(0, self.n_trials - self.standings.finished - len(self.tracked))
 
+    def _heed_budget(self) -> None:
+        self.account.pass_time()
+        running = sum(trial.seconds() or 0.0 for trial in self.tracked.values() if trial.phase is Job.RUNNING)
+        self.stop_asking = self.stop_asking or budgets.exceeded(self.settings.budget, self.account, running)
+
     def _refill(self) -> None:
-        if self.clock.now() < self.paused_until:
+        if self.clock.now() < self._paused_until:
             return
         for _ in range(min(self._wanted(), self.slots() - len(self.tracked))):
             trial_id, record = self.proposer.propose(self.standings.finished + len(self.tracked))
@@ -295,11 +368,12 @@ class Driver:
             trial = Tracked(trial_id, record, directory)
             self.tracked[record.number] = trial
             self._queue.append(trial)
-            self._tell_observers_of(trial)
+            for observer in self.observers:
+                observer.started(trial)
 
     def _submit_queued(self) -> None:
         """Submit what is due: as one array where several start at once, singly otherwise."""
-        if self.clock.now() < self.paused_until:
+        if self.clock.now() < self._paused_until:
             return
         while self._queue and not self.detach:
             batch, self._queue = self._queue[:MAX_ARRAY], self._queue[MAX_ARRAY:]
@@ -308,21 +382,18 @@ class Driver:
             except Busy as busy:
                 self._queue = batch + self._queue
                 self.pause(30.0, f"the launcher takes no more jobs now: {busy}")
-                return
             except MaybeSubmitted as silence:
                 self.pause(5.0, f"the launcher did not answer: {silence}")
-                return
 
     def _submit(self, batch: Sequence[Tracked]) -> None:
         uuid = uuid4().hex
-        assignments = [Assignment(t.number, t.record.attempt, str(t.dir.path)) for t in batch]
         submission = Submission(
             uuid,
             str(self.payload),
             str(self.study.folder),
             len(self.standings.directions),
             self.settings.watch.verdict,
-            assignments,
+            [Assignment(trial.number, trial.record.attempt, str(trial.dir.path)) for trial in batch],
         )
         path = self.study.submissions / f"{uuid}.json"
         submission.write(path)
@@ -339,14 +410,18 @@ class Driver:
             trial.write(job=job)
         self._moved = True
         self._next_refresh = 0.0
+        self._pause_reason = ""
 
     def pause(self, seconds: float, reason: str) -> None:
         """Start nothing for a while; say why, once."""
-        self.paused_until = self.clock.now() + seconds
-        if reason != self.pause_reason:
-            self.pause_reason = reason
-            for observer in self.observers:
-                observer.notice(reason)
+        self._paused_until = self.clock.now() + seconds
+        if reason != self._pause_reason:
+            self._pause_reason = reason
+            self._notice(reason)
+
+    def _notice(self, message: str) -> None:
+        for observer in self.observers:
+            observer.notice(message)
 
     # ---------------------------------------------------------------- cancel
 
@@ -356,23 +431,11 @@ class Driver:
         for trial in self.tracked.values():
             trial.dir.commit(Result(TrialState.FAIL, None, error, {}, None, {}))
         for name, fleet in self.fleets.items():
-            fleet.cancel([t.record.job for t in self.tracked.values() if t.record.job and t.record.job.launcher == name])
+            jobs = [trial.record.job for trial in self.tracked.values() if trial.record.job is not None]
+            fleet.cancel([job for job in jobs if job.launcher == name])
         self.stop_asking = "the study was cancelled"
 
 
-def _tail(trial: Tracked, study: Study, size: int = 4000) -> str:
-    """The end of the newest log of a trial that never said how it ended."""
-    logs = [trial.dir.run_dir(label) / "log" for label in trial.run_labels()]
-    if trial.record.submission is not None:
-        logs = [*sorted((study.submissions / trial.record.submission).glob("*.err")), *logs]
-    for log in reversed(logs):
-        if log.exists() and log.stat().st_size:
-            return log.read_text(errors="replace")[-size:]
-    return ""
-
-
-def forget(folder: Path) -> None:
-    """Put a study's folder aside for a fresh start: renamed, never deleted."""
-    if folder.exists():
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        shutil.move(folder, folder.with_name(f"{folder.name}.before-{stamp}"))
+def _finished(trial: FrozenTrial, seconds: float | None) -> Finished:
+    values = trial.values if trial.state is OptunaState.COMPLETE else None
+    return Finished(trial.number, trial.state.name, values, trial.params, trial.user_attrs.get(FAILURE), seconds)

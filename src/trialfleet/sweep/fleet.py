@@ -51,6 +51,14 @@ class Fleet(Protocol):
         """Whether the job ended by its time limit."""
         ...
 
+    def cancelled(self, job: JobRef) -> bool:
+        """Whether the launcher says that somebody cancelled the job."""
+        ...
+
+    def exclude(self, node: str) -> None:
+        """Give no more jobs to a node."""
+        ...
+
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         """End jobs. Those that are over already are none of its business."""
         ...

@@ -108,6 +108,12 @@ class LocalFleet:
     def timed_out(self, job: JobRef) -> bool:
         return False
 
+    def cancelled(self, job: JobRef) -> bool:
+        return False
+
+    def exclude(self, node: str) -> None:
+        """Nothing: there is one node."""
+
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         for job in jobs:
             assert job.process is not None

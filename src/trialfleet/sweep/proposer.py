@@ -83,9 +83,7 @@ def _imported(path: str | None) -> CustomSpace | None:
     if path is None:
         return None
     try:
-        extend: CustomSpace = instantiate(
-            {"_target_": path, "_partial_": True}, _execution_whitelist_=(path,)
-        )
+        extend: CustomSpace = instantiate({"_target_": path, "_partial_": True}, _execution_whitelist_=(path,))
     except Exception as error:
         raise UserError(
             f"hydra.sweeper.custom_search_space={path}: {error.__cause__ or error}",

@@ -101,6 +101,7 @@ def reconcile(seen: Seen, limits: Limits) -> Action:
         return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
     if seen.fruitless > limits.max_retries:
         return Action(
-            Do.GIVE_UP, f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})"
+            Do.GIVE_UP,
+            f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})",
         )
     return Action(Do.RESUBMIT, "the job was lost")

@@ -5,7 +5,6 @@ would get, the launcher, the tracking server's address, the storage, a study tha
 """
 
 import logging
-import os
 import shlex
 import shutil
 import subprocess
@@ -27,13 +26,14 @@ from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.sweep import proposer as proposing
 from trialfleet.sweep import settings as settings_of
+from trialfleet.sweep import snapshot, study_record
 from trialfleet.sweep import space as spaces
 from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep import store as stores
-from trialfleet.sweep import study_record
 from trialfleet.sweep.blocking_fleet import BlockingFleet
+from trialfleet.sweep.budget import Account
 from trialfleet.sweep.code_version import code_version
-from trialfleet.sweep.driver import Clock, Driver, Observer, Study, forget
+from trialfleet.sweep.driver import Clock, Driver, Observer, Study
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.lease import Lease
@@ -52,6 +52,7 @@ from trialfleet.tracking import ingest
 from trialfleet.tracking.forwarder import Study as TrackedStudy
 from trialfleet.tracking.target import Target, on_network_file_system, resolve
 
+FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
 PROBES = 8  # configs that are composed before the first trial to see whether trials can be
 
 
@@ -102,10 +103,24 @@ def run_session(request: Request) -> None:
         driver, terminal = _assemble(plan, console, stack)
         interrupts = stack.enter_context(Interrupts(driver, terminal, sys.stdin.isatty() and console.is_terminal))
         driver.clock = Clock(sleep=lambda seconds: interruptible_sleep(interrupts, seconds))
+        driver.recover()
         finished_before = driver.standings.finished
-        stack.enter_context(terminal)
-        driver.run()
+        with terminal:
+            driver.run()
+        _hand_over(driver, console)
     _conclude(plan, driver, console, finished_before)
+
+
+def _hand_over(driver: Driver, console: Console) -> None:
+    """See to it that MLflow has everything before the driver goes; what it lacks the next driver sends."""
+    mlflow = next((observer for observer in driver.observers if isinstance(observer, ToMlflow)), None)
+    if mlflow is None:
+        return
+    state: ingest.StudyState = "FAIL" if driver.failed else "STOPPED" if driver.tracked or driver.detach else "COMPLETE"
+    if not mlflow.finish(state, FLUSH_SECONDS if not driver.detach else FLUSH_SECONDS / 6):
+        console.print(
+            f"[yellow]note[/]  MLflow: {mlflow.problem() or 'not everything arrived'}; the same command sends the rest"
+        )
 
 
 # -------------------------------------------------------------------- check
@@ -132,10 +147,8 @@ def check(request: Request) -> Plan:
     record = None if _fresh(request.config) else study_record.read(folder / "study.yaml")
     if record is not None:
         record = study_record.accept(record, identity, _allowed(request.config))
-    if record is None or node.get("storage") is not None:
-        # A storage outside of the folder is opened before the folder is made, so that a refusal leaves nothing.
-        if node.get("storage") is not None:
-            stores.open_storage(stores.instantiated(node["storage"]), folder, lambda: None)
+    if node.get("storage") is not None:  # opened before the folder is made, so that a refusal leaves nothing
+        stores.open_storage(stores.instantiated(node["storage"]), folder, lambda: None)
     metrics = _metrics(request.config, len(directions))
     return Plan(request, settings, folder, name, directions, metrics, space, identity, record, target)
 
@@ -238,7 +251,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
     """Take the study and build the driver; what must be given back is on the stack."""
     folder, node = plan.folder, plan.request.node
     if _fresh(plan.request.config):
-        forget(folder)
+        study_record.put_aside(folder)
     lease = Lease(folder / "driver.lock", plan.settings.lease.stale_after, plan.settings.lease.beat, _slurm_job_ended)
     lease.acquire(lambda message: console.print(f"[yellow]note[/]  {message}"))
     stack.callback(lease.release)
@@ -250,16 +263,22 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
     pruner = build_pruner(node.get("pruner"))
     if pruner is not None:
         store.study.pruner = pruner
-    fleets, fleet = _fleets(plan)
-    terminal = _terminal(plan, console)
-    observers: list[Observer] = [terminal]
-    if plan.target is not None:
-        observers.append(_to_mlflow(plan, record, terminal, stack))
-    payload = write_payload(
-        folder / ".submitit", plan.request.hydra_context, plan.request.task_function, plan.request.config
-    )
+    project = project_directory()
+    code = snapshot.take(project, folder / "code" / record.code["digest"])
+    fleets, fleet = _fleets(plan, {"PYTHONPATH": snapshot.python_path(code)})
+    mlflow = _to_mlflow(plan, record, stack)
+    live = plan.settings.live and console.is_terminal
+    terminal = Terminal(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
+    observers: list[Observer] = [terminal, *([mlflow] if mlflow else [])]
+    context = snapshot.repointed(plan.request.hydra_context, project, code)
+    payload = write_payload(folder / ".submitit", context, plan.request.task_function, plan.request.config)
     driver = Driver(
-        study=Study(folder, folder / ".submitit", [record.uid], plan.metrics[0] if pruner is not None else None),
+        study=Study(
+            folder,
+            folder / ".submitit",
+            [record.uid, *record.former_uids],
+            plan.metrics[0] if pruner is not None else None,
+        ),
         store=store,
         proposer=proposing.Proposer(
             store,
@@ -279,7 +298,9 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
         payload=payload,
         observers=observers,
         standings=Standings(plan.directions),
+        account=Account.open(folder / "budget.json", _devices(plan.request.launcher)),
     )
+    stack.callback(driver.account.save)
     return driver, terminal
 
 
@@ -293,16 +314,36 @@ def _open_study(plan: Plan, lease: Lease) -> tuple[StudyRecord, StudyStore]:
         record = study_record.create(plan.name, folder, randbits(32), sampler, masked, plan.identity, code)
     else:
         record = study_record.at_home(record, folder)
-        if record.code.get("digest") != code["digest"]:
-            logging.getLogger(__name__).warning(
-                "the code has changed since this study began (%s → %s)", record.code.get("digest"), code["digest"]
-            )
-            record = replace(record, code=code)
-    opened = stores.open_storage(stores.instantiated(storage), folder / "optuna_journal.log", lease.check)
-    store = StudyStore(opened, plan.name, plan.directions)
+        record = _with_code(record, code, "code" in _allowed(plan.request.config))
+    journal = folder / "optuna_journal.log"
+    opened = stores.open_storage(stores.instantiated(storage), journal, lease.check)
+    store = StudyStore(opened, plan.name, plan.directions, lease.check, None if storage else journal)
     store.belong(record.uid, folder)
     study_record.write(folder / "study.yaml", record)
     return record, store
+
+
+def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool) -> StudyRecord:
+    """Jobs run the study's own copy of the code; a clear word when today's differs."""
+    if record.code.get("digest") == today["digest"]:
+        return record
+    if take_todays:
+        return replace(record, code=today)
+    logging.getLogger(__name__).warning(
+        "the code has changed since this study began (%s → %s): its trials go on with the study's own copy; "
+        "'study.allow_changes=[code]' takes today's",
+        record.code.get("digest"),
+        today["digest"],
+    )
+    return record
+
+
+def _devices(launcher: Launcher) -> int:
+    """Devices that a trial occupies, for the budget of device-hours: its GPUs, or 1 for each of its tasks."""
+    params = getattr(launcher, "params", {})
+    tasks = int(params.get("tasks_per_node") or 1)
+    per_node = int(params.get("gpus_per_node") or 0) or tasks * int(params.get("gpus_per_task") or 1)
+    return per_node * int(params.get("nodes") or 1)
 
 
 def _limits(plan: Plan) -> Limits:
@@ -310,12 +351,9 @@ def _limits(plan: Plan) -> Limits:
     return Limits(plan.settings.max_retries, plan.settings.max_unclaimed, timeouts or None)
 
 
-def _fleets(plan: Plan) -> tuple[dict[str, Fleet], Fleet]:
+def _fleets(plan: Plan, environment: Mapping[str, str]) -> tuple[dict[str, Fleet], Fleet]:
     """The fleet for new jobs, and those that follow jobs which an earlier driver started with another launcher."""
     launcher, folder = plan.request.launcher, plan.folder
-    project = project_directory()
-    path = os.pathsep.join([str(project), str(project / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {"PYTHONPATH": path}
     watch = plan.settings.watch
     settle = watch.settle_network if on_network_file_system(folder) else watch.settle_local
     if not is_submittable(launcher):
@@ -355,12 +393,10 @@ def slurm_parameters(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return dict(executor._executor.parameters)
 
 
-def _terminal(plan: Plan, console: Console) -> Terminal:
-    return Terminal(console, plan.settings.live and console.is_terminal, plan.metrics, lambda: None)
-
-
-def _to_mlflow(plan: Plan, record: StudyRecord, terminal: Terminal, stack: ExitStack) -> ToMlflow:
-    assert plan.target is not None
+def _to_mlflow(plan: Plan, record: StudyRecord, stack: ExitStack) -> ToMlflow | None:
+    """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
+    if plan.target is None:
+        return None
     tags = ingest.code_tags(_entry_point(), record.code.get("commit"), record.code["digest"])
     tracked = TrackedStudy(
         plan.name,
@@ -371,7 +407,6 @@ def _to_mlflow(plan: Plan, record: StudyRecord, terminal: Terminal, stack: ExitS
     )
     poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
     ingester = stack.enter_context(ingest.Ingester(plan.folder, plan.target, tracked, poll))
-    terminal._tracking = ingester.problem
     return ToMlflow(ingester, plan.metrics, tags, resume_command())
 
 
@@ -393,16 +428,18 @@ def _conclude(plan: Plan, driver: Driver, console: Console, finished_before: int
     standings_of.write_results(plan.folder / "optimization_results.yaml", standings)
     if driver.detach:
         left = len(driver.tracked)
-        console.print(f"\ndetached: {left} job(s) go on running; the same command takes them up again")
+        console.print(f"\n{driver.detach_reason or 'detached'}; {left} trial(s) are unfinished, their jobs left alone")
         console.print(f"  resume:  {resume_command()}", soft_wrap=True)
         return
     if standings.finished == finished_before and not driver.stop_asking:
         console.print(f"study {plan.name!r} is finished: {standings.finished} of {driver.n_trials} trials are done.")
         console.print("  raise hydra.sweeper.n_trials to go on, or start anew with study.fresh=true")
     _show_best(plan, driver, console)
-    if driver.stop_asking and standings.failed:
+    if driver.stop_asking:
+        console.print(f"no more trials were started: {driver.stop_asking}")
+    if driver.failed:
         raise UserError(
-            driver.stop_asking, f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended"
+            driver.failed, f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended"
         )
 
 

@@ -26,7 +26,7 @@ class Budget:
 
     wall_hours: Annotated[float, Gt(0)] | None
     device_hours: Annotated[float, Gt(0)] | None
-    no_improvement: bool
+    no_improvement: Annotated[int, Ge(1)] | None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -60,6 +60,7 @@ class Settings:
     enqueue: list[dict[str, Any]]
     max_retries: Annotated[int, Ge(0)]
     max_unclaimed: Annotated[int, Ge(1)]
+    keep_checkpoints: Annotated[int, Ge(0)] | None
     budget: Budget
     watch: Watch
     lease: LeaseSettings
@@ -79,7 +80,9 @@ def settings(node: Mapping[str, Any]) -> Settings:
         return TypeAdapter(Settings).validate_json(json.dumps(given))
     except ValidationError as error:
         lines = [_line(problem) for problem in error.errors()]
-        raise UserError("\n".join(lines), "see conf/hydra/sweeper/optuna.yaml for the keys and their defaults") from None
+        raise UserError(
+            "\n".join(lines), "see conf/hydra/sweeper/optuna.yaml for the keys and their defaults"
+        ) from None
 
 
 def defaults() -> dict[str, Any]:

@@ -37,9 +37,9 @@ _ENDED = {
     "TIMEOUT",
 }
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "CONFIGURING"}
-# A job that Slurm is about to requeue shows one of these for up to 5 s.
-_MAYBE_REQUEUED = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"}
-_REQUEUE_SECONDS = 10.0
+# Seconds for which a state is not believed to be the end. A job that Slurm is about to requeue shows one of the
+# first three for up to 5 s; jobs cancelled together must be seen together before one of them is started again.
+_HESITATE = {"NODE_FAIL": 10.0, "PREEMPTED": 10.0, "BOOT_FAIL": 10.0, "CANCELLED": 3.0}
 
 _LIMITS = re.compile(r"Limit|QOSMax|policy|Resource temporarily unavailable|QOSGrp", re.IGNORECASE)
 _AWAY = re.compile(
@@ -85,6 +85,8 @@ class SlurmFleet:
         self._over_since: dict[str, float] = {}
         self._absent: dict[str, int] = {}
         self._followed: set[str] = set()
+        self._cancelled_by_us: set[str] = set()
+        self._excluded: set[str] = set()
         self._accounting = True
 
     # ---------------------------------------------------------------- submit
@@ -102,7 +104,9 @@ class SlurmFleet:
                 raise MaybeSubmitted(message)
             if _LIMITS.search(message):
                 raise Busy(message)
-            raise UserError(f"hydra/launcher=submitit_slurm: sbatch refuses the job: {message}", "correct hydra.launcher")
+            raise UserError(
+                f"hydra/launcher=submitit_slurm: sbatch refuses the job: {message}", "correct hydra.launcher"
+            )
         job = done.stdout.strip().partition(";")[0]
         ids = [job] if count == 1 else [f"{job}_{index}" for index in range(count)]
         return [JobRef(LAUNCHER, item) for item in ids]
@@ -117,6 +121,8 @@ class SlurmFleet:
         folder.mkdir(exist_ok=True)
         exports.append(f"export SUBMITIT_FOLDER={shlex.quote(str(folder))}")
         parameters["setup"] = [*exports, *(parameters.get("setup") or [])]
+        if self._excluded:
+            parameters["exclude"] = ",".join(filter(None, [parameters.get("exclude"), *sorted(self._excluded)]))
         if count > 1:
             parameters["map_count"] = count
         command = f"{self._python} -u -m jobs.worker {shlex.quote(str(submission))}"
@@ -158,7 +164,7 @@ class SlurmFleet:
         since = self._over_since.get(job.id)
         if since is None:
             return Job.ENDING
-        settle = max(self._settle, _REQUEUE_SECONDS if row and row.state in _MAYBE_REQUEUED else 0.0)
+        settle = max(self._settle, _HESITATE.get(row.state, 0.0) if row is not None else 0.0)
         if time.monotonic() - since < settle:
             return Job.ENDING
         if row is None and self._accounted_alive(job.id):
@@ -182,8 +188,16 @@ class SlurmFleet:
         row = (self._rows or {}).get(job.id)
         return row is not None and row.state in ("TIMEOUT", "DEADLINE")
 
+    def cancelled(self, job: JobRef) -> bool:
+        row = (self._rows or {}).get(job.id)
+        return row is not None and row.state == "CANCELLED" and job.id not in self._cancelled_by_us
+
+    def exclude(self, node: str) -> None:
+        self._excluded.add(node)
+
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         if jobs:
+            self._cancelled_by_us |= {job.id for job in jobs}
             self._slurm("scancel", "--quiet", *(job.id for job in jobs))
 
     def _accounted_alive(self, job: str) -> bool:
@@ -203,7 +217,12 @@ class SlurmFleet:
         """Run a Slurm command; None if it did not answer in time."""
         try:
             return subprocess.run(
-                command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=environment, stdin=subprocess.DEVNULL
+                command,
+                capture_output=True,
+                text=True,
+                timeout=ANSWER_SECONDS,
+                env=environment,
+                stdin=subprocess.DEVNULL,
             )
         except subprocess.TimeoutExpired:
             return None

@@ -5,11 +5,13 @@ back values; a job wants overrides again. On the way back a value must mean to H
 the user wrote, so each choice keeps the override text it came from.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 from functools import cache
-from math import ceil
+from math import ceil, isfinite, ulp
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
@@ -22,7 +24,7 @@ from hydra.core.override_parser.types import (
     RangeSweep,
 )
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -81,16 +83,19 @@ def parse(arguments: Sequence[str]) -> Space:
             known.pop(key, None)
         if override.is_delete() or not override.is_sweep_override():
             fixed[key] = argument
-        else:
+            continue
+        try:
             distributions[key], choices = _distribution(override)
-            if choices:
-                texts[key] = choices
+        except HydraException as error:  # glob(), which only Hydra itself can look up
+            raise UserError(f"{argument}: {error}", "name the choices one by one") from None
+        if choices:
+            texts[key] = choices
     return Space(distributions, fixed, texts)
 
 
 def arguments_of(params: Mapping[str, Any] | DictConfig | None) -> list[str]:
     """`hydra.sweeper.params` as overrides. Strings are taken as grammar, as upstream does; the rest as values."""
-    plain = OmegaConf.to_container(params, resolve=True) if isinstance(params, DictConfig) else params
+    plain: Any = OmegaConf.to_container(params, resolve=True) if isinstance(params, DictConfig) else params
     return [f"{key}={value if isinstance(value, str) else _grammar(value)}" for key, value in (plain or {}).items()]
 
 
@@ -140,13 +145,18 @@ def _distribution(override: Override) -> tuple[BaseDistribution, dict[Value, str
         return _interval(override, value), {}
     if isinstance(value, RangeSweep) and not (value.shuffle or value.transformers):
         return _range(override, value)
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        value.shuffle = False  # the order means nothing to a sampler, and must be the same after a restart
     return _choices(override, list(override.sweep_iterator()))
 
 
 def _interval(override: Override, sweep: IntervalSweep) -> BaseDistribution:
     low, high, log = sweep.start, sweep.end, "log" in sweep.tags
-    assert low is not None and high is not None  # the grammar requires both
+    assert low is not None  # the grammar requires both
+    assert high is not None
     try:
+        if not (isfinite(low) and isfinite(high)):
+            raise ValueError("the ends must be finite")
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=log)
         return FloatDistribution(float(low), float(high), log=log)
@@ -164,14 +174,16 @@ def _range(override: Override, sweep: RangeSweep) -> tuple[BaseDistribution, dic
         low, high = sorted((values[0], values[-1]))
         return IntDistribution(low, high, step=abs(values.step)), {}
     start, stop, step = Decimal(values.start), Decimal(values.stop), Decimal(values.step)
-    count = ceil((stop - start) / step)
+    count = ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
     if count <= 0:
         raise UserError(f"{override.input_line}: has no value in it", "stop is exclusive: make it larger")
     last = start + (count - 1) * step  # Optuna's end is inclusive, Hydra's is not
     low_end, high_end = sorted((float(start), float(last)))
+    width = float(abs(step))
     exact = Decimal(repr(low_end)) == min(start, last) and Decimal(repr(high_end)) == max(start, last)
-    if exact and Decimal(repr(float(abs(step)))) == abs(step):
-        return FloatDistribution(low_end, high_end, step=float(abs(step))), {}
+    exact = exact and Decimal(repr(width)) == abs(step)
+    if exact and (count == 1 or width >= max(ulp(low_end), ulp(high_end))):
+        return FloatDistribution(low_end, high_end, step=width), {}
     return _choices(override, [float(start + index * step) for index in range(count)])
 
 
@@ -198,25 +210,42 @@ def _stored(element: Any) -> Value:
 
 def _grammar(value: Any) -> str:
     """What Hydra's parser reads as `value`."""
-    if isinstance(value, DictConfig | ListConfig):
-        value = OmegaConf.to_container(value, resolve=True)
     if isinstance(value, str):
         return _string(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return repr(value)
-    return Override._get_value_element_as_str(value)
+    return _element(value)
 
 
 def _string(value: str) -> str:
     """Bare if that reads as this very string (group names must be bare), in quotes otherwise ('1', 'a,b')."""
     try:
         override = _parser().parse_override(f"x={value}")
-        bare = not override.is_sweep_override() and override.value() == value
+        bare = bool(value) and not override.is_sweep_override() and override.value() == value
     except HydraException:
         bare = False
-    return value if bare else QuotedString(text=value, quote=Quote.single).with_quotes()
+    return value if bare else _element(value)
+
+
+def _element(value: Any) -> str:
+    """What Hydra's parser reads as `value` within a list or a mapping, where fewer strings may be bare."""
+    if isinstance(value, QuotedString):
+        value = value.text
+    if isinstance(value, str):
+        bare = _NAME.fullmatch(value) and value.lower() not in _WORDS
+        return value if bare else QuotedString(text=value, quote=Quote.single).with_quotes()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_element, value)) + "]"
+    if isinstance(value, dict):
+        pairs = [f"{Override._get_value_element_as_str(key)}:{_element(item)}" for key, item in value.items()]
+        return "{" + ",".join(pairs) + "}"
+    return Override._get_value_element_as_str(value)
+
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WORDS = ("null", "true", "false", "nan", "inf")  # names that Hydra reads as something else
 
 
 def _values(name: str, distribution: BaseDistribution) -> list[Value]:

@@ -57,18 +57,19 @@ class Standings:
     def failed(self) -> int:
         return self.states["FAIL"]
 
-    def _losses(self, trial: Finished) -> list[float]:
+    def losses(self, trial: Finished) -> list[float]:
+        """The values of a complete trial, turned so that less is better."""
         assert trial.values is not None
         return [v if d == "minimize" else -v for v, d in zip(trial.values, self.directions, strict=True)]
 
     def _at_least_as_good(self, one: Finished, other: Finished) -> bool:
         """Of equals the first stays best, except on a front, where equal values of different trials both count."""
         if len(self.directions) == 1:
-            return self._losses(one) <= self._losses(other)
+            return self.losses(one) <= self.losses(other)
         return self._dominates(one, other)
 
     def _dominates(self, one: Finished, other: Finished) -> bool:
-        mine, theirs = self._losses(one), self._losses(other)
+        mine, theirs = self.losses(one), self.losses(other)
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
     def results(self) -> dict[str, Any]:

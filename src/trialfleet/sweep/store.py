@@ -110,14 +110,28 @@ def mask_password(storage: Any) -> str:
 
 
 class StudyStore:
-    """One study in a storage: what the driver asks of it and tells it."""
+    """One study in a storage: what the driver asks of it and tells it.
 
-    def __init__(self, storage: BaseStorage, name: str, directions: Sequence[str]) -> None:
+    Args:
+        lease_check: raises if this driver may not write any more; called before each write.
+        journal: the journal's path if the storage is the one in the study's folder.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        directions: Sequence[str],
+        lease_check: Callable[[], None],
+        journal: Path | None = None,
+    ) -> None:
         """Opens the study, or creates it.
 
         Raises:
             UserError: the study is there with other directions.
         """
+        self._lease_check = lease_check
+        self._journal = journal
         names = {study.study_name for study in storage.get_all_studies()}
         if name in names:
             self.study = optuna.load_study(study_name=name, storage=storage)
@@ -131,6 +145,12 @@ class StudyStore:
             self.study = optuna.create_study(
                 study_name=name, storage=storage, directions=cast(Sequence[Direction], list(directions))
             )
+
+    def mend(self) -> None:
+        """After a write that failed half-way (a full disk): drop the half, so that the study can be read."""
+        if self._journal is not None:
+            self._lease_check()
+            cut_torn_tail(self._journal)
 
     @property
     def storage(self) -> BaseStorage:
@@ -164,17 +184,14 @@ class StudyStore:
         Args:
             fixed_params: values that the trial must take where its space has them.
         """
-        waiting = self.storage.get_all_trials(
-            self.study._study_id, deepcopy=False, states=(TrialState.WAITING,)
-        )
+        self._lease_check()
+        waiting = self.storage.get_all_trials(self.study._study_id, deepcopy=False, states=(TrialState.WAITING,))
         for trial in waiting:  # enqueued with plain Optuna: these come first, as in Study.ask
             self.storage.set_trial_user_attr(trial._trial_id, OWNER, uid)
             if self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                 return trial._trial_id
         system = {"fixed_params": dict(fixed_params)} if fixed_params else None
-        template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, user_attrs={OWNER: uid}, system_attrs=system
-        )
+        template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: uid}, system_attrs=system)
         return self.storage.create_new_trial(self.study._study_id, template_trial=template)
 
     def trial(self, trial_id: int) -> Trial:
@@ -187,6 +204,7 @@ class StudyStore:
 
     def report(self, trial_id: int, step: int, value: float) -> bool:
         """Store the objective's value at a step. The first value of a step stays. False if there was one."""
+        self._lease_check()
         if step in self.storage.get_trial(trial_id).intermediate_values:
             return False
         self.storage.set_trial_intermediate_value(trial_id, step, value)
@@ -194,6 +212,7 @@ class StudyStore:
 
     def tell(self, trial_id: int, result: Result) -> None:
         """Tell the study how the trial ended. A trial that is told already stays as it is."""
+        self._lease_check()
         if self.storage.get_trial(trial_id).state.is_finished():
             return
         if result.error is not None:
@@ -201,9 +220,7 @@ class StudyStore:
             self.storage.set_trial_user_attr(trial_id, FAILURE, text[:2000])
         state = TrialState[result.state.value]
         values = list(result.objectives or []) if result.state is Ended.COMPLETE else None
-        self.study.tell(
-            self.storage.get_trial(trial_id).number, values=values, state=state, skip_if_finished=True
-        )
+        self.study.tell(self.storage.get_trial(trial_id).number, values=values, state=state, skip_if_finished=True)
 
 
 def distribution_texts(distributions: Mapping[str, Any]) -> dict[str, str]:

@@ -22,7 +22,8 @@ class StudyRecord:
         folder: where the folder was when the study last ran; tells a copy from a move.
         seed: what the sampler of each trial is seeded from.
         identity: dotted keys with their values: the config without sampled keys, the space, the objective.
-        code: version of the code that started the study.
+        code: version of the code that the study's jobs run.
+        former_uids: what the study was called before its folder was copied; its trials bear them still.
     """
 
     uid: str
@@ -34,6 +35,7 @@ class StudyRecord:
     storage: str
     identity: dict[str, Any]
     code: dict[str, Any] = field(default_factory=dict)
+    former_uids: list[str] = field(default_factory=list)
 
 
 def read(path: Path) -> StudyRecord | None:
@@ -43,7 +45,9 @@ def read(path: Path) -> StudyRecord | None:
     try:
         return StudyRecord(**yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{path}: is no study record: {error}", "restore it from a copy, or use another folder") from None
+        raise UserError(
+            f"{path}: is no study record: {error}", "restore it from a copy, or use another folder"
+        ) from None
 
 
 def write(path: Path, record: StudyRecord) -> None:
@@ -68,7 +72,7 @@ def at_home(record: StudyRecord, folder: Path) -> StudyRecord:
         return record
     other = read(Path(record.folder) / "study.yaml")
     if other is not None and other.uid == record.uid:
-        return replace(record, uid=uuid4().hex, folder=str(folder))
+        return replace(record, uid=uuid4().hex, folder=str(folder), former_uids=[*record.former_uids, record.uid])
     return replace(record, folder=str(folder))
 
 
@@ -116,3 +120,9 @@ def _covered(key: str, allowed: Sequence[str]) -> bool:
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "(not there)"
+
+
+def put_aside(folder: Path) -> None:
+    """Make room for a fresh study: the old folder is renamed, never deleted."""
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}.before-{datetime.now():%Y%m%d-%H%M%S}"))

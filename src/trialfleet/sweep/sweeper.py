@@ -6,10 +6,13 @@ Hydra imports this module in every application, trials included: nothing heavy i
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+from trialfleet.errors import UserError
 
 
 class OptunaSweeper(Sweeper):
@@ -47,8 +50,9 @@ class OptunaSweeper(Sweeper):
             for key, value in self._node.items()
         }
         absent = {key: None for key in defaults() if key in ("params", "storage", "custom_search_space")}
-        run_session(
-            Request(
-                {**absent, **plain}, self.config, self.hydra_context, self._task_function, self.launcher, arguments
-            )
-        )
+        node = {**absent, **plain}
+        try:
+            run_session(Request(node, self.config, self.hydra_context, self._task_function, self.launcher, arguments))
+        except UserError as error:
+            # Hydra shows errors of this class, in any application, as the short message that they are.
+            raise CompactHydraException(str(error)) from None

@@ -13,7 +13,7 @@ from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.reconcile import Job
 from trialfleet.sweep.standings import Finished
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking.trial_dir import Result, TrialState
+from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
 SHOWN = 20  # running trials in the table
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
@@ -49,23 +49,29 @@ class Terminal:
 
     # ---------------------------------------------------------------- events
 
+    def recovered(self, number: int, directory: TrialDir) -> None:
+        """Nothing: what was told before is told."""
+
     def started(self, trial: Tracked) -> None:
         if self._live is None:
-            self.console.print(f"trial {trial.number:>4}  started    {brief(trial.record.params)}", highlight=False)
+            self._line(f"trial {trial.number:>4}  started    {brief(trial.record.params)}")
 
     def running(self, trial: Tracked, label: str) -> None:
         """Nothing: the table shows it."""
 
     def retried(self, trial: Tracked, reason: str) -> None:
-        self.console.print(f"trial {trial.number:>4}  [yellow]again[/]      attempt {trial.record.attempt}: {reason}")
+        self._line(f"trial {trial.number:>4}  again      attempt {trial.record.attempt}: {reason}")
 
     def ended(self, trial: Tracked, result: Result) -> None:
         seconds = trial.seconds()
         took = "" if seconds is None else f"  {seconds:.0f} s"
         line = Text.assemble(
-            f"trial {trial.number:>4}  ", (f"{result.state:<9}", STYLES[result.state]), "  ", self._outcome(trial, result)
+            f"trial {trial.number:>4}  ",
+            (f"{result.state:<9}", STYLES[result.state]),
+            "  ",
+            self._outcome(trial, result),
         )
-        self.console.print(line, took, highlight=False)
+        self._line(line.append(took))
 
     def _outcome(self, trial: Tracked, result: Result) -> str:
         if result.error is not None:
@@ -79,7 +85,11 @@ class Terminal:
         """Nothing: the table shows it, and the end does."""
 
     def notice(self, message: str) -> None:
-        self.console.print(f"[yellow]note[/]  {message}", highlight=False)
+        self._line(Text.assemble(("note", "yellow"), f"  {message}"))
+
+    def _line(self, line: str | Text) -> None:
+        """One event, one line: cut by the terminal, never by us, so that logs can be searched."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     # ---------------------------------------------------------------- the table
 
@@ -109,11 +119,15 @@ class Terminal:
         running = sum(trial.phase is Job.RUNNING for trial in driver.tracked.values())
         counts = [f"{standings.finished}/{driver.n_trials} done", f"{running} running"]
         counts.append(f"{len(driver.tracked) - running} waiting")
-        counts += [f"{standings.states[state]} {state.lower()}" for state in ("PRUNED", "FAIL") if standings.states[state]]
+        counts += [
+            f"{standings.states[state]} {state.lower()}" for state in ("PRUNED", "FAIL") if standings.states[state]
+        ]
         line = Text(", ".join(counts), style="bold")
         if standings.front and len(self._metrics) == 1:
             best = standings.front[0]
-            line.append(f"   best {brief({self._metrics[0]: (best.values or [0.0])[0]})} (trial {best.number})", "green")
+            line.append(
+                f"   best {brief({self._metrics[0]: (best.values or [0.0])[0]})} (trial {best.number})", "green"
+            )
         elif standings.front:
             line.append(f"   {len(standings.front)} on the Pareto front", "green")
         left = self._seconds_left(driver)

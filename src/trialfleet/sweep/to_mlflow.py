@@ -6,8 +6,9 @@ from typing import Any
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.standings import Finished
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking.ingest import Ingester, artifacts_of
-from trialfleet.tracking.trial_dir import Result
+from trialfleet.tracking.ingest import Ingester, StudyState, artifacts_of
+from trialfleet.tracking.submission import TrialRecord
+from trialfleet.tracking.trial_dir import Result, TrialDir
 
 
 class ToMlflow:
@@ -21,6 +22,25 @@ class ToMlflow:
         self._metrics = metrics
         self._tags = dict(tags)
         self._resume = resume
+
+    def problem(self) -> str | None:
+        """What keeps results from reaching MLflow, in words; None if nothing does."""
+        return self._ingester.problem()
+
+    def finish(self, state: StudyState, patience: float) -> bool:
+        """The driver ends: wait until everything has arrived. False if `patience` seconds were not enough."""
+        self._ingester.study_ended(state)
+        return self._ingester.flush(patience)
+
+    def recovered(self, number: int, directory: TrialDir) -> None:
+        """A trial that an earlier driver told: send what MLflow lacks of it, nothing if it has everything."""
+        if number in self._ingester.finished:
+            return
+        record, result = TrialRecord.read(directory.trial_json), directory.result()
+        if record is not None and result is not None:
+            trial = Tracked(-1, record, directory)
+            self.started(trial)
+            self.ended(trial, result)
 
     def started(self, trial: Tracked) -> None:
         self._ingester.trial_started(trial.number, trial.record.params, {**self._tags, **_job_tags(trial)})
@@ -74,5 +94,3 @@ def _summary(front: Sequence[Finished], metrics: Sequence[str], resume: str) -> 
 
 def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|")
-
-

@@ -45,11 +45,11 @@ class Tracked:
         self.record = replace(self.record, **changes)  # type: ignore[arg-type]  # the fields have many types
         self.record.write(self.dir.trial_json)
 
-    def see(self, fleets: dict[str, Fleet], fresh: Fleet) -> Seen:
+    def see(self, fleets: dict[str, Fleet]) -> Seen:
         """Look: at the launcher's last answer first, at the files second.
 
         Args:
-            fleets: by launcher; `fresh` is the one new jobs go to, where a lost submission is looked for.
+            fleets: by launcher's name.
         """
         record = self.record
         submission = (
@@ -59,7 +59,7 @@ class Tracked:
             if record.job is None
             else Submission.DONE
         )
-        self.phase = self._phase(fleets, fresh)
+        self.phase = self._phase(fleets)
         claims = [] if self.phase is Job.PENDING else self.dir.claims()
         own = [claim for claim in claims if claim.attempt == record.attempt]
         if own:
@@ -68,10 +68,11 @@ class Tracked:
         if claims and self.started is None:
             self.started = (self.dir.run_dir(claims[0].label) / "claim").stat().st_mtime
         over = self.phase is Job.OVER
-        timed_out = over and record.job is not None and fleets[record.job.launcher].timed_out(record.job)
+        job = self.record.job
+        timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
         return Seen(
             result=self.dir.result(),
-            submission=submission if record.job is None else Submission.DONE,
+            submission=submission if job is None else Submission.DONE,
             job=self.phase,
             claimed=bool(own),
             fruitless=0 if over and self._progressed(own, claims) else record.fruitless + 1,
@@ -79,10 +80,11 @@ class Tracked:
             timeouts=record.timeouts + timed_out,
         )
 
-    def _phase(self, fleets: dict[str, Fleet], fresh: Fleet) -> Job:
+    def _phase(self, fleets: dict[str, Fleet]) -> Job:
         job = self.record.job
         if job is not None:
-            return fleets[job.launcher].phase(job)
+            fleet = fleets.get(job.launcher)
+            return Job.UNKNOWN if fleet is None else fleet.phase(job)
         # Nothing to ask for. Whether the launcher can be asked at all decides if a search makes sense.
         return Job.OVER if self.searches > 0 else Job.UNKNOWN
 
@@ -126,6 +128,21 @@ class Tracked:
         except FileNotFoundError:
             return []
         return sorted(labels, key=lambda label: tuple(int(part) for part in label.split(".")))
+
+    def node(self) -> str:
+        """Where the newest run was; empty before the first."""
+        claims = self.dir.claims()
+        return claims[-1].node if claims else ""
+
+    def log_tail(self, submissions: Path, size: int = 4000) -> str:
+        """The end of the newest log of a trial that never said how it ended."""
+        logs = [self.dir.run_dir(label) / "log" for label in self.run_labels()]
+        if self.record.submission is not None:
+            logs += sorted((submissions / self.record.submission).glob("*.err"))
+        for log in reversed(logs):
+            if log.exists() and log.stat().st_size:
+                return log.read_text(errors="replace")[-size:]
+        return ""
 
     def seconds(self) -> float | None:
         """Since the first claim."""

@@ -39,6 +39,7 @@ class Trial:
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
     doubtful: bool = False  # an earlier request to create its run may still be carried out
+    reopened: bool = False  # it had ended: which lines were sent, only MLflow knows
     ready: bool = False  # its parameters have arrived
     runs: dict[str, Path] = field(default_factory=dict)  # label → directory
     sent: list[Range] = field(default_factory=list)  # all ranges but the last, neighbours joined
@@ -83,6 +84,7 @@ class Cursor:
         self.experiment_id: str | None = None
         self.parent: str | None = None  # MLflow's run id of the study
         self.study_state: str | None = None
+        self.columns: list[str] = []  # the parameters that the study's saved view shows
         self.best: set[int] = set()  # marked for sure
         self.maybe_best: set[int] = set()  # perhaps marked: the process died while it was changing the marks
         self._descriptor = -1
@@ -161,6 +163,8 @@ class Cursor:
             yield from _story(trial, self.path.parent)
         if self.best or self.maybe_best:
             yield {"event": "marking", "best": sorted(self.best), "maybe": sorted(self.maybe_best)}
+        if self.columns:
+            yield {"event": "view", "params": self.columns}
         if self.study_state is not None:
             yield {"event": "study_state", "state": self.study_state}
 
@@ -170,6 +174,8 @@ class Cursor:
                 self.experiment_id, self.parent = event["experiment_id"], event["run_id"]
             case "study_state":
                 self.study_state = event["state"]
+            case "view":
+                self.columns = event["params"]
             case "marking":
                 self.best, self.maybe_best = set(event["best"]), set(event["maybe"])
             case "done":
@@ -178,6 +184,10 @@ class Cursor:
             case "create":
                 number = event["trial"]
                 self.trials[number] = Trial(number, event["at"], event["params"], event["tags"])
+            case "reopen":
+                number = event["trial"]
+                run_id = self.finished.pop(number, None) or self.trials[number].run_id
+                self.trials[number] = Trial(number, 0.0, run_id=run_id, ready=True, reopened=True)
             case _:
                 self._apply_to_trial(self.trials[event["trial"]], event)
 
@@ -210,7 +220,9 @@ def _story(trial: Trial, folder: Path) -> Iterator[Record]:
     yield create(trial.number, trial.created_at, trial.params, trial.tags)
     if trial.run_id is not None:
         yield created(trial.number, trial.run_id, trial.doubtful)
-    if trial.ready:
+    if trial.reopened:
+        yield reopen(trial.number)
+    elif trial.ready:
         yield {"event": "ready", "trial": trial.number}
     for run, directory in trial.runs.items():
         yield follow(trial.number, run, directory, folder)
@@ -233,6 +245,11 @@ def create(number: int, at: float, params: Mapping[str, str], tags: Mapping[str,
 def created(number: int, run_id: str, doubtful: bool = False) -> Record:
     """The trial has this run; `doubtful`: a request without an answer may bring another one into being."""
     return {"event": "created", "trial": number, "run_id": run_id, "doubtful": doubtful}
+
+
+def reopen(number: int) -> Record:
+    """The trial had ended, and goes on in the run it has."""
+    return {"event": "reopen", "trial": number}
 
 
 def follow(number: int, run: str, directory: Path, folder: Path) -> Record:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trialfleet.tracking import cursor as note
+from trialfleet.tracking import views
 from trialfleet.tracking.cursor import Cursor, Record, Trial
 from trialfleet.tracking.mlflow_runs import Away, Found, Refused, Runs, TrackingError
 from trialfleet.tracking.trial_forwarder import (
@@ -90,7 +91,10 @@ class Forwarder:
     def start_trial(self, number: int, at: float, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """There is a trial; said again of one that is known, only its tags count."""
         if number in self.cursor.finished:
-            return
+            if not self.study.single:
+                return
+            self.cursor.note(note.reopen(number))  # a training that is taken up again goes on in its run
+            self._trials[number] = TrialForwarder(self.cursor.trials[number], self.cursor, False, self._complain)
         self._end = None
         if number in self._trials:
             self._trials[number].tag(tags)
@@ -247,10 +251,11 @@ class Forwarder:
             self.cursor.note({"event": "study_state", "state": None})
 
     def _per_study(self, runs: Runs, parent: str | None) -> bool:
+        if parent is None:  # a single run is nobody's best
+            return True
         try:
             complete = self._move_marks(runs)
-            if parent is None:
-                return complete
+            self._show(runs, parent)
             if self._parent_tags:
                 tags = dict(self._parent_tags)
                 runs.set_tags(parent, tags)
@@ -262,6 +267,21 @@ class Forwarder:
             self._complain(f"the study's run: {error}")
             return False
         return complete
+
+    def _show(self, runs: Runs, parent: str) -> None:
+        """Give the study a saved view with the parameters that its trials have, as they become known."""
+        names = dict.fromkeys(name for trial in self.cursor.trials.values() for name in trial.params)
+        columns = list(dict.fromkeys([*self.cursor.columns, *names]))
+        if columns == self.cursor.columns or self.cursor.experiment_id is None:
+            return
+        experiment_id = self.cursor.experiment_id
+        page = views.Page(self.study.name, self.study.uid, experiment_id, parent, self.study.objectives)
+        value = views.view(page, columns, int(time.time() * 1000))
+        try:
+            runs.set_experiment_tag(experiment_id, views.tag_name(self.study.uid), value)
+        except Refused as error:
+            log.info("MLflow refuses the study's saved view: %s", error)
+        self.cursor.note({"event": "view", "params": columns})
 
     def _move_marks(self, runs: Runs) -> bool:
         """Move the mark of the best: noted before, so that a mark is never left behind."""

@@ -30,7 +30,7 @@ from trialfleet.tracking import records, schema
 from trialfleet.tracking.cursor import Cursor
 from trialfleet.tracking.forwarder import LONGEST_WAIT, NOTE, Forwarder, Study, waiting_time
 from trialfleet.tracking.mlflow_runs import Away, Runs, TrackingError, prepare_environment
-from trialfleet.tracking.run import Pruned
+from trialfleet.tracking.run import Preempted, Pruned
 from trialfleet.tracking.target import Target, knows_run
 from trialfleet.tracking.trial_dir import TrialState
 from trialfleet.tracking.trial_forwarder import SOURCE, USER
@@ -125,7 +125,7 @@ class Ingester:
     def trial_ended(
         self,
         number: int,
-        state: TrialState,
+        state: TrialState | str,
         objectives: Mapping[str, float] | None = None,
         error: str | None = None,
         tags: Mapping[str, str] | None = None,
@@ -329,6 +329,8 @@ def single_run(
         ingester.follow(0, "1.0", directory)
         try:
             yield outcome
+        except Preempted:  # it goes on later: the run stays open
+            raise
         except Pruned:
             ingester.trial_ended(0, TrialState.PRUNED, outcome.objectives, artifacts=artifacts_of(directory))
             raise

@@ -29,20 +29,25 @@ class Writer:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._torn = False
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
         plain = {name: float(value) for name, value in values.items()}
         line = records.dumps({"step": int(step), "time": time.time(), "values": plain})
         data = (line + "\n").encode()
+        if self._torn:  # a full disk cut a line short: end it, so that it spoils no other
+            data = b"\n" + data
         while data:  # a signal or a nearly full disk may cut a write short
-            data = data[os.write(self._descriptor, data) :]
+            written = os.write(self._descriptor, data)
+            self._torn = written < len(data)
+            data = data[written:]
 
     def close(self) -> None:
         os.close(self._descriptor)
 
 
 def read_from(path: Path, offset: int = 0) -> tuple[list[Line], int]:
-    """Whole lines from byte `offset` on.
+    """Whole lines from byte `offset` on; what a full disk cut short is passed over.
 
     Returns:
         the lines, and the offset behind the last whole one (where the next call goes on).
@@ -54,11 +59,15 @@ def read_from(path: Path, offset: int = 0) -> tuple[list[Line], int]:
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
-    lines = [_parse(raw) for raw in data[:end].splitlines()]
-    return lines, offset + end
+    lines = [_parse(raw) for raw in data[:end].split(b"\n")]
+    return [line for line in lines if line is not None], offset + end
 
 
-def _parse(raw: bytes) -> Line:
-    line = json.loads(raw)
+def _parse(raw: bytes) -> Line | None:
+    """None for what a full disk left of a line."""
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
     values = {name: records.number(value) for name, value in line["values"].items()}
     return Line(int(line["step"]), float(line["time"]), values)

@@ -95,6 +95,12 @@ class Runs:
             raise Away(f"the MLflow experiment '{name}' was deleted: restore it, or set tracking.experiment")
         return str(found.experiment_id)
 
+    def set_experiment_tag(self, experiment_id: str, name: str, value: str) -> None:
+        self._call("tag experiment", self._client.set_experiment_tag, experiment_id, name, value)
+
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        return dict(self._call("get experiment", self._client.get_experiment, experiment_id).tags)
+
     def find(self, experiment_id: str, tags: Mapping[str, str]) -> list[Found]:
         """All active runs with these tags (values without quotation marks), oldest first."""
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
@@ -161,7 +167,7 @@ class Runs:
             return False
         return bool(run.info.lifecycle_stage == "active")
 
-    def metrics(self, run_id: str) -> tuple[str, ...]:
+    def metric_names(self, run_id: str) -> tuple[str, ...]:
         """The names of the metrics that a run has."""
         return tuple(self._call("get run", self._client.get_run, run_id).data.metrics)
 

@@ -44,7 +44,8 @@ class Submission:
 
     @classmethod
     def read(cls, path: Path) -> "Submission":
-        record: dict[str, Any] = records.read(path)
+        record: dict[str, Any] | None = records.read(path)
+        assert record is not None, "a submission is written before its jobs are"
         return cls(**{**record, "trials": [Assignment(**trial) for trial in record["trials"]]})
 
 

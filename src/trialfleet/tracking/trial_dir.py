@@ -10,6 +10,7 @@ runs elsewhere). Claims are ordered by (attempt, restart); only the newest may c
 """
 
 import math
+import os
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Claim:
     label: str  # the run's directory: "1.0"
     job: str  # the job's identity: the same for all restarts of a Slurm job
     process: Process
+    node: str  # where it runs, by the launcher's name for it
 
     def newer_than(self, other: "Claim") -> bool:
         return (self.attempt, self.restart) > (other.attempt, other.restart)
@@ -118,8 +120,8 @@ class TrialDir:
             record = records.read(path)
             if record is not None:
                 process = Process.from_json(record["process"])
-                claim = Claim(record["attempt"], record["restart"], path.parent.name, record["job"], process)
-                claims.append(claim)
+                order, job, node = (record["attempt"], record["restart"]), record["job"], record["node"]
+                claims.append(Claim(*order, path.parent.name, job, process, node))
         return sorted(claims, key=lambda claim: (claim.attempt, claim.restart))
 
     def claim(self, attempt: int, job: str, restart: int) -> Claim:
@@ -142,8 +144,10 @@ class TrialDir:
         if own and own[-1].restart >= restart:
             raise NotClaimed(f"restart {own[-1].restart} of attempt {attempt} exists")
         label = f"{attempt}.{restart if own else 0}"
-        claim = Claim(attempt, restart, label, job, Process.own())
-        record = {"attempt": attempt, "restart": restart, "job": job, "process": claim.process.to_json()}
+        own_process = Process.own()
+        node = os.environ.get("SLURMD_NODENAME", own_process.host)
+        claim = Claim(attempt, restart, label, job, own_process, node)
+        record = {"attempt": attempt, "restart": restart, "job": job, "process": own_process.to_json(), "node": node}
         if not records.create(self.run_dir(label) / "claim", record):
             raise NotClaimed(f"run {label} was claimed at the same moment")
         if self.result_json.exists():  # it may have ended between the first look and the claim
@@ -155,9 +159,7 @@ class TrialDir:
         return any(other.newer_than(claim) for other in self.claims())
 
 
-def judged(
-    value: Any, n_objectives: int
-) -> tuple[TrialState, Sequence[float] | None, dict[str, str] | None]:
+def judged(value: Any, n_objectives: int) -> tuple[TrialState, Sequence[float] | None, dict[str, str] | None]:
     """A task's return value as (state, objectives, error): a wrong one is a failure that says what it should be."""
     try:
         objectives = [float(value)] if n_objectives == 1 else [float(item) for item in value]

@@ -12,7 +12,8 @@ from trialfleet.tracking import cursor as note
 from trialfleet.tracking.cursor import Cursor, Range, Trial
 from trialfleet.tracking.metrics import Line
 from trialfleet.tracking.mlflow_runs import MAX_METRICS, Away, Found, Refused, Runs, TrackingError
-from trialfleet.tracking.once import Conflict, Once, Row, metric_name, read_lines, read_range
+from trialfleet.tracking.once import Conflict, Once, Row, read_lines, read_range
+from trialfleet.tracking.views import objective_names
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class TrialForwarder:
         self._complain = complain
         self._uncertain = not fresh
         self._wanted: dict[str, str] = {}
+        self._known = dict(trial.tags) if fresh else {}
         self._arrived_metrics: tuple[str, ...] = ()
         self._once: Once | None = None
         self._behind: list[Range] = []  # all that went through `_once`
@@ -125,7 +127,7 @@ class TrialForwarder:
     def _find(self, runs: Runs, place: Place) -> list[Found]:
         if place.listing is not None and self.trial.number in place.listing:
             return [place.listing[self.trial.number]]
-        return runs.find(place.experiment_id, self._marks(place)) if False else []
+        return runs.find(place.experiment_id, self._marks(place)) if self._uncertain else []
 
     def _marks(self, place: Place) -> dict[str, str]:
         return {UID: place.tags[UID], TRIAL: str(self.trial.number)}
@@ -136,9 +138,11 @@ class TrialForwarder:
             self._cursor.note({"event": "ready", "trial": self.trial.number})
 
     def _set_tags(self, runs: Runs, run_id: str) -> None:
-        if self._wanted:
-            self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, self._wanted))
-            self._wanted = {}
+        tags = {name: value for name, value in self._wanted.items() if self._known.get(name) != value}
+        if tags:
+            self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, tags))
+            self._known |= tags
+        self._wanted = {}
 
     def _send_lines(self, runs: Runs, run_id: str) -> bool:
         once = self._once or self._restore(runs, run_id)
@@ -193,11 +197,13 @@ class TrialForwarder:
 
     def _restore(self, runs: Runs, run_id: str) -> Once:
         """Rebuild, from files and cursor, what was sent; the newest range is to be sent again."""
+        if self.trial.reopened:
+            runs.set_status(run_id, "RUNNING")
         once = Once(self._earlier)
         pieces = [*self.trial.sent, *([self.trial.last] if self.trial.last else [])]
-        if any(_size(self._file(piece.run)) < piece.end for piece in pieces):
-            # a file lost lines that were sent (a power cut, say): only MLflow knows what it has
-            once.assume(runs.history(run_id, runs.metrics(run_id)))
+        if self.trial.reopened or any(_size(self._file(piece.run)) < piece.end for piece in pieces):
+            # or a file lost lines that were sent (a power cut, say): only MLflow knows what it has
+            once.assume(runs.history(run_id, runs.metric_names(run_id)))
         elif self._arrived_metrics and not pieces:
             once.assume(runs.history(run_id, self._arrived_metrics))
         self._behind, box = [], None
@@ -226,7 +232,8 @@ class TrialForwarder:
         ended = self.trial.ended
         assert ended is not None
         at = int(ended["at"] * 1000)
-        rows = [Row(name, float(value), at, 0) for name, value in objective_rows(ended["objectives"]).items()]
+        names = objective_names(ended["objectives"])
+        rows = [Row(n, float(value), at, 0) for n, value in zip(names, ended["objectives"].values(), strict=True)]
         if rows:
             self._send_rows(runs, run_id, rows)
         for name, relative in ended["artifacts"].items():
@@ -275,15 +282,6 @@ class TrialForwarder:
 def run_name(number: int, best: bool = False) -> str:
     """What MLflow's list shows: 'trial 00042', with a star for the best."""
     return f"trial {number:05d}" + (" ★ best" if best else "")
-
-
-def objective_rows(objectives: Mapping[str, float] | None) -> dict[str, float]:
-    """MLflow's metric names for the objectives: `objective` for one, `objective/<metric>` for several."""
-    if not objectives:
-        return {}
-    if len(objectives) == 1:
-        return {"objective": next(iter(objectives.values()))}
-    return {f"objective/{metric_name(name)}"[:250]: value for name, value in objectives.items()}
 
 
 def remove_doubles(runs: Runs, run_id: str, experiment_id: str, marks: Mapping[str, str]) -> None:

@@ -17,14 +17,21 @@ Json = dict[str, Any]
 class Knobs(NamedTuple):
     """What control sets for the steps to come."""
 
-    scale: Mapping[str, float]  # a factor of a group's rate; groups that are not there have 1
+    scale: float  # a factor of every rate
+    group_scale: Mapping[str, float]  # a further factor by group; groups that are not there have 1
     on: Mapping[str, bool]  # whether a unit is trained; units that are not there are
     stop: str | None  # why training ends early
 
 
 def start() -> Json:
     """What is known before the first evaluation."""
-    return {"best": None, "last": None, "stale": 0, "plateau": {"scale": 1.0, "stale": 0, "cooldown": 0, "best": None}}
+    return {
+        "best": None,  # the evaluation with the best first metric
+        "last": None,
+        "mark": None,  # the last clear improvement, and how many evaluations ago
+        "stale": 0,
+        "plateau": {"scale": 1.0, "stale": 0, "cooldown": 0, "best": None},
+    }
 
 
 def control(state: Json, step: int, values: Mapping[str, float], config: Config) -> Json:
@@ -35,12 +42,12 @@ def control(state: Json, step: int, values: Mapping[str, float], config: Config)
         raise KeyError(f"objective.metric {missing[0]!r} was not logged; there are {', '.join(sorted(values))}")
     seen = {"step": step, "values": {name: values[name] for name in objective.metrics if name in values}}
     early = config.training.early_stopping
-    better = _better(objective, seen, state["best"], early.min_delta if early else 0.0)
-    best = seen if _better(objective, seen, state["best"], 0.0) else state["best"]
+    clearly = _better(objective, seen, state["mark"], early.min_delta if early else 0.0)
     return {
-        "best": best,
+        "best": seen if _better(objective, seen, state["best"], 0.0) else state["best"],
         "last": seen,
-        "stale": 0 if better else state["stale"] + 1,
+        "mark": seen if clearly else state["mark"],
+        "stale": 0 if clearly else state["stale"] + 1,
         "plateau": _plateau(state["plateau"], _first(objective, seen), config),
     }
 
@@ -49,12 +56,34 @@ def knobs(state: Json, config: Config) -> Knobs:
     """What the steps to come are to be given."""
     early = config.training.early_stopping
     stop = early is not None and state["stale"] >= early.patience
-    scale = {"": float(state["plateau"]["scale"])} if isinstance(config.scheduler, Plateau) else {}
-    return Knobs(scale, {}, f"no improvement in {state['stale']} evaluations" if stop else None)
+    return Knobs(
+        scale=float(state["plateau"]["scale"]),
+        group_scale={},
+        on={},
+        stop=f"no improvement in {state['stale']} evaluations" if stop else None,
+    )
 
 
 def is_best(state: Json, step: int) -> bool:
     return state["best"] is not None and state["best"]["step"] == step
+
+
+def score(state: Json, config: Config) -> float:
+    """The first metric at the last evaluation, turned so that less is better."""
+    return _first(config.objective, state["last"])
+
+
+def with_test(state: Json, values: Mapping[str, float], config: Config) -> Json:
+    """What is known after the test split was evaluated: its metrics belong to both the best and the last."""
+    wanted = {name: values[name] for name in config.objective.metrics if name in values}
+    both = {key: {**state[key], "values": {**state[key]["values"], **wanted}} for key in ("best", "last")}
+    return {**state, **both}
+
+
+def metrics(state: Json, config: Config) -> dict[str, float]:
+    """The objective's metrics, in its order, at the evaluation that `objective.at` chooses."""
+    values = state[config.objective.at]["values"]
+    return {name: records.number(values[name]) for name in config.objective.metrics}
 
 
 def _first(objective: Objective, seen: Json) -> float:

@@ -22,11 +22,10 @@ def prepare(config: Config) -> None:
     Raises:
         UserError: if jax is already running with another number of simulated devices.
     """
-    wanted = variables(config)
     if "jax" in sys.modules:
-        _check_running(config, wanted)
-        return
-    os.environ.update(wanted)
+        _check_running(config)
+    else:
+        os.environ.update(variables(config))
 
 
 def variables(config: Config) -> dict[str, str]:
@@ -53,9 +52,10 @@ def cache_directory(root: str) -> Path:
 
 
 def _xla_flags(config: Config) -> str:
-    """What the user set already, and after it, so that it wins, what the config says."""
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_DEVICES)]
+    """What the user set already, and what the config says, which wins."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
     if config.runtime.simulated_devices is not None:
+        flags = [flag for flag in flags if not flag.startswith(_DEVICES)]
         flags.append(f"{_DEVICES}={config.runtime.simulated_devices}")
     if config.runtime.deterministic:
         flags += [flag for flag in _DETERMINISTIC if flag not in flags]
@@ -66,7 +66,7 @@ _DEVICES = "--xla_force_host_platform_device_count"
 _DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 
 
-def _check_running(config: Config, wanted: dict[str, str]) -> None:
+def _check_running(config: Config) -> None:
     simulated = config.runtime.simulated_devices
     if simulated is not None and f"{_DEVICES}={simulated}" not in os.environ.get("XLA_FLAGS", "").split():
         raise UserError(

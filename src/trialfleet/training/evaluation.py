@@ -1,7 +1,5 @@
 """The evaluation loop: every example of a split once, rows joined over batches and processes."""
 
-from collections.abc import Callable
-
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
@@ -12,6 +10,7 @@ from trialfleet.training.contract import Extra, Params, Rows, Summary, Workload
 from trialfleet.training.data import Loader
 from trialfleet.training.mesh import BATCH
 from trialfleet.training.program import Inputs, Program
+from trialfleet.training.wishes import Wish, Wishes
 
 
 class Evaluator:
@@ -27,33 +26,31 @@ class Evaluator:
         self._loader = Loader(source, NamedSharding(program.mesh, P(BATCH)), training.eval_batch, None)
 
     def __call__(
-        self, params: Params, frozen: Params, extra: Extra, inputs: Callable[[], Inputs]
+        self, params: Params, frozen: Params, extra: Extra, inputs: Inputs, wishes: Wishes
     ) -> tuple[Summary | None, int]:
-        """The summary of the split, or None if a process wanted to stop on the way; and what it wanted, or 0.
-
-        Args:
-            inputs: asked before each batch, since a wish to stop travels in them.
-        """
+        """The summary of the split, or None if processes wished to stop on the way; and what they wished."""
         flying: list[tuple[Rows, jax.Array]] = []
         parts: list[dict[str, np.ndarray]] = []
         for index, plan in enumerate(self._plans):
             batch = self._loader.load(plan, 0, 0, index)
-            flying.append(self._program.evaluate(params, frozen, extra, batch, np.int32(index), inputs()))
-            if len(flying) > 1 and (code := _land(flying, parts)):
-                return None, code
+            now = inputs._replace(stop=wishes.sent())
+            flying.append(self._program.evaluate(params, frozen, extra, batch, np.int32(index), now))
+            wish = _land(flying, parts) if len(flying) > 1 else 0
+            if (wish := max(wish, wishes.alone())) > Wish.SAVE:
+                return None, wish
         while flying:
-            if code := _land(flying, parts):
-                return None, code
+            if (wish := _land(flying, parts)) > Wish.SAVE:
+                return None, wish
         return self._workload.summarize(_joined(parts), self.split), 0
 
 
 def _land(flying: list[tuple[Rows, jax.Array]], parts: list[dict[str, np.ndarray]]) -> int:
-    """Brings the oldest batch's rows to the host; what the processes wanted at that time."""
-    rows, stop = flying.pop(0)
+    """Brings the oldest batch's rows to the host; what the processes wished at that time."""
+    rows, wish = flying.pop(0)
     host = {name: np.asarray(leaf) for name, leaf in rows.items()}
     counted = host["weight"] > 0
     parts.append({name: leaf[counted] for name, leaf in host.items()})
-    return int(stop)
+    return int(wish)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> Rows:

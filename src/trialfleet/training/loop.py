@@ -1,9 +1,7 @@
 """The training of one trial, as one story."""
 
 import logging
-import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,14 +9,14 @@ import numpy as np
 
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
-from trialfleet.tracking.run import Preempted, Pruned, Run, Stop
+from trialfleet.tracking.run import Preempted, Pruned, Run
 from trialfleet.training import checkpoints, control
 from trialfleet.training.account import Account
 from trialfleet.training.data import Fed, Feed, Loader, Position
 from trialfleet.training.evaluation import Evaluator
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.outcome import NonFinite, Outcome
-from trialfleet.training.setup import Setup, fingerprint, prepare
+from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import State
 from trialfleet.training.wishes import Wish, Wishes
 
@@ -31,7 +29,7 @@ def fit(config: Config, run: Run) -> Outcome:
     """See `trialfleet.training.train`."""
     account = Account()
     with account.spent("start"):
-        setup = prepare(config)
+        setup = Setup(config)
     training = Training(config, run, setup, account)
     try:
         training.begin()
@@ -179,9 +177,7 @@ class Training:
             if split not in self.evaluators:
                 self.evaluators[split] = Evaluator(self.program, self.setup.workload, split, self.config.training)
             params = state.ema if self.config.training.ema_decay is not None else state.params
-            summary, wish = self.evaluators[split](
-                params, self.frozen, state.extra, lambda: self.inputs._replace(stop=self.wishes.sent())
-            )
+            summary, wish = self.evaluators[split](params, self.frozen, state.extra, self.inputs, self.wishes)
         if summary is None:
             self._heed(wish)
             raise AssertionError("an evaluation is broken off only by a wish to stop")
@@ -271,9 +267,11 @@ class Training:
             self.run.report(self.step, values)
             self.known = control.with_test(self.known, values, self.config)
         self.checkpoints.wait()
-        seen = self.known[self.config.objective.at]
         return Outcome(
-            metrics=control.metrics(seen, self.config.objective), step=seen["step"], steps=self.step, ended=ended
+            metrics=control.metrics(self.known, self.config),
+            step=self.known[self.config.objective.at]["step"],
+            steps=self.step,
+            ended=ended,
         )
 
     def _best_state(self) -> State:

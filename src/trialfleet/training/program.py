@@ -233,16 +233,19 @@ def _accumulated(
         (loss, (extra, metrics)), grads = grad_of(state.params, extra, micro, jax.random.fold_in(key, index))
         return extra, (loss, metrics, grads)
 
-    extra, sums = one(state.extra, 0)
-    if accumulation > 1:
+    if accumulation == 1:
+        extra, (loss, metrics, grads) = one(state.extra, 0)
+        return loss, metrics, extra, grads
 
-        def add(carry: Any, index: jax.Array) -> Any:
-            extra, sums = carry
-            extra, more = one(extra, index)
-            return (extra, jax.tree.map(jnp.add, sums, more)), None
+    def add(carry: Any, index: jax.Array) -> Any:
+        extra, sums = carry
+        extra, more = one(extra, index)
+        return (extra, jax.tree.map(jnp.add, sums, more)), None
 
-        (extra, sums), _ = jax.lax.scan(add, (extra, sums), jnp.arange(1, accumulation))
-    return sums[0], sums[1], extra, sums[2]
+    _, shapes = jax.eval_shape(one, state.extra, 0)
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    (extra, (loss, metrics, grads)), _ = jax.lax.scan(add, (state.extra, zeros), jnp.arange(accumulation))
+    return loss, metrics, extra, grads
 
 
 class _Knobs:

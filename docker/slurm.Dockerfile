@@ -1,0 +1,34 @@
+# Debian 12 with its own Slurm and the project: a cluster of virtual nodes in one container.
+#
+#     docker build -f docker/slurm.Dockerfile -t trialfleet-slurm .
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+
+WORKDIR /opt/trialfleet
+COPY requirements.lock ./
+RUN pip install --require-hashes -r requirements.lock
+
+# The test cluster knows which of Debian's packages it needs.
+COPY jobs/ jobs/
+RUN python -m jobs.slurm_cluster install --accounting=dbd && rm -rf /var/lib/apt/lists/*
+
+COPY pyproject.toml README.md ./
+COPY src/ src/
+COPY conf/ conf/
+COPY pipelines/ pipelines/
+RUN pip install --no-deps --no-build-isolation --editable .
+
+# The same user in all images: they share a volume. Slurm's daemons do not need root, either.
+RUN useradd --uid 1000 --create-home trialfleet && install --directory --owner=trialfleet /srv/trialfleet
+USER trialfleet
+WORKDIR /srv/trialfleet
+ENV TRIALFLEET_CLUSTER_DIR=/tmp/trialfleet-cluster SLURM_CONF=/tmp/trialfleet-cluster/slurm.conf
+HEALTHCHECK --interval=10s --timeout=10s --start-period=20s CMD ["python", "-m", "jobs.slurm_cluster", "status"]
+# Stays in the foreground and takes the cluster down on `docker stop`.
+CMD ["python", "-m", "jobs.slurm_cluster", "up", "--foreground", "--accounting=dbd"]

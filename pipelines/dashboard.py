@@ -1,0 +1,45 @@
+"""python -m pipelines.dashboard [--port N] [--uri URI] [tracking.uri=… tracking.experiment=…]
+
+Opens MLflow's own pages on the results, on this machine only, and prints a link to each study. Ctrl-C ends it.
+"""
+
+import argparse
+import signal
+from pathlib import Path
+from types import FrameType
+
+from pipelines import front
+from trialfleet.config.location import conf_directory
+from trialfleet.tracking import dashboard
+from trialfleet.tracking.target import resolve
+
+
+def entry() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.dashboard", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("--port", type=int, help="default: the first free one from 5000 on")
+    parser.add_argument("--uri", help="the same as tracking.uri=…")
+    parser.add_argument("overrides", nargs="*", metavar="tracking.KEY=VALUE")
+    arguments = parser.parse_args()
+    uri, experiment = dashboard.settings(conf_directory(), arguments.uri, arguments.overrides)
+    target = resolve(uri, experiment, Path.cwd())
+    dashboard.check(target)
+    if uri.startswith(("http://", "https://")):  # somebody serves it already
+        print(dashboard.report(target, target.shown.rstrip("/")))
+        return
+    port = dashboard.choose_port(arguments.port)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with dashboard.serve(target, port) as server:
+            print(dashboard.report(target, f"http://{dashboard.HOST}:{port}"))
+            print("\nCtrl-C ends it.", flush=True)
+            server.wait()
+    except KeyboardInterrupt:
+        print()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    front.main(entry)

@@ -1,0 +1,38 @@
+"""Whose checkpoints stay: a study's best trials, and of each the run that brought its result."""
+
+import shutil
+from collections.abc import Sequence
+
+from trialfleet.sweep.standings import Finished, Standings
+from trialfleet.tracking.trial_dir import TrialDir
+
+
+class KeptCheckpoints:
+    """Keeps the checkpoints of the `keep` best trials (None: of all), and those on a Pareto front.
+
+    Args:
+        standings: of the study, kept up to date by the driver.
+    """
+
+    def __init__(self, keep: int | None, standings: Standings) -> None:
+        self._keep = keep
+        self._standings = standings
+        self._best: list[Finished] = []
+
+    def add(self, trial: Finished) -> list[int]:
+        """Take a finished trial into account; the numbers of those whose checkpoints may go now."""
+        if self._keep is None:
+            return []
+        if trial.state != "COMPLETE" or trial.values is None:
+            return [trial.number]
+        ranked = sorted([*self._best, trial], key=lambda one: self._standings.losses(one)[0])
+        self._best, dropped = ranked[: self._keep], ranked[self._keep :]
+        front = {one.number for one in self._standings.front} if len(self._standings.directions) > 1 else set()
+        return [one.number for one in dropped if one.number not in front]
+
+
+def drop_checkpoints(trial: TrialDir, but_of: Sequence[str] = ()) -> None:
+    """Delete the checkpoints of a trial's runs, except of the runs named."""
+    for run in trial.runs.glob("*"):
+        if run.name not in but_of:
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)

@@ -1,0 +1,191 @@
+"""MLflow's own pages on the results, served on this machine only, with links that lead to the studies."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from trialfleet.errors import UserError
+from trialfleet.tracking import views
+from trialfleet.tracking.forwarder import DIRECTION, OBJECTIVE
+from trialfleet.tracking.mlflow_runs import Runs, TrackingError, prepare_environment
+from trialfleet.tracking.target import Target
+from trialfleet.tracking.trial_forwarder import KIND, STATE, STUDY, UID
+
+HOST = "127.0.0.1"  # MLflow asks nobody for a password: not for other machines
+PORTS_TO_TRY = 20
+START_SECONDS = 120.0
+STOP_SECONDS = 10.0
+# One worker, and none of the ten processes that MLflow starts for the evaluation of language models.
+LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@dataclass(frozen=True)
+class StudyPages:
+    """A study's name, how it stands (None: not ended), and what there is to look at → its address."""
+
+    name: str
+    state: str | None
+    links: dict[str, str]
+
+
+def check(target: Target) -> None:
+    """Raises:
+    UserError: there is nothing to show yet.
+    """
+    database = target.database
+    if database is not None and not (database.exists() and database.stat().st_size > 0):
+        fix = "run a study first (python -m pipelines.sweep), or say where it is: tracking.uri=sqlite:///PATH"
+        raise UserError(f"there are no results yet: {database} does not exist", fix)
+
+
+def choose_port(wanted: int | None, first: int = 5000) -> int:
+    """`wanted` if it is given and free, else the first free one from `first` on.
+
+    Raises:
+        UserError: it is taken.
+    """
+    if wanted is not None:
+        if not _is_free(wanted):
+            raise UserError(f"port {wanted} is in use", "choose another one with --port, or leave that out")
+        return wanted
+    for port in range(first, first + PORTS_TO_TRY):
+        if _is_free(port):
+            return port
+    raise UserError(f"ports {first} to {first + PORTS_TO_TRY - 1} are in use", "choose one with --port")
+
+
+@contextlib.contextmanager
+def serve(target: Target, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """MLflow's server for the length of the block, in a process group of its own that ends with the block.
+
+    Raises:
+        UserError: it does not come up; with its last words.
+    """
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    if target.database is not None:
+        command += ["--artifacts-destination", str(target.database.parent / "mlartifacts")]
+    environment = {**os.environ, **LIGHT, "MLFLOW_BACKEND_STORE_URI": target.uri}  # passwords show in `ps`
+    with tempfile.TemporaryFile() as output:
+        server = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait_until_up(server, port, target, output)
+            yield server
+        finally:
+            _stop(server)
+
+
+def studies(target: Target, base: str) -> list[StudyPages]:
+    """All studies of the target's experiment, the newest first, with links under `base`.
+
+    Raises:
+        TrackingError: MLflow can not be asked.
+    """
+    prepare_environment()
+    runs = Runs(target)
+    experiment_id = runs.experiment()
+    found = runs.find(experiment_id, {KIND: "study"})
+    tags = runs.experiment_tags(experiment_id)
+    pages = []
+    for run in reversed(found):
+        metrics = [name for name in run.tags.get(OBJECTIVE, "").split(",") if name]
+        objectives = dict(zip(metrics, run.tags.get(DIRECTION, "").split(","), strict=False))
+        uid, name = run.tags[UID], run.tags[STUDY]
+        page = views.Page(name, uid, experiment_id, run.run_id, objectives)
+        links = views.links(base, page, views.tag_name(uid) in tags)
+        pages.append(StudyPages(name, run.tags.get(STATE), links))
+    return pages
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, target: Target, output: IO[bytes]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            break
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2).close()
+            return
+        time.sleep(0.2)
+    output.seek(0)
+    words = target.without_secrets(output.read().decode(errors="replace")).splitlines()[-8:]
+    raise UserError("MLflow's server does not start:\n" + "\n".join(words), f"look at {target.shown}")
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):  # the group is gone already
+            os.killpg(server.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_SECONDS)
+        if not _group_exists(server.pid):
+            return
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def report(target: Target, base: str, shown: int = 10) -> str:
+    """What the user is told: where MLflow is, and the links of the newest studies."""
+    lines = [f"MLflow is at {base}   (results: {target.shown})"]
+    try:
+        pages = studies(target, base)
+    except TrackingError as error:
+        return "\n".join([*lines, f"its studies can not be listed: {error}"])
+    if not pages:
+        return "\n".join([*lines, f"there is no study in the experiment '{target.experiment}' yet"])
+    for page in pages[:shown]:
+        lines += ["", f"{page.name}  ({(page.state or 'running').lower()})"]
+        width = max(len(what) for what in page.links)
+        lines += [f"  {what:<{width}}  {address}" for what, address in page.links.items()]
+    if len(pages) > shown:
+        lines += ["", f"and {len(pages) - shown} older studies: see 'Views' there"]
+    return "\n".join(lines)
+
+
+def settings(conf: Path, uri: str | None, overrides: list[str]) -> tuple[str, str]:
+    """`tracking.uri` and `tracking.experiment` as a sweep in this folder would have them.
+
+    Args:
+        conf: the folder of the configs.
+        uri: given on the command line, or None.
+        overrides: of the form tracking.NAME=VALUE.
+
+    Raises:
+        UserError: an override that is not of this form.
+    """
+    from omegaconf import OmegaConf
+
+    base = OmegaConf.create({"tracking": OmegaConf.load(conf / "tracking" / "default.yaml")})
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name not in ("tracking.uri", "tracking.experiment"):
+            raise UserError(f"{override}: the dashboard takes tracking.uri=… and tracking.experiment=…")
+        OmegaConf.update(base, name, value)
+    return uri or str(base.tracking.uri), str(base.tracking.experiment)

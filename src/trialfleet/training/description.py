@@ -1,0 +1,44 @@
+"""What a training would do, as text, from shapes alone."""
+
+import jax
+import numpy as np
+
+from trialfleet.config import Config, hyperparameters, signature
+from trialfleet.training import trees
+from trialfleet.training.mesh import batch_shards
+from trialfleet.training.setup import Setup, parameter_counts
+
+
+def text(config: Config) -> str:
+    """See `trialfleet.training.describe`."""
+    setup = Setup(config)
+    layout, mesh = setup.program.layout, setup.mesh
+    trained, frozen = parameter_counts([layout.shapes.params, layout.frozen_shapes])
+    plan = setup.train_source.epoch(config.seed, 0)[0]
+    example = setup.train_source.example(plan.rows[0], np.random.default_rng(0))
+    batch = setup.train_source.collate([example], plan.bucket)
+    lines = [
+        f"workload    {config.workload.name}, model {getattr(getattr(config, 'model', None), 'name', '')}",
+        f"mesh        {' × '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
+        f" of {jax.device_count()} {mesh.devices.ravel()[0].device_kind} devices",
+        f"parameters  {trained:,} trained, {frozen:,} frozen",
+        f"batch       {config.training.global_batch} examples = {setup.program.accumulation} micro-batches × "
+        f"{batch_shards(mesh)} shards × {config.training.global_batch // setup.program.accumulation // batch_shards(mesh)}",
+        *(f"            {name}: {leaf.dtype} {leaf.shape[1:]}" for name, leaf in sorted(batch.items())),
+        f"steps       {setup.total_steps}, {setup.plans(0)} batches in the first epoch",
+        f"objective   {', '.join(config.objective.metrics)} ({', '.join(config.objective.directions)})",
+        "parameters by path",
+        *(
+            f"            {path}: {shape.shape} {layout.leaves[path].group} {_place(setup, path)}"
+            for path, shape in trees.flatten(layout.shapes.params).items()
+        ),
+        "hyperparameters",
+        *(f"            {name} = {value:g}" for name, value in hyperparameters(config).items()),
+        "signature",
+        *(f"            {name} = {value}" for name, value in signature(config).items() if value != "<traced>"),
+    ]
+    return "\n".join(lines)
+
+
+def _place(setup: Setup, path: str) -> str:
+    return str(trees.flatten(setup.program.layout.shardings.params)[path].spec)

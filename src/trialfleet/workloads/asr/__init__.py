@@ -1,0 +1,5 @@
+"""Speech to text: strings of spoken digits, read out as characters, scored by word and character error rate."""
+
+from trialfleet.workloads.asr.workload import Asr
+
+__all__ = ["Asr"]

@@ -1,0 +1,118 @@
+"""An encoder of residual convolutions and its loss by connectionist temporal classification."""
+
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trialfleet.config.asr import CtcEncoder
+from trialfleet.training.contract import Hyperparameters, Params
+from trialfleet.training import trees
+from trialfleet.training.mesh import constrain
+from trialfleet.training.random import normals, uniforms
+from trialfleet.workloads.asr.text import BLANK, CLASSES
+
+
+def init(config: CtcEncoder, features: int, key: jax.Array) -> Params:
+    """Weights with the variance that keeps a signal's size; the last of each residual branch is smaller."""
+    width, hidden, taps = config.width, config.width * config.expansion, config.kernel
+    shapes: dict[str, tuple[int, ...]] = {"encoder/stem": (taps, features, width), "head/w": (width, CLASSES)}
+    for n in range(config.blocks):
+        shapes[f"encoder/block{n}/conv"] = (taps, width, width)
+        shapes[f"encoder/block{n}/up"] = (width, hidden)
+        shapes[f"encoder/block{n}/down"] = (hidden, width)
+    # A small head begins near the uniform distribution, far from the plateau of saying blanks only.
+    gains = {"conv": 0.5, "down": 0.5, "w": 0.1}
+    flat = {
+        path: draw * gains.get(path.rpartition("/")[2], 1.0) / prod(shapes[path][:-1]) ** 0.5
+        for path, draw in normals(key, shapes).items()
+    }
+    flat |= {f"encoder/block{n}/{name}_norm": jnp.ones(width) for n in range(config.blocks) for name in ("conv", "mlp")}
+    return trees.unflatten({**flat, "encoder/norm": jnp.ones(width), "head/b": jnp.zeros(CLASSES)})
+
+
+def axes(config: CtcEncoder) -> dict[str, Any]:
+    """The logical axes of what `init` gives."""
+    block = {
+        "conv_norm": ("embed",),
+        "conv": ("kernel", "embed", None),
+        "mlp_norm": ("embed",),
+        "up": ("embed", "mlp"),
+        "down": ("mlp", "embed"),
+    }
+    blocks = {f"block{n}": block for n in range(config.blocks)}
+    encoder = {"stem": ("kernel", None, "embed"), **blocks, "norm": ("embed",)}
+    return {"encoder": encoder, "head": {"w": ("embed", "vocab"), "b": ("vocab",)}}
+
+
+def logits(
+    config: CtcEncoder,
+    params: Params,
+    frames: jax.Array,
+    frame_count: jax.Array,
+    hp: Hyperparameters,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Scores of labels (B, T, CLASSES), float32.
+
+    Args:
+        frames: (B, T, features).
+        frame_count: (B,); what lies behind is never seen.
+        key: for noise and dropout while training; None: neither.
+    """
+    encoder = params["encoder"]
+    there = (jnp.arange(frames.shape[1]) < frame_count[:, None]).astype(encoder["stem"].dtype)[..., None]
+    chances: list[jax.Array] = []
+    if key is not None:
+        widths = [frames.shape[2]] + [config.width * config.expansion] * config.blocks
+        noise, *chances = uniforms(key, frames.shape[:2], widths)
+        frames = frames + hp["model.input_noise"] * _normal(noise)
+    x = jax.nn.gelu(_conv(frames.astype(there.dtype) * there, encoder["stem"], 1))
+    for n in range(config.blocks):
+        block = encoder[f"block{n}"]
+        # Later blocks look further: a whole digit is heard from the middle of it.
+        x = x + _conv(_norm(x, block["conv_norm"]) * there, block["conv"], 1 if n == 0 else 2)
+        h = constrain(jax.nn.gelu(_norm(x, block["mlp_norm"]) @ block["up"]), "batch", None, "mlp")
+        if key is not None:
+            h = _dropout(h, hp["model.dropout"], chances[n])
+        x = constrain(x + h @ block["down"], "batch", None, "embed")
+    return (_norm(x, encoder["norm"]) @ params["head"]["w"] + params["head"]["b"]).astype(jnp.float32)
+
+
+def losses(scores: jax.Array, frame_count: jax.Array, labels: jax.Array, label_count: jax.Array) -> jax.Array:
+    """-log p(labels | frames) of each example (B,), in nats."""
+    padded_frames = (jnp.arange(scores.shape[1]) >= frame_count[:, None]).astype(jnp.float32)
+    padded_labels = (jnp.arange(labels.shape[1]) >= label_count[:, None]).astype(jnp.float32)
+    return optax.ctc_loss(scores, padded_frames, labels, padded_labels, blank_id=BLANK)
+
+
+def _conv(x: jax.Array, weight: jax.Array, dilation: int) -> jax.Array:
+    """A convolution over frames as one matrix product of shifted copies: XLA's own is slower on CPUs.
+
+    Args:
+        x: (B, T, C), 0 where nothing is to be heard.
+        weight: (taps, C, width), taps odd.
+    """
+    taps, channels, width = weight.shape
+    reach = taps // 2 * dilation
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    shifted = [padded[:, tap * dilation : tap * dilation + x.shape[1]] for tap in range(taps)]
+    return jnp.concatenate(shifted, -1) @ weight.reshape(taps * channels, width)
+
+
+def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+    wide = x.astype(jnp.float32)
+    size = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + 1e-6)
+    return (wide * size).astype(x.dtype) * scale
+
+
+def _dropout(x: jax.Array, rate: jax.Array, chances: jax.Array) -> jax.Array:
+    """Dropout whose rate is an input: no trial compiles anew for another rate."""
+    return jnp.where(chances >= rate, x / (1 - rate).astype(x.dtype), 0)
+
+
+def _normal(chances: jax.Array) -> jax.Array:
+    """Standard normal numbers from uniform ones, by the inverse of their distribution."""
+    return 2**0.5 * jax.lax.erf_inv(jnp.clip(2 * chances - 1, -1 + 1e-6, 1 - 1e-6))

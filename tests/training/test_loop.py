@@ -1,0 +1,79 @@
+"""A whole training: what it reports, saves and leaves; how it stops and goes on."""
+
+from collections.abc import Callable
+from itertools import count
+
+import numpy as np
+import pytest
+
+from trialfleet.errors import UserError
+from trialfleet.tracking.run import Preempted, Pruned, Stop
+from trialfleet.training import NonFinite, train
+
+
+def after(calls: int, stop: Stop) -> Callable[[], Stop | None]:
+    """Wants to stop from the n-th time it is asked."""
+    counter = count(1)
+    return lambda: stop if next(counter) >= calls else None
+
+
+def test_reports_evaluates_saves_and_ends(config, new_run):
+    run = new_run()
+    outcome = train(config(), run)
+    assert sorted(run.reported("train/loss")) == [2, 4, 6]
+    assert sorted(run.reported("val/wer")) == [3, 6]
+    assert outcome.steps == 6
+    assert outcome.ended == "all steps"
+    assert outcome.metrics == {"val/wer": run.reported("val/wer")[outcome.step]}
+    assert (run.checkpoints / "00000006" / "manifest.json").exists()
+    assert (run.artifacts / "val-samples.txt").read_text().count("\n") >= 15
+    assert run.notes["steps"] == 6
+    assert {"compile", "train", "evaluate", "save"} <= set(run.notes["seconds"])
+
+
+def test_an_untrained_model_reads_nothing_right(config, new_run):
+    run = new_run()
+    train(config("training.max_steps=1", "optimizer.learning_rate=0"), run)
+    assert 0.9 <= run.reported("val/wer")[1] <= 1.1
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4])
+def test_a_preempted_run_goes_on_bit_for_bit(config, new_run, cut):
+    whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))
+    uncut = train(config(), whole)
+    with pytest.raises(Preempted):
+        train(config(), first)
+    second = new_run(earlier=[first])
+    resumed = train(config(), second)
+    assert second.notes["resumed_from"] > 0
+    assert resumed == uncut
+    assert dict(first.untimed()) | dict(second.untimed()) == dict(whole.untimed())
+    merged = {(step, tuple(values)): values for run in (first, second) for step, values in run.untimed()}
+    assert merged == {(step, tuple(values)): values for step, values in whole.untimed()}
+
+
+def test_a_pruned_run_saves_nothing(config, new_run):
+    run = new_run(stop=after(2, Stop.PRUNE))
+    with pytest.raises(Pruned):
+        train(config(), run)
+    assert not run.checkpoints.exists()
+
+
+def test_a_superseded_run_leaves_and_saves_nothing(config, new_run):
+    run = new_run(stop=after(2, Stop.SUPERSEDED))
+    with pytest.raises(Preempted):
+        train(config(), run)
+    assert not run.checkpoints.exists()
+
+
+def test_a_loss_that_is_not_finite_fails_with_step_and_value(config, new_run):
+    run = new_run()
+    with pytest.raises(NonFinite, match="at step [23]") as caught:
+        train(config("optimizer.learning_rate=1e30"), run)
+    assert not np.isfinite(caught.value.loss) or caught.value.step > 0
+    assert not list(run.checkpoints.glob("*/manifest.json"))
+
+
+def test_must_resume_is_refused_without_a_checkpoint(config, new_run):
+    with pytest.raises(UserError, match="training.resume"):
+        train(config("training.resume=must"), new_run())

@@ -1,0 +1,49 @@
+"""The same training on any mesh, and meshes that cannot be."""
+
+import pytest
+
+from trialfleet.errors import UserError
+from trialfleet.training import train
+
+MESHES = {
+    "1": ["mesh.data=1"],
+    "8 data": ["mesh.data=8"],
+    "8 fsdp": ["mesh.data=1", "mesh.fsdp=8"],
+    "2x2x2": ["mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"],
+}
+LONG = ["training.max_steps=30", "training.report_every=1", "training.eval_every=30", "dataset.train_strings=320"]
+
+
+def test_losses_are_the_same_on_every_mesh(config, new_run):
+    losses = {}
+    for name, overrides in MESHES.items():
+        run = new_run()
+        train(config(*LONG, *overrides), run)
+        losses[name] = run.reported("train/loss")
+    for name, curve in losses.items():
+        assert curve == pytest.approx(losses["1"], abs=1e-5), name
+
+
+def test_micro_batches_add_up_to_the_global_batch(config, new_run):
+    curves = []
+    for per_device in ("null", "2"):
+        run = new_run()
+        quiet = ["model.dropout=0", "model.input_noise=0"]  # drawn for each micro-batch
+        train(config("training.report_every=1", f"training.per_device_batch={per_device}", *quiet), run)
+        curves.append(run.reported("train/loss"))
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["mesh.data=4", "mesh.fsdp=4"], "data=4 × fsdp=4 × tp=1 = 16 devices, and there are 8"),
+        (["mesh.data=-1", "mesh.fsdp=3"], "8 devices cannot be divided by 3"),
+        (["mesh.data=8", "training.global_batch=12"], "12 is not a multiple of 8"),
+        (["mesh.data=2", "training.per_device_batch=3"], r"8 is not a multiple of 6 \(mesh: .* × training.per_device"),
+        (["mesh.data=8", "training.eval_batch=12"], "training.eval_batch: 12"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_the_arithmetic(config, new_run, overrides, message):
+    with pytest.raises(UserError, match=message):
+        train(config(*overrides), new_run())
