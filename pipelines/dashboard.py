@@ -10,6 +10,7 @@ from types import FrameType
 
 from pipelines import front
 from trialfleet.config.location import conf_directory
+from trialfleet.errors import UserError
 from trialfleet.tracking import dashboard
 from trialfleet.tracking.target import resolve
 
@@ -33,6 +34,7 @@ def entry() -> None:
             print(dashboard.report(target, f"http://{dashboard.HOST}:{port}"))
             print("\nCtrl-C ends it.", flush=True)
             server.wait()
+            raise UserError("MLflow's server has ended by itself", "start the dashboard again")
     except KeyboardInterrupt:
         print()
 

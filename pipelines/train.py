@@ -3,7 +3,11 @@
 --dry-run composes, validates and builds, reports shapes, parameters and mesh, and trains nothing.
 """
 
+import os
 import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -13,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipelines import front
 from trialfleet.config.location import conf_directory
+from trialfleet.errors import UserError
 from trialfleet.tracking import run as runs
 
 Objectives = float | list[float]
@@ -27,15 +32,16 @@ def task(cfg: DictConfig) -> Objectives | None:
     from trialfleet.config import load
 
     config = load(cfg)
-    from trialfleet.training import describe, train
+    from trialfleet import training
 
     if config.dry_run:
-        print(describe(config))
+        print(training.describe(config))
         return None
     current = runs.current()
     if current is None:
+        training.check(config)
         return _single(cfg)
-    outcome = train(config, current)
+    outcome = training.train(config, current)
     values = [outcome.metrics[name] for name in config.objective.metrics]
     return values[0] if isinstance(config.objective.metric, str) else values
 
@@ -48,7 +54,36 @@ def check(cfg: DictConfig) -> None:
     """
     from trialfleet.config import load
 
-    load(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    config = load(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
+    if max(sizes) > 1 and _runs_here(cfg) and sizes not in _tried:
+        _tried.add(sizes)
+        _try_out(list(cfg.hydra.overrides.task))
+
+
+_tried: set[tuple[int, ...]] = set()  # meshes that were tried out: one dry run is enough for all probes
+
+
+def _runs_here(cfg: DictConfig) -> bool:
+    """Whether the sweep's trials run on this machine, so that its devices are theirs."""
+    target = OmegaConf.select(cfg, "hydra.launcher._target_")
+    return isinstance(target, str) and target.endswith(".LocalLauncher")
+
+
+def _try_out(overrides: list[str]) -> None:
+    """A dry run in a process of its own: only jax knows how many devices there are.
+
+    Raises:
+        UserError: what the dry run said.
+    """
+    command = [sys.executable, "-m", "pipelines.train", *overrides, "dry_run=true", "hydra.output_subdir=null"]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+        done = subprocess.run([*command, f"hydra.run.dir={folder}"], capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        start = next((index for index, line in enumerate(lines) if line.startswith("error: ")), max(0, len(lines) - 3))
+        raise UserError("\n".join(lines[start:]).removeprefix("error: "))
 
 
 def _single(cfg: DictConfig) -> Objectives | None:

@@ -68,12 +68,12 @@ def test_a_superseded_run_leaves_and_saves_nothing(config, new_run):
 
 def test_a_loss_that_is_not_finite_fails_with_step_and_value(config, new_run):
     run = new_run()
-    with pytest.raises(NonFinite, match="at step [23]") as caught:
+    with pytest.raises(NonFinite, match=r"at step [23]") as caught:
         train(config("optimizer.learning_rate=1e30"), run)
     assert not np.isfinite(caught.value.loss) or caught.value.step > 0
     assert not list(run.checkpoints.glob("*/manifest.json"))
 
 
 def test_must_resume_is_refused_without_a_checkpoint(config, new_run):
-    with pytest.raises(UserError, match="training.resume"):
+    with pytest.raises(UserError, match=r"training\.resume"):
         train(config("training.resume=must"), new_run())

@@ -37,10 +37,10 @@ def test_micro_batches_add_up_to_the_global_batch(config, new_run):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["mesh.data=4", "mesh.fsdp=4"], "data=4 × fsdp=4 × tp=1 = 16 devices, and there are 8"),
+        (["mesh.data=4", "mesh.fsdp=4"], "data=4 x fsdp=4 x tp=1 = 16 devices, and there are 8"),
         (["mesh.data=-1", "mesh.fsdp=3"], "8 devices cannot be divided by 3"),
         (["mesh.data=8", "training.global_batch=12"], "12 is not a multiple of 8"),
-        (["mesh.data=2", "training.per_device_batch=3"], r"8 is not a multiple of 6 \(mesh: .* × training.per_device"),
+        (["mesh.data=2", "training.per_device_batch=3"], r"8 is not a multiple of 6 \(mesh: .* x training.per_device"),
         (["mesh.data=8", "training.eval_batch=12"], "training.eval_batch: 12"),
     ],
 )

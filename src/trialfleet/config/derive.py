@@ -29,7 +29,7 @@ class Withheld:
         return f"<{self.mark.value}>"
 
     def __bool__(self) -> bool:
-        raise TypeError(f"a {self.mark.value} value is not part of the compiled program; read it from hp, or on the host")
+        raise TypeError(f"a {self.mark.value} value is no part of the program; read it from hp, or on the host")
 
 
 class FrozenMap(dict[str, Any]):

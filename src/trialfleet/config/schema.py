@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
+from trialfleet.config.freezing import Freezing
 from trialfleet.config.marks import STRICT, Host, Traced
 from trialfleet.config.optimizers import Optimizer, Scheduler
 
@@ -51,7 +52,7 @@ class Study:
     """What a sweep may do with a study that is there already."""
 
     fresh: bool
-    allow_changes: bool
+    allow_changes: tuple[str, ...]  # keys, or groups of them, that may differ from what the study began with
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -166,6 +167,7 @@ class Config:
     workload: Workload
     optimizer: Optimizer
     scheduler: Scheduler
+    freezing: Freezing
     training: Training
     mesh: Mesh
     runtime: Runtime

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -40,6 +41,7 @@ class Proposer:
         self._uid = uid
         self._space = space
         self._samplers = samplers
+        store.study.sampler = samplers(0)  # samplers want to hear of trials that end before the first is asked for
         self._enqueued = [_known_point(point, space, custom_space) for point in enqueued]
         self._custom = _imported(custom_space)
         self._config = config
@@ -84,7 +86,7 @@ def _imported(path: str | None) -> CustomSpace | None:
         return None
     try:
         extend: CustomSpace = instantiate({"_target_": path, "_partial_": True}, _execution_whitelist_=(path,))
-    except Exception as error:
+    except HydraException as error:
         raise UserError(
             f"hydra.sweeper.custom_search_space={path}: {error.__cause__ or error}",
             "give the dotted path of a function (config, trial) that can be imported",

@@ -7,15 +7,17 @@ history, not on how often the driver was restarted. Grid and QMC walk a fixed se
 
 import inspect
 import warnings
-from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import numpy as np
 import optuna
+from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
-from optuna.samplers import BaseSampler, GridSampler, QMCSampler
+from omegaconf.errors import OmegaConfBaseException
+from optuna.samplers import BaseSampler, GPSampler, GridSampler, QMCSampler
 
 from trialfleet.errors import UserError
 from trialfleet.sweep import space as spaces
@@ -34,20 +36,22 @@ class SamplerFactory:
     """
 
     def __init__(self, config: Any, space: Space, seed: int) -> None:
-        self._build = self._builder(config)
-        target = self._build.func if isinstance(self._build, partial) else self._build
-        self.is_grid = inspect.isclass(target) and issubclass(target, GridSampler)
-        self._one_seed = self.is_grid or (inspect.isclass(target) and issubclass(target, QMCSampler))
+        self._build = _builder(config)
+        target = self._build.func
+        kind = target if inspect.isclass(target) else object
+        self._one_seed = issubclass(kind, GridSampler | QMCSampler)
         self.grid_size: int | None = None
-        if self.is_grid:
+        if issubclass(kind, GridSampler):
             values = spaces.grid(space)
-            self.grid_size = int(np.prod([len(choices) for choices in values.values()]))
+            self.grid_size = prod(len(choices) for choices in values.values())
             self._build = partial(self._build, values)
-        own = config.get("seed") if isinstance(config, DictConfig | dict) else None
+        if issubclass(kind, GPSampler) and find_spec("torch") is None:  # Optuna would say so at the tenth trial
+            raise UserError("hydra.sweeper.sampler: GPSampler needs the package torch", "pip install torch (CPU suffices)")
+        taken = inspect.signature(target).parameters.values()
+        self._takes_seed = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in taken)
+        own = self._build.keywords.get("seed")
         self.seed = seed if own is None else int(own)
-        self._takes_seed = "seed" in inspect.signature(target).parameters or target is not type(target)
-        self.name = getattr(target, "__name__", type(target).__name__)
-        self(0)  # what the sampler refuses, it refuses now
+        self.name = type(self(0)).__name__  # what the sampler refuses, it refuses now
 
     def __call__(self, number: int) -> BaseSampler:
         """The sampler for trial `number`."""
@@ -56,24 +60,24 @@ class SamplerFactory:
             # Users choose these samplers by name; that Optuna calls some experimental is no news each trial.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             try:
-                return self._build(seed=seed)
+                return self._build(seed=seed) if self._takes_seed else self._build()
             except (TypeError, ValueError, ImportError) as error:
                 raise UserError(f"hydra.sweeper.sampler: {error}", "correct its settings") from None
 
-    def _builder(self, config: Any) -> Callable[..., BaseSampler]:
-        if isinstance(config, BaseSampler):
-            return lambda seed: config
-        if isinstance(config, partial):  # upstream's form of the grid sampler
-            return config
-        try:
-            built = instantiate(config, _partial_=True, _execution_whitelist_=_TRUSTED)
-        except Exception as error:
-            cause = error.__cause__ or error
-            raise UserError(
-                f"hydra.sweeper.sampler: {cause}", "choose one with hydra/sweeper/sampler=tpe|random|…"
-            ) from None
-        keywords = {name: value for name, value in built.keywords.items() if name != "seed"}
-        return partial(built.func, *built.args, **keywords)
+
+def _builder(config: Any) -> "partial[BaseSampler]":
+    if isinstance(config, BaseSampler):
+        return partial(lambda: config)
+    if isinstance(config, partial):  # upstream's form of the grid sampler
+        return config
+    fix = "choose one with hydra/sweeper/sampler=tpe|random|…"
+    try:
+        built = instantiate(config, _partial_=True, _execution_whitelist_=_TRUSTED)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"hydra.sweeper.sampler: {error.__cause__ or error}", fix) from None
+    if not isinstance(built, partial):
+        raise UserError("hydra.sweeper.sampler: names no _target_", fix)
+    return built
 
 
 def trial_seed(study_seed: int, number: int) -> int:
@@ -89,6 +93,6 @@ def build_pruner(config: Any) -> optuna.pruners.BasePruner | None:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             pruner = instantiate(config, _execution_whitelist_=_TRUSTED)
-        except Exception as error:
+        except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
             raise UserError(f"hydra.sweeper.pruner: {error.__cause__ or error}", "correct its settings") from None
     return None if isinstance(pruner, optuna.pruners.NopPruner) else pruner

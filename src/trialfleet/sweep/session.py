@@ -99,6 +99,9 @@ def run_session(request: Request) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console(highlight=False)
     plan = check(request)
+    if OmegaConf.select(request.config, "dry_run"):
+        _show_plan(plan, console)
+        return
     with ExitStack() as stack:
         driver, terminal = _assemble(plan, console, stack)
         interrupts = stack.enter_context(Interrupts(driver, terminal, sys.stdin.isatty() and console.is_terminal))
@@ -242,6 +245,22 @@ def _fresh(config: DictConfig) -> bool:
 
 def _allowed(config: DictConfig) -> list[str]:
     return [str(key) for key in OmegaConf.select(config, "study.allow_changes") or ()]
+
+
+def _show_plan(plan: Plan, console: Console) -> None:
+    """What --dry-run shows of a sweep: everything was checked, nothing is made."""
+    settings = plan.settings
+    state = "a new study" if plan.record is None else f"goes on with the study begun {plan.record.created}"
+    lines = [
+        f"study {plan.name!r} in {plan.folder}: {state}",
+        f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
+        *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
+        *(f"  {name} ~ {distribution}" for name, distribution in plan.space.distributions.items()),
+        *(f"  {override}" for override in plan.space.fixed.values()),
+        "the config of a trial has been composed and checked; nothing was started",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 # -------------------------------------------------------------------- assemble
@@ -435,7 +454,7 @@ def _conclude(plan: Plan, driver: Driver, console: Console, finished_before: int
         console.print(f"study {plan.name!r} is finished: {standings.finished} of {driver.n_trials} trials are done.")
         console.print("  raise hydra.sweeper.n_trials to go on, or start anew with study.fresh=true")
     _show_best(plan, driver, console)
-    if driver.stop_asking:
+    if driver.stop_asking and not driver.failed:
         console.print(f"no more trials were started: {driver.stop_asking}")
     if driver.failed:
         raise UserError(

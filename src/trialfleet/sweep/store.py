@@ -220,7 +220,12 @@ class StudyStore:
             self.storage.set_trial_user_attr(trial_id, FAILURE, text[:2000])
         state = TrialState[result.state.value]
         values = list(result.objectives or []) if result.state is Ended.COMPLETE else None
-        self.study.tell(self.storage.get_trial(trial_id).number, values=values, state=state, skip_if_finished=True)
+        number = self.storage.get_trial(trial_id).number
+        try:
+            self.study.tell(number, values=values, state=state, skip_if_finished=True)
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):  # the grid sampler's way to end an optimize(); the trial is told
+                raise
 
 
 def distribution_texts(distributions: Mapping[str, Any]) -> dict[str, str]:

@@ -84,6 +84,7 @@ class Cursor:
         self.experiment_id: str | None = None
         self.parent: str | None = None  # MLflow's run id of the study
         self.study_state: str | None = None
+        self.study_tags: dict[str, str] = {}  # those that were set beyond the study's own
         self.columns: list[str] = []  # the parameters that the study's saved view shows
         self.best: set[int] = set()  # marked for sure
         self.maybe_best: set[int] = set()  # perhaps marked: the process died while it was changing the marks
@@ -141,7 +142,7 @@ class Cursor:
             os.ftruncate(self._descriptor, good)
         self._size = good
         self._compact_at = good + COMPACT_BYTES
-        if lines > 4 * (len(self.finished) + len(self.trials)) + 1000:
+        if lines > 2 * (len(self.finished) + len(self.trials)) + 1000:
             self._compact()
 
     def _compact(self) -> None:
@@ -163,6 +164,8 @@ class Cursor:
             yield from _story(trial, self.path.parent)
         if self.best or self.maybe_best:
             yield {"event": "marking", "best": sorted(self.best), "maybe": sorted(self.maybe_best)}
+        if self.study_tags:
+            yield {"event": "study_tags", "tags": self.study_tags}
         if self.columns:
             yield {"event": "view", "params": self.columns}
         if self.study_state is not None:
@@ -174,6 +177,8 @@ class Cursor:
                 self.experiment_id, self.parent = event["experiment_id"], event["run_id"]
             case "study_state":
                 self.study_state = event["state"]
+            case "study_tags":
+                self.study_tags = event["tags"]
             case "view":
                 self.columns = event["params"]
             case "marking":

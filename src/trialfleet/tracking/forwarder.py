@@ -82,6 +82,7 @@ class Forwarder:
         self._connect = connect
         self._runs: Runs | None = None
         self._trials = {n: TrialForwarder(t, cursor, False, self._complain) for n, t in cursor.trials.items()}
+        self._param_names = dict.fromkeys(name for t in cursor.trials.values() for name in t.params)
         self._best: set[int] | None = None
         self._parent_tags: dict[str, str] = {}
         self._parent_asked = False
@@ -100,6 +101,7 @@ class Forwarder:
             self._trials[number].tag(tags)
             return
         self.cursor.note(note.create(number, at, params, tags))
+        self._param_names.update(dict.fromkeys(params))
         # should the cursor have been lost, then `where.listing` tells of the run; a single run has no such list
         fresh, trial = not self.study.single, self.cursor.trials[number]
         self._trials[number] = TrialForwarder(trial, self.cursor, fresh, self._complain)
@@ -124,7 +126,8 @@ class Forwarder:
         self._best = set(numbers)
 
     def tag_study(self, tags: Mapping[str, str]) -> None:
-        self._parent_tags.update(tags)
+        told = self.cursor.study_tags
+        self._parent_tags.update({name: value for name, value in tags.items() if told.get(name) != value})
 
     def end_study(self, state: str, at: float) -> None:
         self._end = (state, at)
@@ -191,7 +194,9 @@ class Forwarder:
         if not self.study.single:
             if self.cursor.parent is None:
                 listing = self._parent(runs, experiment_id)
-            self._reopen(runs)
+            assert self.cursor.parent is not None
+            with contextlib.suppress(Refused):
+                runs.set_tags(self.cursor.parent, self.study.parent_tags())
         return Place(experiment_id, self.cursor.parent, self.study.name, self.study.common_tags(), listing)
 
     def _start_over(self) -> None:
@@ -240,12 +245,9 @@ class Forwarder:
         self.cursor.note(note.marking([], [n for n, run in listing.items() if BEST in run.tags]))
         return listing
 
-    def _reopen(self, runs: Runs) -> None:
-        parent = self.cursor.parent
-        assert parent is not None
-        with contextlib.suppress(Refused):
-            runs.set_tags(parent, self.study.parent_tags())
-        if self.cursor.study_state is not None and self._trials:
+    def _reopen(self, runs: Runs, parent: str) -> None:
+        """The study had ended, and there are trials again."""
+        if self.cursor.study_state is not None and self._end is None and self._trials:
             runs.set_status(parent, "RUNNING")
             runs.remove_tag(parent, STATE)
             self.cursor.note({"event": "study_state", "state": None})
@@ -254,12 +256,14 @@ class Forwarder:
         if parent is None:  # a single run is nobody's best
             return True
         try:
+            self._reopen(runs, parent)
             complete = self._move_marks(runs)
             self._show(runs, parent)
             if self._parent_tags:
-                tags = dict(self._parent_tags)
-                runs.set_tags(parent, tags)
-                self._parent_tags = {k: v for k, v in self._parent_tags.items() if tags.get(k) != v}
+                runs.set_tags(parent, self._parent_tags)
+                told = {**self.cursor.study_tags, **self._parent_tags}
+                self.cursor.note({"event": "study_tags", "tags": told})
+                self._parent_tags = {}
             self._end_parent(runs, parent)
         except Away:
             raise
@@ -270,8 +274,7 @@ class Forwarder:
 
     def _show(self, runs: Runs, parent: str) -> None:
         """Give the study a saved view with the parameters that its trials have, as they become known."""
-        names = dict.fromkeys(name for trial in self.cursor.trials.values() for name in trial.params)
-        columns = list(dict.fromkeys([*self.cursor.columns, *names]))
+        columns = list(dict.fromkeys([*self.cursor.columns, *self._param_names]))
         if columns == self.cursor.columns or self.cursor.experiment_id is None:
             return
         experiment_id = self.cursor.experiment_id

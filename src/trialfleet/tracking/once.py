@@ -59,7 +59,7 @@ class Once:
         self._earlier = earlier
         self._highest: dict[str, int] = {}
         self._values: dict[tuple[str, int], float] | None = None
-        self._taken: list[Line] = []  # of the chunk in work, which `earlier` does not give yet
+        self._taken: list[tuple[str, int, float]] = []  # of the chunk in work, which `earlier` does not give yet
 
     def assume(self, rows: Iterable[tuple[str, int, float]]) -> None:
         """Take (name, step, value) as forwarded already, before the first `take`."""
@@ -76,8 +76,6 @@ class Once:
         for line in lines:
             for raw_name, value in line.values.items():
                 self._take(metric_name(raw_name), value, line, rows, conflicts)
-            if self._values is None:
-                self._taken.append(line)
         return rows, conflicts
 
     def _take(self, name: str, value: float, line: Line, rows: list[Row], conflicts: list[Conflict]) -> None:
@@ -92,15 +90,19 @@ class Once:
 
     def _remember(self, name: str, step: int, value: float) -> None:
         self._highest[name] = max(step, self._highest.get(name, step))
-        if self._values is not None:
+        if self._values is None:
+            self._taken.append((name, step, value))
+        else:
             self._values[name, step] = value
 
     def _lookup(self) -> dict[tuple[str, int], float]:
         if self._values is None:
             self._values = {}
-            for line in [*self._earlier(), *self._taken]:
+            for line in self._earlier():
                 for name, value in line.values.items():
                     self._values.setdefault((metric_name(name), line.step), value)
+            for name, step, value in self._taken:
+                self._values.setdefault((name, step), value)
         return self._values
 
 

@@ -88,7 +88,7 @@ def check(uri: str) -> None:
     Raises:
         UserError: naming what is wrong with the URI and what to set instead.
     """
-    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
+    scheme = uri.partition(":")[0].lower() if ":" in uri or uri == "databricks" else ""
     kind = scheme.partition("+")[0]
     if not uri.strip():
         raise UserError("tracking.uri is empty", _ANY_FIX)

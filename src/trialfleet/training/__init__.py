@@ -7,7 +7,7 @@ from trialfleet.config import Config
 from trialfleet.tracking.run import Run
 from trialfleet.training.outcome import NonFinite, Outcome
 
-__all__ = ["NonFinite", "Outcome", "describe", "train"]
+__all__ = ["NonFinite", "Outcome", "check", "describe", "train"]
 
 
 def train(config: Config, run: Run) -> Outcome:
@@ -25,6 +25,20 @@ def train(config: Config, run: Run) -> Outcome:
     from trialfleet.training.loop import fit
 
     return fit(config, run)
+
+
+def check(config: Config) -> None:
+    """Refuses at once what `train` would refuse, before anything of the training exists. `train` repeats it for little.
+
+    Raises:
+        UserError: the mesh, the batch, the data or the names of groups do not fit.
+    """
+    from trialfleet.training import environment
+
+    environment.prepare(config)
+    from trialfleet.training.setup import Setup
+
+    Setup(config)
 
 
 def describe(config: Config) -> str:

@@ -85,7 +85,7 @@ class Checkpoints:
                 records.write(folder / "manifest.json", dict(_digests(folder)))
                 self._saved[step] = meta
                 self._delete_superseded()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - Orbax and its storage raise whatever they like
             # A full disk, most of all: training goes on, and the checkpoint before this one stays.
             _say_failed(step, error)
 
@@ -116,8 +116,7 @@ class Checkpoints:
             if wrong := damage(folder):
                 log.warning("checkpoint %s is passed over: %s", folder, wrong)
             else:
-                meta = records.read(folder / "meta.json")
-                yield Saved(folder, int(folder.name), meta)
+                yield Saved(folder, int(folder.name), records.read(folder / "meta.json") or {})
 
 
 def read(saved: Saved, shapes: Any, shardings: Any) -> Any:
@@ -126,9 +125,28 @@ def read(saved: Saved, shapes: Any, shardings: Any) -> Any:
     Raises:
         ValueError: if it holds other arrays than `shapes`.
     """
-    target = jax.tree.map(lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place), shapes, shardings)
+
+    def placed(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+
+    target = jax.tree.map(placed, shapes, shardings)
     restored = _saver().restore(saved.path / "state", args=_orbax().args.StandardRestore(named(target)))
     return jax.tree.unflatten(jax.tree.structure(shapes), [restored[name] for name in named(shapes)])
+
+
+def contents(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every array in a checkpoint, by name."""
+    item = _reader().metadata(folder / "state").item_metadata.tree
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in item.items()}
+
+
+def read_some(folder: Path, targets: Arrays) -> Arrays:
+    """Only those arrays of a checkpoint that are named in `targets` (jax.ShapeDtypeStruct with sharding)."""
+    ocp = _orbax()
+    restore_args = ocp.checkpoint_utils.construct_restore_args(targets)
+    arguments = ocp.args.PyTreeRestore(targets, restore_args=restore_args, partial_restore=True)
+    read: Arrays = _reader().restore(folder / "state", args=arguments)
+    return read
 
 
 def named(tree: Any) -> Arrays:
@@ -186,6 +204,11 @@ def _orbax() -> Any:
     import orbax.checkpoint
 
     return orbax.checkpoint
+
+
+@cache
+def _reader() -> Any:
+    return _orbax().Checkpointer(_orbax().PyTreeCheckpointHandler())
 
 
 @cache

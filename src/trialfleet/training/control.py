@@ -1,17 +1,35 @@
-"""What evaluations feed back into training, as one pure function of what was seen: JSON in, JSON out.
+"""What evaluations and epochs feed back into training, as one pure function: JSON in, JSON out.
 
 Its state is saved with every checkpoint, and it is what the outcome of a training is read from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trialfleet.config import Config
+from trialfleet.config.freezing import Adaptive, NoFreezing, Progressive, RateBoost, Scheduled
 from trialfleet.config.optimizers import Plateau
 from trialfleet.config.schema import Objective
 from trialfleet.tracking import records
 
 Json = dict[str, Any]
+
+
+class Event(NamedTuple):
+    """Something to react to."""
+
+    step: int
+    epochs: int  # completed
+    ends_epoch: bool
+    values: Mapping[str, float] | None  # the newest of every metric, after an evaluation; else None
+
+
+class Facts(NamedTuple):
+    """What control must know of the model."""
+
+    order: Sequence[str]  # units that a freezing schedule releases one by one
+    sizes: Mapping[tuple[str, str], int]  # parameters by (group, unit)
+    rates: Mapping[str, float]  # peak learning rate by group
 
 
 class Knobs(NamedTuple):
@@ -23,48 +41,61 @@ class Knobs(NamedTuple):
     stop: str | None  # why training ends early
 
 
+_WATCH: Json = {"mark": None, "stale": 0}  # the last clear improvement, and evaluations since
+
+
 def start() -> Json:
-    """What is known before the first evaluation."""
+    """What is known before the first step."""
     return {
         "best": None,  # the evaluation with the best first metric
         "last": None,
-        "mark": None,  # the last clear improvement, and how many evaluations ago
-        "stale": 0,
-        "plateau": {"scale": 1.0, "stale": 0, "cooldown": 0, "best": None},
+        "stopping": _WATCH,
+        "plateau": {**_WATCH, "scale": 1.0, "cooldown": 0},
+        "freezing": {**_WATCH, "released": 0, "boosted": False},
     }
 
 
-def control(state: Json, step: int, values: Mapping[str, float], config: Config) -> Json:
-    """What is known after an evaluation at `step` that logged `values`."""
+def control(state: Json, event: Event, config: Config, facts: Facts) -> Json:
+    """What is known after an event."""
+    if event.values is not None:
+        state = _after_evaluation(state, event, event.values, config)
+    return {**state, "freezing": _freezing(state, event, config, facts)}
+
+
+def _after_evaluation(state: Json, event: Event, values: Mapping[str, float], config: Config) -> Json:
     objective = config.objective
     missing = [name for name in objective.metrics if name not in values and not name.startswith("test/")]
     if missing:
         raise KeyError(f"objective.metric {missing[0]!r} was not logged; there are {', '.join(sorted(values))}")
-    seen = {"step": step, "values": {name: values[name] for name in objective.metrics if name in values}}
+    seen = {"step": event.step, "values": {name: values[name] for name in objective.metrics if name in values}}
+    value, best = _first(objective, seen), state["best"]
     early = config.training.early_stopping
-    clearly = _better(objective, seen, state["mark"], early.min_delta if early else 0.0)
     return {
-        "best": seen if _better(objective, seen, state["best"], 0.0) else state["best"],
+        **state,
+        "best": seen if best is None or value < _first(objective, best) else best,
         "last": seen,
-        "mark": seen if clearly else state["mark"],
-        "stale": 0 if clearly else state["stale"] + 1,
-        "plateau": _plateau(state["plateau"], _first(objective, seen), config),
+        "stopping": _watched(state["stopping"], value, early.min_delta if early else 0.0),
+        "plateau": _plateau(state["plateau"], value, config),
     }
 
 
-def knobs(state: Json, config: Config) -> Knobs:
+def knobs(state: Json, config: Config, facts: Facts) -> Knobs:
     """What the steps to come are to be given."""
-    early = config.training.early_stopping
-    stop = early is not None and state["stale"] >= early.patience
+    early, stale = config.training.early_stopping, state["stopping"]["stale"]
+    held = [] if isinstance(config.freezing, NoFreezing) else facts.order[state["freezing"]["released"] :]
     return Knobs(
         scale=float(state["plateau"]["scale"]),
-        group_scale={},
-        on={},
-        stop=f"no improvement in {state['stale']} evaluations" if stop else None,
+        group_scale=_boosted(config, facts) if state["freezing"]["boosted"] else {},
+        on=dict.fromkeys(held, False),
+        stop=f"no improvement in {stale} evaluations" if early and stale >= early.patience else None,
     )
 
 
+# ---- the objective ----------------------------------------------------------------------------------------
+
+
 def is_best(state: Json, step: int) -> bool:
+    """Whether the best evaluation so far is the one at `step`."""
     return state["best"] is not None and state["best"]["step"] == step
 
 
@@ -87,29 +118,67 @@ def metrics(state: Json, config: Config) -> dict[str, float]:
 
 
 def _first(objective: Objective, seen: Json) -> float:
-    """The first metric, turned so that less is better; a test metric is not known yet, and never better."""
-    value = records.number(seen["values"].get(objective.metrics[0], float("inf")))
-    return value if objective.directions[0] == "minimize" else -value
+    """The first metric, turned so that less is better; nan, and a test metric not known yet, are the worst."""
+    value = records.number(seen["values"].get(objective.metrics[0], float("nan")))
+    value = value if objective.directions[0] == "minimize" else -value
+    return float("inf") if value != value else value
 
 
-def _better(objective: Objective, seen: Json, best: Json | None, by: float) -> bool:
-    return best is None or _first(objective, seen) < _first(objective, best) - by
+# ---- rules ------------------------------------------------------------------------------------------------
+
+
+def _watched(state: Json, value: float, min_delta: float) -> Json:
+    """Counts evaluations since the value last fell by more than `min_delta` below its mark."""
+    if state["mark"] is None or value < records.number(state["mark"]) - min_delta:
+        return {**state, "mark": value, "stale": 0}
+    return {**state, "stale": state["stale"] + 1}
 
 
 def _plateau(state: Json, value: float, config: Config) -> Json:
-    """The rule of a plateau schedule: reduce after `patience` evaluations without an improvement."""
+    """The rule of a plateau schedule: reduce once `patience` evaluations in a row brought nothing."""
     if not isinstance(config.scheduler, Plateau):
         return state
     rule = config.scheduler
-    if state["best"] is None or value < records.number(state["best"]) - rule.threshold:
-        return {**state, "best": value, "stale": 0, "cooldown": max(0, state["cooldown"] - 1)}
-    if state["cooldown"] > 0:
-        return {**state, "cooldown": state["cooldown"] - 1, "stale": 0}
-    if state["stale"] < rule.patience:
-        return {**state, "stale": state["stale"] + 1}
-    return {
-        **state,
-        "scale": max(rule.min_factor, state["scale"] * rule.factor),
-        "stale": 0,
-        "cooldown": rule.cooldown,
-    }
+    watched = _watched(state, value, rule.threshold)
+    if watched["cooldown"] > 0:
+        return {**watched, "cooldown": watched["cooldown"] - 1, "stale": 0}
+    if watched["stale"] <= rule.patience:
+        return watched
+    scale = max(rule.min_factor, watched["scale"] * rule.factor)
+    return {**watched, "scale": scale, "stale": 0, "cooldown": rule.cooldown}
+
+
+def _freezing(state: Json, event: Event, config: Config, facts: Facts) -> Json:
+    """How many units are released, and whether the boost has happened."""
+    frozen, rule = state["freezing"], config.freezing
+    match rule:
+        case Progressive():
+            released = min(event.epochs // rule.every_epochs, rule.max_units)
+        case Scheduled():
+            released = sum(event.epochs >= epoch for epoch in rule.epochs)
+        case Adaptive():
+            if event.values is not None:
+                frozen = _watched(frozen, _first(config.objective, state["last"]), rule.min_delta)
+            due = frozen["stale"] >= rule.patience and frozen["released"] < rule.max_units
+            released = frozen["released"] + due
+            frozen = {**frozen, "stale": 0} if due else frozen
+        case _:
+            return frozen
+    frozen = {**frozen, "released": min(released, len(facts.order))}
+    if event.ends_epoch and rule.rate_boost is not None and _share(rule.rate_boost, frozen, facts) >= rule.rate_boost.share:
+        frozen["boosted"] = True
+    return frozen
+
+
+def _share(boost: RateBoost, frozen: Json, facts: Facts) -> float:
+    """The share of the boosted group's parameters that are trained."""
+    held = set(facts.order[frozen["released"] :])
+    sizes = {unit: size for (group, unit), size in facts.sizes.items() if group == boost.group}
+    return sum(size for unit, size in sizes.items() if unit not in held) / max(1, sum(sizes.values()))
+
+
+def _boosted(config: Config, facts: Facts) -> dict[str, float]:
+    boost = None if isinstance(config.freezing, NoFreezing) else config.freezing.rate_boost
+    if boost is None:
+        return {}
+    return {boost.group: boost.factor * facts.rates[boost.of_group] / facts.rates[boost.group]}

@@ -30,6 +30,7 @@ class Fed(NamedTuple):
 
     batch: Batch
     position: Position
+    bucket: int
     ends_epoch: bool
 
 
@@ -78,7 +79,8 @@ class Loader:
         self._per_group = size // self._groups
         self._stacked = accumulation is not None
         shape = (self._groups, self._per_group) if self._stacked else (self._per_group,)
-        needed = [index[-1].indices(self._per_group) for index in sharding.addressable_devices_indices_map(shape).values()]
+        indices = sharding.addressable_devices_indices_map(shape).values()
+        needed = [index[-1].indices(self._per_group) for index in indices if index is not None]
         self._low, self._high = min(low for low, _, _ in needed), max(high for _, high, _ in needed)
 
     def load(self, plan: Plan, seed: int, epoch: int, index: int) -> Batch:
@@ -97,11 +99,13 @@ class Loader:
         if self._stacked:
             leaf = leaf.reshape(self._groups, own, *leaf.shape[1:])
         if jax.process_count() == 1:
-            return jax.device_put(leaf, self._sharding)
+            placed: jax.Array = jax.device_put(leaf, self._sharding)
+            return placed
         axis = 1 if self._stacked else 0
         shape = (*leaf.shape[:axis], self._per_group, *leaf.shape[axis + 1 :])
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             low, high, _ = index[axis].indices(self._per_group)
             own_index = list(index)
             own_index[axis] = slice(low - self._low, high - self._low)
@@ -141,13 +145,14 @@ class Feed:
                 self._put(item)
                 if self._closed.is_set():
                     return
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again where the batch is asked for
             self._put(error)
 
     def _put(self, item: Fed | BaseException) -> None:
         while not self._closed.is_set():
             try:
-                return self._ready.put(item, timeout=0.1)
+                self._ready.put(item, timeout=0.1)
+                return
             except queue.Full:
                 continue
 
@@ -159,5 +164,5 @@ class Feed:
                 # Overfitting means the very same batches, their noise included.
                 noise_epoch = 0 if self._overfit is not None else epoch
                 batch = self._loader.load(plans[index], self._seed, noise_epoch, index)
-                yield Fed(batch, Position(epoch, index, 0), index == len(plans) - 1)
+                yield Fed(batch, Position(epoch, index, 0), plans[index].bucket, index == len(plans) - 1)
             epoch, first = epoch + 1, 0

@@ -17,13 +17,14 @@ def text(config: Config) -> str:
     plan = setup.train_source.epoch(config.seed, 0)[0]
     example = setup.train_source.example(plan.rows[0], np.random.default_rng(0))
     batch = setup.train_source.collate([example], plan.bucket)
+    per_device = config.training.global_batch // setup.program.accumulation // batch_shards(mesh)
     lines = [
         f"workload    {config.workload.name}, model {getattr(getattr(config, 'model', None), 'name', '')}",
-        f"mesh        {' × '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
+        f"mesh        {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
         f" of {jax.device_count()} {mesh.devices.ravel()[0].device_kind} devices",
         f"parameters  {trained:,} trained, {frozen:,} frozen",
-        f"batch       {config.training.global_batch} examples = {setup.program.accumulation} micro-batches × "
-        f"{batch_shards(mesh)} shards × {config.training.global_batch // setup.program.accumulation // batch_shards(mesh)}",
+        f"batch       {config.training.global_batch} examples = {setup.program.accumulation} micro-batches x "
+        f"{batch_shards(mesh)} shards x {per_device}",
         *(f"            {name}: {leaf.dtype} {leaf.shape[1:]}" for name, leaf in sorted(batch.items())),
         f"steps       {setup.total_steps}, {setup.plans(0)} batches in the first epoch",
         f"objective   {', '.join(config.objective.metrics)} ({', '.join(config.objective.directions)})",

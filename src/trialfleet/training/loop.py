@@ -44,8 +44,9 @@ class Training:
     def __init__(self, config: Config, run: Run, setup: Setup, account: Account) -> None:
         self.config, self.run, self.setup, self.account = config, run, setup, account
         self.program = setup.program
-        self.checkpoints = checkpoints.Checkpoints(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
-        self.wishes = Wishes(setup.program.mesh, run, config.training.checkpoints.every_seconds)
+        keep = config.training.checkpoints
+        self.checkpoints = checkpoints.Checkpoints(run.checkpoints, run.earlier_checkpoints, keep)
+        self.wishes = Wishes(setup.program.mesh, run, keep.every_seconds)
         self.evaluators: dict[str, Evaluator] = {}
         self.known = control.start()
         self.latest: dict[str, float] = {}  # the newest value of every metric
@@ -69,7 +70,9 @@ class Training:
         with self.account.spent("restore"):
             self._restore()
         self.inputs = self.setup.inputs._replace(knobs=self.setup.knobs(control.knobs(self.known, self.config)))
-        self.run.note(fingerprint=fingerprint(self.program.mesh), resumed_from=self.step, signature=signature(self.config))
+        self.run.note(
+            fingerprint=fingerprint(self.program.mesh), resumed_from=self.step, signature=signature(self.config)
+        )
 
     def run_to_the_end(self) -> Outcome:
         """Steps and what is due after each, until there are no more or there is a reason to stop."""
@@ -252,7 +255,7 @@ class Training:
             log.info("going on from step %d (%s)", self.step, saved.path)
             return
         if resume == "must":
-            raise UserError("training.resume: must, and there is no checkpoint", "use training.resume=auto to begin anew")
+            raise UserError("training.resume: must, and there is no checkpoint", "training.resume=auto begins anew")
 
     def _open_feed(self) -> None:
         source, training = self.setup.train_source, self.config.training

@@ -43,7 +43,7 @@ def make_mesh(sizes: schema.Mesh, devices: Sequence[jax.Device] | None = None) -
     needed = prod(shape)
     if needed > len(devices) or (needed < len(devices) and jax.process_count() > 1):
         raise UserError(
-            f"mesh: data={shape[0]} × fsdp={shape[1]} × tp={shape[2]} = {needed} devices, and there are {len(devices)}",
+            f"mesh: data={shape[0]} x fsdp={shape[1]} x tp={shape[2]} = {needed} devices, and there are {len(devices)}",
             f"choose sizes whose product is {len(devices)}, or mesh.data=-1 for whatever the others leave"
             + ("; on a CPU, runtime.simulated_devices=N makes N of it" if devices[0].platform == "cpu" else ""),
         )
@@ -58,7 +58,8 @@ def _resolved(sizes: schema.Mesh, available: int) -> tuple[int, int, int]:
     others = prod(size for size in given if size != -1)
     if -1 in given and available % others:
         raise UserError(
-            f"mesh: {available} devices cannot be divided by {others} (data={given[0]}, fsdp={given[1]}, tp={given[2]})",
+            f"mesh: {available} devices cannot be divided by {others} "
+            f"(data={given[0]}, fsdp={given[1]}, tp={given[2]})",
             f"choose sizes whose product divides {available}",
         )
     data, fsdp, tp = (max(1, available // others) if size == -1 else size for size in given)
@@ -98,7 +99,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         axes = BATCH if name == "batch" else (TP,) if name is not None and RULES[name] == TP else ()
         parts = prod(mesh.shape[axis] for axis in axes)
         spec.append(axes if axes and size % parts == 0 else None)
-    return jax.lax.with_sharding_constraint(x, P(*spec))
+    pinned: jax.Array = jax.lax.with_sharding_constraint(x, P(*spec))
+    return pinned
 
 
 def _spec(mesh: Mesh, names: Axes, shape: Sequence[int]) -> P:
@@ -124,14 +126,14 @@ def check_batch(training: schema.Training, mesh: Mesh) -> int:
     if micro % shards or training.global_batch % micro:
         raise UserError(
             f"training.global_batch: {training.global_batch} is not a multiple of {micro if per_device else shards} "
-            f"(mesh: data {mesh.shape[DATA]} × fsdp {mesh.shape[FSDP]} = {shards} shards"
-            + (f" × training.per_device_batch {per_device})" if per_device else ")"),
+            f"(mesh: data {mesh.shape[DATA]} x fsdp {mesh.shape[FSDP]} = {shards} shards"
+            + (f" x training.per_device_batch {per_device})" if per_device else ")"),
             "choose a global batch that is, or another mesh",
         )
     if training.eval_batch % shards:
         raise UserError(
             f"training.eval_batch: {training.eval_batch} is not a multiple of {shards} "
-            f"(mesh: data {mesh.shape[DATA]} × fsdp {mesh.shape[FSDP]})",
+            f"(mesh: data {mesh.shape[DATA]} x fsdp {mesh.shape[FSDP]})",
             f"choose a multiple of {shards}",
         )
     return training.global_batch // micro

@@ -1,5 +1,6 @@
 """How a training ends."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ class NonFinite(Exception):
     """The loss or a gradient was not finite: the trial fails by itself, and trying again would not help."""
 
     def __init__(self, step: int, loss: float) -> None:
-        what = f"the loss is {loss}" if loss != loss or abs(loss) == float("inf") else f"a gradient is not finite (loss {loss})"
+        what = f"a gradient is not finite (loss {loss})" if math.isfinite(loss) else f"the loss is {loss}"
         super().__init__(f"{what} at step {step}")
         self.step = step
         self.loss = loss

@@ -21,7 +21,7 @@ from trialfleet.training import schedules, trees
 from trialfleet.training.contract import Batch, Extra, Factory, Params, Rows, Workload
 from trialfleet.training.mesh import BATCH, DATA, FSDP, TP
 from trialfleet.training.optimizers import Optimizer
-from trialfleet.training.state import Layout, Purpose, State, flat_axes, initial, leaves_of, params_shardings, shardings_of
+from trialfleet.training.state import Layout, Purpose, State, initial, leaves_of, never_trained, params_shardings, shardings_of
 
 # What the loop adds to the config's hyperparameters: they follow from the data, or are the loop's own.
 TOTAL_STEPS, REPORT_EVERY = "loop.total_steps", "loop.report_every"
@@ -73,25 +73,27 @@ class Program:
     hp_names: tuple[str, ...]
     init: Callable[[jax.Array, jax.Array], tuple[State, Params]]  # (hp, seed) -> state, frozen parameters
     step: Callable[[State, Params, Batch, Inputs], tuple[State, jax.Array]]  # the state is donated
-    evaluate: Callable[[Params, Params, Extra, Batch, Any, Inputs], tuple[Rows, jax.Array]]  # (…, index of the batch, …)
+    evaluate: Callable[[Params, Params, Extra, Batch, Any, Inputs], tuple[Rows, jax.Array]]
 
 
 @lru_cache(maxsize=16)
 def program(
-    factory: Factory, static: Config, mesh: Mesh, hp_names: tuple[str, ...], units: tuple[tuple[str, str], ...], frozen: frozenset[str]
+    factory: Factory,
+    static: Config,
+    mesh: Mesh,
+    hp_names: tuple[str, ...],
 ) -> Program:
     """The program of a signature.
 
     Args:
         static: `trialfleet.config.static_part` of the config.
         hp_names: the hyperparameters that the step is given, in the order of the vector.
-        units: (path, unit) of parameters that are switched on and off; the others are in one unit, 'all'.
-        frozen: paths of parameters that are never trained.
     """
     workload = factory(static)
     accumulation = placement.check_batch(static.training, mesh)
-    axes = flat_axes(workload.axes())
-    leaves = leaves_of(workload, workload.axes(), frozen, dict(units))
+    axes = trees.flatten(workload.axes())
+    frozen = never_trained(static, workload, axes)
+    leaves = leaves_of(static, workload, axes, frozen)
     optimizer = Optimizer(static.optimizer, leaves)
     loss_metrics = tuple(sorted(name[6:] for name in type(static).METRICS if name.startswith("train/")))
     signals = Signals(loss_metrics, sorted({leaf.group for leaf in leaves.values()}))

@@ -40,8 +40,7 @@ def _fall(scheduler: schema.Scheduler, hp: Hyperparameters, after: jax.Array, sh
             return end + (1 - end) * (1 - after) ** hp["scheduler.power"]
         case schema.Step():
             passed = sum(
-                (share >= hp[f"scheduler.milestones.{i}"]).astype(jnp.float32)
-                for i in range(len(scheduler.milestones))
+                (share >= hp[f"scheduler.milestones.{i}"]).astype(jnp.float32) for i in range(len(scheduler.milestones))
             )
             return hp["scheduler.gamma"] ** jnp.asarray(passed, jnp.float32)
         case _:  # constant; plateau, whose reductions come from the host

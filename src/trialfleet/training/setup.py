@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 
 import jax
 import numpy as np
@@ -13,8 +14,8 @@ from jax.sharding import Mesh
 from trialfleet.config import Config, hyperparameters, static_part
 from trialfleet.errors import UserError
 from trialfleet.training import trees
-from trialfleet.training.contract import Factory, Workload
-from trialfleet.training.control import Knobs
+from trialfleet.training.contract import Factory, Hyperparameters, Workload
+from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import plans_of, total_steps
 from trialfleet.training.mesh import make_mesh, replicated
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
@@ -33,17 +34,22 @@ class Setup:
         self.mesh = make_mesh(config.mesh)
         factory = find_factory(config.workload.factory)
         self.workload = factory(config)
+        _check_groups(config, self.workload)
         self.updates_per_batch = self.workload.updates_per_batch
         self.train_source = self.workload.source("train")
         self.total_steps = total_steps(self.train_source, config.seed, config.training, self.updates_per_batch)
+        if self.total_steps == 0:
+            raise UserError(
+                "training.global_batch: the training data does not fill one batch", "choose a smaller global batch"
+            )
         values = {
             **hyperparameters(config),
             TOTAL_STEPS: float(self.total_steps),
             REPORT_EVERY: float(config.training.report_every),
         }
+        # float32 by construction: an integer where others have a float would compile anew.
         self._hp = np.asarray(list(values.values()), np.float32)
-        self.program = program(factory, static_part(config), self.mesh, tuple(values), (), frozenset())
-        _check_groups(config, self.program.layout.groups)
+        self.program = program(factory, static_part(config), self.mesh, tuple(values))
         self._plans: dict[int, int] = {}
 
     @cached_property
@@ -55,6 +61,26 @@ class Setup:
             seed=jax.device_put(jax.random.key(self.config.seed), replicated(self.mesh)),
             stop=jax.device_put(np.zeros(self.mesh.size, np.int32), stop_sharding(self.mesh)),
         )
+
+    @cached_property
+    def hp(self) -> Hyperparameters:
+        """The hyperparameters one by one, for what a workload does on the host."""
+        return {name: self._put(value) for name, value in zip(self.program.hp_names, self._hp, strict=True)}
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What control must know of the model."""
+        layout = self.program.layout
+        shapes = trees.flatten(layout.shapes.params)
+        sizes: dict[tuple[str, str], int] = {}
+        for path, leaf in layout.leaves.items():
+            key = (leaf.group, leaf.unit)
+            sizes[key] = sizes.get(key, 0) + prod(shapes[path].shape)
+        values = dict(zip(self.program.hp_names, map(float, self._hp), strict=True))
+        base = values["optimizer.learning_rate"]
+        rates = {group: values.get(f"optimizer.groups.{group}.learning_rate", base) for group in layout.groups}
+        order = [unit for unit in self.workload.release_order() if unit in layout.units]
+        return Facts(order, sizes, rates)
 
     def knobs(self, knobs: Knobs) -> jax.Array:
         """The vector of `Inputs.knobs`."""
@@ -70,14 +96,15 @@ class Setup:
         return self._plans[epoch]
 
     def _put(self, values: np.ndarray) -> jax.Array:
-        return jax.device_put(values, replicated(self.mesh))
+        placed: jax.Array = jax.device_put(values, replicated(self.mesh))
+        return placed
 
 
 def find_factory(path: str) -> Factory:
     """The workload class that `workload.factory` names.
 
     Raises:
-        UserError: if it cannot be imported or lacks a method of the contract.
+        UserError: if it cannot be imported or is no complete workload.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -86,11 +113,12 @@ def find_factory(path: str) -> Factory:
         raise UserError(
             f"workload.factory: {path} cannot be imported: {error}", "correct the path, or put its folder on PYTHONPATH"
         ) from error
-    needed = [name for name in vars(Workload) if not name.startswith("_")] + ["updates_per_batch"]
-    lacking = sorted(name for name in set(needed) if not hasattr(factory, name))
-    if not inspect.isclass(factory) or lacking:
-        raise UserError(f"workload.factory: {path} is no workload: it lacks {', '.join(lacking) or 'a class'}")
-    return factory
+    if not (inspect.isclass(factory) and issubclass(factory, Workload)):
+        raise UserError(f"workload.factory: {path} is no workload", "inherit from trialfleet.training.contract.Workload")
+    if lacking := sorted(factory.__abstractmethods__):
+        raise UserError(f"workload.factory: {path} lacks {', '.join(lacking)}", "define what is lacking")
+    found: Factory = factory
+    return found
 
 
 def fingerprint(mesh: Mesh) -> dict[str, str]:
@@ -98,23 +126,32 @@ def fingerprint(mesh: Mesh) -> dict[str, str]:
     devices = mesh.devices.ravel()
     return {
         "jax": jax.__version__,
-        "devices": f"{len(devices)} × {devices[0].device_kind}",
-        "mesh": " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "mesh": " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
         "processes": str(jax.process_count()),
         "cpu_threads": os.environ.get("PJRT_NPROC", ""),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 
-def parameter_counts(shapes: Sequence[object]) -> list[int]:
+def parameter_counts(trees_of_shapes: Sequence[object]) -> list[int]:
     """The number of parameters in each of some trees of shapes."""
-    return [sum(int(np.prod(leaf.shape)) for leaf in trees.flatten(tree).values()) for tree in shapes]
+    return [sum(prod(leaf.shape) for leaf in trees.flatten(tree).values()) for tree in trees_of_shapes]
 
 
-def _check_groups(config: Config, groups: Sequence[str]) -> None:
-    unknown = sorted(set(config.optimizer.groups) - set(groups))
-    if unknown:
+def _check_groups(config: Config, workload: Workload) -> None:
+    groups = sorted({workload.group(path) for path in trees.flatten(workload.axes())})
+    boost = getattr(config.freezing, "rate_boost", None)
+    named = {f"optimizer.groups.{group}": group for group in config.optimizer.groups}
+    if boost is not None:
+        named |= {"freezing.rate_boost.group": boost.group, "freezing.rate_boost.of_group": boost.of_group}
+    for key, group in named.items():
+        if group not in groups:
+            raise UserError(
+                f"{key}: there is no parameter group {group!r}; {config.workload.name} has {', '.join(groups)}",
+                "use one of these names",
+            )
+    if getattr(config.freezing, "name", "none") != "none" and not workload.release_order():
         raise UserError(
-            f"optimizer.groups.{unknown[0]}: no such parameter group; {config.workload.name} has {', '.join(groups)}",
-            "use one of these names",
+            f"freezing: {config.workload.name} has no units that could be released one by one", "use freezing=none"
         )

@@ -1,5 +1,6 @@
 """The state of a training, where its parts lie on the mesh, and how it begins."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from trialfleet.config import Config
+from trialfleet.config.freezing import NoFreezing
+from trialfleet.errors import UserError
 from trialfleet.training import mesh as placement
 from trialfleet.training import trees
-from trialfleet.training.contract import Extra, Hyperparameters, Params, PyTree, Workload
+from trialfleet.training.contract import Axes, Extra, Hyperparameters, Params, PyTree, Workload
 from trialfleet.training.optimizers import Leaf, Optimizer, leaf
 
 
@@ -28,7 +31,7 @@ class State(NamedTuple):
 class Purpose:
     """What a random key is for; folded into the seed's key before the step is."""
 
-    INIT, TRAIN, EVALUATE = range(3)
+    INIT, TRAIN, EVALUATE, PREPARE = range(4)
 
 
 class Layout(NamedTuple):
@@ -36,8 +39,8 @@ class Layout(NamedTuple):
 
     leaves: Mapping[str, Leaf]  # of the parameters that are trained at some time
     frozen: frozenset[str]  # paths of those that never are
-    shapes: State  # jax.ShapeDtypeStruct of every array
-    shardings: State
+    shapes: Any  # a State of the jax.ShapeDtypeStruct of every array
+    shardings: Any  # a State of NamedShardings
     frozen_shapes: Params
     frozen_shardings: Params
 
@@ -51,7 +54,13 @@ class Layout(NamedTuple):
 
 
 def initial(
-    config: Config, workload: Workload, optimizer: Optimizer, frozen: frozenset[str], hp: Hyperparameters, seed: jax.Array, acc: int
+    config: Config,
+    workload: Workload,
+    optimizer: Optimizer,
+    frozen: frozenset[str],
+    hp: Hyperparameters,
+    seed: jax.Array,
+    acc: int,
 ) -> tuple[State, Params]:
     """The state before the first step, and the parameters that are never trained. Traceable.
 
@@ -74,34 +83,59 @@ def initial(
     )
 
 
-def leaves_of(workload: Workload, axes: PyTree, frozen: frozenset[str], units: Mapping[str, str]) -> dict[str, Leaf]:
-    """What the optimizer must know of each parameter that is trained at some time."""
-    flat = flat_axes(axes)
+def never_trained(config: Config, workload: Workload, axes: Mapping[str, Axes]) -> frozenset[str]:
+    """Paths of the parameters that are never trained under this config.
+
+    Raises:
+        UserError: if a pattern of `freezing.never` fits no parameter, or all of them.
+    """
+    patterns = [re.compile(pattern) for pattern in config.freezing.never]
+    for pattern in patterns:
+        if not any(pattern.fullmatch(path) for path in axes):
+            raise UserError(
+                f"freezing.never: {pattern.pattern!r} fits no parameter; there are {', '.join(sorted(axes))}",
+                "a pattern must fit the whole path, for example 'encoder/.*'",
+            )
+    frozen = {path for path in axes if not workload.trained(path) or any(p.fullmatch(path) for p in patterns)}
+    if len(frozen) == len(axes):
+        raise UserError("freezing.never: nothing is left to be trained", "take a pattern out")
+    return frozenset(frozen)
+
+
+def leaves_of(
+    config: Config, workload: Workload, axes: Mapping[str, Axes], frozen: frozenset[str]
+) -> dict[str, Leaf]:
+    """What the optimizer must know of each parameter that is trained at some time.
+
+    Without a freezing schedule all of them are one unit, and nothing is ever selected.
+    """
+    whole = isinstance(config.freezing, NoFreezing)
     return {
-        path: leaf(workload.group(path), units.get(path, "all"), flat[path]) for path in flat if path not in frozen
+        path: leaf(workload.group(path), "all" if whole else workload.unit(path), names)
+        for path, names in axes.items()
+        if path not in frozen
     }
 
 
-def flat_axes(axes: PyTree) -> dict[str, Any]:
-    """Logical axes by path; a tuple of names is a leaf."""
-    return trees.flatten(axes)
+def shardings_of(mesh: Mesh, shapes: Any, axes: Mapping[str, Axes]) -> PyTree:
+    """A State of NamedShardings.
 
-
-def shardings_of(mesh: Mesh, shapes: State, axes: Mapping[str, Any]) -> State:
-    """Parameters where their axes say; whatever the optimizer keeps in a parameter's shape lies like it."""
+    Parameters lie where their axes say, and what the optimizer keeps in a parameter's shape lies like it.
+    """
     whole = placement.replicated(mesh)
     placed = trees.flatten(params_shardings(mesh, shapes.params, axes))
     by_shape = {path: (shape.shape, placed[path]) for path, shape in trees.flatten(shapes.params).items()}
     params = trees.unflatten(placed)
 
-    def like_its_parameter(keys: Any, shape: Any) -> NamedSharding:
+    def like_its_parameter(keys: Any, shape: Any) -> Any:
         for key in reversed(keys):
             path = getattr(key, "key", None)
             if path in by_shape and by_shape[path][0] == shape.shape:
                 return by_shape[path][1]
         return whole
 
-    return State(
+    placed_state: Any = State  # of shardings instead of arrays
+    return placed_state(
         step=whole,
         params=params,
         extra=jax.tree.map(lambda _: whole, shapes.extra),
@@ -111,7 +145,7 @@ def shardings_of(mesh: Mesh, shapes: State, axes: Mapping[str, Any]) -> State:
     )
 
 
-def params_shardings(mesh: Mesh, shapes: Params, axes: Mapping[str, Any]) -> Params:
+def params_shardings(mesh: Mesh, shapes: Params, axes: Mapping[str, Axes]) -> PyTree:
     flat = trees.flatten(shapes)
     missing = sorted(set(flat) - set(axes))
     if missing:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trialfleet.tracking.run import Run, Stop
+from trialfleet.training.processes import largest
 from trialfleet.training.program import stop_sharding
 
 
@@ -56,6 +57,10 @@ class Wishes:
     def alone(self) -> int:
         """What to heed at once, because no other process has to agree."""
         return self.own() if jax.process_count() == 1 else 0
+
+    def agreed(self) -> int:
+        """What all processes wish, asked between two steps: a collective, so all must ask."""
+        return largest(self.own())
 
     def saved(self) -> None:
         self._saved = time.monotonic()

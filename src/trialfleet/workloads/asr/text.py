@@ -1,6 +1,7 @@
 """Characters as labels of connectionist temporal classification, and back."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,4 +28,4 @@ def collapse(path: np.ndarray) -> str:
 
 def frames_needed(labels: Sequence[int]) -> int:
     """The shortest path that can say these labels: equal neighbours need a blank between them."""
-    return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+    return len(labels) + sum(a == b for a, b in pairwise(labels))

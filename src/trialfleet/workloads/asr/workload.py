@@ -1,6 +1,6 @@
 """The workload of speech to text."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from trialfleet.training.contract import (
     Rows,
     Source,
     Summary,
+    Workload,
 )
 from trialfleet.workloads.asr import ctc, text
 from trialfleet.workloads.asr.digits import DigitStrings
@@ -25,10 +26,8 @@ FEATURES = 13  # coefficients of a frame
 SAMPLES = 20  # examples shown with each evaluation
 
 
-class Asr:
+class Asr(Workload):
     """See `trialfleet.training.contract.Workload`."""
-
-    updates_per_batch: ClassVar[int] = 1
 
     def __init__(self, config: AsrConfig) -> None:
         self.config = config
@@ -87,6 +86,9 @@ class Asr:
             {"wer": words.wer, "cer": characters.cer, "loss": float(rows["loss"].sum() / rows["label_count"].sum())},
             {"samples.txt": _samples(rows["id"], said, read)},
         )
+
+    def flops(self, bucket: int) -> float:
+        return ctc.flops(self.config.model, FEATURES, bucket)
 
     def _logits(self, params: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None) -> jax.Array:
         return ctc.logits(self.config.model, params, batch["frames"], batch["frame_count"], hp, key)

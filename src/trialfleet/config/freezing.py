@@ -1,0 +1,64 @@
+"""Schema of the group `freezing`: which parameters are trained, and from when on."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from trialfleet.config.marks import STRICT, Host
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RateBoost:
+    """Raises a group's rate, once, at the end of the epoch in which enough of it is trained."""
+
+    group: str
+    share: Annotated[float, Gt(0), Le(1)]  # of the group's parameters that must be trained
+    of_group: str  # the new rate is `factor` times this group's
+    factor: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Freezing:
+    never: tuple[str, ...]  # regular expressions of paths that are never trained: they cost no memory
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NoFreezing(_Freezing):
+    """Everything else is trained from the start."""
+
+    name: Literal["none"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Progressive(_Freezing):
+    """A further unit every `every_epochs` epochs."""
+
+    name: Literal["progressive"]
+    every_epochs: Annotated[Host[int], Ge(1)]
+    max_units: Annotated[Host[int], Ge(0)]
+    rate_boost: Host[RateBoost | None]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Adaptive(_Freezing):
+    """A further unit whenever the objective has not improved for `patience` evaluations."""
+
+    name: Literal["adaptive"]
+    patience: Annotated[Host[int], Ge(1)]
+    min_delta: Annotated[Host[float], Ge(0)]
+    max_units: Annotated[Host[int], Ge(0)]
+    rate_boost: Host[RateBoost | None]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Scheduled(_Freezing):
+    """A further unit at each of these epochs."""
+
+    name: Literal["scheduled"]
+    epochs: Host[tuple[int, ...]]
+    rate_boost: Host[RateBoost | None]
+
+
+Freezing = Annotated[NoFreezing | Progressive | Adaptive | Scheduled, Field(discriminator="name")]

@@ -1,0 +1,167 @@
+"""What a training begins from: published weights, another training's parameters, its own last checkpoint."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from trialfleet.config import Config, signature
+from trialfleet.errors import UserError
+from trialfleet.training import checkpoints, trees
+from trialfleet.training.checkpoints import Checkpoints, Saved
+from trialfleet.training.contract import Batch, Params, Workload
+from trialfleet.training.mesh import batch_sharding
+from trialfleet.training.program import Program
+from trialfleet.training.setup import fingerprint
+from trialfleet.training.state import State
+
+log = logging.getLogger(__name__)
+
+# What may differ between the run that saved a state and the one that goes on from it.
+_FREE = ("mesh.", "runtime.", "training.per_device_batch", "training.eval_batch", "dataset.")
+
+
+class Resumed(NamedTuple):
+    """A training as it was when it was saved."""
+
+    state: State
+    prepared: Batch  # the batch in work, if the save came between two updates on it; else {}
+    saved: Saved
+
+
+def with_published(workload: Workload, program: Program, state: State, frozen: Params) -> tuple[State, Params]:
+    """The first state with the weights that the workload loads, each device reading its own slices."""
+    layout = program.layout
+    params = _loaded(workload, state.params, layout.shardings.params)
+    frozen = _loaded(workload, frozen, layout.frozen_shardings)
+    # Copies: a step donates parameters and averages, and may not be given one buffer twice.
+    ema = jax.tree.map(jnp.copy, params) if state.ema != () else ()
+    return state._replace(params=params, ema=ema), frozen
+
+
+def _loaded(workload: Workload, tree: Params, shardings: Any) -> Params:
+    places: Mapping[str, NamedSharding] = trees.flatten(shardings)
+    flat = trees.flatten(tree)
+    for path, leaf in flat.items():
+        if workload.load(path, tuple(slice(0, 1) for _ in leaf.shape)) is None:
+            continue
+
+        def part(index: tuple[slice, ...] | None, path: str = path, dtype: Any = leaf.dtype) -> np.ndarray:
+            loaded = workload.load(path, index or ())
+            assert loaded is not None
+            return loaded.astype(dtype)
+
+        flat[path] = jax.make_array_from_callback(leaf.shape, places[path], part)
+    return trees.unflatten(flat)
+
+
+def with_parameters_of(source: str, program: Program, state: State) -> tuple[State, dict[str, Any]]:
+    """The state with the parameters of another training's checkpoint, as far as they fit, and what did not.
+
+    Raises:
+        UserError: if `source` is no checkpoint, or nothing fits.
+    """
+    folder = Path(source).expanduser().absolute()
+    if wrong := checkpoints.damage(folder):
+        raise UserError(
+            f"training.init_from: {folder} is no whole checkpoint: {wrong}", "give a folder such as …/checkpoints/00000900"
+        )
+    there = checkpoints.contents(folder)
+    # What was evaluated, and so what is meant by 'that model', is the average wherever there was one.
+    kind = "state.ema." if any(name.startswith("state.ema.") for name in there) else "state.params."
+    own = trees.flatten(program.layout.shapes.params)
+    places = trees.flatten(program.layout.shardings.params)
+    names = {path: kind + path.replace("/", ".") for path in own}
+    fits = [path for path, shape in own.items() if there.get(names[path]) == (shape.shape, str(shape.dtype))]
+    if not fits:
+        raise UserError(f"training.init_from: no parameter of {folder} has the name and shape of one of this model")
+    targets = {
+        names[path]: jax.ShapeDtypeStruct(own[path].shape, own[path].dtype, sharding=places[path]) for path in fits
+    }
+    read = checkpoints.read_some(folder, targets)
+    params = trees.unflatten({**trees.flatten(state.params), **{path: read[names[path]] for path in fits}})
+    ema = jax.tree.map(jnp.copy, params) if state.ema != () else ()
+    not_there = sorted(path for path in own if names[path] not in there)
+    report = {
+        "from": str(folder),
+        "taken": len(fits),
+        "not_there": not_there,
+        "other_shape": sorted(set(own) - set(fits) - set(not_there)),
+    }
+    log.info("init_from: %d of %d parameters from %s", len(fits), len(own), folder)
+    for what in ("not_there", "other_shape"):
+        if report[what]:
+            log.warning("init_from: %s, so as initialised: %s", what.replace("_", " "), ", ".join(report[what]))
+    return state._replace(params=params, ema=ema), report
+
+
+def resumed(config: Config, program: Program, saves: Checkpoints, frozen: Params) -> Resumed | None:
+    """The trial's furthest whole checkpoint, or None if there is none or the config wants none.
+
+    Raises:
+        UserError: if it is of another config or other frozen weights, or if there must be one and is not.
+    """
+    if config.training.resume == "never":
+        return None
+    for saved in saves.newest():
+        _refuse_another(config, saved, frozen)
+        batch = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in saved.meta["batch"].items()}
+        shapes = {"state": program.layout.shapes, "batch": batch}
+        places = {"state": program.layout.shardings, "batch": dict.fromkeys(batch, batch_sharding(program.mesh))}
+        try:
+            tree = checkpoints.read(saved, shapes, places)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, there may be one before
+            log.warning("checkpoint %s is passed over: %s", saved.path, error)
+            continue
+        _say_where(saved, program)
+        return Resumed(tree["state"], tree["batch"], saved)
+    if config.training.resume == "must":
+        raise UserError("training.resume: must, and there is no checkpoint", "training.resume=auto begins anew")
+    return None
+
+
+def _refuse_another(config: Config, saved: Saved, frozen: Params) -> None:
+    then, now = saved.meta["signature"], signature(config)
+    differing = [key for key in {**then, **now} if then.get(key) != now.get(key) and not key.startswith(_FREE)]
+    if differing:
+        shown = ", ".join(f"{key}: {then.get(key)} -> {now.get(key)}" for key in sorted(differing))
+        raise UserError(
+            f"training.resume: {saved.path} is of another config ({shown})",
+            "put these back, or use training.resume=never",
+        )
+    if saved.meta["frozen"] != digest(frozen):
+        raise UserError(
+            f"training.resume: the frozen weights are not those that {saved.path} was trained on",
+            "put the weights back, or use training.resume=never",
+        )
+
+
+def _say_where(saved: Saved, program: Program) -> None:
+    then, now = saved.meta["fingerprint"], fingerprint(program.mesh)
+    differing = ", ".join(f"{key} {then.get(key)} -> {now[key]}" for key in now if then.get(key) != now[key])
+    log.info("going on from step %d (%s)", saved.step, saved.path)
+    if differing:
+        log.warning("not bit for bit as it would have been, since this is another place: %s", differing)
+
+
+def digest(frozen: Params) -> str:
+    """What tells one set of frozen weights from another: sums of their bits, with and without their places."""
+    if not frozen:
+        return ""
+    one, other = _sums(frozen)
+    return f"{int(one):08x}{int(other):08x}"
+
+
+@jax.jit
+def _sums(tree: Params) -> tuple[jax.Array, jax.Array]:
+    plain = weighted = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).ravel()
+        plain += jnp.sum(bits)
+        weighted += jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1))
+    return plain, weighted

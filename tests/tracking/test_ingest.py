@@ -1,0 +1,425 @@
+"""The ingester as the driver uses it, against a real MLflow on SQLite."""
+
+import logging
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trialfleet.tracking import mlflow_runs
+from trialfleet.tracking.ingest import Ingester, Study, artifacts_of, code_tags, single_run
+from trialfleet.tracking.metrics import Writer
+from trialfleet.tracking.run import Preempted, Pruned
+from trialfleet.tracking.target import Target
+from trialfleet.tracking.trial_dir import TrialState
+
+Query = Callable[..., list[tuple]]
+COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+STUDY = Study("digits", "5eed", {"val/wer": "minimize"}, code_tags("pipelines.sweep", "abc123", "c0de"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "study").mkdir()
+    return tmp_path / "study"
+
+
+def opened(folder: Path, target: Target, study: Study = STUDY) -> Ingester:
+    return Ingester(folder, target, study, poll_interval=0.02)
+
+
+@pytest.fixture
+def ingester(folder: Path, target: Target) -> Iterator[Ingester]:
+    with opened(folder, target) as ingester:
+        yield ingester
+
+
+def report(directory: Path, *lines: tuple[int, dict[str, float]]) -> Path:
+    writer = Writer(directory / "metrics.jsonl")
+    for step, values in lines:
+        writer.append(step, values)
+    writer.close()
+    return directory
+
+
+TAGS = "SELECT t.key, t.value FROM tags t JOIN tags n USING (run_uuid) WHERE n.key = 'trialfleet.trial' AND n.value = ?"
+ROWS = "SELECT m.key, m.step, m.value, m.is_nan FROM metrics m JOIN tags n USING (run_uuid) "
+ROWS += "WHERE n.key = 'trialfleet.trial' AND n.value = ? ORDER BY 1, 2"
+
+
+def test_a_trial_arrives_with_all_that_belongs_to_it(ingester: Ingester, folder: Path, query: Query) -> None:
+    run = report(
+        folder / "trials/00042/runs/1.0", (10, {"train/loss": 0.5}), (20, {"train/loss": 0.25, "val/wer": 0.1})
+    )
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    (run / "artifacts" / "plots").mkdir(parents=True)
+    (run / "artifacts" / "plots" / "curve.txt").write_text("up")
+    (run / "artifacts" / "hypotheses.txt").write_text("one two")
+    params = {"lr": 0.1 + 0.2, "layers": 3, "act": "gelu", "model@encoder": None, "flag": True, "empty": ""}
+    ingester.trial_started(42, params, {"trialfleet.attempt": "1"}, started_at=1e9)
+    ingester.follow(42, "1.0", run)
+    ingester.trial_tagged(42, {"trialfleet.job_id": "1234"})
+    ingester.trial_ended(42, COMPLETE, {"val/wer": 0.1}, artifacts=artifacts_of(run), ended_at=1e9 + 5)
+    ingester.mark_best([42])
+    ingester.study_ended("COMPLETE")
+    assert ingester.flush(60)
+    assert (ingester.problem(), ingester.backlog(), ingester.finished) == (None, 0, frozenset([42]))
+
+    assert dict(query("SELECT key, value FROM params")) == {
+        "lr": "0.30000000000000004", "layers": "3", "act": "gelu", "model_encoder": "None", "flag": "True", "empty": "",
+    }  # fmt: skip
+    rows = [("objective", 0, 0.1, 0), ("train/loss", 10, 0.5, 0), ("train/loss", 20, 0.25, 0), ("val/wer", 20, 0.1, 0)]
+    assert query(ROWS, "42") == rows
+    tags = dict(query(TAGS, "42"))
+    link = ingester.link()
+    assert link is not None
+    assert tags["mlflow.parentRunId"] == link.parent_run_id
+    assert tags["trialfleet.study"] == "digits"
+    assert (tags["trialfleet.job_id"], tags["trialfleet.attempt"]) == ("1234", "1")
+    assert (tags["trialfleet.state"], tags["trialfleet.best"]) == ("COMPLETE", "true")
+    assert (tags["mlflow.source.git.commit"], tags["trialfleet.code"]) == ("abc123", "c0de")
+    assert tags["mlflow.user"]
+    name, status, start, end = query("SELECT name, status, start_time, end_time FROM runs WHERE name LIKE 'trial%'")[0]
+    assert (name, status, start, end) == ("trial 00042 ★ best", "FINISHED", 10**12, 10**12 + 5000)
+    stored = folder.parent / "mlartifacts" / "trialfleet"
+    for artifact in ("config.yaml", "hypotheses.txt", "plots/curve.txt"):
+        assert len(list(stored.glob(f"*/artifacts/{artifact}"))) == 1
+
+
+def test_calls_return_at_once(folder: Path, target: Target) -> None:
+    with opened(folder, target) as ingester:
+        start = time.perf_counter()
+        for number in range(200):
+            ingester.trial_started(number, {"lr": 0.1})
+            ingester.follow(number, "1.0", folder / str(number))
+        assert time.perf_counter() - start < 0.2
+
+
+def test_numbers_that_are_not_finite(ingester: Ingester, folder: Path, query: Query) -> None:
+    """MLflow's SQL stores keep NaN as such and put the largest double for an infinity."""
+    lines = [(1, {"x": math.nan}), (2, {"x": math.inf}), (3, {"x": -math.inf}), (4, {"x": math.nan})]
+    ingester.trial_started(0, {})
+    ingester.follow(0, "1.0", report(folder / "r", *lines))
+    ingester.trial_ended(0, COMPLETE, {"val/wer": math.inf})
+    assert ingester.flush(60)
+    most = 1.7976931348623157e308
+    expected = [("objective", 0, most, 0), ("x", 1, 0.0, 1), ("x", 2, most, 0), ("x", 3, -most, 0), ("x", 4, 0.0, 1)]
+    assert query(ROWS, "0") == expected
+
+
+def test_states_of_optuna_become_states_of_mlflow(ingester: Ingester, query: Query) -> None:
+    for number, (state, error) in enumerate([(COMPLETE, None), (PRUNED, None), (FAIL, "ValueError: no")]):
+        ingester.trial_started(number, {})
+        ingester.trial_ended(number, state, {"val/wer": 1.0} if state == COMPLETE else None, error)
+    ingester.study_ended("STOPPED")
+    assert ingester.flush(60)
+    runs = query("SELECT name, status FROM runs ORDER BY name")
+    statuses = ["KILLED", "FINISHED", "KILLED", "FAILED"]
+    assert [status for _, status in runs] == statuses
+    assert dict(query(TAGS, "2"))["trialfleet.error"] == "ValueError: no"
+    assert [dict(query(TAGS, str(n)))["trialfleet.state"] for n in range(3)] == ["COMPLETE", "PRUNED", "FAIL"]
+
+
+def test_a_retry_goes_on_in_the_same_run_and_conflicts_are_told(
+    ingester: Ingester, folder: Path, query: Query, caplog: pytest.LogCaptureFixture
+) -> None:
+    ingester.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "1"})
+    ingester.follow(0, "1.0", report(folder / "1.0", (1, {"x": 1.0}), (2, {"x": 0.5}), (3, {"x": 0.4})))
+    assert ingester.flush(60)
+    ingester.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "2"})
+    ingester.follow(0, "2.0", report(folder / "2.0", (2, {"x": 0.5}), (3, {"x": 0.3}), (4, {"x": 0.2})))
+    assert ingester.flush(60)
+    report(folder / "1.0", (5, {"x": 9.0}))  # a node that was thought lost still runs
+    report(folder / "2.0", (5, {"x": 0.1}))
+    ingester.trial_ended(0, COMPLETE, {"val/wer": 0.1})
+    assert ingester.flush(60)
+    assert query(ROWS, "0")[1:] == [("x", step, value, 0) for step, value in enumerate([1.0, 0.5, 0.4, 0.2, 9.0], 1)]
+    tags = dict(query(TAGS, "0"))
+    assert tags["trialfleet.attempt"] == "2"
+    assert (
+        tags["trialfleet.conflict"]
+        == "x at step 3 was 0.4, and 0.3 when trained again (run 2.0); the first value stands"
+    )
+    assert caplog.text.count("when trained again") == 1
+    assert query("SELECT count(*) FROM runs WHERE name LIKE 'trial%'") == [(1,)]
+
+
+def test_a_restart_finds_everything_and_doubles_nothing(folder: Path, target: Target, query: Query) -> None:
+    for life in range(3):
+        with opened(folder, target) as ingester:
+            for number in range(3):
+                directory = folder / f"{number}"
+                if life < 2:
+                    report(directory, (life, {"x": float(life)}))
+                ingester.trial_started(number, {"lr": 0.1 * number})
+                ingester.follow(number, "1.0", directory)
+                if life == 2:
+                    ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+            ingester.study_ended("STOPPED" if life < 2 else "COMPLETE")
+            assert ingester.flush(60)
+    assert query("SELECT count(*), count(DISTINCT name) FROM runs") == [(4, 4)]
+    assert query("SELECT count(*) FROM metrics") == [(3 * 3,)]
+    assert query("SELECT status FROM runs WHERE name = 'digits'") == [("FINISHED",)]
+
+
+def test_a_finished_study_asks_mlflow_nothing(folder: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tell(ingester: Ingester) -> None:
+        ingester.trial_started(0, {"lr": 0.1})
+        ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+        ingester.mark_best([0])
+        ingester.describe("all good")
+        ingester.study_ended("COMPLETE")
+        assert ingester.flush(60)
+
+    with opened(folder, target) as ingester:
+        tell(ingester)
+    monkeypatch.setattr("trialfleet.tracking.ingest.Runs", lambda _: pytest.fail("MLflow is asked"))
+    with opened(folder, target) as ingester:
+        assert ingester.finished == {0}
+        tell(ingester)
+        assert ingester.problem() is None
+
+
+def test_the_cursor_can_be_lost(folder: Path, target: Target, query: Query) -> None:
+    for life in range(2):
+        with opened(folder, target) as ingester:
+            for number in range(3):
+                ingester.trial_started(number, {"lr": 0.1})
+                ingester.follow(number, "1.0", folder / str(number))
+                if life == 0:
+                    report(folder / str(number), (1, {"x": 1.0, "nan": math.nan}))
+                if life == 1 or number == 0:
+                    ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
+            ingester.mark_best([life])
+            assert ingester.flush(60)
+            report(folder / "1", (2, {"x": 1.0}))
+            report(folder / "2", (1, {"x": 7.0}))  # comes first in no life
+        for path in folder.glob("mlflow-*.jsonl"):
+            path.unlink()
+    assert query("SELECT count(*) FROM runs") == [(4,)]
+    assert query(ROWS, "1") == [("nan", 1, 0.0, 1), ("objective", 0, 1.0, 0), ("x", 1, 1.0, 0), ("x", 2, 1.0, 0)]
+    assert query(ROWS, "2") == [("nan", 1, 0.0, 1), ("objective", 0, 1.0, 0), ("x", 1, 1.0, 0)]
+    assert query("SELECT name FROM runs WHERE name LIKE '%best'") == [("trial 00001 ★ best",)]
+
+
+def test_the_database_can_be_deleted(folder: Path, target: Target, template: Path, query: Query) -> None:
+    def tell(ingester: Ingester) -> None:
+        ingester.trial_started(0, {"lr": 0.1})
+        ingester.follow(0, "1.0", report(folder / "0"))
+        ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+        assert ingester.flush(60)
+
+    report(folder / "0", (1, {"x": 1.0}))
+    with opened(folder, target) as ingester:
+        tell(ingester)
+    connection = sqlite3.connect(target.database)
+    for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.commit()
+    connection.close()
+    with opened(folder, target) as ingester:
+        assert ingester.finished == frozenset()  # so that the driver tells of them again
+        tell(ingester)
+    assert query(ROWS, "0") == [("objective", 0, 1.0, 0), ("x", 1, 1.0, 0)]
+
+
+def test_a_run_that_was_deleted_in_mlflow_holds_up_nobody(
+    ingester: Ingester, folder: Path, target: Target, query: Query
+) -> None:
+    for number in range(2):
+        ingester.trial_started(number, {})
+        ingester.follow(number, "1.0", report(folder / str(number), (1, {"x": 1.0})))
+    assert ingester.flush(60)
+    connection = sqlite3.connect(target.database)
+    connection.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'trial 00000'")
+    connection.commit()
+    connection.close()
+    for number in range(2):
+        report(folder / str(number), (2, {"x": 0.5}))
+        ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+    assert ingester.flush(60)
+    assert query(ROWS, "1") == [("objective", 0, 1.0, 0), ("x", 1, 1.0, 0), ("x", 2, 0.5, 0)]
+    assert ingester.problem() == "trial 0: its run was deleted in MLflow; nothing more is sent there"
+
+
+def test_one_refused_row_takes_no_other_along(
+    ingester: Ingester, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = mlflow_runs.Runs.log
+
+    def picky(self: mlflow_runs.Runs, run_id: str, rows: list) -> None:
+        if any(row.step == 7 for row in rows):
+            raise mlflow_runs.Refused("seven is not liked")
+        log(self, run_id, rows)
+
+    monkeypatch.setattr(mlflow_runs.Runs, "log", picky)
+    ingester.trial_started(0, {})
+    ingester.follow(0, "1.0", report(folder / "0", *[(step, {"x": float(step)}) for step in range(20)]))
+    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+    assert ingester.flush(60)
+    assert [row[1] for row in query(ROWS, "0")[1:]] == [step for step in range(20) if step != 7]
+    assert ingester.problem() == "trial 0: x at step 7 is refused by MLflow (seven is not liked)"
+
+
+def test_trouble_with_one_trial_delays_only_that_trial(
+    ingester: Ingester, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, broken = mlflow_runs.Runs.log, True
+
+    def moody(self: mlflow_runs.Runs, run_id: str, rows: list) -> None:
+        if broken and any(row.name == "bad" for row in rows):
+            raise mlflow_runs.TrackingError("internal error")
+        log(self, run_id, rows)
+
+    monkeypatch.setattr(mlflow_runs.Runs, "log", moody)
+    for number, name in enumerate(["bad", "good"]):
+        ingester.trial_started(number, {})
+        ingester.follow(number, "1.0", report(folder / name, (1, {name: 1.0})))
+        ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+    assert not ingester.flush(1)
+    assert ingester.finished == {1}
+    assert ingester.problem() == "trial 0 waits: internal error"
+    assert ingester.backlog() == 1
+    broken = False
+    assert ingester.flush(60)
+    assert ingester.problem() is None
+    assert query(ROWS, "0") == [("bad", 1, 1.0, 0), ("objective", 0, 1.0, 0)]
+
+
+def test_many_and_long_values(ingester: Ingester, folder: Path, query: Query) -> None:
+    """MLflow takes 1,000 metrics, 100 parameters and 6,000 characters at a time."""
+    params = {f"p{i:03d}": i for i in range(250)} | {"long": "x" * 7000, "wide": "✓" * 5999}
+    ingester.trial_started(0, params, {f"t{i:03d}": "y" * 9000 for i in range(120)})
+    lines = [(step, {f"m{i}": float(i) for i in range(7)}) for step in range(400)]
+    ingester.follow(0, "1.0", report(folder / "0", *lines))
+    ingester.trial_ended(0, FAIL, error="z" * 20_000)
+    assert ingester.flush(60)
+    assert ingester.problem() is None
+    assert query("SELECT count(*), count(DISTINCT key || '@' || step) FROM metrics") == [(2800, 2800)]
+    stored = dict(query("SELECT key, value FROM params"))
+    assert len(stored) == 252
+    assert stored["long"].endswith("x … [cut: 7000 characters in all]")
+    assert len(stored["long"]) == 6000
+    assert stored["wide"] == params["wide"]
+    tags = dict(query(TAGS, "0"))
+    assert len(tags["t000"]) == 8000
+    assert tags["trialfleet.error"].endswith("[cut: 20000 characters in all]")
+
+
+def test_several_objectives(folder: Path, target: Target, query: Query) -> None:
+    study = Study("pareto", "cafe", {"val/wer": "minimize", "speed": "maximize"})
+    with opened(folder, target, study) as ingester:
+        for number in range(4):
+            ingester.trial_started(number, {})
+            ingester.trial_ended(number, COMPLETE, {"val/wer": 0.5, "speed": float(number)})
+        for front in ([0], [0, 1], [1, 2, 3], [3]):
+            ingester.mark_best(front)
+            assert ingester.flush(60)
+            best = query("SELECT name FROM runs WHERE name LIKE '%best' ORDER BY name")
+            assert best == [(f"trial {number:05d} ★ best",) for number in front]
+            tagged = query("SELECT count(*) FROM tags WHERE key = 'trialfleet.best' AND value = 'true'")
+            assert tagged == [(len(front),)]
+    assert query(ROWS, "3") == [("objective/speed", 0, 3.0, 0), ("objective/val/wer", 0, 0.5, 0)]
+
+
+def test_an_artifact_that_can_not_be_stored_is_told_and_left_out(
+    ingester: Ingester, folder: Path, query: Query
+) -> None:
+    (folder.parent / "mlartifacts").write_text("in the way")
+    (folder / "a.txt").write_text("a")
+    ingester.trial_started(0, {})
+    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt", "b.txt": folder / "none"})
+    assert ingester.flush(60)
+    assert "can not be stored as an artifact" in str(ingester.problem())
+    assert query("SELECT status FROM runs WHERE name = 'trial 00000'") == [("FINISHED",)]
+
+
+def test_lines_arrive_while_the_trial_runs(ingester: Ingester, folder: Path, query: Query) -> None:
+    writer = Writer(folder / "0" / "metrics.jsonl")
+    ingester.trial_started(0, {})
+    ingester.follow(0, "1.0", folder / "0")
+    assert ingester.flush(60)
+    for step in range(3):
+        writer.append(step, {"x": 1.0})
+        end = time.monotonic() + 10
+        while not query(ROWS, "0")[step:]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    writer.close()
+
+
+def test_a_server_that_never_answers_costs_nothing_but_patience(folder: Path) -> None:
+    target = Target("http://me:s3cret@127.0.0.1:9", "trialfleet")  # nobody listens there
+    with opened(folder, target) as ingester:
+        ingester.trial_started(0, {"lr": 0.1})
+        start = time.monotonic()
+        assert not ingester.flush(1.5)
+        assert time.monotonic() - start < 8
+        assert ingester.backlog() == 1
+        problem = str(ingester.problem())
+    assert "Connection refused" in problem
+    assert "http://me:***@127.0.0.1:9" in problem
+    assert "s3cret" not in problem + "".join(path.read_text() for path in folder.glob("*.jsonl"))
+
+
+def test_an_experiment_that_was_deleted_is_told_with_the_fix(folder: Path, target: Target) -> None:
+    with opened(folder, target) as ingester:
+        ingester.trial_started(0, {})
+        assert ingester.flush(60)
+    connection = sqlite3.connect(target.database)
+    connection.execute("UPDATE experiments SET lifecycle_stage = 'deleted' WHERE name = 'trialfleet'")
+    connection.commit()
+    connection.close()
+    with opened(folder, target) as ingester:
+        ingester.trial_started(1, {})
+        assert not ingester.flush(1)
+        assert "was deleted: restore it" in str(ingester.problem())
+
+
+def test_mlflow_writes_nothing_on_the_terminal(
+    folder: Path, target: Target, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(folder, target) as ingester:
+        ingester.trial_started(0, {})
+        ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+        assert ingester.flush(60)
+    assert capfd.readouterr() == ("", "")
+    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_single_run_has_no_parent(tmp_path: Path, target: Target, query: Query) -> None:
+    with single_run(tmp_path / "out", target, "asr", {"lr": 0.1}, {"a": "b"}, poll_interval=0.02) as outcome:
+        report(tmp_path / "out", (1, {"x": 1.0}))
+        outcome.objectives = {"val/wer": 0.5}
+    assert (outcome.arrived, outcome.problem) == (True, None)
+    assert query("SELECT name, status FROM runs") == [("asr", "FINISHED")]
+    assert query("SELECT key, step, value FROM metrics ORDER BY key") == [("objective", 0, 0.5), ("x", 1, 1.0)]
+    assert "mlflow.parentRunId" not in dict(query("SELECT key, value FROM tags"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("no"), "FAILED"), (Pruned(), "KILLED"), (Preempted(), "RUNNING")]
+)
+def test_a_single_run_that_is_taken_up_again_is_the_same_run(
+    error: Exception, status: str, tmp_path: Path, target: Target, query: Query
+) -> None:
+    out = tmp_path / "out"
+
+    def first_part() -> None:
+        with single_run(out, target, "asr", {"lr": 0.1}, poll_interval=0.02):
+            report(out, (1, {"x": 1.0}), (2, {"x": 0.5}))
+            raise error
+
+    with pytest.raises(type(error)):
+        first_part()
+    assert query("SELECT name, status FROM runs") == [("asr", status)]
+    with single_run(out, target, "asr", {"lr": 0.1}, poll_interval=0.02) as outcome:
+        report(out, (2, {"x": 0.5}), (3, {"x": 0.25}))
+        outcome.objectives = {"x": 0.25}
+    assert query("SELECT name, status FROM runs") == [("asr", "FINISHED")]
+    points = query("SELECT key, step, value FROM metrics ORDER BY key, step")
+    assert points == [("objective", 0, 0.25), ("x", 1, 1.0), ("x", 2, 0.5), ("x", 3, 0.25)]

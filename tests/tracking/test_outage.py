@@ -1,0 +1,151 @@
+"""A real tracking server that goes away costs delay and nothing else."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trialfleet.tracking.ingest import Ingester, Study
+from trialfleet.tracking.metrics import Writer
+from trialfleet.tracking.target import Target, resolve
+from trialfleet.tracking.trial_dir import TrialState
+
+pytestmark = pytest.mark.slow
+STUDY = Study("digits", "0u7", {"val/wer": "minimize"})
+
+
+class Server:
+    """mlflow server on loopback, which this test starts, stops and kills by its pid."""
+
+    def __init__(self, database: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.database = database
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        options += ["--backend-store-uri", f"sqlite:///{self.database}"]
+        options += ["--artifacts-destination", str(self.database.parent / "served")]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command = [sys.executable, "-m", "mlflow", "server", *options]
+        output = subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=output, stderr=output, cwd=self.database.parent
+        )
+        end = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1).close()
+                return
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.send(signal.SIGKILL)
+            self.process.wait(20)
+            self.process = None
+
+
+@pytest.fixture
+def server(target: Target, tmp_path: Path) -> Iterator[Server]:
+    assert target.database is not None
+    server = Server(target.database)
+    yield server
+    server.stop()
+
+
+def counts(database: Path) -> dict[str, int]:
+    connection = sqlite3.connect(database)
+    try:
+        query = "SELECT count(*), count(DISTINCT run_uuid || key || step) FROM metrics WHERE key != 'objective'"
+        rows, distinct = connection.execute(query).fetchone()
+        runs, names = connection.execute("SELECT count(*), count(DISTINCT name) FROM runs").fetchone()
+        ended = connection.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0]
+        return {"rows": rows, "distinct": distinct, "runs": runs, "names": names, "ended": ended}
+    finally:
+        connection.close()
+
+
+def test_a_server_that_is_killed_frozen_and_late_loses_and_doubles_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    folder = tmp_path / "study"
+    folder.mkdir()
+    target = resolve(f"http://127.0.0.1:{server.port}", "trialfleet", tmp_path)
+    trials, steps = 6, 30
+    with Ingester(folder, target, STUDY, poll_interval=0.05) as ingester:
+        writers = {}
+        for trial in range(trials):
+            directory = folder / f"trials/{trial:05d}/runs/1.0"
+            ingester.trial_started(trial, {"lr": 0.1 * trial})
+            ingester.follow(trial, "1.0", directory)
+            writers[trial] = Writer(directory / "metrics.jsonl")
+            (directory / ".hydra").mkdir()
+        for step in range(steps):
+            if step == 4:
+                server.start()  # late
+            if step == 12:
+                server.stop()  # killed
+                assert not ingester.flush(2)
+                assert "does not answer" in str(ingester.problem())
+            if step == 16:
+                server.start()
+            if step == 22:
+                server.send(signal.SIGSTOP)  # answers nothing, and carries out later what it was asked
+                assert not ingester.flush(5)
+                server.send(signal.SIGCONT)
+            for writer in writers.values():
+                writer.append(step, {"train/loss": 1 / (step + 1), "val/wer": 0.5})
+            time.sleep(0.05)
+        for trial, writer in writers.items():
+            writer.close()
+            ingester.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5 + trial})
+        ingester.mark_best([0])
+        ingester.study_ended("COMPLETE")
+        assert ingester.flush(120), ingester.problem()
+        assert ingester.problem() is None
+    expected = trials * steps * 2
+    whole = {"rows": expected, "distinct": expected, "runs": trials + 1, "names": trials + 1, "ended": trials + 1}
+    assert counts(server.database) == whole
+
+
+def test_a_frozen_server_gets_each_run_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to create runs that time out are carried out when the server wakes; their doubles are removed."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    folder = tmp_path / "study"
+    folder.mkdir()
+    server.start()
+    target = resolve(f"http://127.0.0.1:{server.port}", "trialfleet", tmp_path)
+    with Ingester(folder, target, STUDY, poll_interval=0.05) as ingester:
+        ingester.trial_started(0, {})
+        assert ingester.flush(60)
+        for trial in range(1, 4):
+            server.send(signal.SIGSTOP)
+            ingester.trial_started(trial, {})
+            assert not ingester.flush(3)
+            server.send(signal.SIGCONT)
+            assert ingester.flush(60)
+        for trial in range(4):
+            ingester.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 1.0})
+        assert ingester.flush(60)
+    connection = sqlite3.connect(server.database)
+    names = connection.execute("SELECT name FROM runs WHERE lifecycle_stage = 'active' ORDER BY 1").fetchall()
+    connection.close()
+    assert [name for (name,) in names] == ["digits", *[f"trial {trial:05d}" for trial in range(4)]]

@@ -1,0 +1,70 @@
+"""MLflow's tables come into being once and whole, whoever starts at the same time."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trialfleet.tracking import schema
+
+
+def journal_mode(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    connection.close()
+    return mode
+
+
+def test_the_database_is_in_wal_mode(template: Path) -> None:
+    assert journal_mode(template) == "wal"
+    assert [path.name for path in template.parent.iterdir() if path.suffix == ".new"] == []
+
+
+def test_no_wal_on_a_network_file_system(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copy(template, path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
+    monkeypatch.setattr(schema, "on_network_file_system", lambda _path: True)
+    schema.ensure(path)
+    assert journal_mode(path) == "delete"
+    monkeypatch.setattr(schema, "on_network_file_system", lambda _path: False)
+    schema.ensure(path)
+    assert journal_mode(path) == "wal"
+
+
+def test_a_failure_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_BUILD", "import sys; open(sys.argv[1][10:], 'w').write('x'); sys.exit('no luck')")
+    with pytest.raises(schema.SchemaError, match="no luck"):
+        schema.ensure(tmp_path / "mlflow.db")
+    assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
+
+
+def test_an_empty_file_and_the_rest_of_a_killed_start_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    path.touch()
+    (tmp_path / ".mlflow.db.dead.new").write_text("half")
+    build = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1][10:]); c.execute('CREATE TABLE t (x)'); c.close()"
+    monkeypatch.setattr(schema, "_BUILD", build)
+    schema.ensure(path)
+    assert journal_mode(path) == "wal"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+@pytest.mark.slow
+def test_several_drivers_may_start_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "mlflow.db"
+    code = (
+        "import sys; from pathlib import Path; from trialfleet.tracking import schema; schema.ensure(Path(sys.argv[1]))"
+    )
+    starts = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
+    assert [start.wait(120) for start in starts] == [0, 0, 0, 0]
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+    connection.close()
