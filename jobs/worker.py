@@ -7,6 +7,8 @@ commits; the others follow it. A signal sets a flag and nothing else: the traine
 and raises `Preempted`; then the job asks Slurm to be requeued, or leaves it to the driver to start it again.
 """
 
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -38,7 +40,7 @@ from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from trialfleet.tracking import run  # noqa: E402
+from trialfleet.tracking import run, secrets  # noqa: E402
 from trialfleet.tracking.processes import Process  # noqa: E402
 from trialfleet.tracking.submission import Assignment, Submission, TrialRecord  # noqa: E402
 from trialfleet.tracking.sweep_run import FollowerRun, SweepRun  # noqa: E402
@@ -53,6 +55,7 @@ from trialfleet.tracking.trial_dir import (  # noqa: E402
 )
 
 FOLLOW_SECONDS = 120.0  # how long the other processes wait for the first one's claim
+FULL_DISK_SECONDS = 5.0  # between two tries to commit to a full disk
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,10 @@ def main(submission_file: str) -> int:
     finally:
         sweep_run.close()
     if outcome is None:
-        return _leave(environment)
+        return _leave(trial, claim, environment)
     if trial.superseded(claim):
         print("a newer run of this trial exists: its result counts, not ours")
-    elif not trial.commit(outcome):
+    elif not _commit(trial, outcome):
         print("the trial had ended already: the result that is there counts")
     # The job's other processes must not wait for one that failed: srun ends them on a bad exit.
     return 1 if outcome.state is TrialState.FAIL else 0
@@ -119,15 +122,20 @@ def _run(
     sweep_run: SweepRun,
     environment: JobEnvironment,
 ) -> Result | None:
-    """Run the task; how it ended, or None if it was preempted and another run goes on."""
+    """Run the task; how it ended, or None if it ended before its end and another run is to go on."""
     try:
         value = _task(submission, assignment, claim.label, sweep_run, environment)
         state, objectives, error = judged(value, submission.n_objectives)
     except run.Preempted:
         return None
-    except (Exception, SystemExit, KeyboardInterrupt) as failure:  # whatever ends the task, ends the trial
+    except (Exception, SystemExit, KeyboardInterrupt) as failure:  # noqa: BLE001  # whatever it was, it ended the trial
         if run.is_pruned(failure):
             state, objectives, error = TrialState.PRUNED, None, None
+        elif _disk_is_full(failure):
+            with contextlib.suppress(OSError):  # the log is on that disk, too
+                traceback.print_exception(failure)
+                print("the disk is full: that is not the trial's fault, it goes on once there is room")
+            return None
         else:
             traceback.print_exception(failure)
             state, objectives, error = TrialState.FAIL, None, described(failure)
@@ -152,6 +160,7 @@ def _task(
     setup_globals()
     overrides = [*record.overrides, f"hydra.sweep.subdir={subdir}"]
     config = payload["hydra_context"].config_loader.load_sweep_config(payload["config"], overrides)
+    secrets.mask(config)  # a config file may hold what was taken out of the payload
     with open_dict(config.hydra.job):
         config.hydra.job.id = environment.slurm_id or str(os.getpid())
         config.hydra.job.num = assignment.number
@@ -190,11 +199,37 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
     return 0
 
 
-def _leave(environment: JobEnvironment) -> int:
+def _commit(trial: TrialDir, outcome: Result) -> bool:
+    """Commit; a full disk is waited for, since the work is done and must not be lost."""
+    while True:
+        try:
+            return trial.commit(outcome)
+        except OSError as error:
+            if not _disk_is_full(error) or _signals:
+                raise
+            time.sleep(FULL_DISK_SECONDS)
+
+
+def _disk_is_full(failure: BaseException) -> bool:
+    """Whether a failure comes of a full disk or quota, under whatever a library has made of it."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(os.strerror(number) in str(cause) for number in (errno.ENOSPC, errno.EDQUOT)):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:
     """Saved and asked to go. On a time limit or a preemption notice Slurm can start the same job again.
 
-    After a plain SIGTERM it cannot be told from a cancellation: leave, and the driver decides.
+    After a plain SIGTERM it cannot be told from a cancellation: leave, and the driver decides. A run that another
+    has replaced must not requeue: its job may be the other's, too.
     """
+    if trial.result_json.exists() or trial.superseded(claim):
+        return 0
     if environment.slurm_id is not None and signal.SIGUSR2 in _signals:
         done = subprocess.run(["scontrol", "requeue", environment.slurm_id], capture_output=True, text=True)
         print(f"saved; asked Slurm to requeue job {environment.slurm_id}: {done.stderr.strip() or 'done'}")

@@ -25,6 +25,8 @@ TRAINER_METRICS = frozenset(
         "train/steps_per_second",
         "train/examples_per_second",
         "train/epoch",
+        "train/model_flops_per_second",
+        "train/utilization",
     }
 )
 

@@ -4,13 +4,18 @@ It blocks until its jobs are done and returns what they returned, so there is no
 returns becomes result.json at once, and a driver killed meanwhile runs these trials again.
 """
 
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from trialfleet.sweep.fleet import Interrupted
 from trialfleet.sweep.reconcile import Job
 from trialfleet.tracking import run
 from trialfleet.tracking.submission import Assignment, JobRef, Submission, TrialRecord
@@ -43,7 +48,8 @@ class BlockingFleet:
             assert record is not None, "trial.json is written before anything is submitted"
             subdir = Path(trial.directory).relative_to(submission.sweep_dir) / "runs" / f"{trial.attempt}.0"
             overrides.append([*record.overrides, f"hydra.sweep.subdir={subdir}"])
-        returns = self._launcher.launch(overrides, initial_job_idx=batch[0].number)
+        with _interruptible():
+            returns = self._launcher.launch(overrides, initial_job_idx=batch[0].number)
         for trial, returned in zip(batch, returns, strict=True):
             TrialDir(Path(trial.directory)).commit(_result(returned, trial, submission.n_objectives))
 
@@ -70,6 +76,26 @@ class BlockingFleet:
 
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         """Nothing: when the driver gets to cancel, `launch()` has returned and the jobs are over."""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """While `launch()` blocks nobody looks at the driver's flags: Ctrl-C ends it, and the driver detaches."""
+
+    def raise_interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.signal(number, raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted while the launcher ran trials") from None
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _consecutive(trials: Sequence[Assignment]) -> bool:

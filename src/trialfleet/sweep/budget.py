@@ -31,6 +31,7 @@ class Account:
     device_seconds: float = 0.0
     _last: float = field(default_factory=time.monotonic)
     _saved: float = 0.0
+    _closed: bool = False
 
     @classmethod
     def open(cls, path: Path, devices: int) -> "Account":
@@ -48,7 +49,13 @@ class Account:
     def trial_over(self, seconds: float | None) -> None:
         self.device_seconds += (seconds or 0.0) * self.devices
 
+    def close(self) -> None:
+        """Write nothing more: the study is another driver's now."""
+        self._closed = True
+
     def save(self) -> None:
+        if self._closed:
+            return
         self._saved = time.monotonic()
         records.write(self.path, {"wall_seconds": self.wall_seconds, "device_seconds": self.device_seconds})
 

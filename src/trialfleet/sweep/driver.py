@@ -5,6 +5,7 @@ what it always does; what ended meanwhile is taken in, what still runs is follow
 """
 
 import errno
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,8 +21,9 @@ from optuna.trial import TrialState as OptunaState
 from trialfleet.errors import UserError
 from trialfleet.sweep import budget as budgets
 from trialfleet.sweep import standings as standings_of
-from trialfleet.sweep.fleet import Busy, Fleet, MaybeSubmitted
+from trialfleet.sweep.fleet import Busy, Fleet, Interrupted, MaybeSubmitted
 from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
+from trialfleet.sweep.lease import LeaseLost
 from trialfleet.sweep.proposer import Proposer
 from trialfleet.sweep.reconcile import Action, Do, Job, Limits, Seen, reconcile
 from trialfleet.sweep.settings import Settings
@@ -35,7 +37,10 @@ from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 MASS_CANCEL = 3  # jobs cancelled from outside at about the same time: somebody meant it
-BAD_NODE_DEATHS = 3  # trials that died on a node and survived elsewhere: it gets no more
+BAD_NODE_DEATHS = 3  # trials in a row that died on a node and survived elsewhere: it gets no more
+ROOM = 1 << 16  # bytes that must fit on the disk before a trial's loss is taken for its own fault
+# Slurm's reasons to let a job wait that pass by themselves; any other is shown once.
+PATIENCE = ("", "None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -117,6 +122,7 @@ class Driver:
     _next_refresh: float = 0.0
     _refresh_every: float = 0.0
     _moved: bool = True
+    _reasons_shown: set[str] = field(default_factory=set)
     _deaths: dict[int, str] = field(default_factory=dict)  # trial → the node where its last run died
     _bad_nodes: Counter[str] = field(default_factory=Counter)
 
@@ -129,7 +135,11 @@ class Driver:
         """Returns when the study is finished, must not go on, or `detach` is set. `recover` comes first."""
         while not self.detach:
             try:
+                self.store.check_lease()
                 self._look_at_all()
+            except LeaseLost:
+                self.account.close()
+                raise
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
@@ -200,6 +210,7 @@ class Driver:
             for trial in self.tracked.values():
                 if trial.record.submission is not None and trial.record.job is None:
                     trial.searches += 1
+            self._show_why_jobs_wait()
         watch = self.settings.watch
         self._refresh_every = watch.jobs if self._moved else min(2 * self._refresh_every, watch.max_jobs)
         self._moved = False
@@ -217,9 +228,12 @@ class Driver:
         self._act(trial, reconcile(seen, self.limits), seen)
 
     def _act(self, trial: Tracked, action: Action, seen: Seen) -> None:
+        if action.do is Do.WAIT:
+            return
+        self.store.check_lease()
+        if action.do in (Do.RESUBMIT, Do.SUBMIT_AGAIN, Do.GIVE_UP):
+            self._make_sure_of_room()
         match action.do:
-            case Do.WAIT:
-                return
             case Do.TELL:
                 assert seen.result is not None
                 self._finish(trial, seen.result)
@@ -237,18 +251,48 @@ class Driver:
                     submission=None,
                     job=None,
                     unclaimed=0,
-                    fruitless=seen.fruitless,
                     timeouts=seen.timeouts,
                 )
                 self._retry(trial, action.reason)
+            case Do.PRUNE:
+                trial.dir.commit(Result(TrialState.PRUNED, None, None, {}, None, {}))
             case Do.GIVE_UP:
                 error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail(self.study.submissions)}
                 trial.dir.commit(Result(TrialState.FAIL, None, error, {}, None, {}))
+                self._cancel_jobs([trial])
+
+    def _make_sure_of_room(self) -> None:
+        """A full disk kills jobs, too: then nothing is counted against them, and nothing started, until there is room.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        probe = self.study.submissions / f".room-{uuid4().hex}"
+        try:
+            with open(probe, "wb") as file:
+                file.write(b"\0" * ROOM)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _show_why_jobs_wait(self) -> None:
+        """Say, once, what the launcher says of a job that may never start."""
+        for trial in self.tracked.values():
+            job = trial.record.job
+            if job is None or trial.phase is not Job.PENDING:
+                continue
+            why = self.fleets[job.launcher].why(job)
+            if why.partition(": ")[2] not in PATIENCE and why not in self._reasons_shown:
+                self._reasons_shown.add(why)
+                self._notice(f"trial {trial.number} waits: Slurm says of job {job.id}: {why}")
 
     def _find(self, trial: Tracked) -> None:
         """Look for the job of a submission that the launcher did not confirm to us."""
         assert trial.record.submission is not None
-        job = self.fleet.find(trial.record.submission, trial.record.index)
+        # In all fleets: the launcher may have been another one when the trial was submitted.
+        found = (fleet.find(trial.record.submission, trial.record.index) for fleet in self.fleets.values())
+        job = next((job for job in found if job is not None), None)
         if job is not None:
             trial.write(job=job)
         elif trial.searches >= SEARCHES:  # an sbatch that was under way when its driver died has come through by now
@@ -334,6 +378,7 @@ class Driver:
     def _blame(self, trial: Tracked) -> None:
         """A trial that died on a node and then ended well on another one speaks against the first."""
         died_on, ended_on = self._deaths.pop(trial.number, ""), trial.node()
+        self._bad_nodes.pop(ended_on, None)  # it is not the node, if others end well there
         if not died_on or not ended_on or died_on == ended_on:
             return
         self._bad_nodes[died_on] += 1
@@ -375,6 +420,7 @@ class Driver:
         """Submit what is due: as one array where several start at once, singly otherwise."""
         if self.clock.now() < self._paused_until:
             return
+        self._queue = [trial for trial in self._queue if trial.dir.result() is None]  # cancelled while they waited
         while self._queue and not self.detach:
             batch, self._queue = self._queue[:MAX_ARRAY], self._queue[MAX_ARRAY:]
             try:
@@ -384,6 +430,8 @@ class Driver:
                 self.pause(30.0, f"the launcher takes no more jobs now: {busy}")
             except MaybeSubmitted as silence:
                 self.pause(5.0, f"the launcher did not answer: {silence}")
+            except Interrupted as interruption:
+                self.detach, self.detach_reason = True, str(interruption)
 
     def _submit(self, batch: Sequence[Tracked]) -> None:
         uuid = uuid4().hex
@@ -396,13 +444,15 @@ class Driver:
             [Assignment(trial.number, trial.record.attempt, str(trial.dir.path)) for trial in batch],
         )
         path = self.study.submissions / f"{uuid}.json"
+        self.store.check_lease()
         submission.write(path)
         for index, trial in enumerate(batch):
             trial.write(submission=uuid, index=index, job=None)
             trial.searches = 0
+        self.store.check_lease()
         try:
             jobs = self.fleet.submit(path, uuid, len(batch))
-        except (Busy, UserError):
+        except (Busy, Interrupted, UserError):
             for trial in batch:
                 trial.write(submission=None)
             raise
@@ -427,13 +477,17 @@ class Driver:
 
     def cancel(self) -> None:
         """End every unfinished trial: committed as failed by us first, so that no job takes it up again."""
-        error = {"type": "Cancelled", "message": "the study was cancelled", "traceback": ""}
+        error = {"type": standings_of.CANCELLED, "message": "the study was cancelled", "traceback": ""}
         for trial in self.tracked.values():
             trial.dir.commit(Result(TrialState.FAIL, None, error, {}, None, {}))
-        for name, fleet in self.fleets.items():
-            jobs = [trial.record.job for trial in self.tracked.values() if trial.record.job is not None]
-            fleet.cancel([job for job in jobs if job.launcher == name])
+        self._queue.clear()
+        self._cancel_jobs(list(self.tracked.values()))
         self.stop_asking = "the study was cancelled"
+
+    def _cancel_jobs(self, trials: Sequence[Tracked]) -> None:
+        jobs = [trial.record.job for trial in trials if trial.record.job is not None]
+        for name, fleet in self.fleets.items():
+            fleet.cancel([job for job in jobs if job.launcher == name])
 
 
 def _finished(trial: FrozenTrial, seconds: float | None) -> Finished:

@@ -16,6 +16,10 @@ class MaybeSubmitted(Exception):
     """The launcher did not answer: the jobs may have been submitted or not. `find` will tell."""
 
 
+class Interrupted(Exception):
+    """Somebody interrupted a launcher that blocks. Its trials did not end."""
+
+
 class Fleet(Protocol):
     """The jobs of one launcher. One conformance suite is passed by every implementation."""
 
@@ -27,6 +31,7 @@ class Fleet(Protocol):
         Raises:
             Busy: nothing was submitted, try again later.
             MaybeSubmitted: no answer in time.
+            Interrupted: by the user; only from launchers that block.
             UserError: the launcher refuses for a reason that stays.
         """
         ...

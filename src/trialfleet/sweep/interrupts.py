@@ -15,6 +15,8 @@ from trialfleet.sweep.terminal import Terminal
 
 QUESTION = "interrupted: no new trials. [d]etach, leaving jobs running · [w]ait for them · [c]ancel them · [r]esume"
 
+INTERRUPTED = "interrupted"
+
 
 class Interrupts:
     """Installed for the length of a `with` block; `poll` is to be called between the driver's looks."""
@@ -39,7 +41,7 @@ class Interrupts:
         if not self._interactive or number == signal.SIGTERM or self._count > 1:
             self._driver.detach = True
         else:
-            self._driver.stop_asking = "interrupted"
+            self._driver.stop_asking = self._driver.stop_asking or INTERRUPTED
             self._asking = True
 
     def poll(self) -> None:
@@ -53,7 +55,8 @@ class Interrupts:
         elif answer == "c":
             self._driver.cancel()
         elif answer == "r":
-            self._driver.stop_asking = ""
+            if self._driver.stop_asking == INTERRUPTED:
+                self._driver.stop_asking = ""
             self._count = 0
         elif answer != "w":
             return

@@ -19,7 +19,7 @@ from trialfleet.tracking import records
 from trialfleet.tracking.processes import Process
 
 
-class LeaseLost(Exception):
+class LeaseLost(UserError):
     """Another driver has taken the study over: this one must stop and may not write."""
 
 
@@ -44,6 +44,7 @@ class Lease:
         self._stale_after = stale_after
         self._beat_every = beat_every
         self._job_ended = job_ended
+        self._driver = uuid4().hex
         self._epoch: int | None = None
         self._stopped = threading.Event()
         self._beats: threading.Thread | None = None
@@ -80,16 +81,27 @@ class Lease:
         """Raises:
         LeaseLost: a newer epoch exists.
         """
-        newest, _ = self._newest()
-        if newest != self.epoch:
-            raise LeaseLost(f"another driver took the study over (epoch {newest}, ours is {self.epoch})")
+        newest, holder = self._newest()
+        # A study that was put aside for a fresh one starts again at epoch 1, so the number alone does not tell.
+        if newest != self.epoch or holder is None or holder["driver"] != self._driver:
+            raise LeaseLost(
+                f"another driver took the study over while this one was silent (epoch {newest}, ours is {self.epoch})",
+                "watch that one; this one has stopped and writes nothing more",
+            )
+
+    def _lost(self) -> bool:
+        try:
+            self.check()
+        except LeaseLost:
+            return True
+        return False
 
     def release(self) -> None:
         """Give the lease back, so that the next driver need not wait. Harmless if it was lost."""
         self._stopped.set()
         if self._beats is not None:
             self._beats.join()
-        if self._epoch is not None and self._newest()[0] == self._epoch:
+        if self._epoch is not None and not self._lost():
             records.write(self._file(self._epoch), {"released": True})
         self._epoch = None
 
@@ -112,9 +124,9 @@ class Lease:
             UserError: the holder gave a sign of life.
         """
         who = _describe(holder)
-        started = time.monotonic()
-        told = False
-        while time.monotonic() - started < self._stale_after:
+        pause = min(0.2, self._beat_every / 4)
+        still, told, looked = 0.0, False, time.monotonic()
+        while True:
             now_epoch, now = self._newest()
             if now is None:
                 return  # released meanwhile
@@ -123,21 +135,29 @@ class Lease:
                     f"this study has a driver already: {who if now_epoch == epoch else _describe(now)}",
                     "watch that one, or stop it first (Ctrl-C there leaves its jobs running)",
                 )
-            if self._gone(now):
+            if self._gone(now) or still >= self._stale_after:
                 return
-            if not told and time.monotonic() - started > 2 * self._beat_every:
+            if not told and still > 2 * self._beat_every:
                 waiting(f"the study's driver ({who}) is silent; taking over in {self._stale_after:.0f} s")
                 told = True
-            time.sleep(min(0.2, self._beat_every / 4))
+            time.sleep(pause)
+            # Should we be suspended ourselves, that time says nothing about the holder.
+            still += min(time.monotonic() - looked, 2 * pause)
+            looked = time.monotonic()
 
     def _record(self) -> dict[str, Any]:
         array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
-        return {"process": Process.own().to_json(), "job": None if array else job, "nonce": uuid4().hex}
+        return {
+            "driver": self._driver,
+            "process": Process.own().to_json(),
+            "job": None if array else job,
+            "nonce": uuid4().hex,
+        }
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._beat_every):
             try:
-                if self._newest()[0] != self.epoch:
+                if self._lost():
                     return
                 records.write(self._file(self.epoch), self._record())
             except OSError:

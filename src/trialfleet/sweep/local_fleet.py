@@ -4,6 +4,7 @@ Unlike submitit's, each job has a session of its own, so that a terminal's Ctrl-
 is known by its pid and start time, so that another driver can take it up.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -17,6 +18,7 @@ import psutil
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.reconcile import Job
+from trialfleet.sweep.slurm_fleet import outside_of_jobs
 from trialfleet.tracking.processes import Process
 from trialfleet.tracking.submission import JobRef
 
@@ -52,7 +54,7 @@ class LocalFleet:
         worker = [sys.executable, "-u", "-m", "jobs.worker", str(submission)]
         controller = [sys.executable, "-m", "submitit.local._local", str(folder)]
         environment = {
-            **os.environ,
+            **outside_of_jobs(),
             **self._environment,
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_FOLDER": str(folder),
@@ -119,8 +121,10 @@ class LocalFleet:
             assert job.process is not None
             process = Process.from_json(job.process)
             if process.is_alive():
-                # The controller leads a session of its own, so this reaches the job and nothing else.
-                os.killpg(process.pid, signal.SIGTERM)
+                # A controller and its workers are a process group of their own: this reaches the job and nothing
+                # else, whichever of them is the one we know.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(os.getpgid(process.pid), signal.SIGTERM)
 
 
 def _shell(setup: Sequence[str]) -> list[str]:

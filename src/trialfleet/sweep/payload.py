@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig
 
-from trialfleet.sweep.store import mask_password
+from trialfleet.tracking import secrets
 
 
 def write_payload(folder: Path, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Path:
@@ -24,12 +25,16 @@ def write_payload(folder: Path, hydra_context: HydraContext, task_function: Task
     Returns:
         the file's path.
     """
+    singletons = Singleton.get_state()
+    hydra_config = singletons["instances"].get(HydraConfig)
+    if hydra_config is not None and hydra_config.cfg is not None:
+        secrets.mask(hydra_config.cfg)
     content = cloudpickle.dumps(
         {
             "hydra_context": hydra_context,
             "task_function": task_function,
             "config": without_secrets(config),
-            "singletons": Singleton.get_state(),
+            "singletons": singletons,
         }
     )
     path = folder / f"payload-{hashlib.sha256(content).hexdigest()[:16]}.pkl"
@@ -42,27 +47,10 @@ def write_payload(folder: Path, hydra_context: HydraContext, task_function: Task
 
 
 def without_secrets(config: DictConfig) -> DictConfig:
-    """A copy of the sweep's config in which URLs have no password, overrides included."""
-    masked = copy.deepcopy(config)
-    with read_write(masked), read_write(masked.hydra), open_dict(masked):
-        storage = OmegaConf.select(config, "hydra.sweeper.storage")
-        if isinstance(storage, str):
-            masked.hydra.sweeper.storage = mask_password(storage)
-        uri = OmegaConf.select(config, "tracking.uri")
-        if isinstance(uri, str):
-            masked.tracking.uri = mask_password(uri)
-        for kind in ("hydra", "task"):
-            overrides = [_masked_override(text) for text in config.hydra.overrides[kind]]
-            masked.hydra.overrides[kind] = overrides
-    return masked
-
-
-def _masked_override(text: str) -> str:
-    key, equals, value = text.partition("=")
-    if "://" not in value:
-        return text
-    quote = value[0] if value[:1] in "'\"" else ""
-    return f"{key}{equals}{quote}{mask_password(value.strip(quote) if quote else value)}{quote}"
+    """A copy of the sweep's config in which addresses have no password, overrides included."""
+    copied = copy.deepcopy(config)
+    secrets.mask(copied)
+    return copied
 
 
 def is_submittable(launcher: Any) -> bool:

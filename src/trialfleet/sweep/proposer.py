@@ -13,6 +13,7 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.samplers import SamplerFactory
 from trialfleet.sweep.space import Space
 from trialfleet.sweep.store import StudyStore
+from trialfleet.tracking import secrets
 from trialfleet.tracking.submission import TrialRecord
 
 CustomSpace = Callable[[DictConfig, Trial], None]
@@ -42,8 +43,8 @@ class Proposer:
         self._space = space
         self._samplers = samplers
         store.study.sampler = samplers(0)  # samplers want to hear of trials that end before the first is asked for
-        self._enqueued = [_known_point(point, space, custom_space) for point in enqueued]
-        self._custom = _imported(custom_space)
+        self._enqueued = [known_point(point, space, custom_space) for point in enqueued]
+        self._custom = imported(custom_space)
         self._config = config
 
     def propose(self, made: int) -> tuple[int, TrialRecord]:
@@ -78,10 +79,16 @@ class Proposer:
                 f"{', '.join(sorted(clash))}: given a fixed value and searched over, too",
                 "remove it from the command line or from the search space",
             )
-        return TrialRecord(number, self._space.overrides(params), params)
+        overrides = [secrets.masked_override(text) for text in self._space.overrides(params)]
+        return TrialRecord(number, overrides, params)
 
 
-def _imported(path: str | None) -> CustomSpace | None:
+def imported(path: str | None) -> CustomSpace | None:
+    """The custom search space that `hydra.sweeper.custom_search_space` names.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
     if path is None:
         return None
     try:
@@ -94,7 +101,12 @@ def _imported(path: str | None) -> CustomSpace | None:
     return extend
 
 
-def _known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> dict[str, Any]:
+def known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> dict[str, Any]:
+    """An enqueued point, which the space must contain (as far as it is known: a custom space may add to it).
+
+    Raises:
+        UserError: a key or value of it is outside of the space.
+    """
     for name, value in point.items():
         distribution: BaseDistribution | None = space.distributions.get(name)
         if distribution is None:

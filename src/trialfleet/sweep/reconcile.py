@@ -37,7 +37,8 @@ class Seen:
         submission: of the present attempt.
         job: of the present attempt.
         claimed: whether any process claimed the present attempt.
-        fruitless: claimed attempts in a row, up to the present one, that brought no newer checkpoint.
+        condemned: whether the driver has asked the trial to stop: its verdict is there.
+        fruitless: ended runs in a row, up to the newest, that brought no newer checkpoint.
         unclaimed: jobs in a row, up to the present one, that ended without a claim.
         timeouts: attempts that ended by the job's time limit.
     """
@@ -46,6 +47,7 @@ class Seen:
     submission: Submission = Submission.NONE
     job: Job = Job.UNKNOWN
     claimed: bool = False
+    condemned: bool = False
     fruitless: int = 0
     unclaimed: int = 0
     timeouts: int = 0
@@ -56,7 +58,7 @@ class Limits:
     """How often a trial is started again.
 
     Attributes:
-        max_retries: fruitless attempts in a row that are retried.
+        max_retries: fruitless runs in a row that are retried, whoever starts the next: we, or Slurm by a requeue.
         max_unclaimed: jobs in a row without a claim that fail the trial.
         max_timeouts: restarts after a time limit; None for as many as bring a newer checkpoint.
     """
@@ -73,6 +75,7 @@ class Do(Enum):
     FIND = "find"  # look for a job of the recorded submission; none: submit it again
     RESUBMIT = "resubmit"  # a lost attempt goes on from its checkpoint as the next one
     SUBMIT_AGAIN = "submit again"  # the job ended without a claim: the same attempt, no retry spent
+    PRUNE = "prune"  # lost after its verdict: the driver commits what the run would have
     GIVE_UP = "give up"  # the driver commits a failure
 
 
@@ -91,17 +94,19 @@ def reconcile(seen: Seen, limits: Limits) -> Action:
     if seen.submission is Submission.MAYBE and not seen.claimed:
         # With a claim the job is known from the claim itself; without one, only the launcher can tell.
         return Action(Do.WAIT) if seen.job is Job.UNKNOWN else Action(Do.FIND)
+    if seen.claimed and not seen.condemned and seen.fruitless > limits.max_retries:
+        return Action(
+            Do.GIVE_UP,
+            f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})",
+        )
     if seen.job is not Job.OVER:
         return Action(Do.WAIT)
+    if seen.condemned:
+        return Action(Do.PRUNE)
     if not seen.claimed:
         if seen.unclaimed >= limits.max_unclaimed:
             return Action(Do.GIVE_UP, f"{seen.unclaimed} jobs in a row ended before the trial began")
         return Action(Do.SUBMIT_AGAIN, "the job ended before the trial began")
     if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
         return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
-    if seen.fruitless > limits.max_retries:
-        return Action(
-            Do.GIVE_UP,
-            f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})",
-        )
     return Action(Do.RESUBMIT, "the job was lost")

@@ -137,6 +137,9 @@ def check(request: Request) -> Plan:
     directions = _directions(request)
     space = _space(request)
     SamplerFactory(node["sampler"], space, 0)
+    proposing.imported(settings.custom_search_space)
+    for point in settings.enqueue:
+        proposing.known_point(point, space, settings.custom_search_space)
     if build_pruner(node.get("pruner")) is not None and len(directions) > 1:
         raise UserError(
             "hydra/sweeper/pruner: a pruner judges one objective, this study has several",

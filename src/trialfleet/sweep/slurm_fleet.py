@@ -22,6 +22,7 @@ from trialfleet.tracking.submission import JobRef
 
 LAUNCHER = "slurm"
 ANSWER_SECONDS = 60.0  # how long a Slurm command may take before it counts as unanswered
+RUNAWAY_SECONDS = 300.0  # how long a job that only accounting takes for alive is waited for
 
 # squeue's words for a job that is over. All others, known or not, count as still running.
 _ENDED = {
@@ -47,6 +48,8 @@ _AWAY = re.compile(
     r"Communication connection failure|Transport endpoint|in standby mode",
     re.IGNORECASE,
 )
+
+_HELD = re.compile(r"launch.failed.requeued.held", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class SlurmFleet:
         self._absent: dict[str, int] = {}
         self._followed: set[str] = set()
         self._cancelled_by_us: set[str] = set()
+        self._cancelled_before: set[str] = set()
+        self._accounted: dict[str, float] = {}
         self._excluded: set[str] = set()
         self._accounting = True
 
@@ -94,9 +99,9 @@ class SlurmFleet:
     def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
         script = submission.with_suffix(".sh")
         script.write_text(self._script(submission, uuid, count))
-        done = self._slurm("sbatch", "--parsable", str(script), environment=_outside_of_jobs())
-        if done is None:
-            raise MaybeSubmitted("sbatch did not answer")
+        done = self._slurm("sbatch", "--parsable", str(script), environment=outside_of_jobs())
+        if done is None or done.returncode < 0:
+            raise MaybeSubmitted("sbatch did not answer" if done is None else "sbatch was killed")
         if done.returncode != 0:
             message = done.stderr.strip() or f"sbatch exited with {done.returncode}"
             if _AWAY.search(message):
@@ -139,7 +144,11 @@ class SlurmFleet:
             job, state, reason, script = line.split("|", 3)
             if script.startswith(f"{self._folder}{os.sep}"):
                 rows[job] = _Row(state, reason, script)
+        if self._rows is None:
+            self._cancelled_before = {job for job, row in rows.items() if row.state == "CANCELLED"}
         self._rows = rows
+        self._ask_accounting()
+        self._release_held()
         now = time.monotonic()
         for job in self._followed:
             row = rows.get(job)
@@ -167,7 +176,7 @@ class SlurmFleet:
         settle = max(self._settle, _HESITATE.get(row.state, 0.0) if row is not None else 0.0)
         if time.monotonic() - since < settle:
             return Job.ENDING
-        if row is None and self._accounted_alive(job.id):
+        if row is None and self._accounted.get(job.id, 0.0) > time.monotonic():
             return Job.UNKNOWN
         return Job.OVER
 
@@ -190,7 +199,8 @@ class SlurmFleet:
 
     def cancelled(self, job: JobRef) -> bool:
         row = (self._rows or {}).get(job.id)
-        return row is not None and row.state == "CANCELLED" and job.id not in self._cancelled_by_us
+        old_news = self._cancelled_by_us | self._cancelled_before
+        return row is not None and row.state == "CANCELLED" and job.id not in old_news
 
     def exclude(self, node: str) -> None:
         self._excluded.add(node)
@@ -200,16 +210,29 @@ class SlurmFleet:
             self._cancelled_by_us |= {job.id for job in jobs}
             self._slurm("scancel", "--quiet", *(job.id for job in jobs))
 
-    def _accounted_alive(self, job: str) -> bool:
-        """Whether accounting, where there is any, knows the job as not over. Asked only once squeue forgot it."""
-        if not self._accounting:
-            return False
-        done = self._slurm("sacct", "-j", job, "-n", "-X", "-P", "-o", "state")
+    def _ask_accounting(self) -> None:
+        """Ask accounting, where there is any, about each job that squeue has forgotten, once.
+
+        One that it takes for alive is waited for, but not for ever: accounting has runaway jobs.
+        """
+        forgotten = [job for job in self._followed if self._absent.get(job, 0) >= 1 and job not in self._accounted]
+        if not forgotten or not self._accounting:
+            return
+        done = self._slurm("sacct", "-j", ",".join(forgotten), "-n", "-X", "-P", "-o", "jobid,state")
         if done is None or done.returncode != 0:
             self._accounting = False
-            return False
-        states = {line.split()[0].rstrip("+") for line in done.stdout.splitlines() if line.strip()}
-        return bool(states) and not states & _ENDED
+            return
+        states = dict(line.split("|")[:2] for line in done.stdout.splitlines() if "|" in line)
+        for job in forgotten:
+            state = states.get(job, "").split(" ")[0].rstrip("+")
+            alive = state != "" and state not in _ENDED
+            self._accounted[job] = time.monotonic() + (RUNAWAY_SECONDS if alive else 0.0)
+
+    def _release_held(self) -> None:
+        """Let go of jobs that Slurm requeued and held because a node failed at their start: nobody else would."""
+        held = [job for job, row in (self._rows or {}).items() if _HELD.search(row.reason)]
+        if held:
+            self._slurm("scontrol", "release", *held)
 
     def _slurm(
         self, *command: str, environment: Mapping[str, str] | None = None
@@ -223,12 +246,13 @@ class SlurmFleet:
                 timeout=ANSWER_SECONDS,
                 env=environment,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is for the driver, not for an sbatch under way
             )
         except subprocess.TimeoutExpired:
             return None
 
 
-def _outside_of_jobs() -> dict[str, str]:
+def outside_of_jobs() -> dict[str, str]:
     """Our environment without what Slurm set, if we are a job ourselves: children would inherit its restart
     count and its resources. SLURM_CONF stays: it says which cluster is meant."""
     from submitit.helpers import clean_env

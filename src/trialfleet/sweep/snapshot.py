@@ -41,7 +41,9 @@ def repointed(context: HydraContext, project: Path, code: Path) -> HydraContext:
     loader = copy.config_loader
     search_path = loader.get_search_path()
     for element in search_path.get_path():
-        if element.path is not None and element.path.startswith(f"file://{project}{os.sep}"):
-            element.path = f"file://{code}" + element.path.removeprefix(f"file://{project}")
+        inside = None if element.path is None else element.path.removeprefix(f"file://{project}{os.sep}")
+        # Only what was copied: a --config-dir elsewhere in the project's directory stays where it is.
+        if inside != element.path and (code / str(inside)).is_dir():
+            element.path = f"file://{code}{os.sep}{inside}"
     loader.repository = ConfigRepository(config_search_path=search_path)  # type: ignore[attr-defined]  # of the only loader
     return copy

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+CANCELLED = "Cancelled"  # the type of the error of trials that somebody cancelled
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -32,12 +34,14 @@ class Standings:
 
     directions: Sequence[str]
     states: Counter[str] = field(default_factory=Counter)
+    cancelled: int = 0
     front: list[Finished] = field(default_factory=list)  # one best trial, or the Pareto front of several objectives
     mean_seconds: float | None = None  # of finished trials, each from its first claim
 
     def add(self, trial: Finished) -> bool:
         """Count a finished trial. Returns whether the best changed."""
         self.states[trial.state] += 1
+        self.cancelled += trial.error is not None and trial.error.startswith(f"{CANCELLED}:")
         if trial.seconds is not None:
             count = sum(self.states.values())
             mean = trial.seconds if self.mean_seconds is None else self.mean_seconds
@@ -55,7 +59,8 @@ class Standings:
 
     @property
     def failed(self) -> int:
-        return self.states["FAIL"]
+        """Trials that failed, without those that somebody cancelled."""
+        return self.states["FAIL"] - self.cancelled
 
     def losses(self, trial: Finished) -> list[float]:
         """The values of a complete trial, turned so that less is better."""

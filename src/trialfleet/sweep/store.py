@@ -13,11 +13,12 @@ import optuna
 from omegaconf import DictConfig
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from trialfleet.errors import UserError
+from trialfleet.tracking import secrets
 from trialfleet.tracking.trial_dir import Result
 from trialfleet.tracking.trial_dir import TrialState as Ended
 
@@ -42,25 +43,30 @@ def open_storage(storage: Any, journal: Path, lease_check: Callable[[], None]) -
     if storage is None:
         path = journal.absolute()  # with a relative path Optuna's lock hangs after a change of directory
         path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_tail(path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_LeasedLock(str(path), lease_check)))
+        lock = _LeasedLock(str(path), lease_check)
+        with get_lock_file(lock):
+            cut_torn_tail(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     if isinstance(storage, BaseStorage):
         return storage
     try:
         return optuna.storages.get_storage(str(storage))
     except (SQLAlchemyError, ValueError, ImportError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        reason = secrets.masked(str(getattr(error, "orig", None) or error).splitlines()[0])
         raise UserError(
             f"hydra.sweeper.storage={mask_password(storage)}: cannot be opened: {reason}",
             "check the URL and that its folder or server can be written, or leave the key out for a journal file",
         ) from None
 
 
+LEFT_BEHIND = 3  # seconds after which a lock that nobody gave back is taken for that of a killed driver
+
+
 class _LeasedLock(JournalFileOpenLock):
     """The journal's lock, which is only granted to the driver that holds the lease."""
 
     def __init__(self, path: str, lease_check: Callable[[], None]) -> None:
-        super().__init__(path)
+        super().__init__(path, grace_period=LEFT_BEHIND)
         self._lease_check = lease_check
 
     def acquire(self) -> bool:
@@ -103,10 +109,7 @@ def mask_password(storage: Any) -> str:
     """The storage's URL as it may be shown and recorded."""
     if not isinstance(storage, str):
         return "null" if storage is None else type(storage).__name__
-    try:
-        return make_url(storage).render_as_string(hide_password=True)
-    except ArgumentError:
-        return storage
+    return secrets.masked(storage)
 
 
 class StudyStore:
@@ -146,11 +149,17 @@ class StudyStore:
                 study_name=name, storage=storage, directions=cast(Sequence[Direction], list(directions))
             )
 
+    def check_lease(self) -> None:
+        """Raises:
+        LeaseLost: this driver may not write any more, neither here nor in the study's folder.
+        """
+        self._lease_check()
+
     def mend(self) -> None:
         """After a write that failed half-way (a full disk): drop the half, so that the study can be read."""
         if self._journal is not None:
-            self._lease_check()
-            cut_torn_tail(self._journal)
+            with get_lock_file(_LeasedLock(str(self._journal.absolute()), self._lease_check)):
+                cut_torn_tail(self._journal)
 
     @property
     def storage(self) -> BaseStorage:
@@ -164,7 +173,8 @@ class StudyStore:
         """
         attributes = self.study.user_attrs
         owner, other = attributes.get(OWNER), attributes.get(FOLDER)
-        if owner is not None and owner != uid and other is not None and Path(other).is_dir():
+        foreign = owner is not None and owner != uid and other is not None and Path(other).is_dir()
+        if foreign and self._journal is None:  # the journal is in the folder: copied along with it, it is the copy's
             raise UserError(
                 f"study {self.study.study_name!r} in this storage belongs to the sweep folder {other}",
                 "resume it there (hydra.sweep.dir), or give another hydra.sweeper.study_name",

@@ -32,18 +32,20 @@ class Tracked:
     step: int | None = None
     searches: int = 0
     pruned: bool = False
-    cancelled: bool = False
     started: float | None = None  # Unix seconds of the first claim
     phase: Job = Job.UNKNOWN
+    _claims_counted: int = -1
+    _fruitless_runs: int = 0
 
     @property
     def number(self) -> int:
         return self.record.number
 
     def write(self, **changes: object) -> None:
-        """Change trial.json."""
-        self.record = replace(self.record, **changes)  # type: ignore[arg-type]  # the fields have many types
-        self.record.write(self.dir.trial_json)
+        """Change trial.json, and what we know of it once it is written."""
+        record = replace(self.record, **changes)  # type: ignore[arg-type]  # the fields have many types
+        record.write(self.dir.trial_json)
+        self.record = record
 
     def see(self, fleets: dict[str, Fleet]) -> Seen:
         """Look: at the launcher's last answer first, at the files second.
@@ -75,7 +77,8 @@ class Tracked:
             submission=submission if job is None else Submission.DONE,
             job=self.phase,
             claimed=bool(own),
-            fruitless=0 if over and self._progressed(own, claims) else record.fruitless + 1,
+            condemned=self.pruned,
+            fruitless=self._fruitless(claims, over),
             unclaimed=record.unclaimed + 1,
             timeouts=record.timeouts + timed_out,
         )
@@ -100,14 +103,20 @@ class Tracked:
             return Job.RUNNING
         return self.phase
 
-    def _progressed(self, own: list[Claim], claims: list[Claim]) -> bool:
-        """Whether the present attempt brought a checkpoint that is newer than all of the earlier attempts'."""
-        labels = {claim.label for claim in own}
-        earlier = [newest_step(self._checkpoints(c)) for c in claims if c.label not in labels]
-        return max((newest_step(self._checkpoints(c)) for c in own), default=-1) > max(earlier, default=-1)
+    def _fruitless(self, claims: list[Claim], over: bool) -> int:
+        """Ended runs in a row, up to the newest, that brought no newer checkpoint than those before them.
 
-    def _checkpoints(self, claim: Claim) -> Path:
-        return self.dir.run_dir(claim.label) / "checkpoints"
+        A requeue ends a run as well as a new attempt does. Counted anew only when there is a run more, or none left.
+        """
+        if over or len(claims) != self._claims_counted:
+            self._claims_counted = len(claims)
+            ended = claims if over else claims[:-1]
+            newest, self._fruitless_runs = -1, 0
+            for claim in ended:
+                step = newest_step(self.dir.run_dir(claim.label) / "checkpoints")
+                self._fruitless_runs = 0 if step > newest else self._fruitless_runs + 1
+                newest = max(newest, step)
+        return self._fruitless_runs
 
     def new_lines(self) -> list[tuple[str, Line]]:
         """Metrics lines that came since the last call, with the label of their run, in order of the runs."""
@@ -138,7 +147,10 @@ class Tracked:
         """The end of the newest log of a trial that never said how it ended."""
         logs = [self.dir.run_dir(label) / "log" for label in self.run_labels()]
         if self.record.submission is not None:
-            logs += sorted((submissions / self.record.submission).glob("*.err"))
+            folder, job = submissions / self.record.submission, self.record.job
+            everybody = sorted(folder.glob("*.out")) + sorted(folder.glob("*.err"))
+            own = [log for log in everybody if job is not None and log.name.startswith(f"{job.id}_")]
+            logs += own or everybody
         for log in reversed(logs):
             if log.exists() and log.stat().st_size:
                 return log.read_text(errors="replace")[-size:]

@@ -75,7 +75,7 @@ class TrialRecord:
         submission: uuid of the present attempt's submission; None before the first.
         index: the trial's element in that submission.
         job: the launcher's answer; None until it has answered.
-        fruitless, unclaimed, timeouts: see `sweep.reconcile.Seen`; those of the attempts before this one.
+        unclaimed, timeouts: see `sweep.reconcile.Seen`; those of the jobs before the present one.
     """
 
     number: int
@@ -85,7 +85,6 @@ class TrialRecord:
     submission: str | None = None
     index: int = 0
     job: JobRef | None = None
-    fruitless: int = 0
     unclaimed: int = 0
     timeouts: int = 0
 

@@ -21,7 +21,7 @@ class LocalRun:
         self.directory = directory
         self.checkpoints = directory / "checkpoints"
         self.artifacts = directory / "artifacts"
-        self.earlier_checkpoints = list(earlier_checkpoints)
+        self.earlier_checkpoints: Sequence[Path] = list(earlier_checkpoints)
         self.notes: dict[str, Any] = {}
         self._signalled = signalled
         self._metrics = metrics.Writer(directory / "metrics.jsonl")
@@ -87,7 +87,7 @@ class FollowerRun:
         self.directory = directory
         self.checkpoints = directory / "checkpoints"
         self.artifacts = directory / "artifacts"
-        self.earlier_checkpoints = list(earlier_checkpoints)
+        self.earlier_checkpoints: Sequence[Path] = list(earlier_checkpoints)
         self._signalled = signalled
 
     def report(self, step: int, values: Mapping[str, float]) -> None:

@@ -22,9 +22,9 @@ def train(config: Config, run: Run) -> Outcome:
     from trialfleet.training import environment
 
     environment.prepare(config)  # before jax is imported, which reads it once
-    from trialfleet.training.loop import fit
+    from trialfleet.training.seeds import fit_all
 
-    return fit(config, run)
+    return fit_all(config, run)
 
 
 def check(config: Config) -> None:

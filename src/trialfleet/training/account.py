@@ -3,9 +3,13 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
+
+from trialfleet.config import schema
 
 _COMPILING = (
     "/jax/core/compile/jaxpr_trace_duration",
@@ -73,3 +77,53 @@ class Account:
             "cache_hits": compilations.hits - hits,
             "cache_misses": compilations.misses - misses,
         }
+
+
+# Dense bfloat16 FLOP/s of one device as jax names it, from the makers' data sheets.
+_PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def utilization(flops_per_second: float, mesh: Mesh) -> dict[str, float]:
+    """Model FLOP/s, and their share of what the mesh could do where that is known."""
+    if flops_per_second <= 0:
+        return {}
+    peak = _PEAK.get(mesh.devices.ravel()[0].device_kind)
+    share = {"utilization": flops_per_second / (peak * mesh.size)} if peak else {}
+    return {"model_flops_per_second": flops_per_second, **share}
+
+
+class Profiler:
+    """A profiler trace of the steps that the config names, or nothing."""
+
+    def __init__(self, wanted: schema.Profile | None, artifacts: Path) -> None:
+        self._wanted, self._folder = wanted, artifacts / "profile"
+        self._running = False
+
+    @contextlib.contextmanager
+    def step(self, made: int) -> Iterator[None]:
+        """Around each step; `made` is the number of steps before it."""
+        if self._wanted is None:
+            yield
+            return
+        first = self._wanted.first_step - 1
+        if made == first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=made + 1):
+            yield
+        if made + 1 == first + self._wanted.steps:
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

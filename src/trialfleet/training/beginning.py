@@ -23,7 +23,7 @@ from trialfleet.training.state import State
 log = logging.getLogger(__name__)
 
 # What may differ between the run that saved a state and the one that goes on from it.
-_FREE = ("mesh.", "runtime.", "training.per_device_batch", "training.eval_batch", "dataset.")
+_FREE = ("mesh.", "runtime.", "training.per_device_batch", "training.eval_batch")
 
 
 class Resumed(NamedTuple):
@@ -69,7 +69,8 @@ def with_parameters_of(source: str, program: Program, state: State) -> tuple[Sta
     folder = Path(source).expanduser().absolute()
     if wrong := checkpoints.damage(folder):
         raise UserError(
-            f"training.init_from: {folder} is no whole checkpoint: {wrong}", "give a folder such as …/checkpoints/00000900"
+            f"training.init_from: {folder} is no whole checkpoint: {wrong}",
+            "give a folder such as …/checkpoints/00000900",
         )
     there = checkpoints.contents(folder)
     # What was evaluated, and so what is meant by 'that model', is the average wherever there was one.
@@ -100,8 +101,11 @@ def with_parameters_of(source: str, program: Program, state: State) -> tuple[Sta
     return state._replace(params=params, ema=ema), report
 
 
-def resumed(config: Config, program: Program, saves: Checkpoints, frozen: Params) -> Resumed | None:
+def resumed(config: Config, program: Program, saves: Checkpoints, frozen: str) -> Resumed | None:
     """The trial's furthest whole checkpoint, or None if there is none or the config wants none.
+
+    Args:
+        frozen: the digest of the frozen parameters.
 
     Raises:
         UserError: if it is of another config or other frozen weights, or if there must be one and is not.
@@ -110,7 +114,9 @@ def resumed(config: Config, program: Program, saves: Checkpoints, frozen: Params
         return None
     for saved in saves.newest():
         _refuse_another(config, saved, frozen)
-        batch = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in saved.meta["batch"].items()}
+        batch = {
+            name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in saved.meta["batch"].items()
+        }
         shapes = {"state": program.layout.shapes, "batch": batch}
         places = {"state": program.layout.shardings, "batch": dict.fromkeys(batch, batch_sharding(program.mesh))}
         try:
@@ -125,7 +131,7 @@ def resumed(config: Config, program: Program, saves: Checkpoints, frozen: Params
     return None
 
 
-def _refuse_another(config: Config, saved: Saved, frozen: Params) -> None:
+def _refuse_another(config: Config, saved: Saved, frozen: str) -> None:
     then, now = saved.meta["signature"], signature(config)
     differing = [key for key in {**then, **now} if then.get(key) != now.get(key) and not key.startswith(_FREE)]
     if differing:
@@ -134,7 +140,7 @@ def _refuse_another(config: Config, saved: Saved, frozen: Params) -> None:
             f"training.resume: {saved.path} is of another config ({shown})",
             "put these back, or use training.resume=never",
         )
-    if saved.meta["frozen"] != digest(frozen):
+    if saved.meta["frozen"] != frozen:
         raise UserError(
             f"training.resume: the frozen weights are not those that {saved.path} was trained on",
             "put the weights back, or use training.resume=never",

@@ -1,7 +1,7 @@
 """What a workload gives to the trainer. It owns no loop, no optimizer and no files.
 
-A workload is a subclass of `Workload` whose only argument is a config. The trainer makes two of it: one from the full config,
-for the data and the scores on the host, and one from the config's static part, for everything that is
+A workload is a subclass of `Workload` whose only argument is a config. The trainer makes two of it: one from
+the full config, for the data and the scores on the host, and one from the config's static part, for all that is
 compiled, where a value that is not part of the program cannot even be read by mistake (it is a `Withheld`;
 calculating with it is a TypeError).
 

@@ -165,7 +165,11 @@ def _freezing(state: Json, event: Event, config: Config, facts: Facts) -> Json:
         case _:
             return frozen
     frozen = {**frozen, "released": min(released, len(facts.order))}
-    if event.ends_epoch and rule.rate_boost is not None and _share(rule.rate_boost, frozen, facts) >= rule.rate_boost.share:
+    if (
+        event.ends_epoch
+        and rule.rate_boost is not None
+        and _share(rule.rate_boost, frozen, facts) >= rule.rate_boost.share
+    ):
         frozen["boosted"] = True
     return frozen
 

@@ -24,6 +24,12 @@ class Position(NamedTuple):
     plan: int  # index in the epoch
     update: int  # of those made on one batch
 
+    def after(self, update: int, last_update: bool, ends_epoch: bool) -> "Position":
+        """The position behind an update on the batch that is at this one."""
+        if not last_update:
+            return Position(self.epoch, self.plan, update + 1)
+        return Position(self.epoch + 1, 0, 0) if ends_epoch else Position(self.epoch, self.plan + 1, 0)
+
 
 class Fed(NamedTuple):
     """A batch on the devices and where it comes from."""

@@ -2,22 +2,23 @@
 
 import logging
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from trialfleet.config import Config, signature
-from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Pruned, Run
-from trialfleet.training import checkpoints, control
-from trialfleet.training.account import Account
+from trialfleet.training import beginning, checkpoints, control, processes, trees
+from trialfleet.training.account import Account, Profiler, utilization
+from trialfleet.training.checkpoints import Checkpoints
+from trialfleet.training.contract import Batch, Params, Workload
 from trialfleet.training.data import Fed, Feed, Loader, Position
 from trialfleet.training.evaluation import Evaluator
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.outcome import NonFinite, Outcome
 from trialfleet.training.setup import Setup, fingerprint
-from trialfleet.training.state import State
+from trialfleet.training.state import Purpose, State
 from trialfleet.training.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
@@ -25,15 +26,25 @@ log = logging.getLogger(__name__)
 REPORT, EVALUATE, CONTROL, SAVE = "report", "evaluate", "control", "save"
 
 
+class InFlight(NamedTuple):
+    """A step that was dispatched and whose signals have not been read."""
+
+    step: int
+    fed: Fed
+    report: bool
+    signals: jax.Array
+
+
 def fit(config: Config, run: Run) -> Outcome:
     """See `trialfleet.training.train`."""
     account = Account()
     with account.spent("start"):
+        processes.join()
         setup = Setup(config)
     training = Training(config, run, setup, account)
     try:
         training.begin()
-        return training.run_to_the_end()
+        return training.to_the_end()
     finally:
         training.close()
 
@@ -44,99 +55,136 @@ class Training:
     def __init__(self, config: Config, run: Run, setup: Setup, account: Account) -> None:
         self.config, self.run, self.setup, self.account = config, run, setup, account
         self.program = setup.program
-        keep = config.training.checkpoints
-        self.checkpoints = checkpoints.Checkpoints(run.checkpoints, run.earlier_checkpoints, keep)
-        self.wishes = Wishes(setup.program.mesh, run, keep.every_seconds)
+        self.saves = Checkpoints(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
+        self.wishes = Wishes(setup.mesh, run, config.training.checkpoints.every_seconds)
+        self.profiler = Profiler(config.training.profile, run.artifacts)
         self.evaluators: dict[str, Evaluator] = {}
         self.known = control.start()
         self.latest: dict[str, float] = {}  # the newest value of every metric
-        self.in_flight: deque[tuple[int, Fed, bool, jax.Array]] = deque()
+        self.in_flight: deque[InFlight] = deque()
         self.position = Position(0, 0, 0)
         self.step = 0
-        self.due: list[str] = []  # events at this step that are still to come
-        self.score: float | None = None  # of an evaluation at this very step
+        self.due: list[str] = []  # events at this step that are still to come, in order
+        self.ends_epoch = False  # whether this step was the last of an epoch
+        self.evaluated = False  # whether there was an evaluation at this step
         self.saved_at = -1
-        self.rate_from = (0, 0.0)  # steps and seconds at the last report
+        self.work = Work(0, 0.0, 0.0)  # at the last report
+        self.flops = 0.0
+        self.prepared: Batch = {}
         self.feed: Feed | None = None
         self.state: State
-        self.frozen: Any
+        self.frozen: Params
 
     # ---- the story ----------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The first state, from the newest whole checkpoint of the trial or from the seed."""
+        """The first state: from the seed, from published weights, or from where the trial was left."""
+        config, program = self.config, self.program
         with self.account.spent("start"):
-            self.state, self.frozen = self.program.init(self.setup.inputs.hp, self.setup.inputs.seed)
+            self.state, self.frozen = program.init(self.setup.inputs.hp, self.setup.inputs.seed)
+            self.state, self.frozen = beginning.with_published(self.setup.workload, program, self.state, self.frozen)
+            self.frozen_digest = beginning.digest(self.frozen)
         with self.account.spent("restore"):
-            self._restore()
-        self.inputs = self.setup.inputs._replace(knobs=self.setup.knobs(control.knobs(self.known, self.config)))
-        self.run.note(
-            fingerprint=fingerprint(self.program.mesh), resumed_from=self.step, signature=signature(self.config)
-        )
+            resumed = beginning.resumed(config, program, self.saves, self.frozen_digest)
+            if resumed is not None:
+                self._take_up(resumed)
+            elif config.training.init_from is not None:
+                self.state, report = beginning.with_parameters_of(config.training.init_from, program, self.state)
+                self.run.note(init_from=report)
+        self._turn_knobs()
+        self.run.note(fingerprint=fingerprint(self.setup.mesh), resumed_from=self.step, signature=signature(config))
 
-    def run_to_the_end(self) -> Outcome:
+    def to_the_end(self) -> Outcome:
         """Steps and what is due after each, until there are no more or there is a reason to stop."""
-        self._events()  # what a run before this one had still to do at its last step
+        self._happen()  # what the run before this one had still to do at its last step
         self._open_feed()
-        ended = "all steps"
-        while self.step < self.setup.total_steps:
-            if reason := control.knobs(self.known, self.config).stop:
-                ended = reason
-                break
-            with self.account.spent("wait for data"):
-                assert self.feed is not None
-                fed = self.feed.next()
+        while self.step < self.setup.total_steps and self.knobs.stop is None:
+            fed = self._fed()
             for update in range(self.position.update, self.setup.updates_per_batch):
+                if update == 0:
+                    fed = self._prepare(fed)
                 self._step(fed, update)
-                self._events()
+                self._happen()
                 if self.step == self.setup.total_steps:
                     break
         self._settle(0)
-        return self._outcome(ended)
+        return self._outcome()
+
+    def _fed(self) -> Fed:
+        with self.account.spent("wait for data"):
+            assert self.feed is not None
+            fed = self.feed.next()
+        return fed._replace(batch=self.prepared) if self.prepared else fed
 
     def _step(self, fed: Fed, update: int) -> None:
-        with self.account.spent("train"):
+        """Dispatches an update and reads what the one before it said."""
+        with self.account.spent("train"), self.profiler.step(self.step):
             inputs = self.inputs._replace(stop=self.wishes.sent())
             self.state, signals = self.program.step(self.state, self.frozen, fed.batch, inputs)
             self.step += 1
             last_update = update + 1 == self.setup.updates_per_batch
-            here = fed.position
-            self.position = (
-                Position(here.epoch, here.plan, update + 1)
-                if not last_update
-                else Position(here.epoch + 1, 0, 0)
-                if fed.ends_epoch
-                else Position(here.epoch, here.plan + 1, 0)
-            )
-            self.due = self._due(fed.ends_epoch and last_update)
-            self.in_flight.append((self.step, fed, REPORT in self.due, signals))
+            self.position = fed.position.after(update, last_update, fed.ends_epoch)
+            self.ends_epoch, self.evaluated = fed.ends_epoch and last_update, False
+            self.due = self._due()
+            self.in_flight.append(InFlight(self.step, fed, REPORT in self.due, signals))
             wish = self._settle(1)
+        if last_update:
+            self.prepared = {}
         self._heed(wish or self.wishes.alone())
 
-    def _due(self, ends_epoch: bool) -> list[str]:
-        """What is to happen after this step, in order; a save may be added by an evaluation or a wish."""
+    def _due(self) -> list[str]:
+        """What is to happen after this step, in order; an evaluation or a wish may add a save."""
         training, last = self.config.training, self.step == self.setup.total_steps
         due = [REPORT] if last or self.step % training.report_every == 0 else []
-        if last or (ends_epoch if training.eval_every is None else self.step % training.eval_every == 0):
-            due += [EVALUATE, CONTROL]
+        evaluate = self.ends_epoch if training.eval_every is None else self.step % training.eval_every == 0
+        if last or evaluate:
+            due.append(EVALUATE)
+        if last or evaluate or self.ends_epoch:
+            due.append(CONTROL)
         every = training.checkpoints.every_steps
         if (last and training.checkpoints.at_end) or (every is not None and self.step % every == 0):
             due.append(SAVE)
         return due
 
-    def _events(self) -> None:
-        self.score = None
+    def _happen(self) -> None:
+        """What is due. A report is written when its numbers have arrived: before any other event, or a step later."""
+        happenings = {REPORT: lambda: None, EVALUATE: self._evaluate, CONTROL: self._control, SAVE: self._save}
         while self.due:
-            match self.due[0]:
-                case "evaluate":
-                    self._settle(0)
-                    self._evaluate()
-                case "control":
-                    self._control()
-                case "save":
-                    self._save()
-            # A report is written when its numbers have arrived: at the next step, or before any other event.
+            if self.due[0] != REPORT:
+                self._settle(0)
+            happenings[self.due[0]]()
             self.due.pop(0)
+
+    # ---- data ---------------------------------------------------------------------------------------------
+
+    def _open_feed(self) -> None:
+        source, training = self.setup.train_source, self.config.training
+        loader = Loader(source, batch_sharding(self.setup.mesh), training.global_batch, self.program.accumulation)
+        self.feed = Feed(loader, self.config.seed, self.position, training.overfit_batches, training.prefetch)
+
+    def _prepare(self, fed: Fed) -> Fed:
+        """The batch as the workload wants it for its updates; it is kept, to be saved between two of them."""
+        workload = self.setup.workload
+        if type(workload).prepare is Workload.prepare:
+            return fed
+        with self.account.spent("prepare"), jax.set_mesh(self.setup.mesh):
+            key = jax.random.fold_in(jax.random.fold_in(self.inputs.seed, Purpose.PREPARE), self.step)
+            whole = trees.merge(self.state.params, self.frozen)
+            batch = workload.prepare(self, whole, self.state.extra, fed.batch, key, self.setup.hp)
+        if batch is None:
+            self._heed(self.wishes.agreed())
+            raise AssertionError("a workload breaks off its preparation only when it is told to stop")
+        self.prepared = batch
+        return fed._replace(batch=batch)
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """See `contract.Context`."""
+        return self.setup.mesh
+
+    def stop(self) -> bool:
+        """See `contract.Context`."""
+        return self.wishes.agreed() > Wish.SAVE
 
     # ---- report -------------------------------------------------------------------------------------------
 
@@ -146,148 +194,151 @@ class Training:
         while len(self.in_flight) > leave:
             step, fed, report, signals = self.in_flight.popleft()
             values = np.asarray(signals)
-            if bad := self.program.signals.bad(values):
+            self.flops += 3 * self.config.training.global_batch * (self.setup.workload.flops(fed.bucket) or 0.0)
+            bad = self.program.signals.bad(values)
+            if report or bad:
                 self._report(step, fed, values)
+            if bad:
                 raise NonFinite(*bad)
-            if report:
-                self._report(step, fed, values)
             wish = max(wish, self.program.signals.stop(values))
         return wish
 
     def _report(self, step: int, fed: Fed, values: np.ndarray) -> None:
         shown = {f"train/{name}": value for name, value in self.program.signals.means(values).items()}
         shown["train/epoch"] = fed.position.epoch + (fed.position.plan + 1) / self.setup.plans(fed.position.epoch)
-        steps, seconds = step - self.rate_from[0], self._busy() - self.rate_from[1]
+        now = Work(step, self.account.of("train") + self.account.of("wait for data"), self.flops)
+        steps, seconds, flops = (new - old for new, old in zip(now, self.work, strict=True))
         if seconds > 0 and steps > 0:
             shown["train/steps_per_second"] = steps / seconds
             shown["train/examples_per_second"] = steps * self.config.training.global_batch / seconds
-        self.rate_from = (step, self._busy())
+            shown |= {f"train/{name}": value for name, value in utilization(flops / seconds, self.setup.mesh).items()}
+        self.work = now
         self.latest.update(shown)
         self.run.report(step, shown)
-
-    def _busy(self) -> float:
-        return self.account.of("train") + self.account.of("wait for data")
 
     # ---- evaluate and control -----------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
         values = self._scores("val", self.state)
         self.latest.update(values)
+        self.evaluated = True
         self.run.report(self.step, values)
 
     def _scores(self, split: str, state: State) -> dict[str, float]:
         with self.account.spent("evaluate"):
             if split not in self.evaluators:
                 self.evaluators[split] = Evaluator(self.program, self.setup.workload, split, self.config.training)
-            params = state.ema if self.config.training.ema_decay is not None else state.params
+            params = state.params if self.config.training.ema_decay is None else state.ema
             summary, wish = self.evaluators[split](params, self.frozen, state.extra, self.inputs, self.wishes)
         if summary is None:
             self._heed(wish)
             raise AssertionError("an evaluation is broken off only by a wish to stop")
-        for name, content in summary.files.items():
-            self._write_artifact(f"{split}-{name}", content)
+        if jax.process_index() == 0 and summary.files:
+            self.run.artifacts.mkdir(parents=True, exist_ok=True)
+            for name, content in summary.files.items():
+                (self.run.artifacts / f"{split}-{name}").write_bytes(content)
         return {f"{split}/{name}": value for name, value in summary.metrics.items()}
 
-    def _write_artifact(self, name: str, content: bytes) -> None:
-        if jax.process_index() == 0:
-            self.run.artifacts.mkdir(parents=True, exist_ok=True)
-            (self.run.artifacts / name).write_bytes(content)
-
     def _control(self) -> None:
-        before = control.knobs(self.known, self.config)
-        self.known = control.control(self.known, self.step, self.latest, self.config)
-        now = control.knobs(self.known, self.config)
-        if now != before:
-            self.inputs = self.inputs._replace(knobs=self.setup.knobs(now))
-        self.score = control.score(self.known, self.config)
-        wanted = self.config.training.checkpoints.keep_best > 0 and control.is_best(self.known, self.step)
-        if (wanted or now.stop) and SAVE not in self.due:
+        # Scores are floats from host libraries: what one process found is what all of them go by.
+        values = processes.agreed_json(self.latest) if self.evaluated else None
+        event = control.Event(self.step, self.position.epoch, self.ends_epoch, values)
+        self.known = control.control(self.known, event, self.config, self.setup.facts)
+        self._turn_knobs()
+        best = self.config.training.checkpoints.keep_best > 0 and control.is_best(self.known, self.step)
+        ends = self.knobs.stop is not None and self.config.training.checkpoints.at_end
+        if (best or ends) and SAVE not in self.due:
             self.due.append(SAVE)
 
-    # ---- save, restore, stop ------------------------------------------------------------------------------
+    def _turn_knobs(self) -> None:
+        self.knobs = control.knobs(self.known, self.config, self.setup.facts)
+        self.inputs = self.setup.inputs._replace(knobs=self.setup.knobs(self.knobs))
+
+    # ---- save, stop, take up ------------------------------------------------------------------------------
 
     def _heed(self, wish: int) -> None:
         """Does what the processes agreed on: saves, or ends this run."""
-        if wish == Wish.SAVE:
-            if SAVE not in self.due:
-                self.due.append(SAVE)
-        elif wish:
-            self._settle(0)
-            if wish == Wish.PRUNE:
-                raise Pruned(f"pruned at step {self.step}")
-            if wish == Wish.PREEMPT:
-                self._save()
-                self.checkpoints.wait()
-            raise Preempted(f"stopped at step {self.step}")
+        if wish == Wish.SAVE and SAVE not in self.due:
+            self.due.append(SAVE)
+        if wish <= Wish.SAVE:
+            return
+        self._settle(0)
+        if wish == Wish.PRUNE:
+            raise Pruned(f"pruned at step {self.step}")
+        if wish == Wish.PREEMPT:
+            self._save()
+            self.saves.wait()
+        raise Preempted(f"stopped at step {self.step}")
 
     def _save(self) -> None:
         """Saves the state with what is still due at this step, so that another run does the rest."""
-        self._settle(0)  # a state that is not finite is never saved
-        remaining = [event for event in self.due if event not in (REPORT, SAVE)]
+        self._settle(0)  # which raises if the state is not finite: such a state is never saved
+        remaining = [event for event in self.due if event != REPORT]
+        remaining = [] if remaining == [SAVE] else remaining
         if self.saved_at == self.step and not remaining:
             return
         with self.account.spent("save"):
             meta = {
                 "position": list(self.position),
                 "due": remaining,
+                "ends_epoch": self.ends_epoch,
                 "control": self.known,
                 "latest": self.latest,
-                "score": self.score,
+                "score": control.score(self.known, self.config) if self.evaluated else None,
                 "signature": signature(self.config),
-                "fingerprint": fingerprint(self.program.mesh),
+                "fingerprint": fingerprint(self.setup.mesh),
+                "frozen": self.frozen_digest,
+                "batch": {name: [leaf.shape, str(leaf.dtype)] for name, leaf in self.prepared.items()},
             }
-            self.checkpoints.save(self.step, self.state, meta)
+            self.saves.save(self.step, {"state": self.state, "batch": self.prepared}, meta)
         self.saved_at = self.step
         self.wishes.saved()
 
-    def _restore(self) -> None:
-        resume = self.config.training.resume
-        if resume == "never":
-            return
-        for saved in self.checkpoints.newest():
-            self.state = checkpoints.read(saved, self.program.layout.shapes, self.program.layout.shardings)
-            self.step, self.position = saved.step, Position(*saved.meta["position"])
-            self.known, self.due, self.latest = saved.meta["control"], saved.meta["due"], saved.meta["latest"]
-            self.rate_from = (self.step, 0.0)
-            if (then := saved.meta["fingerprint"]) != (now := fingerprint(self.program.mesh)):
-                differing = ", ".join(f"{key} {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key])
-                log.warning("going on from step %d elsewhere, so not bit for bit: %s", self.step, differing)
-            log.info("going on from step %d (%s)", self.step, saved.path)
-            return
-        if resume == "must":
-            raise UserError("training.resume: must, and there is no checkpoint", "training.resume=auto begins anew")
-
-    def _open_feed(self) -> None:
-        source, training = self.setup.train_source, self.config.training
-        loader = Loader(source, batch_sharding(self.program.mesh), training.global_batch, self.program.accumulation)
-        self.feed = Feed(loader, self.config.seed, self.position, training.overfit_batches, training.prefetch)
+    def _take_up(self, resumed: beginning.Resumed) -> None:
+        meta = resumed.saved.meta
+        self.state, self.prepared, self.step = resumed.state, resumed.prepared, resumed.saved.step
+        self.position, self.due = Position(*meta["position"]), meta["due"]
+        self.known, self.latest, self.ends_epoch = meta["control"], meta["latest"], meta["ends_epoch"]
+        self.work = Work(self.step, 0.0, 0.0)
 
     # ---- the end ------------------------------------------------------------------------------------------
 
-    def _outcome(self, ended: str) -> Outcome:
+    def _outcome(self) -> Outcome:
         if self.config.training.evaluate_test:
             values = self._scores("test", self._best_state())
             self.run.report(self.step, values)
             self.known = control.with_test(self.known, values, self.config)
-        self.checkpoints.wait()
         return Outcome(
             metrics=control.metrics(self.known, self.config),
             step=self.known[self.config.objective.at]["step"],
             steps=self.step,
-            ended=ended,
+            ended=self.knobs.stop or "all steps",
         )
 
     def _best_state(self) -> State:
         """The state with the best score, if it was kept; else the last one."""
-        self.checkpoints.wait()
-        best = self.checkpoints.best()
-        if best is None:
+        self.saves.wait()
+        best = self.saves.best()
+        if best is None or best.step == self.step:
             return self.state
-        return checkpoints.read(best, self.program.layout.shapes, self.program.layout.shardings)
+        shapes, places = self.program.layout.shapes, self.program.layout.shardings
+        tree: Any = checkpoints.read(best, {"state": shapes, "batch": {}}, {"state": places, "batch": {}})
+        state: State = tree["state"]
+        return state
 
     def close(self) -> None:
-        """Whatever happened: no thread is left, and the account is in the record."""
+        """Whatever happened: no thread is left, what was begun to be saved is, and the account is in the record."""
         if self.feed is not None:
             self.feed.close()
-        self.checkpoints.wait()
+        self.profiler.close()
+        with self.account.spent("save"):
+            self.saves.wait()
         self.run.note(seconds=self.account.seconds(), compilations=self.account.compiled(), steps=self.step)
+
+
+class Work(NamedTuple):
+    """What a run has done so far."""
+
+    steps: int
+    seconds: float  # without compilation, evaluation and saving
+    flops: float

@@ -21,7 +21,16 @@ from trialfleet.training import schedules, trees
 from trialfleet.training.contract import Batch, Extra, Factory, Params, Rows, Workload
 from trialfleet.training.mesh import BATCH, DATA, FSDP, TP
 from trialfleet.training.optimizers import Optimizer
-from trialfleet.training.state import Layout, Purpose, State, initial, leaves_of, never_trained, params_shardings, shardings_of
+from trialfleet.training.state import (
+    Layout,
+    Purpose,
+    State,
+    initial,
+    leaves_of,
+    never_trained,
+    params_shardings,
+    shardings_of,
+)
 
 # What the loop adds to the config's hyperparameters: they follow from the data, or are the loop's own.
 TOTAL_STEPS, REPORT_EVERY = "loop.total_steps", "loop.report_every"

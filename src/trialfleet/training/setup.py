@@ -114,7 +114,9 @@ def find_factory(path: str) -> Factory:
             f"workload.factory: {path} cannot be imported: {error}", "correct the path, or put its folder on PYTHONPATH"
         ) from error
     if not (inspect.isclass(factory) and issubclass(factory, Workload)):
-        raise UserError(f"workload.factory: {path} is no workload", "inherit from trialfleet.training.contract.Workload")
+        raise UserError(
+            f"workload.factory: {path} is no workload", "inherit from trialfleet.training.contract.Workload"
+        )
     if lacking := sorted(factory.__abstractmethods__):
         raise UserError(f"workload.factory: {path} lacks {', '.join(lacking)}", "define what is lacking")
     found: Factory = factory

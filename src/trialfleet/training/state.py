@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from trialfleet.config import Config
 from trialfleet.config.freezing import NoFreezing
@@ -102,9 +102,7 @@ def never_trained(config: Config, workload: Workload, axes: Mapping[str, Axes]) 
     return frozenset(frozen)
 
 
-def leaves_of(
-    config: Config, workload: Workload, axes: Mapping[str, Axes], frozen: frozenset[str]
-) -> dict[str, Leaf]:
+def leaves_of(config: Config, workload: Workload, axes: Mapping[str, Axes], frozen: frozenset[str]) -> dict[str, Leaf]:
     """What the optimizer must know of each parameter that is trained at some time.
 
     Without a freezing schedule all of them are one unit, and nothing is ever selected.

@@ -1,0 +1,223 @@
+"""A residual network over space and time for each view, the views joined, and two heads.
+
+Convolutions are factored into space and time, R(2+1)D (Tran et al. 2018, arXiv:1711.11248). Shapes: B clips of V
+views, N = B·V views of T frames.
+"""
+
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trialfleet.config.mvfoul import Resnet3d
+from trialfleet.training import trees
+from trialfleet.training.contract import Extra, Hyperparameters, Params
+from trialfleet.training.mesh import constrain
+from trialfleet.training.random import normals, uniforms
+
+_EPS = 1e-5
+_SIDE = 3  # taps of every convolution; the stem has more
+_STEM_SIDE = 5
+
+
+class Scores(NamedTuple):
+    """Logits of the two questions, float32."""
+
+    severity: jax.Array
+    action: jax.Array
+
+
+def init(config: Resnet3d, classes: tuple[int, int], key: jax.Array) -> tuple[Params, Extra]:
+    """Weights with the variance that keeps a signal's size, and the stored statistics of batch norm."""
+    shapes: dict[str, tuple[int, ...]] = {"backbone/stem/space": (_STEM_SIDE, _STEM_SIDE, 3, config.widths[0])}
+    before = config.widths[0]
+    for n, width in enumerate(config.widths):
+        shapes[f"backbone/stage{n}/space"] = (_SIDE, _SIDE, before, width)
+        shapes[f"backbone/stage{n}/time"] = (_SIDE, width, width)
+        shapes[f"backbone/stage{n}/shortcut"] = (before, width)
+        before = width
+    if config.aggregator == "attention":
+        shapes |= {"heads/attention/w": (before, config.head_hidden), "heads/attention/score": (config.head_hidden, 1)}
+    for head, count in zip(Scores._fields, classes, strict=True):
+        shapes |= {f"heads/{head}/w": (before, config.head_hidden), f"heads/{head}/out": (config.head_hidden, count)}
+    gains = {"space": 2**0.5, "w": 2**0.5, "out": 0.1}
+    flat = {
+        path: draw * gains.get(path.rpartition("/")[2], 1.0) / prod(shapes[path][:-1]) ** 0.5
+        for path, draw in normals(key, shapes).items()
+    }
+    for path, width in _norms(config).items():
+        flat |= {f"{path}_scale": jnp.ones(width), f"{path}_bias": jnp.zeros(width)}
+    for head, count in zip(Scores._fields, classes, strict=True):
+        flat |= {f"heads/{head}/b": jnp.zeros(config.head_hidden), f"heads/{head}/out_b": jnp.zeros(count)}
+    if config.norm == "group":
+        return trees.unflatten(flat), ()
+    statistics = {path: {"mean": jnp.zeros(width), "var": jnp.ones(width)} for path, width in _norms(config).items()}
+    return trees.unflatten(flat), statistics
+
+
+def _norms(config: Resnet3d) -> dict[str, int]:
+    """Normalisations by path, and their channels."""
+    paths = {"backbone/stem/norm": config.widths[0]}
+    for n, width in enumerate(config.widths):
+        paths |= {f"backbone/stage{n}/space_norm": width, f"backbone/stage{n}/time_norm": width}
+    return paths
+
+
+def axes(config: Resnet3d) -> dict[str, Any]:
+    """The logical axes of what `init` gives."""
+    affine = {f"{path}_{kind}": ("embed",) for path in _norms(config) for kind in ("scale", "bias")}
+    flat: dict[str, tuple[str | None, ...]] = {"backbone/stem/space": ("kernel", "kernel", None, "embed"), **affine}
+    for n in range(len(config.widths)):
+        flat[f"backbone/stage{n}/space"] = ("kernel", "kernel", "embed", None)
+        flat[f"backbone/stage{n}/time"] = ("kernel", "embed", None)
+        flat[f"backbone/stage{n}/shortcut"] = ("embed", None)
+    if config.aggregator == "attention":
+        flat |= {"heads/attention/w": ("embed", "mlp"), "heads/attention/score": ("mlp", None)}
+    for head in Scores._fields:
+        flat |= {f"heads/{head}/w": ("embed", "mlp"), f"heads/{head}/b": ("mlp",)}
+        flat |= {f"heads/{head}/out": ("mlp", "vocab"), f"heads/{head}/out_b": ("vocab",)}
+    return trees.unflatten(flat)
+
+
+class Seen(NamedTuple):
+    """What the network makes of a batch."""
+
+    joined: Scores  # (B, K), (B, L)
+    single: Scores  # by view (B, V, K), (B, V, L)
+    extra: Extra
+
+
+def scores(
+    config: Resnet3d,
+    params: Params,
+    extra: Extra,
+    video: jax.Array,
+    mask: jax.Array,
+    hp: Hyperparameters,
+    key: jax.Array | None,
+) -> Seen:
+    """Logits for each clip, and for each of its views alone.
+
+    Args:
+        video: (B, V, T, H, W, 3) uint8.
+        mask: (B, V), 1 where there is a view; what others show is never seen, not even in statistics.
+        key: for dropout, and to use the batch's own statistics; None: neither, as in evaluation.
+    """
+    features, extra = _backbone(config, params["backbone"], extra, video, mask, hp, key is not None)
+    joined = _joined(config, params["heads"], features, mask)
+    everything = jnp.concatenate([features, joined[:, None]], 1)  # (B, V + 1, C)
+    heads = []
+    for index, head in enumerate(Scores._fields):
+        own = params["heads"][head]
+        hidden = constrain(jax.nn.relu(everything @ own["w"] + own["b"]), "batch", None, "mlp")
+        if key is not None:
+            [chances] = uniforms(jax.random.fold_in(key, index), hidden.shape[:2], hidden.shape[2:])
+            hidden = jnp.where(chances >= hp["model.dropout"], hidden / (1 - hp["model.dropout"]), 0)
+        heads.append((hidden @ own["out"] + own["out_b"]).astype(jnp.float32))
+    return Seen(Scores(*(head[:, -1] for head in heads)), Scores(*(head[:, :-1] for head in heads)), extra)
+
+
+def _backbone(
+    config: Resnet3d,
+    params: Params,
+    extra: Extra,
+    video: jax.Array,
+    mask: jax.Array,
+    hp: Hyperparameters,
+    training: bool,
+) -> tuple[jax.Array, Extra]:
+    """Features of each view (B, V, C), and the new statistics."""
+    clips, views, frames, side = video.shape[:4]
+    dtype = params["stem"]["space"].dtype
+    norm = _Norm(config, params, extra, mask.reshape(-1), hp, training)
+    x = video.reshape(clips * views, frames, side, side, 3).astype(dtype) / 127.5 - 1
+    x = jax.nn.relu(norm("stem/norm", _space(x, params["stem"]["space"], 2)))
+    for n in range(len(config.widths)):
+        stage, strides = params[f"stage{n}"], (1 if n == 0 else 2, 2)
+        h = jax.nn.relu(norm(f"stage{n}/space_norm", _space(x, stage["space"], strides[1])))
+        h = norm(f"stage{n}/time_norm", _time(h, stage["time"], strides[0]))
+        # The shortcut sees the mean of what it skips.
+        x = jax.nn.relu(h + _pooled(x, strides[0], strides[1]) @ stage["shortcut"])
+        x = constrain(x, "batch", None, None, None, "embed")
+    return jnp.mean(x, (1, 2, 3)).reshape(clips, views, -1), norm.extra
+
+
+def _joined(config: Resnet3d, heads: Params, features: jax.Array, mask: jax.Array) -> jax.Array:
+    """One vector for each clip (B, C) from those of its views: their mean, or attention pooling."""
+    if config.aggregator == "mean":
+        shares = mask / jnp.maximum(jnp.sum(mask, 1, keepdims=True), 1)
+    else:
+        attention = heads["attention"]
+        score = (jnp.tanh(features @ attention["w"]) @ attention["score"])[..., 0].astype(jnp.float32)
+        shares = jax.nn.softmax(jnp.where(mask > 0, score, -1e9), 1)
+    return jnp.sum(features * shares[..., None].astype(features.dtype), 1)
+
+
+class _Norm:
+    """Group norm, or batch norm over the views that are there; collects the statistics to be stored."""
+
+    def __init__(
+        self, config: Resnet3d, params: Params, extra: Extra, mask: jax.Array, hp: Hyperparameters, training: bool
+    ) -> None:
+        self._config, self._params, self._hp, self._training = config, params, hp, training
+        self._mask = mask  # (N,)
+        self.extra = dict(extra) if config.norm == "batch" else ()
+
+    def __call__(self, path: str, x: jax.Array) -> jax.Array:
+        """Normalised x (N, T, H, W, C)."""
+        unit, _, name = path.partition("/")
+        own = self._params[unit]
+        wide = x.astype(jnp.float32)
+        if self._config.norm == "group":
+            wide = self._by_group(wide)
+        else:
+            mean, var = self._statistics(f"backbone/{path}", unit, wide)
+            wide = (wide - mean) * jax.lax.rsqrt(var + _EPS)
+        return wide.astype(x.dtype) * own[f"{name}_scale"] + own[f"{name}_bias"]
+
+    def _by_group(self, x: jax.Array) -> jax.Array:
+        parts = x.reshape(*x.shape[:-1], self._config.norm_groups, -1)
+        mean = jnp.mean(parts, (1, 2, 3, 5), keepdims=True)
+        var = jnp.mean(jnp.square(parts - mean), (1, 2, 3, 5), keepdims=True)
+        return ((parts - mean) * jax.lax.rsqrt(var + _EPS)).reshape(x.shape)
+
+    def _statistics(self, path: str, unit: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance (C,): those stored, in evaluation and in units that are not being trained."""
+        stored = self.extra[path]
+        if not self._training:
+            return stored["mean"], stored["var"]
+        weight = self._mask[:, None, None, None, None]
+        count = jnp.maximum(jnp.sum(self._mask), 1) * prod(x.shape[1:4])
+        mean = jnp.sum(x * weight, (0, 1, 2, 3)) / count
+        var = jnp.sum(jnp.square(x - mean) * weight, (0, 1, 2, 3)) / count
+        on = self._hp.get(f"on.{unit}", jnp.ones(())) > 0.5
+        momentum = self._hp["model.norm_momentum"]
+        for name, new in (("mean", mean), ("var", var)):
+            moved = stored[name] + momentum * (jax.lax.stop_gradient(new) - stored[name])
+            self.extra = {**self.extra, path: {**self.extra[path], name: jnp.where(on, moved, stored[name])}}
+        return jnp.where(on, mean, stored["mean"]), jnp.where(on, var, stored["var"])
+
+
+def _space(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
+    """A convolution within each frame: (N, T, H, W, C) with (side, side, C, width), padded."""
+    frames = x.reshape(-1, *x.shape[2:])
+    y = jax.lax.conv_general_dilated(
+        frames, weight, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _time(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
+    """A convolution over frames as one matrix product of shifted copies: XLA's own is slower on CPUs."""
+    taps, channels, width = weight.shape
+    reach = taps // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
+    shifted = [padded[:, tap : tap + x.shape[1] : stride] for tap in range(taps)]
+    return jnp.concatenate(shifted, -1) @ weight.reshape(taps * channels, width)
+
+
+def _pooled(x: jax.Array, time: int, space: int) -> jax.Array:
+    """The mean over blocks of frames and pixels."""
+    n, t, h, w, c = x.shape
+    return jnp.mean(x.reshape(n, t // time, time, h // space, space, w // space, space, c), (2, 4, 6))

@@ -1,0 +1,54 @@
+"""How often the clips of each class are seen in an epoch."""
+
+import numpy as np
+
+from trialfleet.config.mvfoul import ClassBalanced, NoSampling, Progressive, Sampling
+
+
+def rows(
+    sampling: Sampling, severity: np.ndarray, action: np.ndarray, epoch: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The rows of an epoch in random order.
+
+    A class whose factor is 1 has each of its clips once; the clips of others are drawn with replacement.
+
+    Args:
+        severity, action: the class of each row (N,).
+    """
+    if isinstance(sampling, NoSampling):
+        return rng.permutation(len(severity))
+    by_action = sampling.by == "action" or (sampling.by == "alternating" and epoch % 2 == 1)
+    labels = action if by_action else severity
+    chosen = []
+    for label, factor in zip(*factors(sampling, labels, epoch), strict=True):
+        own = np.flatnonzero(labels == label)
+        chosen.append(own if factor == 1 else rng.choice(own, round(len(own) * factor)))
+    return rng.permutation(np.concatenate(chosen))
+
+
+def factors(sampling: Sampling, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that there are, and how many times its number of clips each is seen with."""
+    classes, counts = np.unique(labels, return_counts=True)
+    match sampling:
+        case ClassBalanced(oversample_factor=factor):
+            return classes, np.minimum(factor, counts.max() / counts)
+        case Progressive():
+            factor = progressive_factor(sampling, epoch)
+            return classes, np.asarray([_progressive(count / counts.max(), factor) for count in counts])
+        case _:
+            return classes, np.ones(len(classes))
+
+
+def progressive_factor(sampling: Progressive, epoch: int) -> float:
+    """start + (1 - (1 - p)^2)(end - start), where p is the share of `duration_epochs` that has passed."""
+    passed = min(epoch / sampling.duration_epochs, 1.0)
+    return sampling.start_factor + (1 - (1 - passed) ** 2) * (sampling.end_factor - sampling.start_factor)
+
+
+def _progressive(ratio: float, factor: float) -> float:
+    """The factor of a class that is `ratio` times as frequent as the most frequent one."""
+    if ratio >= 0.8:
+        return 1.0
+    if ratio >= 0.4:  # in between: a little more, to 1.1 times the majority at most
+        return min(1 + 0.2 * (factor - 1), 1.1 / ratio)
+    return min(1 + (factor - 1) * (0.5 + 0.3 * (1 - ratio) / 0.6), 2.1)

@@ -1,0 +1,140 @@
+"""The workload of multi-view foul recognition."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trialfleet.config.mvfoul import ACTIONS, SEVERITIES, MvfoulConfig, WeightedLoss
+from trialfleet.training.contract import (
+    Batch,
+    Extra,
+    Hyperparameters,
+    Loss,
+    Params,
+    PyTree,
+    Rows,
+    Source,
+    Summary,
+    Workload,
+)
+from trialfleet.workloads.mvfoul import losses, resnet3d, scores
+from trialfleet.workloads.mvfoul.clips import CollisionClips, class_counts
+
+log = logging.getLogger(__name__)
+
+_COLLAPSED = 0.1  # predictions with less than this share of the largest entropy say hardly more than one class
+
+
+class Mvfoul(Workload):
+    """See `trialfleet.training.contract.Workload`."""
+
+    def __init__(self, config: MvfoulConfig) -> None:
+        self.config = config
+        self._classes = class_counts(config.dataset)
+
+    def source(self, split: str) -> Source:
+        if split == "train" and self._unsmoothed():
+            log.info("loss.label_smoothing: taken as 0, since balanced sampling and class weights are on")
+        return CollisionClips(self.config, split)
+
+    def init(self, key: jax.Array) -> tuple[Params, Extra]:
+        return resnet3d.init(self.config.model, self._classes, key)
+
+    def axes(self) -> PyTree:
+        return resnet3d.axes(self.config.model)
+
+    def group(self, path: str) -> str:
+        return path.partition("/")[0]  # backbone, heads
+
+    def unit(self, path: str) -> str:
+        part, name = path.split("/")[:2]
+        return name if part == "backbone" else part  # stem, stage0, …, heads
+
+    def release_order(self) -> Sequence[str]:
+        stages = len(self.config.model.widths)
+        return [*(f"stage{n}" for n in reversed(range(stages))), "stem"]
+
+    def norms(self, batch: Batch) -> dict[str, jax.Array]:
+        counted = {
+            name: jnp.sum(
+                batch["weight"] * losses.counted(self.config.loss, batch[name], batch[f"{name}_weights"])
+            )
+            for name in ("severity", "action")
+        }
+        pairs = jnp.sum(batch["weight"][:, None, None] * losses.pairs(batch["mask"]))
+        return {**counted, "pairs": jnp.maximum(pairs, 1)}
+
+    def loss(
+        self,
+        params: Params,
+        extra: Extra,
+        batch: Batch,
+        norms: dict[str, jax.Array],
+        key: jax.Array,
+        hp: Hyperparameters,
+    ) -> tuple[jax.Array, Loss]:
+        """The weighted sum of both questions' losses, and of what single views disagree in."""
+        config, weight = self.config.loss, batch["weight"]
+        seen = resnet3d.scores(self.config.model, params, extra, batch["video"], batch["mask"], hp, key)
+        smoothing = 0.0 if self._unsmoothed() else hp["loss.label_smoothing"]
+        severity = losses.severity_loss(
+            config, seen.joined.severity, batch["severity"], batch["severity_weights"], smoothing, hp
+        )
+        action = losses.action_loss(
+            config, seen.joined.action, batch["action"], batch["action_weights"], smoothing, hp
+        )
+        severity, action = (
+            jnp.sum(weight * severity) / norms["severity"],
+            jnp.sum(weight * action) / norms["action"],
+        )
+        total = hp["loss.severity_weight"] * severity + hp["loss.action_weight"] * action
+        if config.view_consistency != 0:
+            apart = sum(losses.disagreement(logits, batch["mask"]) for logits in seen.single)
+            total += hp["loss.view_consistency"] * jnp.sum(weight * apart) / norms["pairs"]
+        return total, Loss(seen.extra, {"sev_loss": severity, "action_loss": action})
+
+    def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
+        """What is predicted for each clip, and the plain cross-entropy of both questions together."""
+        seen = resnet3d.scores(self.config.model, params, extra, batch["video"], batch["mask"], hp, None)
+        entropy = sum(
+            losses.cross_entropy(logits, batch[name], jnp.ones(()), 0.0)
+            for name, logits in seen.joined._asdict().items()
+        )
+        return {
+            "id": batch["id"],
+            "weight": batch["weight"],
+            "loss": entropy,
+            "severity": batch["severity"].astype(jnp.int8),
+            "action": batch["action"].astype(jnp.int8),
+            "severity_said": jnp.argmax(seen.joined.severity, -1).astype(jnp.int8),
+            "action_said": jnp.argmax(seen.joined.action, -1).astype(jnp.int8),
+        }
+
+    def summarize(self, rows: Rows, split: str) -> Summary:
+        """Accuracy, balanced accuracy, weighted F1 and confusion of both questions; the official score."""
+        metrics = {"loss": float(rows["loss"].mean())}
+        files: dict[str, bytes] = {}
+        names: dict[str, Any] = {"severity": ("sev", SEVERITIES), "action": ("action", ACTIONS)}
+        for (question, (short, classes)), count in zip(names.items(), self._classes, strict=True):
+            true, said = (rows[name].astype(np.int64) for name in (question, f"{question}_said"))
+            table = scores.confusion(true, said, count)
+            metrics |= {
+                f"{short}_acc": scores.accuracy(table),
+                f"{short}_balanced_acc": scores.balanced_accuracy(table),
+                f"{short}_f1": scores.weighted_f1(table),
+                f"{short}_entropy": scores.prediction_entropy(table),
+            }
+            files[f"confusion-{question}.svg"] = scores.picture(table, classes[:count], question)
+            if metrics[f"{short}_entropy"] < _COLLAPSED:
+                log.warning("%s: predictions of %s have collapsed to hardly more than one class", split, question)
+        metrics["balanced_acc"] = (metrics["sev_balanced_acc"] + metrics["action_balanced_acc"]) / 2
+        return Summary(metrics, files)
+
+    def _unsmoothed(self) -> bool:
+        """Smoothing on top of balanced sampling and class weights would leave hardly any gradient."""
+        weighted = isinstance(self.config.loss, WeightedLoss) and self.config.loss.class_weights != "none"
+        return weighted and self.config.sampling.name != "none"

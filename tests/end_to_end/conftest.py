@@ -1,0 +1,46 @@
+"""Whole commands, as a person types them, in an empty folder."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compilation cache that the tests of a session share, so that each program is compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Path:
+    """An empty folder to type commands in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(compiled))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path) -> Run:
+    """Runs `python -m <words>`; the output of both streams is in stdout."""
+
+    def command(*words: str, code: int = 0, environment: Mapping[str, str] | None = None) -> object:
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "COLUMNS": "200", **(environment or {})},
+            timeout=280,
+        )
+        assert done.returncode == code, done.stdout
+        return done
+
+    return command  # type: ignore[return-value]  # subprocess's generics

@@ -1,0 +1,61 @@
+"""A small study on this machine: real jobs, real training, a real MLflow database."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .agreement import assert_agreement, load_study
+from .conftest import Run
+
+QUICK = ("+experiment=quick_test", "hydra.sweeper.study_name=quick")
+
+
+@pytest.mark.slow
+def test_a_study_is_run_resumed_and_raised(here: Path, run: Run) -> None:
+    uri = f"sqlite:///{here}/mlflow.db"
+    shown = run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=2").stdout
+    assert "best: trial" in shown
+    assert "config: " in shown
+    assert_agreement(here / "sweeps" / "quick", uri, 2)
+
+    again = run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=2").stdout
+    assert "is finished" in again
+    assert_agreement(here / "sweeps" / "quick", uri, 2)
+
+    run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=3")
+    assert_agreement(here / "sweeps" / "quick", uri, 3)
+
+    changed = run("pipelines.sweep", *QUICK, "hydra.sweeper.n_trials=3", "training.max_steps=7", code=2).stdout
+    assert "training.max_steps: 20 → 7" in changed
+
+
+@pytest.mark.slow
+def test_a_database_of_the_users_own_is_used(here: Path, run: Run) -> None:
+    storage = f"sqlite:///{here}/studies.db"
+    words = ("hydra.sweeper.n_trials=2", f"hydra.sweeper.storage={storage}", "hydra/sweeper/sampler=random")
+    run("pipelines.sweep", *QUICK, *words)
+    folder = here / "sweeps" / "quick"
+    assert_agreement(folder, f"sqlite:///{here}/mlflow.db", 2, storage)
+    assert load_study(folder, storage).study_name == "quick"
+    assert not (folder / "optuna_journal.log").exists()
+
+
+@pytest.mark.slow
+def test_the_default_study_learns_to_hear(here: Path, run: Run) -> None:
+    """The main job: its best trial's word error rate is under .15; an untrained model's is near 1."""
+    run("pipelines.sweep", "-m", "hydra/sweeper=optuna")
+    folder = here / "sweeps" / "asr-asr_tiny"
+    assert_agreement(folder, f"sqlite:///{here}/mlflow.db", 8)
+    assert load_study(folder).best_value < 0.15
+
+
+def test_without_arguments_it_means_the_same(run: Run) -> None:
+    """But for the command line itself, the composed configs are equal."""
+    configs = []
+    for words in ([], ["hydra/sweeper=optuna"]):
+        config = yaml.safe_load(run("pipelines.sweep", "--cfg", "all", *words).stdout)
+        del config["hydra"]["overrides"], config["hydra"]["job"]["override_dirname"]
+        configs.append(config)
+    assert configs[0] == configs[1]
+    assert configs[0]["hydra"]["mode"] == "MULTIRUN"

@@ -1,0 +1,14 @@
+"""A study of the test task, started as a person starts one of the project's: `python -m tasks -m …`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from tasks.descent import task
+
+from pipelines import front
+from trialfleet.config.location import conf_directory
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["--config-dir", str(Path(__file__).parent / "conf")]
+    front.main(hydra.main(config_path=str(conf_directory()), config_name="descent")(task))

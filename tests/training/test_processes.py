@@ -1,0 +1,91 @@
+"""One training by two processes: the same numbers as by one, and one will."""
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from test_resume import start
+
+from trialfleet.tracking import metrics, records
+from trialfleet.training.processes import _first_host, _from_environment
+
+DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
+MESH = ("mesh.data=2", "mesh.fsdp=2", "training.max_steps=12", "training.checkpoints.every_steps=100")
+
+
+def start_two(folder: Path, earlier: list[Path], *overrides: str):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return [
+        start(
+            folder,
+            earlier,
+            *MESH,
+            *overrides,
+            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+            **DEVICES,
+        )
+        for index in range(2)
+    ]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = metrics.read_from(folder / "metrics.jsonl")[0]
+    return {line.step: line.values["train/loss"] for line in lines if "train/loss" in line.values}
+
+
+@pytest.mark.slow
+def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path):
+    both, alone, cut, rest = (tmp_path / name for name in ("both", "alone", "cut", "rest"))
+    assert [process.wait() for process in start_two(both, [])] == [0, 0]
+    one = start(alone, [], *MESH, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert one.wait() == 0
+    assert losses(both) == pytest.approx(losses(alone), abs=1e-5)
+    scores = records.read(both / "result0.json")["metrics"]
+    assert scores == records.read(both / "result1.json")["metrics"]
+
+    # A signal to the second process only: both leave at the same step, with one checkpoint of all shards.
+    first, second = start_two(cut, [], "training.max_steps=100000")
+    while not any(step >= 4 for step in losses(cut)):
+        assert first.poll() is None
+        time.sleep(0.02)
+    second.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert [process.wait(timeout=60) for process in (first, second)] == [0, 0]
+    assert time.monotonic() - began < 10
+    ended = [records.read(cut / f"result{index}.json") for index in range(2)]
+    assert ended[0]["why"] == ended[1]["why"]
+    (saved,) = (cut / "checkpoints").glob("*/manifest.json")
+    step = int(saved.parent.name)
+    more = [*MESH, f"training.max_steps={step + 3}", "training.resume=must"]
+    assert start(rest, [cut], *more, XLA_FLAGS="--xla_force_host_platform_device_count=4").wait() == 0
+    assert sorted(losses(rest)) == [step + 1, step + 2, step + 3]
+
+
+def test_slurm_says_who_takes_part():
+    slurm = {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_STEP_NODELIST": "gpu[07-08]",
+        "SLURM_JOB_ID": "5",
+        "SLURM_STEP_ID": "0",
+    }
+    address, count, index = _from_environment(slurm)
+    other, *_ = _from_environment({**slurm, "SLURM_STEP_ID": "1"})
+    assert address.startswith("gpu07:")
+    assert (count, index) == (2, 1)
+    assert other != address  # two steps of one job must not meet at one port
+    assert _from_environment({**slurm, "SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert _from_environment({}) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("n1", "n1"), ("a,b", "a"), ("gpu[07-08]", "gpu07"), ("rack2-n[3,5-9],x", "rack2-n3")]
+)
+def test_the_first_host_of_a_list(nodes, first):
+    assert _first_host(nodes) == first
