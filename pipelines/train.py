@@ -54,7 +54,7 @@ def check(cfg: DictConfig) -> None:
     """
     from trialfleet.config import load
 
-    config = load(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    config = load(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     if max(sizes) > 1 and _runs_here(cfg) and sizes not in _tried:
         _tried.add(sizes)

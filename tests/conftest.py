@@ -1,6 +1,17 @@
 """What all tests share: generated cases are the same in each run, and never too slow for a busy machine."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext, RunMode
 from hypothesis import HealthCheck, settings
+from omegaconf import DictConfig
 
 settings.register_profile(
     "everyday",
@@ -11,3 +22,25 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("everyday")
+
+
+Composed = Callable[..., tuple[HydraContext, DictConfig]]
+
+
+@pytest.fixture
+def composed() -> Iterator[Composed]:
+    """Composes a multirun's config as Hydra does before it starts a sweeper: (folder of configs, *overrides)."""
+    before = HydraConfig.instance().cfg
+    with ExitStack() as stack:
+
+        def compose(conf: Path, *overrides: str) -> tuple[HydraContext, DictConfig]:
+            stack.enter_context(initialize_config_dir(str(conf)))
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            config = hydra.compose_config("config", list(overrides), RunMode.MULTIRUN, activate_config_repository=True)
+            config.hydra.mode = RunMode.MULTIRUN
+            HydraConfig.instance().set_config(config)
+            return HydraContext(hydra.config_loader, Callbacks(config)), config
+
+        yield compose
+    HydraConfig.instance().cfg = before

@@ -61,7 +61,7 @@ nested = st.recursive(
 @example("1e400")
 def test_a_value_reaches_the_job_as_it_was_stored(value: Any) -> None:
     """A choice goes to Optuna and comes back as an override that reads as the very same value."""
-    space = parse([f"x=choice({spaces._element(value)})"])
+    space = parse([f"x=choice({spaces.element(value)})"])
     (choice,) = space.distributions["x"].choices  # type: ignore[attr-defined]
     assert same(choice, value)
     (override,) = space.overrides({"x": choice})
@@ -75,7 +75,7 @@ def test_a_value_reaches_the_job_as_it_was_stored(value: Any) -> None:
 def test_lists_and_mappings_reach_the_job_whole(value: Any) -> None:
     (argument,) = spaces.arguments_of({"x": [value]})
     assert same(read_back(argument), [value])
-    space = parse([f"x=choice({spaces._element([value])},other)"])
+    space = parse([f"x=choice({spaces.element([value])},other)"])
     stored = space.distributions["x"].choices[0]  # type: ignore[attr-defined]
     assert isinstance(stored, str)  # Optuna stores no lists
     assert same(read_back(space.overrides({"x": stored})[0]), [value])

@@ -1,1 +1,1 @@
-"""A task without JAX, and how tests drive studies of it: `python -m tasks -m …`."""
+"""A task without JAX, and how tests drive studies of it: `python -m tests.tasks -m …`."""

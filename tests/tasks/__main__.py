@@ -1,10 +1,10 @@
-"""A study of the test task, started as a person starts one of the project's: `python -m tasks -m …`."""
+"""A study of the test task, started as a person starts one of the project's: `python -m tests.tasks -m …`."""
 
 import sys
 from pathlib import Path
 
 import hydra
-from tasks.descent import task
+from tests.tasks.descent import task
 
 from pipelines import front
 from trialfleet.config.location import conf_directory

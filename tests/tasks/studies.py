@@ -4,24 +4,26 @@ What is judged is always the same (`Study.check`): each trial is there once and 
 is bit for bit that of its parameters undisturbed.
 """
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 
 from jobs.cluster.processes import wait_until
-from tasks.descent import undisturbed
+from tests.tasks.descent import undisturbed
 from trialfleet.tracking import metrics, records
 from trialfleet.tracking.trial_dir import TrialDir
 
-TESTS = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0  # seconds; only a hang takes so long, however busy the machine is
 STEPS = 10  # of descent.yaml
 
@@ -41,7 +43,7 @@ class Study:
         folder: Path,
         *overrides: str,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "tasks"),
+        command: Sequence[str] = (sys.executable, "-m", "tests.tasks"),
     ) -> None:
         self.place = folder
         self.folder = folder / "sweeps" / "descent"
@@ -56,7 +58,7 @@ class Study:
     @property
     def env(self) -> dict[str, str]:
         """The environment of a driver: this one's, with the task on the path."""
-        return {**os.environ, **self.environment, "PYTHONPATH": str(TESTS), "COLUMNS": "200"}
+        return {**os.environ, **self.environment, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
 
     def argv(self, *more: str) -> list[str]:
         return [*self.command, "-m", *self.overrides, *more]
@@ -97,15 +99,15 @@ class Study:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def clean_up(self) -> None:
-        """End what is left of the drivers and of local jobs."""
+        """End what is left of the drivers, and of jobs that were started with a file of this study."""
         for driver in self.drivers:
             if driver.poll() is None:
                 driver.kill()
                 driver.wait()
-        for number in self.numbers():
-            for claim in self.trial(number).claims():
-                if claim.process.is_alive():
-                    os.kill(claim.process.pid, signal.SIGKILL)
+        for process in psutil.process_iter(["cmdline"]):
+            if any(word.startswith(f"{self.folder}{os.sep}") for word in process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     # ---------------------------------------------------------------- what is there
 
@@ -195,3 +197,25 @@ class Study:
         logs += list((self.folder / ".submitit").glob("*/*log*"))
         tails = [f"--- {log}\n{log.read_text()[-600:]}" for log in logs if log.stat().st_size]
         return "\n".join([self.said()[-6000:], *lines, *tails[-6:]])
+
+
+NewStudy = Callable[..., Study]
+
+
+def in_folders_of(parent: Path, *always: str) -> Iterator[NewStudy]:
+    """A fixture's generator: makes studies, each in a folder of its own, and ends them at the end of the test.
+
+    Args:
+        always: overrides of all of them.
+    """
+    made: list[Study] = []
+
+    def new(*overrides: str, **named: Any) -> Study:
+        place = parent / str(len(made))
+        place.mkdir()
+        made.append(Study(place, *always, *overrides, **named))
+        return made[-1]
+
+    yield new
+    for study in made:
+        study.clean_up()

@@ -423,3 +423,58 @@ def test_a_single_run_that_is_taken_up_again_is_the_same_run(
     assert query("SELECT name, status FROM runs") == [("asr", "FINISHED")]
     points = query("SELECT key, step, value FROM metrics ORDER BY key, step")
     assert points == [("objective", 0, 0.25), ("x", 1, 1.0), ("x", 2, 0.5), ("x", 3, 0.25)]
+
+
+def test_artifacts_wait_for_a_server_that_is_away(
+    ingester: Ingester, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, is_active, upload = True, mlflow_runs.Runs.is_active, mlflow_runs.Runs.upload
+
+    def asked(function: Callable) -> Callable:
+        def answer(*arguments: object) -> object:
+            if away:
+                raise mlflow_runs.Away("no answer")
+            return function(*arguments)
+
+        return answer
+
+    monkeypatch.setattr(mlflow_runs.Runs, "is_active", asked(is_active))
+    monkeypatch.setattr(mlflow_runs.Runs, "upload", asked(upload))
+    (folder / "a.txt").write_text("a")
+    ingester.trial_started(0, {})
+    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt"})
+    assert not ingester.flush(3)
+    away = False
+    assert ingester.flush(60)
+    assert ingester.problem() is None
+    assert len(list((folder.parent / "mlartifacts").glob("*/*/artifacts/a.txt"))) == 1
+
+
+def test_a_run_that_a_late_request_brings_into_being_is_removed(
+    ingester: Ingester, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server can time out, be asked whether the run is there, and only then carry out the first request."""
+    create, late = mlflow_runs.Runs.create, []
+
+    def slow(self: mlflow_runs.Runs, *arguments: object) -> str:
+        if len(late) in (0, 2):  # the study's own run first, then the trial's
+            late.append(arguments)
+            raise mlflow_runs.Away("timed out")
+        run_id = create(self, *arguments)
+        create(self, *late[-1])
+        late.append(arguments)
+        return run_id
+
+    monkeypatch.setattr(mlflow_runs.Runs, "create", slow)
+    ingester.trial_started(0, {"lr": 0.1})
+    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+    ingester.study_ended("COMPLETE")
+    assert ingester.flush(60)
+    runs = query("SELECT name, lifecycle_stage, status FROM runs ORDER BY name, lifecycle_stage")
+    assert [run[:2] for run in runs] == [
+        ("digits", "active"),
+        ("digits", "deleted"),
+        ("trial 00000", "active"),
+        ("trial 00000", "deleted"),
+    ]
+    assert [status for _, stage, status in runs if stage == "active"] == ["FINISHED", "FINISHED"]

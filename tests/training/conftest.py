@@ -82,6 +82,30 @@ def config() -> Callable[..., Config]:
     return composed
 
 
+TOY = (
+    f"hydra.searchpath=[file://{Path(__file__).parent / 'conf'}]",
+    "workload=toy",
+    "training.global_batch=8",
+    "training.eval_batch=8",
+    "training.max_steps=16",
+    "training.report_every=1",
+    "training.eval_every=4",
+    "mesh.data=1",
+    "runtime.compilation_cache=null",
+)
+
+
+@pytest.fixture
+def toy() -> Callable[..., Config]:
+    """Composes the config of the toy workload, which is no part of the package, with some overrides on top."""
+
+    def composed(*overrides: str) -> Config:
+        with initialize_config_dir(str(CONF)):
+            return load(compose("config", overrides=[*TOY, *overrides]))
+
+    return composed
+
+
 @pytest.fixture
 def new_run(tmp_path: Path) -> Callable[..., RecordingRun]:
     """Runs in folders of their own."""

@@ -21,6 +21,7 @@ from optuna.trial import TrialState as OptunaState
 from trialfleet.errors import UserError
 from trialfleet.sweep import budget as budgets
 from trialfleet.sweep import standings as standings_of
+from trialfleet.sweep.constraints import Constraint
 from trialfleet.sweep.fleet import Busy, Fleet, Interrupted, MaybeSubmitted
 from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
 from trialfleet.sweep.lease import LeaseLost
@@ -109,6 +110,7 @@ class Driver:
     observers: Sequence[Observer]
     standings: Standings
     account: budgets.Account
+    constraints: Sequence[Constraint] = ()
     clock: Clock = field(default_factory=Clock)
     tracked: dict[int, Tracked] = field(default_factory=dict)
     stop_asking: str = ""
@@ -330,7 +332,7 @@ class Driver:
     def _finish(self, trial: Tracked, result: Result) -> None:
         """Project result.json into the study, and tell everybody."""
         self._follow(trial)
-        self.store.tell(trial.trial_id, result)
+        self.store.tell(trial.trial_id, result, self._violations(trial, result))
         del self.tracked[trial.number]
         self._moved = True
         self._blame(trial)
@@ -345,6 +347,11 @@ class Driver:
         for number in self._kept.add(finished):
             drop_checkpoints(self.study.trial_dir(number))
         self._consider_stopping()
+
+    def _violations(self, trial: Tracked, result: Result) -> dict[str, float]:
+        if result.state is not TrialState.COMPLETE:
+            return {}
+        return {one.metric: one.violation(trial.latest) for one in self.constraints}
 
     def _consider_stopping(self) -> None:
         rate = self.settings.max_failure_rate
@@ -492,4 +499,6 @@ class Driver:
 
 def _finished(trial: FrozenTrial, seconds: float | None) -> Finished:
     values = trial.values if trial.state is OptunaState.COMPLETE else None
-    return Finished(trial.number, trial.state.name, values, trial.params, trial.user_attrs.get(FAILURE), seconds)
+    feasible = all(violation <= 0 for violation in trial.constraints.values())
+    error = trial.user_attrs.get(FAILURE)
+    return Finished(trial.number, trial.state.name, values, trial.params, error, seconds, feasible)

@@ -23,7 +23,7 @@ class KeptCheckpoints:
         """Take a finished trial into account; the numbers of those whose checkpoints may go now."""
         if self._keep is None:
             return []
-        if trial.state != "COMPLETE" or trial.values is None:
+        if trial.state != "COMPLETE" or trial.values is None or not trial.feasible:
             return [trial.number]
         ranked = sorted([*self._best, trial], key=lambda one: self._standings.losses(one)[0])
         self._best, dropped = ranked[: self._keep], ranked[self._keep :]

@@ -14,8 +14,9 @@ import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from trialfleet.sweep import space as spaces
 from trialfleet.tracking import secrets
 
 
@@ -49,7 +50,12 @@ def write_payload(folder: Path, hydra_context: HydraContext, task_function: Task
 def without_secrets(config: DictConfig) -> DictConfig:
     """A copy of the sweep's config in which addresses have no password, overrides included."""
     copied = copy.deepcopy(config)
-    secrets.mask(copied)
+    changed = [key for key in secrets.mask(copied) if key.startswith("hydra.")]
+    if changed:
+        # A job composes its config anew, and Hydra refuses a sweeper that differs from this one.
+        overrides = [f"{key}={spaces.element(OmegaConf.select(copied, key))}" for key in changed]
+        with read_write(copied.hydra):
+            copied.hydra.overrides.hydra = [*copied.hydra.overrides.hydra, *overrides]
     return copied
 
 

@@ -24,9 +24,9 @@ from rich.console import Console
 
 from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
+from trialfleet.sweep import constraints, snapshot, study_record
 from trialfleet.sweep import proposer as proposing
 from trialfleet.sweep import settings as settings_of
-from trialfleet.sweep import snapshot, study_record
 from trialfleet.sweep import space as spaces
 from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep import store as stores
@@ -138,6 +138,7 @@ def check(request: Request) -> Plan:
     space = _space(request)
     SamplerFactory(node["sampler"], space, 0)
     proposing.imported(settings.custom_search_space)
+    constraints.parse(settings.constraints)
     for point in settings.enqueue:
         proposing.known_point(point, space, settings.custom_search_space)
     if build_pruner(node.get("pruner")) is not None and len(directions) > 1:
@@ -320,6 +321,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
         payload=payload,
         observers=observers,
         standings=Standings(plan.directions),
+        constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(folder / "budget.json", _devices(plan.request.launcher)),
     )
     stack.callback(driver.account.save)

@@ -212,7 +212,7 @@ def _grammar(value: Any) -> str:
     """What Hydra's parser reads as `value`."""
     if isinstance(value, str):
         return _string(value)
-    return _element(value)
+    return element(value)
 
 
 def _string(value: str) -> str:
@@ -222,10 +222,10 @@ def _string(value: str) -> str:
         bare = bool(value) and not override.is_sweep_override() and override.value() == value
     except HydraException:
         bare = False
-    return value if bare else _element(value)
+    return value if bare else element(value)
 
 
-def _element(value: Any) -> str:
+def element(value: Any) -> str:
     """What Hydra's parser reads as `value` within a list or a mapping, where fewer strings may be bare."""
     if isinstance(value, QuotedString):
         value = value.text
@@ -237,9 +237,9 @@ def _element(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_element, value)) + "]"
+        return "[" + ",".join(map(element, value)) + "]"
     if isinstance(value, dict):
-        pairs = [f"{Override._get_value_element_as_str(key)}:{_element(item)}" for key, item in value.items()]
+        pairs = [f"{Override._get_value_element_as_str(key)}:{element(item)}" for key, item in value.items()]
         return "{" + ",".join(pairs) + "}"
     return Override._get_value_element_as_str(value)
 

@@ -22,6 +22,7 @@ class Finished:
     params: Mapping[str, Any]
     error: str | None = None
     seconds: float | None = None
+    feasible: bool = True  # whether all constraints are kept
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Standings:
             count = sum(self.states.values())
             mean = trial.seconds if self.mean_seconds is None else self.mean_seconds
             self.mean_seconds = mean + (trial.seconds - mean) / min(count, 20)
-        if trial.state != "COMPLETE" or trial.values is None:
+        if trial.state != "COMPLETE" or trial.values is None or not trial.feasible:
             return False
         if any(self._at_least_as_good(other, trial) for other in self.front):
             return False

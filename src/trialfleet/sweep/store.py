@@ -220,14 +220,20 @@ class StudyStore:
         self.storage.set_trial_intermediate_value(trial_id, step, value)
         return True
 
-    def tell(self, trial_id: int, result: Result) -> None:
-        """Tell the study how the trial ended. A trial that is told already stays as it is."""
+    def tell(self, trial_id: int, result: Result, violations: Mapping[str, float] | None = None) -> None:
+        """Tell the study how the trial ended. A trial that is told already stays as it is.
+
+        Args:
+            violations: by constraint, by how much it is missed; zero or less if it is kept.
+        """
         self._lease_check()
         if self.storage.get_trial(trial_id).state.is_finished():
             return
         if result.error is not None:
             text = f"{result.error['type']}: {result.error['message']}"
             self.storage.set_trial_user_attr(trial_id, FAILURE, text[:2000])
+        for name, value in (violations or {}).items():
+            self.trial(trial_id).set_constraint(name, value)
         state = TrialState[result.state.value]
         values = list(result.objectives or []) if result.state is Ended.COMPLETE else None
         number = self.storage.get_trial(trial_id).number

@@ -125,4 +125,6 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 def put_aside(folder: Path) -> None:
     """Make room for a fresh study: the old folder is renamed, never deleted."""
     if folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.before-{datetime.now():%Y%m%d-%H%M%S}"))
+        name = f"{folder.name}.before-{datetime.now():%Y%m%d-%H%M%S}"
+        taken = len(list(folder.parent.glob(f"{name}*")))
+        folder.rename(folder.with_name(f"{name}-{taken}" if taken else name))

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 OBJECTIVE, DIRECTION, NOTE = "trialfleet.objective", "trialfleet.direction", "mlflow.note.content"
 STUDY_STATUS = {"COMPLETE": "FINISHED", "STOPPED": "KILLED", "FAIL": "FAILED"}
+STUDYS_OWN = -1  # stands for the study's run among the numbers of trials
 LONGEST_WAIT = 30.0  # seconds between two tries
 
 
@@ -268,8 +269,9 @@ class Forwarder:
         except Away:
             raise
         except (TrackingError, OSError) as error:
-            self._complain(f"the study's run: {error}")
+            self.waiting[STUDYS_OWN] = f"the study's run waits: {error}"
             return False
+        self.waiting.pop(STUDYS_OWN, None)
         return complete
 
     def _show(self, runs: Runs, parent: str) -> None:

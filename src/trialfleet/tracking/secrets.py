@@ -4,6 +4,7 @@ Jobs talk to no storage and to no tracking server, so nothing that goes down to 
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -25,26 +26,36 @@ def masked_override(text: str) -> str:
     return masked(text) if ours else text
 
 
-def mask(config: DictConfig) -> None:
-    """Take the passwords out of a composed config, its list of overrides included."""
+def mask(config: DictConfig) -> list[str]:
+    """Take the passwords out of a composed config, its list of overrides included.
+
+    Returns:
+        the dotted keys that were changed.
+    """
+    changed = []
+    plain = OmegaConf.to_container(config, resolve=False)
     with read_write(config), open_dict(config):
-        for key in _ADDRESSES:
-            address = OmegaConf.select(config, key, throw_on_missing=False)
-            if address is not None:
-                plain = OmegaConf.to_container(address, resolve=True) if OmegaConf.is_config(address) else address
-                OmegaConf.update(config, key, _masked_within(plain), merge=False, force_add=True)
-        for kind in ("hydra", "task"):
-            overrides = OmegaConf.select(config, f"hydra.overrides.{kind}")
-            if overrides is not None:
-                with read_write(config.hydra), open_dict(config.hydra):
-                    config.hydra.overrides[kind] = [masked_override(text) for text in overrides]
+        for address in _ADDRESSES:
+            for key, text in _texts(_below(plain, address), address):
+                if masked(text) != text:
+                    OmegaConf.update(config, key, masked(text), force_add=True)
+                    changed.append(key)
+        for kind, overrides in (_below(plain, "hydra.overrides") or {}).items():
+            for index, text in enumerate(overrides):
+                if masked_override(text) != text:
+                    OmegaConf.update(config, f"hydra.overrides.{kind}.{index}", masked_override(text), force_add=True)
+    return changed
 
 
-def _masked_within(value: Any) -> Any:
+def _below(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
-        return masked(value)
-    if isinstance(value, dict):
-        return {key: _masked_within(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked_within(item) for item in value]
-    return value
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, f"{key}.{name}")

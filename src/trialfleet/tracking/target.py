@@ -125,7 +125,7 @@ def on_network_file_system(path: Path) -> bool:
 
 
 def _sqlite_path(uri: str, directory: Path) -> Path:
-    text = unquote(uri.removeprefix("sqlite:").partition("?")[0])
+    text = uri.removeprefix("sqlite:").partition("?")[0]
     if not text.startswith("///") or text in ("///", "///:memory:"):
         raise UserError(f"tracking.uri={uri} names no file, so that nothing would be kept", _SQLITE_FIX)
     path = directory / text[3:]
@@ -194,7 +194,7 @@ def knows_run(target: Target, run_id: str) -> bool:
     if not target.database.exists():
         return False
     try:
-        connection = sqlite3.connect(f"file:{target.database}?mode=ro", uri=True, timeout=5)
+        connection = sqlite3.connect(f"{target.database.as_uri()}?mode=ro", uri=True, timeout=5)
         try:
             query = "SELECT 1 FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
             return connection.execute(query, (run_id,)).fetchone() is not None

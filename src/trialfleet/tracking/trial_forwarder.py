@@ -11,7 +11,7 @@ from pathlib import Path
 from trialfleet.tracking import cursor as note
 from trialfleet.tracking.cursor import Cursor, Range, Trial
 from trialfleet.tracking.metrics import Line
-from trialfleet.tracking.mlflow_runs import MAX_METRICS, Away, Found, Refused, Runs, TrackingError
+from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError
 from trialfleet.tracking.once import Conflict, Once, Row, read_lines, read_range
 from trialfleet.tracking.views import objective_names
 
@@ -19,12 +19,13 @@ log = logging.getLogger(__name__)
 
 STUDY, TRIAL, UID, KIND = "trialfleet.study", "trialfleet.trial", "trialfleet.study_uid", "trialfleet.kind"
 STATE, ERROR, BEST = "trialfleet.state", "trialfleet.error", "trialfleet.best"
-CONFLICT, PROBLEM = "trialfleet.conflict", "trialfleet.forwarding_problem"
+CONFLICT = "trialfleet.conflict"
 PARENT, SOURCE, USER = "mlflow.parentRunId", "mlflow.source.name", "mlflow.user"
 
 # Optuna's own MLflow callback maps the states like this, so scripts that know it find what they expect.
 # MLflow's list shows KILLED and FAILED alike; the tag trialfleet.state tells them apart.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+UPLOAD_TRIES = 3  # for a trial's artifacts together
 CHUNKS_A_TURN = 8  # of about a mebibyte each; then the other trials have their turn
 
 
@@ -73,6 +74,7 @@ class TrialForwarder:
         self._behind: list[Range] = []  # all that went through `_once`
         self._outbox: Outbox | None = None
         self._conflicted = False
+        self._upload_failures = 0
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._wanted.update(tags)
@@ -252,9 +254,11 @@ class TrialForwarder:
         folder = name if path.is_dir() else name.rpartition("/")[0]
         try:
             runs.upload(run_id, path, folder or None)
-        except Away:
-            raise
         except TrackingError as error:
+            runs.is_active(run_id)  # raises Away if the server as such is away, which says nothing of the upload
+            self._upload_failures += 1
+            if self._upload_failures < UPLOAD_TRIES:
+                raise TrackingError(str(error)) from error
             self._report(f"{path} can not be stored as an artifact ({error})")
 
     def _try(self, runs: Runs, run_id: str, what: str, call: Callable[[], None]) -> None:

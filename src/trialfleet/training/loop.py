@@ -18,7 +18,7 @@ from trialfleet.training.evaluation import Evaluator
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.outcome import NonFinite, Outcome
 from trialfleet.training.setup import Setup, fingerprint
-from trialfleet.training.state import Purpose, State
+from trialfleet.training.state import Purpose, State, purpose_key
 from trialfleet.training.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Training:
         if type(workload).prepare is Workload.prepare:
             return fed
         with self.account.spent("prepare"), jax.set_mesh(self.setup.mesh):
-            key = jax.random.fold_in(jax.random.fold_in(self.inputs.seed, Purpose.PREPARE), self.step)
+            key = jax.random.fold_in(purpose_key(self.inputs.seed, Purpose.PREPARE), self.step)
             whole = trees.merge(self.state.params, self.frozen)
             batch = workload.prepare(self, whole, self.state.extra, fed.batch, key, self.setup.hp)
         if batch is None:

@@ -66,6 +66,11 @@ def _resolved(sizes: schema.Mesh, available: int) -> tuple[int, int, int]:
     return data, fsdp, tp
 
 
+def put(values: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, on the devices: each puts its own part, without asking the others."""
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
     return int(mesh.shape[DATA] * mesh.shape[FSDP])

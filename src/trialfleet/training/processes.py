@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
+import threading
 from typing import Any
 
 import jax
@@ -24,7 +26,10 @@ def join() -> None:
     found = _from_environment(dict(os.environ))
     if found is not None:
         address, count, index = found
+        handler = signal.getsignal(signal.SIGTERM)
         jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=_HEARTBEAT)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # jax has put a handler of its own in its place
 
 
 def _from_environment(environment: dict[str, str]) -> tuple[str, int, int] | None:

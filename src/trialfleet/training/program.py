@@ -29,6 +29,7 @@ from trialfleet.training.state import (
     leaves_of,
     never_trained,
     params_shardings,
+    purpose_key,
     shardings_of,
 )
 
@@ -41,7 +42,7 @@ class Inputs(NamedTuple):
 
     hp: jax.Array  # float32 vector, in the order of `Program.hp_names`
     knobs: jax.Array  # float32 vector: the factor of each group's rate, then 1 or 0 for each unit
-    seed: jax.Array  # key of the run
+    seed: jax.Array  # uint32 (2,): the high and the low half of the run's seed
     stop: jax.Array  # int32, one entry for each device: what its process wants, 0 to go on
 
 
@@ -109,10 +110,11 @@ def program(
 
     def init(hp: jax.Array, seed: jax.Array) -> tuple[State, Params]:
         named = dict(zip(hp_names, hp, strict=True))
-        return initial(static, workload, optimizer, frozen, named, seed, signals.size)
+        key = purpose_key(seed, Purpose.INIT)
+        return initial(static, workload, optimizer, frozen, named, key, signals.size)
 
     hp_shape = jax.ShapeDtypeStruct((len(hp_names),), jnp.float32)
-    shapes, frozen_shapes = jax.eval_shape(init, hp_shape, jax.eval_shape(lambda: jax.random.key(0)))
+    shapes, frozen_shapes = jax.eval_shape(init, hp_shape, jax.ShapeDtypeStruct((2,), jnp.uint32))
     layout = Layout(
         leaves=leaves,
         frozen=frozen,
@@ -173,7 +175,7 @@ def _step(
 ) -> tuple[State, jax.Array]:
     """One update. Traced once for each shape of batch; every number it depends on is in its arguments."""
     hp = dict(zip(hp_names, inputs.hp, strict=True))
-    key = jax.random.fold_in(jax.random.fold_in(inputs.seed, Purpose.TRAIN), state.step)
+    key = jax.random.fold_in(purpose_key(inputs.seed, Purpose.TRAIN), state.step)
     knobs = _Knobs(layout, inputs.knobs)
 
     # 1. Loss and gradients of the global batch, share by share.
@@ -326,6 +328,6 @@ def _evaluate(
 ) -> tuple[Rows, jax.Array]:
     """The rows of a batch, and the largest `Inputs.stop`."""
     hp = dict(zip(hp_names, inputs.hp, strict=True))
-    key = jax.random.fold_in(jax.random.fold_in(inputs.seed, Purpose.EVALUATE), index)
+    key = jax.random.fold_in(purpose_key(inputs.seed, Purpose.EVALUATE), index)
     whole = trees.merge(_cast(params, config.training.compute_dtype), frozen)
     return workload.eval_step(whole, extra, batch, key, hp), jnp.max(inputs.stop)

@@ -17,7 +17,7 @@ from trialfleet.training import trees
 from trialfleet.training.contract import Factory, Hyperparameters, Workload
 from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import plans_of, total_steps
-from trialfleet.training.mesh import make_mesh, replicated
+from trialfleet.training.mesh import make_mesh, put, replicated
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
 
 
@@ -58,8 +58,8 @@ class Setup:
         return Inputs(
             hp=self._put(self._hp),
             knobs=self.knobs(Knobs(1.0, {}, {}, None)),
-            seed=jax.device_put(jax.random.key(self.config.seed), replicated(self.mesh)),
-            stop=jax.device_put(np.zeros(self.mesh.size, np.int32), stop_sharding(self.mesh)),
+            seed=self._put(np.asarray([self.config.seed >> 32, self.config.seed & 0xFFFFFFFF], np.uint32)),
+            stop=put(np.zeros(self.mesh.size, np.int32), stop_sharding(self.mesh)),
         )
 
     @cached_property
@@ -96,8 +96,7 @@ class Setup:
         return self._plans[epoch]
 
     def _put(self, values: np.ndarray) -> jax.Array:
-        placed: jax.Array = jax.device_put(values, replicated(self.mesh))
-        return placed
+        return put(values, replicated(self.mesh))
 
 
 def find_factory(path: str) -> Factory:

@@ -34,6 +34,11 @@ class Purpose:
     INIT, TRAIN, EVALUATE, PREPARE = range(4)
 
 
+def purpose_key(seed: jax.Array, purpose: int) -> jax.Array:
+    """The random key of a run's seed (uint32 (2,), as in `Inputs`) for one purpose."""
+    return jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), purpose)
+
+
 class Layout(NamedTuple):
     """How a workload's parameters are divided, named and placed; the same for all trials of a signature."""
 
@@ -59,16 +64,15 @@ def initial(
     optimizer: Optimizer,
     frozen: frozenset[str],
     hp: Hyperparameters,
-    seed: jax.Array,
+    key: jax.Array,
     acc: int,
 ) -> tuple[State, Params]:
     """The state before the first step, and the parameters that are never trained. Traceable.
 
     Args:
-        seed: the key of the run.
         acc: the length of the vector of sums.
     """
-    params, extra = workload.init(jax.random.fold_in(seed, Purpose.INIT))
+    params, extra = workload.init(key)
     never, trained = trees.split(params, frozen.__contains__)
     return (
         State(

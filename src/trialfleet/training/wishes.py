@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trialfleet.tracking.run import Run, Stop
+from trialfleet.training.mesh import put
 from trialfleet.training.processes import largest
 from trialfleet.training.program import stop_sharding
 
@@ -48,10 +49,8 @@ class Wishes:
         """What to give to the next step: nothing, if there is nobody else to agree with."""
         wish = self.own() if jax.process_count() > 1 else 0
         if wish not in self._arrays:
-            local = np.full(self._mesh.size, wish, np.int32)
-            self._arrays[wish] = jax.make_array_from_callback(
-                local.shape, stop_sharding(self._mesh), lambda index: local[index]
-            )
+            # Each process puts its own wish on its own devices.
+            self._arrays[wish] = put(np.full(self._mesh.size, wish, np.int32), stop_sharding(self._mesh))
         return self._arrays[wish]
 
     def alone(self) -> int:

@@ -1,0 +1,221 @@
+"""Studies of local jobs, from the command line to the end, with all that can die dying on the way."""
+
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+from tests.tasks.studies import NewStudy
+
+N = "hydra.sweeper.n_trials="
+LONG = ("steps=40", "seconds=0.05")  # two seconds: long enough to do something to it
+
+
+def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(new_study: NewStudy) -> None:
+    study = new_study(f"{N}4")
+    study.run()
+    study.check(4)
+    assert study.undisturbed_by_restarts()
+    assert "is finished: 4 of 4" in study.run()
+    assert len(study.stored()) == 4
+
+
+def test_more_trials_go_on_where_the_study_ended(new_study: NewStudy) -> None:
+    study = new_study()
+    study.run(f"{N}2")
+    study.run(f"{N}4")
+    study.check(4)
+    assert len({trial.params["x"] for trial in study.stored()}) == 4
+
+
+# -------------------------------------------------------------------- the driver dies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_driver_killed_at_any_moment_is_taken_up_again(new_study: NewStudy, seed: int) -> None:
+    chance = random.Random(seed)
+    study = new_study(f"{N}5", "hydra.sweeper.n_jobs=3")
+    for _ in range(4):
+        driver = study.start()
+        time.sleep(chance.uniform(0.5, 3.0))
+        driver.kill()
+        driver.wait()
+    study.run()
+    study.check(5)
+    assert study.undisturbed_by_restarts()  # killing a driver harms no job
+
+
+def test_running_jobs_are_adopted_not_restarted(new_study: NewStudy) -> None:
+    study = new_study(f"{N}2", *LONG)
+    driver = study.start()
+    study.wait_for(lambda: len(study.running()) == 2, driver)
+    workers = [study.worker(number) for number in (0, 1)]
+    driver.kill()
+    driver.wait()
+    study.run()
+    study.check(2, steps=40)
+    assert study.undisturbed_by_restarts()
+    assert [study.worker(number) for number in (0, 1)] == workers
+
+
+def test_a_second_driver_is_refused_and_told_who_holds_the_study(new_study: NewStudy) -> None:
+    study = new_study(f"{N}2", "mode=hang")
+    driver = study.start()
+    study.wait_for(study.running, driver)
+    said = study.run(code=2)
+    assert f"this study has a driver already: process {driver.pid} on {os.uname().nodename}" in said
+    assert driver.poll() is None
+
+
+def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(new_study: NewStudy) -> None:
+    study = new_study(f"{N}4", *LONG)
+    suspended = study.start()
+    study.wait_for(study.running, suspended)
+    suspended.send_signal(signal.SIGSTOP)
+    said = study.run()
+    assert "is silent; taking over in 3 s" in said
+    study.check(4, steps=40)
+
+    def contents() -> dict[str, bytes]:
+        files = [path for path in study.folder.rglob("*") if path.is_file()]
+        return {str(path): path.read_bytes() for path in files}
+
+    before = contents()
+    suspended.send_signal(signal.SIGCONT)
+    study.finish(suspended, code=2)
+    assert "another driver took the study over" in study.said()
+    assert "Traceback" not in study.said()
+    assert contents() == before
+
+
+def test_without_a_terminal_a_signal_detaches(new_study: NewStudy) -> None:
+    study = new_study(f"{N}2", *LONG)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        driver = study.start()
+        study.wait_for(lambda: len(study.running()) == 2, driver)
+        driver.send_signal(number)
+        study.finish(driver)
+        assert "detached; 2 trial(s) are unfinished, their jobs left alone" in study.said()
+    study.run()
+    study.check(2, steps=40)
+    assert study.undisturbed_by_restarts()
+
+
+# -------------------------------------------------------------------- a job dies
+
+
+def test_a_killed_worker_goes_on_from_its_checkpoint(new_study: NewStudy) -> None:
+    study = new_study(f"{N}1", *LONG)
+    driver = study.start()
+    study.wait_for(lambda: len(study.saved(0)) >= 3, driver)
+    os.kill(study.worker(0), signal.SIGKILL)
+    study.finish(driver)
+    study.check(1, steps=40)
+    assert study.labels(0) == ["1.0", "2.0"]
+    assert study.steps(0, "2.0")[0] >= 7
+
+
+def test_a_worker_that_lost_its_controller_is_followed_to_its_end(new_study: NewStudy) -> None:
+    study = new_study(f"{N}1", *LONG)
+    driver = study.start()
+    study.wait_for(study.running, driver)
+    controller = study.job(0)
+    assert controller is not None
+    os.kill(int(controller), signal.SIGKILL)
+    study.finish(driver)
+    study.check(1, steps=40)
+    assert study.labels(0) == ["1.0"]
+
+
+def test_a_trial_that_always_dies_without_progress_fails_after_its_retries(new_study: NewStudy) -> None:
+    study = new_study(f"{N}2", "mode=die", "above=1.0", "hydra.sweeper.max_retries=1", *_one_dies())
+    said = study.run()
+    assert study.states() == {"FAIL": 1, "COMPLETE": 1}
+    assert "lost 2 times in a row without a newer checkpoint (max_retries=1)" in said
+    assert study.labels(0) == ["1.0", "2.0"]
+
+
+def test_a_trial_that_dies_again_and_again_but_progresses_completes(new_study: NewStudy) -> None:
+    study = new_study(f"{N}1", "mode=die early", "hydra.sweeper.max_retries=1", *_one_dies(), "save_every=1")
+    study.run()
+    study.check(1)
+    assert len(study.labels(0)) > 3
+
+
+def test_jobs_that_end_before_the_trial_begins_fail_it_with_their_log(new_study: NewStudy) -> None:
+    setup = "hydra.launcher.setup=['echo no such module >&2; exit 1']"
+    study = new_study(f"{N}1", "hydra.sweeper.max_failure_rate=1.0", setup)
+    said = study.run()
+    assert "3 jobs in a row ended before the trial began" in said
+    result = study.trial(0).result()
+    assert result is not None
+    assert result.error is not None
+    assert "no such module" in result.error["traceback"]
+
+
+# -------------------------------------------------------------------- a trial fails by itself
+
+
+def _one_dies() -> tuple[str, ...]:
+    """Two known points, the first of which is above 1.0."""
+    return ("hydra.sweeper.enqueue=[{x:1.5,y:1.0},{x:0.5,y:1.0}]",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("raise", "RuntimeError: step 5 went wrong"),
+        ("nan", "WrongReturn: the task must return a number (not NaN), it returned nan"),
+        ("word", "WrongReturn: the task must return a number (not NaN), it returned 'a word'"),
+        ("exit", "SystemExit: 3"),
+    ],
+)
+def test_a_failure_of_the_trial_itself_is_told_and_not_retried(new_study: NewStudy, mode: str, words: str) -> None:
+    study = new_study(f"{N}2", f"mode={mode}", "above=1.0", *_one_dies())
+    said = study.run()
+    assert words in said
+    first, second = study.stored()
+    assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
+    assert first.user_attrs["trialfleet:error"] == words
+    assert study.undisturbed_by_restarts()
+
+
+def test_too_many_failures_end_the_study(new_study: NewStudy) -> None:
+    study = new_study(f"{N}8", "mode=raise", "hydra.sweeper.max_failure_rate=0.25")
+    said = study.run(code=2)
+    assert "trials failed, more than max_failure_rate=0.25 of n_trials=8 allows" in said
+    assert study.states()["FAIL"] in (3, 4)  # two ran at the same time
+    assert study.states()["RUNNING"] == 0
+
+
+def test_a_full_disk_is_not_the_trials_fault(new_study: NewStudy) -> None:
+    study = new_study(f"{N}1", "mode=full", "steps=20")
+    said = study.run()
+    study.check(1, steps=20)
+    assert study.labels(0) == ["1.0", "2.0"]
+    assert "again      attempt 2" in said
+
+
+# -------------------------------------------------------------------- pruning
+
+
+def test_a_pruned_trial_ends_within_an_evaluation_of_its_verdict(new_study: NewStudy) -> None:
+    # The first is good and over before the others are judged; they start far worse and stay so.
+    points = "hydra.sweeper.enqueue=[{x:1.5,y:0.1},{x:0.1,y:0.1},{x:0.11,y:0.1}]"
+    study = new_study(f"{N}3", "hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1", points)
+    study.run("hydra.sweeper.n_jobs=1", "steps=30", "seconds=0.1")
+    first, *others = study.stored()
+    assert first.state.name == "COMPLETE"
+    assert [trial.state.name for trial in others] == ["PRUNED", "PRUNED"]
+    for trial in others:
+        verdict = study.trial(trial.number).verdict_json.read_text()
+        found = re.search(r'"prune_at": (\d+)', verdict)
+        assert found is not None
+        (label,) = study.labels(trial.number)
+        ended_at = study.steps(trial.number, label)[-1]
+        # The driver looks every 0.1 s, as long as a step takes here; the machine may be busy.
+        assert ended_at < 29, "the trial never heard of its verdict"
+        assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]

@@ -1,0 +1,141 @@
+"""study.yaml: a resume goes on with the same study, or says what differs."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trialfleet.errors import UserError
+from trialfleet.sweep import study_record
+from trialfleet.sweep.study_record import StudyRecord, accept, at_home, differences, flat
+
+IDENTITY = {"model.depth": 4, "data.path": "a", "space.lr": "float(0, 1)", "direction": "minimize"}
+
+
+def made(folder: Path) -> StudyRecord:
+    folder.mkdir(parents=True, exist_ok=True)
+    record = study_record.create("study", folder, 7, "TPESampler", "null", IDENTITY, {"digest": "abc"})
+    study_record.write(folder / "study.yaml", record)
+    return record
+
+
+def test_a_record_is_read_as_written(tmp_path: Path) -> None:
+    assert study_record.read(tmp_path / "study.yaml") is None
+    record = made(tmp_path)
+    assert study_record.read(tmp_path / "study.yaml") == record
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_each_study_has_a_uid_of_its_own(tmp_path: Path) -> None:
+    assert made(tmp_path / "a").uid != made(tmp_path / "b").uid
+
+
+@pytest.mark.parametrize("content", ["uid: [", "name: only", "a: 1\nb: 2", "", "text"])
+def test_what_is_no_study_record_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "study.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"study\.yaml: is no study record"):
+        study_record.read(tmp_path / "study.yaml")
+
+
+def test_the_same_command_is_accepted(tmp_path: Path) -> None:
+    record = made(tmp_path)
+    assert accept(record, dict(reversed(IDENTITY.items())), []) == record
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"model.depth": 8}, "model.depth: 4 → 8"),
+        ({"direction": "maximize"}, "direction: 'minimize' → 'maximize'"),
+        ({"space.lr": None}, "space.lr: 'float(0, 1)' → None"),
+        ({"space.new": "int(0, 1)"}, "space.new: (not there) → 'int(0, 1)'"),
+        ({"model.depth": "4"}, "model.depth: 4 → '4'"),
+        ({"model.depth": 4.0}, "model.depth: 4 → 4.0"),
+    ],
+)
+def test_another_study_is_refused_with_the_difference(tmp_path: Path, change: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        accept(made(tmp_path), {**IDENTITY, **change}, [])
+    assert line in str(refusal.value)
+    assert f"study.allow_changes=[{next(iter(change))}]" in refusal.value.fix
+
+
+def test_a_key_that_went_is_a_difference(tmp_path: Path) -> None:
+    without = {key: value for key, value in IDENTITY.items() if key != "data.path"}
+    with pytest.raises(UserError, match="data.path: 'a' → \\(not there\\)"):
+        accept(made(tmp_path), without, [])
+
+
+@pytest.mark.parametrize("allowed", [["model.depth"], ["model"], ["data", "model"]])
+def test_a_change_may_be_allowed_by_name(tmp_path: Path, allowed: list[str]) -> None:
+    changed = {**IDENTITY, "model.depth": 8}
+    assert accept(made(tmp_path), changed, allowed).identity == changed
+
+
+@pytest.mark.parametrize("allowed", [["mod"], ["model.dep"], ["data"], ["model.depth.x"]])
+def test_only_what_was_named_is_allowed(tmp_path: Path, allowed: list[str]) -> None:
+    with pytest.raises(UserError, match="model.depth"):
+        accept(made(tmp_path), {**IDENTITY, "model.depth": 8}, allowed)
+
+
+def test_all_differences_are_named_at_once(tmp_path: Path) -> None:
+    changed = {**IDENTITY, "model.depth": 8, "data.path": "b"}
+    with pytest.raises(UserError, match="model.depth") as refusal:
+        accept(made(tmp_path), changed, [])
+    assert "allow_changes=[model.depth,data.path]" in refusal.value.fix
+    assert differences(IDENTITY, changed) == ["model.depth", "data.path"]
+
+
+def test_a_number_that_is_none_equals_itself() -> None:
+    assert differences({"x": float("nan")}, {"x": float("nan")}) == []
+
+
+def test_a_folder_at_home_keeps_its_record(tmp_path: Path) -> None:
+    record = made(tmp_path / "study")
+    assert at_home(record, tmp_path / "study") is record
+
+
+def test_a_moved_folder_keeps_its_uid(tmp_path: Path) -> None:
+    record = made(tmp_path / "old")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    moved = at_home(record, tmp_path / "new")
+    assert (moved.uid, moved.folder) == (record.uid, str(tmp_path / "new"))
+
+
+def test_a_folder_that_is_somebody_elses_now_is_no_origin(tmp_path: Path) -> None:
+    record = made(tmp_path / "old")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    made(tmp_path / "old")
+    assert at_home(record, tmp_path / "new").uid == record.uid
+
+
+def test_a_copied_folder_is_a_study_of_its_own_and_keeps_its_trials(tmp_path: Path) -> None:
+    record = made(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    copied = at_home(record, tmp_path / "new")
+    assert copied.uid != record.uid
+    assert copied.folder == str(tmp_path / "new")
+    assert copied.former_uids == [record.uid]
+    study_record.write(tmp_path / "new" / "study.yaml", copied)
+    shutil.copytree(tmp_path / "new", tmp_path / "third")
+    assert at_home(copied, tmp_path / "third").former_uids == [record.uid, copied.uid]
+
+
+def test_a_fresh_start_puts_the_old_folder_aside(tmp_path: Path) -> None:
+    for _ in range(3):  # within a second, too
+        record = made(tmp_path / "study")
+        study_record.put_aside(tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+    kept = [study_record.read(folder / "study.yaml") for folder in tmp_path.iterdir()]
+    assert len(kept) == 3
+    assert record in kept
+    study_record.put_aside(tmp_path / "study")  # nothing there
+
+
+def test_flat() -> None:
+    assert flat({"a": {"b": {"c": 1}, "empty": {}}, "d": [1, {"e": 2}]}) == {
+        "a.b.c": 1,
+        "a.empty": {},
+        "d": [1, {"e": 2}],
+    }
