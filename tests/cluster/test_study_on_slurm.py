@@ -55,7 +55,7 @@ def test_a_study_runs_to_its_end_its_first_jobs_as_an_array(new_study: NewStudy)
 
 
 def test_a_job_step_runs_the_trial(new_study: NewStudy) -> None:
-    study = new_study(f"{N}1", "hydra.launcher.use_srun=true", "hydra.launcher.srun_args=[--kill-on-bad-exit=1]")
+    study = new_study(f"{N}1", "hydra.launcher.use_srun=true", "hydra.launcher.srun_args=['--kill-on-bad-exit=1']")
     study.run()
     study.check(1)
 

@@ -100,5 +100,5 @@ def test_no_password_is_left_in_an_address(password: str, user: str) -> None:
 
 
 def test_a_password_survives_nowhere_in_a_pickled_config() -> None:
-    config = OmegaConf.create({"tracking": {"uri": URL}, "hydra": {"sweeper": {"storage": URL}, "overrides": {}}})
+    config = OmegaConf.create({"tracking": {"uri": URL}, "hydra": {"sweeper": {"storage": URL}, "overrides": {"hydra": []}}})
     assert SECRET.encode() not in pickle.dumps(without_secrets(config))

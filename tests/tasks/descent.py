@@ -21,11 +21,11 @@ from trialfleet.tracking.run import Preempted, Pruned, Run, Stop
 
 MODES = {
     "raise": "an exception half-way",
-    "nan": "returns NaN",
+    "undefined": "returns NaN",
     "word": "returns what is no number",
     "exit": "sys.exit half-way",
-    "die": "is killed at its third step, before its first checkpoint",
-    "die early": "is killed at its third step, having saved once by then",
+    "die": "is killed at its first step, before it could save",
+    "die later": "each run is killed at its third step, having saved by then",
     "full": "meets a full disk half-way, once",
     "hang": "goes on for ever, saving and listening",
 }
@@ -61,13 +61,14 @@ def task(cfg: DictConfig) -> Any:
     run = runs.current()
     mode = cfg.mode if cfg.x > cfg.above else None
     state = _restored(run)
+    began = state.step
     while state.step < cfg.steps or mode == "hang":
         state.advance(cfg.x, cfg.y)
         time.sleep(cfg.seconds)
         if run is None:
             continue
         run.report(state.step, {"loss": state.loss(cfg.y), "position": state.position})
-        _misbehave(mode, state, cfg.steps, run)
+        _misbehave(mode, state.step - began, state.step, cfg.steps, run)
         stop = run.stop()
         if stop is Stop.SUPERSEDED:
             raise Preempted
@@ -77,7 +78,7 @@ def task(cfg: DictConfig) -> Any:
             _save(run, state)
         if stop is Stop.PREEMPT:
             raise Preempted
-    if mode == "nan":
+    if mode == "undefined":
         return math.nan
     if mode == "word":
         return "a word"
@@ -90,14 +91,15 @@ def two(cfg: DictConfig) -> Any:
     return [value, cfg.x]
 
 
-def _misbehave(mode: str | None, state: State, steps: int, run: Run) -> None:
-    if mode == "die" or (mode == "die early" and state.step % 3 == 0):
+def _misbehave(mode: str | None, done: int, step: int, steps: int, run: Run) -> None:
+    half_way = step == steps // 2
+    if mode == "die" or (mode == "die later" and done == 3):
         os.kill(os.getpid(), signal.SIGKILL)
-    if mode == "raise" and state.step == steps // 2:
-        raise RuntimeError(f"step {state.step} went wrong")
-    if mode == "exit" and state.step == steps // 2:
+    if mode == "raise" and half_way:
+        raise RuntimeError(f"step {step} went wrong")
+    if mode == "exit" and half_way:
         raise SystemExit(3)
-    if mode == "full" and state.step == steps // 2 and not run.earlier_checkpoints:
+    if mode == "full" and half_way and not run.earlier_checkpoints:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.checkpoints))
 
 

@@ -90,6 +90,7 @@ TOY = (
     "training.max_steps=16",
     "training.report_every=1",
     "training.eval_every=4",
+    "training.checkpoints.keep_best=0",
     "mesh.data=1",
     "runtime.compilation_cache=null",
 )

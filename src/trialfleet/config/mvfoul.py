@@ -159,9 +159,12 @@ class MvfoulConfig(Config):
 
     def _model_problems(self) -> list[str]:
         model, loss, problems = self.model, self.loss, []
-        shrunk = 2 ** (len(model.widths) + 1)
+        stages = len(model.widths)
+        shrunk = 2 ** (stages + 1)  # the stem and every stage halve the sides, all stages but the first the frames
         if self.dataset.size % shrunk:
-            problems.append(f"dataset.size: must be a multiple of {shrunk}, as model.widths has {len(model.widths)}")
+            problems.append(f"dataset.size: must be a multiple of {shrunk}, as model.widths has {stages} stages")
+        if self.dataset.frames % (shrunk // 4):
+            problems.append(f"dataset.frames: must be a multiple of {shrunk // 4}, as model.widths has {stages} stages")
         if model.norm == "group" and any(width % model.norm_groups for width in model.widths):
             problems.append(f"model.widths: {list(model.widths)} must be multiples of norm_groups={model.norm_groups}")
         classes = len(self.dataset.severity_counts)

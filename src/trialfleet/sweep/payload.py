@@ -54,7 +54,7 @@ def without_secrets(config: DictConfig) -> DictConfig:
     if changed:
         # A job composes its config anew, and Hydra refuses a sweeper that differs from this one.
         overrides = [f"{key}={spaces.element(OmegaConf.select(copied, key))}" for key in changed]
-        with read_write(copied.hydra):
+        with read_write(copied.hydra.overrides):
             copied.hydra.overrides.hydra = [*copied.hydra.overrides.hydra, *overrides]
     return copied
 

@@ -1,93 +1,50 @@
-"""One driver's life: check everything, take the study, run it, and say how it stands.
-
-Whatever can be refused is refused before anything is made: the space, the sampler, the configs that trials
-would get, the launcher, the tracking server's address, the storage, a study that was another one.
-"""
+"""One driver's life: take the study, run it, hand everything over, and say how it stands."""
 
 import logging
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbits
 from typing import Any
 
 import optuna
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.sweep import constraints, snapshot, study_record
 from trialfleet.sweep import proposer as proposing
-from trialfleet.sweep import settings as settings_of
-from trialfleet.sweep import space as spaces
-from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep import store as stores
 from trialfleet.sweep.blocking_fleet import BlockingFleet
 from trialfleet.sweep.budget import Account
 from trialfleet.sweep.code_version import code_version
+from trialfleet.sweep.conclusion import conclude, entry_point, resume_command, show_plan
 from trialfleet.sweep.driver import Clock, Driver, Observer, Study
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.lease import Lease
 from trialfleet.sweep.local_fleet import LocalFleet
 from trialfleet.sweep.payload import is_submittable, write_payload
+from trialfleet.sweep.plan import Plan, Request, allowed_changes, check, fresh
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.slurm_fleet import SlurmFleet
-from trialfleet.sweep.space import Space
 from trialfleet.sweep.standings import Standings
 from trialfleet.sweep.store import StudyStore
 from trialfleet.sweep.study_record import StudyRecord
-from trialfleet.sweep.terminal import Terminal, brief
+from trialfleet.sweep.terminal import Terminal
 from trialfleet.sweep.to_mlflow import ToMlflow
 from trialfleet.tracking import ingest
 from trialfleet.tracking.forwarder import Study as TrackedStudy
-from trialfleet.tracking.target import Target, on_network_file_system, resolve
+from trialfleet.tracking.target import on_network_file_system
 
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
-PROBES = 8  # configs that are composed before the first trial to see whether trials can be
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a command asks for: the sweeper's node and what Hydra gives a sweeper.
-
-    Attributes:
-        node: `hydra.sweeper`, every key.
-        config: the composed config, hydra included.
-        arguments: the task overrides of the command line.
-    """
-
-    node: Mapping[str, Any]
-    config: DictConfig
-    hydra_context: HydraContext
-    task_function: TaskFunction
-    launcher: Launcher
-    arguments: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A request that was checked; nothing is made yet."""
-
-    request: Request
-    settings: settings_of.Settings
-    folder: Path
-    name: str
-    directions: list[str]
-    metrics: list[str]
-    space: Space
-    identity: dict[str, Any]
-    record: StudyRecord | None
-    target: Target | None
 
 
 def run_session(request: Request) -> None:
@@ -100,7 +57,7 @@ def run_session(request: Request) -> None:
     console = Console(highlight=False)
     plan = check(request)
     if OmegaConf.select(request.config, "dry_run"):
-        _show_plan(plan, console)
+        show_plan(plan, console)
         return
     with ExitStack() as stack:
         driver, terminal = _assemble(plan, console, stack)
@@ -111,7 +68,7 @@ def run_session(request: Request) -> None:
         with terminal:
             driver.run()
         _hand_over(driver, console)
-    _conclude(plan, driver, console, finished_before)
+    conclude(plan, driver, console, finished_before)
 
 
 def _hand_over(driver: Driver, console: Console) -> None:
@@ -126,154 +83,10 @@ def _hand_over(driver: Driver, console: Console) -> None:
         )
 
 
-# -------------------------------------------------------------------- check
-
-
-def check(request: Request) -> Plan:
-    """Refuse what can be refused; makes nothing."""
-    node = request.node
-    folder = settings_of.sweep_folder(request.config)
-    settings = settings_of.settings({key: value for key, value in node.items() if key not in _TYPED_ELSEWHERE})
-    directions = _directions(request)
-    space = _space(request)
-    SamplerFactory(node["sampler"], space, 0)
-    proposing.imported(settings.custom_search_space)
-    constraints.parse(settings.constraints)
-    for point in settings.enqueue:
-        proposing.known_point(point, space, settings.custom_search_space)
-    if build_pruner(node.get("pruner")) is not None and len(directions) > 1:
-        raise UserError(
-            "hydra/sweeper/pruner: a pruner judges one objective, this study has several",
-            "set hydra/sweeper/pruner=none, or optimise one metric",
-        )
-    _check_launcher(request.launcher)
-    _check_configs(request, space)
-    target = _target(request.config)
-    name = node.get("study_name") or folder.name
-    identity = _identity(request.config, space, directions)
-    record = None if _fresh(request.config) else study_record.read(folder / "study.yaml")
-    if record is not None:
-        record = study_record.accept(record, identity, _allowed(request.config))
-    if node.get("storage") is not None:  # opened before the folder is made, so that a refusal leaves nothing
-        stores.open_storage(stores.instantiated(node["storage"]), folder, lambda: None)
-    metrics = _metrics(request.config, len(directions))
-    return Plan(request, settings, folder, name, directions, metrics, space, identity, record, target)
-
-
-_TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")
-
-
-def _directions(request: Request) -> list[str]:
-    directions = settings_of.directions(request.node["direction"])
-    wanted = OmegaConf.select(request.config, "objective.direction")
-    if wanted is not None and settings_of.directions(wanted) != directions:
-        raise UserError(
-            f"hydra.sweeper.direction={','.join(directions)} contradicts objective.direction="
-            f"{','.join(settings_of.directions(wanted))}",
-            "set objective.direction alone: the sweeper follows it",
-        )
-    return directions
-
-
-def _metrics(config: DictConfig, count: int) -> list[str]:
-    """Names of the objectives; a task of somebody else's that names none has `objective`."""
-    named = OmegaConf.select(config, "objective.metric")
-    if named is None:
-        return ["objective"] if count == 1 else [f"objective_{index}" for index in range(count)]
-    names = [str(named)] if isinstance(named, str) else [str(item) for item in named]
-    if len(names) != count:
-        raise UserError(
-            f"objective.metric names {len(names)} and objective.direction {count}", "give one direction for each metric"
-        )
-    return names
-
-
-def _space(request: Request) -> Space:
-    """The space of the command; if it names none, the workload's default one."""
-    node = request.node
-    space = spaces.parse([*spaces.arguments_of(node["params"]), *request.arguments])
-    nothing_given = node["params"] is None and not space.distributions and node["custom_search_space"] is None
-    if nothing_given and node.get("default_params"):
-        space = spaces.parse([*spaces.arguments_of(node["default_params"]), *request.arguments])
-    if not space.distributions and node["custom_search_space"] is None:
-        raise UserError(
-            "the search space is empty: hydra.sweeper.params and the command line vary nothing",
-            "add for example 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))' or +search_space=asr_small",
-        )
-    return space
-
-
-def _check_launcher(launcher: Launcher) -> None:
-    kind = getattr(launcher, "_EXECUTOR", None)
-    if kind == "slurm":
-        missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
-        if missing:
-            raise UserError(
-                f"hydra/launcher=submitit_slurm: {', '.join(missing)} cannot be found on PATH",
-                "run this where Slurm is installed, or use hydra/launcher=submitit_local (make cluster-up gives a "
-                "test cluster)",
-            )
-
-
-def _check_configs(request: Request, space: Space) -> None:
-    """Compose the configs of a few points of the space, so that a misspelt key fails here and not in each job."""
-    judge: Callable[[DictConfig], None] | None = getattr(request.task_function, "check", None)
-    for overrides in proposing.probes(space)[:PROBES]:
-        config = request.hydra_context.config_loader.load_sweep_config(request.config, list(overrides))
-        if judge is not None:
-            judge(config)
-
-
-def _target(config: DictConfig) -> Target | None:
-    uri = OmegaConf.select(config, "tracking.uri")
-    if uri is None:
-        return None
-    return resolve(str(uri), str(config.tracking.experiment), Path.cwd())
-
-
-def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> dict[str, Any]:
-    """What makes this study this one: see `study_record`."""
-    task = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(task, dict)
-    plain = {key: value for key, value in task.items() if key not in ("hydra", "tracking", "study", "dry_run")}
-    flat = study_record.flat(plain)  # type: ignore[arg-type]  # OmegaConf's keys are strings here
-    varied = [name.lstrip("+").partition("@")[0] for name in space.distributions]
-    kept = {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in varied)}
-    texts = stores.distribution_texts(space.distributions)
-    return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}
-
-
-def _fresh(config: DictConfig) -> bool:
-    return bool(OmegaConf.select(config, "study.fresh"))
-
-
-def _allowed(config: DictConfig) -> list[str]:
-    return [str(key) for key in OmegaConf.select(config, "study.allow_changes") or ()]
-
-
-def _show_plan(plan: Plan, console: Console) -> None:
-    """What --dry-run shows of a sweep: everything was checked, nothing is made."""
-    settings = plan.settings
-    state = "a new study" if plan.record is None else f"goes on with the study begun {plan.record.created}"
-    lines = [
-        f"study {plan.name!r} in {plan.folder}: {state}",
-        f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
-        *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
-        *(f"  {name} ~ {distribution}" for name, distribution in plan.space.distributions.items()),
-        *(f"  {override}" for override in plan.space.fixed.values()),
-        "the config of a trial has been composed and checked; nothing was started",
-    ]
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-# -------------------------------------------------------------------- assemble
-
-
 def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, Terminal]:
     """Take the study and build the driver; what must be given back is on the stack."""
     folder, node = plan.folder, plan.request.node
-    if _fresh(plan.request.config):
+    if fresh(plan.request.config):
         study_record.put_aside(folder)
     lease = Lease(folder / "driver.lock", plan.settings.lease.stale_after, plan.settings.lease.beat, _slurm_job_ended)
     lease.acquire(lambda message: console.print(f"[yellow]note[/]  {message}"))
@@ -338,7 +151,7 @@ def _open_study(plan: Plan, lease: Lease) -> tuple[StudyRecord, StudyStore]:
         record = study_record.create(plan.name, folder, randbits(32), sampler, masked, plan.identity, code)
     else:
         record = study_record.at_home(record, folder)
-        record = _with_code(record, code, "code" in _allowed(plan.request.config))
+        record = _with_code(record, code, "code" in allowed_changes(plan.request.config))
     journal = folder / "optuna_journal.log"
     opened = stores.open_storage(stores.instantiated(storage), journal, lease.check)
     store = StudyStore(opened, plan.name, plan.directions, lease.check, None if storage else journal)
@@ -421,7 +234,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, stack: ExitStack) -> ToMlflow | 
     """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
     if plan.target is None:
         return None
-    tags = ingest.code_tags(_entry_point(), record.code.get("commit"), record.code["digest"])
+    tags = ingest.code_tags(entry_point(), record.code.get("commit"), record.code["digest"])
     tracked = TrackedStudy(
         plan.name,
         record.uid,
@@ -442,54 +255,3 @@ def _slurm_job_ended(job: str) -> bool | None:
     if done.returncode != 0:
         return True if "Invalid job id" in done.stderr else None
     return not done.stdout.strip()
-
-
-# -------------------------------------------------------------------- conclude
-
-
-def _conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
-    standings = driver.standings
-    standings_of.write_results(plan.folder / "optimization_results.yaml", standings)
-    if driver.detach:
-        left = len(driver.tracked)
-        console.print(f"\n{driver.detach_reason or 'detached'}; {left} trial(s) are unfinished, their jobs left alone")
-        console.print(f"  resume:  {resume_command()}", soft_wrap=True)
-        return
-    if standings.finished == finished_before and not driver.stop_asking:
-        console.print(f"study {plan.name!r} is finished: {standings.finished} of {driver.n_trials} trials are done.")
-        console.print("  raise hydra.sweeper.n_trials to go on, or start anew with study.fresh=true")
-    _show_best(plan, driver, console)
-    if driver.stop_asking and not driver.failed:
-        console.print(f"no more trials were started: {driver.stop_asking}")
-    if driver.failed:
-        raise UserError(
-            driver.failed, f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended"
-        )
-
-
-def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
-    standings = driver.standings
-    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(standings.states.items()))
-    console.print(f"\nstudy {plan.name!r}: {standings.finished} of {driver.n_trials} trials ({states})")
-    for trial in standings.front[:10]:
-        values = dict(zip(plan.metrics, trial.values or (), strict=False))
-        console.print(f"[bold green]best: trial {trial.number}[/]  {brief(values)}")
-        for name, value in trial.params.items():
-            console.print(f"    {name} = {value}", markup=False)
-        result = driver.study.trial_dir(trial.number)
-        ended = result.result()
-        if ended is not None and ended.run is not None:
-            console.print(f"    config: {result.run_dir(ended.run) / '.hydra' / 'config.yaml'}", soft_wrap=True)
-    console.print("  review:  make dashboard   (python -m pipelines.dashboard)")
-    console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
-
-
-def _entry_point() -> str:
-    return resume_command().split(" ")[2] if len(sys.orig_argv) > 2 else sys.argv[0]
-
-
-def resume_command(*more: str) -> str:
-    """The command line as it was typed, for a person to type again; later overrides of a key replace it."""
-    replaced = {text.partition("=")[0] for text in more}
-    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0] not in replaced]
-    return shlex.join(["python", *words, *more])

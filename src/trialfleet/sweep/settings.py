@@ -117,7 +117,7 @@ def _line(problem: Any) -> str:
     return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
 
 
-_FIELDS = tuple(Settings.__dataclass_fields__)  # type: ignore[attr-defined]  # pydantic hides it from mypy
+_FIELDS = tuple(Settings.__dataclass_fields__)
 
 
 def sweep_folder(config: DictConfig) -> Path:

@@ -38,11 +38,14 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from trialfleet.sweep.session import Request, run_session
+        from trialfleet.sweep.plan import Request
+        from trialfleet.sweep.session import run_session
         from trialfleet.sweep.settings import defaults
 
-        assert self.config is not None and self.hydra_context is not None
-        assert self._task_function is not None and self.launcher is not None
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self._task_function is not None
+        assert self.launcher is not None
         plain = {
             key: OmegaConf.to_container(value, resolve=True)
             if OmegaConf.is_config(value) and key not in ("sampler", "pruner", "storage")

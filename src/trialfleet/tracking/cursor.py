@@ -39,7 +39,7 @@ class Trial:
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
     doubtful: bool = False  # an earlier request to create its run may still be carried out
-    reopened: bool = False  # it had ended: which lines were sent, only MLflow knows
+    unlisted: bool = False  # lines may have been sent that `sent` does not list: only MLflow knows them
     ready: bool = False  # its parameters have arrived
     runs: dict[str, Path] = field(default_factory=dict)  # label → directory
     sent: list[Range] = field(default_factory=list)  # all ranges but the last, neighbours joined
@@ -79,6 +79,9 @@ class Cursor:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._open()
+
+    def _open(self) -> None:
         self.trials: dict[int, Trial] = {}  # those not completely forwarded
         self.finished: dict[int, str] = {}  # the others: number → MLflow's run id
         self.experiment_id: str | None = None
@@ -108,7 +111,7 @@ class Cursor:
         """Start from nothing, keeping the old file aside: MLflow does not know these runs any more."""
         self.close()
         self.path.replace(self.path.with_name(f"{self.path.name}.{uuid4().hex[:8]}.old"))
-        Cursor.__init__(self, self.path)
+        self._open()
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -192,7 +195,7 @@ class Cursor:
             case "reopen":
                 number = event["trial"]
                 run_id = self.finished.pop(number, None) or self.trials[number].run_id
-                self.trials[number] = Trial(number, 0.0, run_id=run_id, ready=True, reopened=True)
+                self.trials[number] = Trial(number, 0.0, run_id=run_id, ready=True, unlisted=True)
             case _:
                 self._apply_to_trial(self.trials[event["trial"]], event)
 
@@ -200,6 +203,7 @@ class Cursor:
         match event["event"]:
             case "created":
                 trial.run_id, trial.doubtful = event["run_id"], event["doubtful"]
+                trial.unlisted = event["unlisted"]
             case "ready":
                 trial.ready = True
             case "follow":
@@ -224,10 +228,8 @@ def _story(trial: Trial, folder: Path) -> Iterator[Record]:
     """The events that lead to a trial's present state, in order."""
     yield create(trial.number, trial.created_at, trial.params, trial.tags)
     if trial.run_id is not None:
-        yield created(trial.number, trial.run_id, trial.doubtful)
-    if trial.reopened:
-        yield reopen(trial.number)
-    elif trial.ready:
+        yield created(trial.number, trial.run_id, trial.doubtful, trial.unlisted)
+    if trial.ready:
         yield {"event": "ready", "trial": trial.number}
     for run, directory in trial.runs.items():
         yield follow(trial.number, run, directory, folder)
@@ -247,9 +249,14 @@ def create(number: int, at: float, params: Mapping[str, str], tags: Mapping[str,
     return {"event": "create", "trial": number, "at": at, "params": dict(params), "tags": dict(tags)}
 
 
-def created(number: int, run_id: str, doubtful: bool = False) -> Record:
-    """The trial has this run; `doubtful`: a request without an answer may bring another one into being."""
-    return {"event": "created", "trial": number, "run_id": run_id, "doubtful": doubtful}
+def created(number: int, run_id: str, doubtful: bool = False, unlisted: bool = False) -> Record:
+    """The trial has this run.
+
+    Args:
+        doubtful: a request without an answer may bring another one into being.
+        unlisted: the run was found with metrics in it.
+    """
+    return {"event": "created", "trial": number, "run_id": run_id, "doubtful": doubtful, "unlisted": unlisted}
 
 
 def reopen(number: int) -> Record:

@@ -95,7 +95,9 @@ def studies(target: Target, base: str) -> list[StudyPages]:
     """
     prepare_environment()
     runs = Runs(target)
-    experiment_id = runs.experiment()
+    experiment_id = runs.existing_experiment()
+    if experiment_id is None:
+        return []
     found = runs.find(experiment_id, {KIND: "study"})
     tags = runs.experiment_tags(experiment_id)
     pages = []

@@ -235,7 +235,8 @@ class Ingester:
                     self._flush_done = flush
                     self._wake.notify_all()
                 # at most half of a core, so that dispatch in the same process goes on
-                pause = max(self._interval if idle else 0.1, took, self._not_before - time.monotonic())
+                pause = self._interval if self._flush_done == self._flush_wanted else min(0.1, self._interval)
+                pause = max(pause, took, self._not_before - time.monotonic())
                 if not self._stopping and self._flush_wanted == flush:
                     self._wake.wait(pause)
                 if self._flush_wanted > flush:

@@ -80,6 +80,11 @@ class Runs:
 
         self._metric, self._param, self._tag = Metric, Param, RunTag
 
+    def existing_experiment(self) -> str | None:
+        """The id of the target's experiment, if there is one."""
+        found = self._call("experiment", self._client.get_experiment_by_name, self._target.experiment)
+        return None if found is None else str(found.experiment_id)
+
     def experiment(self) -> str:
         """The id of the target's experiment, made if need be, with artifacts beside an SQLite file."""
         name, client = self._target.experiment, self._client

@@ -34,17 +34,21 @@ def mask(config: DictConfig) -> list[str]:
     """
     changed = []
     plain = OmegaConf.to_container(config, resolve=False)
-    with read_write(config), open_dict(config):
-        for address in _ADDRESSES:
-            for key, text in _texts(_below(plain, address), address):
-                if masked(text) != text:
-                    OmegaConf.update(config, key, masked(text), force_add=True)
-                    changed.append(key)
-        for kind, overrides in (_below(plain, "hydra.overrides") or {}).items():
-            for index, text in enumerate(overrides):
-                if masked_override(text) != text:
-                    OmegaConf.update(config, f"hydra.overrides.{kind}.{index}", masked_override(text), force_add=True)
+    for address in _ADDRESSES:
+        for key, text in _texts(_below(plain, address), address):
+            if masked(text) != text:
+                _set(config, key, masked(text))
+                changed.append(key)
+    for kind, overrides in (_below(plain, "hydra.overrides") or {}).items():
+        _set(config, f"hydra.overrides.{kind}", [masked_override(text) for text in overrides])
     return changed
+
+
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent)
+    with read_write(node), open_dict(node):
+        node[name] = value
 
 
 def _below(plain: Any, key: str) -> Any:

@@ -69,7 +69,6 @@ class TrialForwarder:
         self._uncertain = not fresh
         self._wanted: dict[str, str] = {}
         self._known = dict(trial.tags) if fresh else {}
-        self._arrived_metrics: tuple[str, ...] = ()
         self._once: Once | None = None
         self._behind: list[Range] = []  # all that went through `_once`
         self._outbox: Outbox | None = None
@@ -113,13 +112,12 @@ class TrialForwarder:
         doubtful = self._uncertain and not found
         if found:
             run_id = found[0].run_id
-            self._arrived_metrics = found[0].metrics
         else:
             self._uncertain = True
             name = run_name(trial.number) if place.parent else place.name
             start = int(trial.created_at * 1000)
             run_id = runs.create(place.experiment_id, start, name, self._identity(place))
-        self._cursor.note(note.created(trial.number, run_id, doubtful))
+        self._cursor.note(note.created(trial.number, run_id, doubtful, bool(found and found[0].metrics)))
         return run_id
 
     def _identity(self, place: Place) -> dict[str, str]:
@@ -199,32 +197,31 @@ class TrialForwarder:
 
     def _restore(self, runs: Runs, run_id: str) -> Once:
         """Rebuild, from files and cursor, what was sent; the newest range is to be sent again."""
-        if self.trial.reopened:
-            runs.set_status(run_id, "RUNNING")
         once = Once(self._earlier)
         pieces = [*self.trial.sent, *([self.trial.last] if self.trial.last else [])]
-        if self.trial.reopened or any(_size(self._file(piece.run)) < piece.end for piece in pieces):
-            # or a file lost lines that were sent (a power cut, say): only MLflow knows what it has
+        lost = any(_size(self._file(piece.run)) < piece.end for piece in pieces)  # by a power cut, say
+        if self.trial.unlisted or lost:
+            runs.set_status(run_id, "RUNNING")
             once.assume(runs.history(run_id, runs.metric_names(run_id)))
-        elif self._arrived_metrics and not pieces:
-            once.assume(runs.history(run_id, self._arrived_metrics))
         self._behind, box = [], None
         for piece in pieces:
             box = Outbox(piece, [], [], noted=True)
-            start = piece.start
-            while start < piece.end:
-                lines, end = read_lines(self._file(piece.run), start, piece.end)
-                if end == start:
-                    break
-                rows, conflicts = once.take(lines)
-                box.rows += rows
-                box.conflicts += conflicts
-                note.join(self._behind, Range(piece.run, start, end))
-                start = end
-            if piece is not pieces[-1]:
-                box = None
+            for rows, conflicts in self._replay(once, piece):
+                if piece is pieces[-1]:
+                    box.rows += rows
+                    box.conflicts += conflicts
         self._outbox, self._once = box, once
         return once
+
+    def _replay(self, once: Once, piece: Range) -> Iterator[tuple[list[Row], list[Conflict]]]:
+        start = piece.start
+        while start < piece.end:
+            lines, end = read_lines(self._file(piece.run), start, piece.end)
+            if end == start:
+                return
+            yield once.take(lines)
+            note.join(self._behind, Range(piece.run, start, end))
+            start = end
 
     def _earlier(self) -> Iterator[Line]:
         for piece in self._behind:

@@ -11,7 +11,7 @@ import numpy as np
 from trialfleet.config.mvfoul import ACTIONS
 
 _APPROACH = {"behind": 0.0, "side": 0.5 * np.pi, "front": np.pi}  # angle between the two directions
-_HALF_WIDTH = 2.2  # world units from the middle of a frame to its edge
+_HALF_WIDTH = 2.0  # world units from the middle of a frame to its edge
 _GRASS, _SHADOW = np.array([0.25, 0.5, 0.2]), np.array([0.12, 0.28, 0.1])
 _KITS = np.array([[0.9, 0.25, 0.2], [0.9, 0.9, 0.95]])  # who comes, who is hit
 
@@ -56,7 +56,7 @@ def motion(severity: float, action: str, times: np.ndarray, rng: np.random.Gener
     else:
         hit = ahead * 0.7 * before + onto * (0.1 + 2.0 * strength) * after
         comer = onto * (1.9 * before + 0.25 * after - 0.3)
-    fall = 0.5 * np.pi * strength * np.clip(2.5 * times, 0, 1)
+    fall = 0.5 * np.pi * strength * np.clip(4 * times, 0, 1)
     return _body(comer, onto, posture, times), _standing(hit, onto, fall, np.zeros_like(times))
 
 
@@ -80,12 +80,12 @@ def _view(bodies: tuple[Body, Body], azimuth: float, elevation: float, size: int
     picture = np.broadcast_to(_GRASS.astype(np.float32), (frames, size, size, 3))
     flat = np.array([1.0, 1.0, 0.0])
     for body in bodies:
-        shadow = _drawn(body.feet * flat, body.head * flat, azimuth, elevation, size, 0.12)
+        shadow = _drawn(body.feet * flat, body.head * flat, azimuth, elevation, size, 0.15)
         picture = picture + shadow * (_SHADOW.astype(np.float32) - picture)
     depth = [_projected(body.feet, azimuth, elevation)[:, 2].mean() for body in bodies]
     for index in np.argsort(depth)[::-1]:  # whoever is nearer is drawn last
         body = bodies[index]
-        cover = _drawn(body.feet, body.head, azimuth, elevation, size, 0.17)
+        cover = _drawn(body.feet, body.head, azimuth, elevation, size, 0.2)
         picture = picture + cover * (_KITS[index].astype(np.float32) - picture)
     return picture
 

@@ -28,7 +28,7 @@ class Scores(NamedTuple):
     action: jax.Array
 
 
-def init(config: Resnet3d, classes: tuple[int, int], key: jax.Array) -> tuple[Params, Extra]:
+def init(config: Resnet3d, frames: int, classes: tuple[int, int], key: jax.Array) -> tuple[Params, Extra]:
     """Weights with the variance that keeps a signal's size, and the stored statistics of batch norm."""
     shapes: dict[str, tuple[int, ...]] = {"backbone/stem/space": (_STEM_SIDE, _STEM_SIDE, 3, config.widths[0])}
     before = config.widths[0]
@@ -37,6 +37,7 @@ def init(config: Resnet3d, classes: tuple[int, int], key: jax.Array) -> tuple[Pa
         shapes[f"backbone/stage{n}/time"] = (_SIDE, width, width)
         shapes[f"backbone/stage{n}/shortcut"] = (before, width)
         before = width
+    before *= frames // 2 ** (len(config.widths) - 1)
     if config.aggregator == "attention":
         shapes |= {"heads/attention/w": (before, config.head_hidden), "heads/attention/score": (config.head_hidden, 1)}
     for head, count in zip(Scores._fields, classes, strict=True):
@@ -127,7 +128,7 @@ def _backbone(
     hp: Hyperparameters,
     training: bool,
 ) -> tuple[jax.Array, Extra]:
-    """Features of each view (B, V, C), and the new statistics."""
+    """Features of each view (B, V, C), one behind the other for each frame that is left, and the new statistics."""
     clips, views, frames, side = video.shape[:4]
     dtype = params["stem"]["space"].dtype
     norm = _Norm(config, params, extra, mask.reshape(-1), hp, training)
@@ -140,7 +141,8 @@ def _backbone(
         # The shortcut sees the mean of what it skips.
         x = jax.nn.relu(h + _pooled(x, strides[0], strides[1]) @ stage["shortcut"])
         x = constrain(x, "batch", None, None, None, "embed")
-    return jnp.mean(x, (1, 2, 3)).reshape(clips, views, -1), norm.extra
+    # What comes before the impact and what comes after it stay apart.
+    return jnp.mean(x, (2, 3)).reshape(clips, views, -1), norm.extra
 
 
 def _joined(config: Resnet3d, heads: Params, features: jax.Array, mask: jax.Array) -> jax.Array:

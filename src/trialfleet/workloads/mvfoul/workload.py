@@ -42,7 +42,7 @@ class Mvfoul(Workload):
         return CollisionClips(self.config, split)
 
     def init(self, key: jax.Array) -> tuple[Params, Extra]:
-        return resnet3d.init(self.config.model, self._classes, key)
+        return resnet3d.init(self.config.model, self.config.dataset.frames, self._classes, key)
 
     def axes(self) -> PyTree:
         return resnet3d.axes(self.config.model)

@@ -1,0 +1,375 @@
+"""What a study of thousands of trials costs its driver: `python -m benchmarks.scale --help`.
+
+The driver, its files, the lease, the Optuna journal and (if asked for) MLflow are the real ones; only the
+jobs are simulated, on a virtual clock. CPU time is the driver thread's; what the simulation takes of it is
+left out. Two costs are told apart: what a trial costs whenever it does something (it starts, reports, ends),
+and what watching costs for as long as jobs run; the latter is also given as share of one core.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from benchmarks.meter import Meter, public_methods
+from benchmarks.simulated_jobs import LAUNCHER, SPACE, RunningFleet, SimulatedFleet, objective
+from trialfleet.sweep import settings as settings_of
+from trialfleet.sweep import space as spaces
+from trialfleet.sweep import store as stores
+from trialfleet.sweep.budget import Account
+from trialfleet.sweep.driver import Driver, Observer, Study
+from trialfleet.sweep.lease import Lease
+from trialfleet.sweep.proposer import Proposer
+from trialfleet.sweep.reconcile import Limits
+from trialfleet.sweep.samplers import SamplerFactory
+from trialfleet.sweep.standings import Finished, Standings
+from trialfleet.sweep.store import StudyStore
+from trialfleet.sweep.terminal import Terminal
+from trialfleet.sweep.to_mlflow import ToMlflow
+from trialfleet.sweep.tracked import Tracked
+from trialfleet.tracking.forwarder import Study as TrackedStudy
+from trialfleet.tracking.ingest import Ingester
+from trialfleet.tracking.target import resolve
+from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+
+MILESTONES = (1000, 2000, 5000, 10_000)
+UID = "5ca1ab1e"
+OPTUNA, PRUNER, OURS, SIMULATION = "Optuna", "pruner", "ours", "simulation"
+SAMPLERS = {
+    "random": {"_target_": "optuna.samplers.RandomSampler", "seed": 1},
+    "tpe": {"_target_": "optuna.samplers.TPESampler", "seed": 1},
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is simulated.
+
+    Attributes:
+        trials: that end before the driver is stopped; `in_flight` more are under way then.
+        seconds: mean length of a trial, virtual.
+        mlflow: whether results are forwarded to MLflow on SQLite.
+    """
+
+    trials: int = 10_000
+    in_flight: int = 256
+    reports: int = 20
+    seconds: float = 60.0
+    sampler: str = "random"
+    mlflow: bool = False
+
+    def milestones(self) -> list[int]:
+        """Numbers of ended trials at which costs are taken."""
+        return sorted({number for number in MILESTONES if number < self.trials} | {self.trials})
+
+
+@dataclass(frozen=True)
+class Row:
+    """Costs from one milestone to the next, in milliseconds of CPU for each trial that ended in between.
+
+    Attributes:
+        watching: the share of one core that the driver took in virtual time, Optuna's part left out.
+        peak: resident memory of the process in MiB, the most it ever was.
+    """
+
+    trials: int
+    optuna: float
+    pruner: float
+    ours: float
+    watching: float
+    peak: float
+    mlflow: float | None = None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A new driver's way to the end of its first look.
+
+    Attributes:
+        opening, recovering, looking: seconds for the storage, for what had ended, for what is under way.
+        peak: resident memory in MiB.
+    """
+
+    opening: float
+    recovering: float
+    looking: float
+    finished: int
+    tracked: int
+    peak: float
+
+    @property
+    def seconds(self) -> float:
+        return self.opening + self.recovering + self.looking
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a run of this benchmark found."""
+
+    rows: list[Row]
+    resume: Resume
+    wrong: list[str] = field(default_factory=list)
+
+
+class MeasuredStore(StudyStore):
+    """The store, with the time that Optuna takes counted apart from ours."""
+
+    def __init__(self, meter: Meter, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._meter = meter
+        meter.measure_methods(OPTUNA, self.study, ["tell"])
+
+    def trial(self, trial_id: int) -> optuna.trial.Trial:
+        with self._meter.part(OPTUNA):
+            trial = super().trial(trial_id)
+        self._meter.measure_methods(OPTUNA, trial, ["_suggest"])
+        return trial
+
+
+class Milestones:
+    """An observer that takes the costs whenever so many more trials have ended, and stops the driver at the last."""
+
+    def __init__(self, shape: Shape, meter: Meter, fleet: SimulatedFleet) -> None:
+        self.rows: list[Row] = []
+        self._left = shape.milestones()
+        self._meter = meter
+        self._fleet = fleet
+        self._ended = 0
+        self._stop = False
+        self._before: tuple[int, Counter[str], float, float] = (0, meter.seconds(), 0.0, 0.0)
+
+    def ended(self, trial: Tracked, result: Result) -> None:
+        self._ended += 1
+        if self._left and self._ended >= self._left[0]:
+            self._left.pop(0)
+            self._take()
+
+    def _take(self) -> None:
+        trials, seconds, virtual, ingestion = self._before
+        self._before = (self._ended, self._meter.seconds(), self._fleet.now, ingestion_seconds())
+        cost = {part: total - seconds[part] for part, total in self._before[1].items()}
+        each = {part: 1000 * value / (self._ended - trials) for part, value in cost.items()}
+        self.rows.append(
+            Row(
+                self._ended,
+                each.get(OPTUNA, 0.0),
+                each.get(PRUNER, 0.0),
+                each.get(OURS, 0.0),
+                cost.get(OURS, 0.0) / (self._fleet.now - virtual),
+                peak_memory(),
+                1000 * (self._before[3] - ingestion) / (self._ended - trials) if self._before[3] else None,
+            )
+        )
+        self._stop = not self._left
+
+    def tick(self, driver: Driver) -> None:
+        driver.detach = driver.detach or self._stop
+
+    def recovered(self, number: int, directory: TrialDir) -> None: ...
+    def started(self, trial: Tracked) -> None: ...
+    def running(self, trial: Tracked, label: str) -> None: ...
+    def retried(self, trial: Tracked, reason: str) -> None: ...
+    def best(self, front: Sequence[Finished]) -> None: ...
+    def notice(self, message: str) -> None: ...
+
+
+class FirstLook(Milestones):
+    """Stops the driver after its first look."""
+
+    def tick(self, driver: Driver) -> None:
+        driver.detach = True
+
+
+def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, stack: ExitStack) -> Driver:
+    """A driver on the study in `folder`, as a sweep's session builds it, with measuring proxies around Optuna."""
+    lease = Lease(folder / "driver.lock", 60.0, 2.0)
+    lease.acquire()
+    stack.callback(lease.release)
+    check = meter.measured(OURS, lease.check)
+    journal = folder / "optuna_journal.log"
+    with meter.part(OPTUNA):
+        storage = stores.open_storage(None, journal, check)
+    meter.measure_methods(OPTUNA, storage, public_methods(optuna.storages.BaseStorage))
+    store = MeasuredStore(meter, storage, "scale", ["minimize"], check, journal)
+    store.belong(UID, folder)
+    pruner = optuna.pruners.MedianPruner()
+    meter.measure_methods(PRUNER, pruner, ["prune"])
+    meter.measure_methods(SIMULATION, fleet, [name for name in public_methods(type(fleet)) if name != "clock"])
+    space = spaces.parse(SPACE)
+    node = {"n_trials": shape.trials + shape.in_flight, "n_jobs": shape.in_flight, "live": False}
+    settings = settings_of.settings(node)
+    observers: list[Observer] = []
+    quiet = Console(file=stack.enter_context(open(os.devnull, "w")), width=200, highlight=False)
+    observers.append(Terminal(quiet, False, ["loss"], lambda: None))
+    if shape.mlflow:
+        target = resolve(f"sqlite:///{folder}/mlflow.db", "scale", folder)
+        study = TrackedStudy("scale", UID, {"loss": "minimize"})
+        ingester = stack.enter_context(Ingester(folder, target, study, 0.5))
+        observers.append(ToMlflow(ingester, ["loss"], {}, "python -m benchmarks.scale"))
+    config = OmegaConf.create({})
+    samplers = SamplerFactory(SAMPLERS[shape.sampler], space, 1)
+    return Driver(
+        study=Study(folder, folder / ".submitit", [UID], "loss"),
+        store=store,
+        proposer=Proposer(store, UID, space, samplers, [], None, config),
+        pruner=pruner,
+        settings=settings,
+        limits=Limits(settings.max_retries, settings.max_unclaimed, None),
+        n_trials=settings.n_trials,
+        fleets={LAUNCHER: fleet},
+        fleet=fleet,
+        payload=folder / "payload.pkl",
+        observers=observers,
+        standings=Standings(["minimize"]),
+        account=Account.open(folder / "budget.json", 1),
+        clock=fleet.clock(),
+    )
+
+
+def run_study(folder: Path, shape: Shape, show: bool = False) -> list[Row]:
+    """Run the study until `shape.trials` of its trials have ended; the costs at each milestone."""
+    (folder / ".submitit").mkdir()
+    meter = Meter(OURS, absorbing=[PRUNER, SIMULATION])
+    fleet = SimulatedFleet(shape.reports, shape.seconds, time.time())
+    with ExitStack() as stack:
+        driver = assemble(folder, shape, meter, fleet, stack)
+        driver.recover()
+        milestones = (Shown if show else Milestones)(shape, meter, fleet)
+        driver.observers = [*driver.observers, milestones]
+        driver.run()
+    return milestones.rows
+
+
+class Shown(Milestones):
+    """Prints each row as it comes."""
+
+    def _take(self) -> None:
+        super()._take()
+        print(line(self.rows[-1]), flush=True)
+
+
+def resume(folder: Path, shape: Shape) -> Resume:
+    """Take the study up as a new driver would, in this process."""
+    fleet = RunningFleet(shape.reports, shape.seconds, time.time())
+    meter = Meter(OURS)
+    gc.collect()
+    with ExitStack() as stack:
+        began = time.monotonic()
+        driver = assemble(folder, shape, meter, fleet, stack)
+        opened = time.monotonic()
+        driver.recover()
+        recovered = time.monotonic()
+        driver.observers = [*driver.observers, FirstLook(shape, meter, fleet)]
+        driver.run()
+        looked = time.monotonic()
+        finished, tracked = driver.standings.finished, len(driver.tracked)
+    return Resume(opened - began, recovered - opened, looked - recovered, finished, tracked, peak_memory())
+
+
+def what_is_wrong(folder: Path, shape: Shape) -> list[str]:
+    """What the study, opened by plain Optuna, says differently from the trial folders, in words."""
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "optuna_journal.log"))
+    study = optuna.load_study(study_name="scale", storage=optuna.storages.JournalStorage(backend))
+    trials = study.get_trials(deepcopy=False)
+    ended = sum(trial.state.is_finished() for trial in trials)
+    wrong = [] if ended >= shape.trials else [f"{ended} trials ended, not {shape.trials}"]
+    if len(trials) > shape.trials + shape.in_flight:
+        wrong.append(f"{len(trials)} trials are too many")
+    for trial in trials:
+        directory = TrialDir(folder / "trials" / f"{trial.number:05d}")
+        result = directory.result()
+        if not trial.state.is_finished():
+            if trial.state.name != "RUNNING" or not directory.trial_json.exists():
+                wrong.append(f"trial {trial.number} is {trial.state.name}")
+            continue
+        complete = result is not None and result.state is TrialState.COMPLETE
+        reports = shape.reports if complete else 1
+        value = objective(trial.params) if complete else trial.value
+        if result is None or (trial.state.name, trial.value) != (result.state.value, value):
+            wrong.append(f"trial {trial.number} is {trial.state.name} with {trial.value}: {result}")
+        elif not reports <= len(trial.intermediate_values) <= shape.reports:
+            wrong.append(f"trial {trial.number} has {len(trial.intermediate_values)} reports")
+    return wrong
+
+
+def measure(folder: Path, shape: Shape, show: bool = False) -> Report:
+    """The whole benchmark. A resume is another process's, so that nothing is warm and its memory is its own."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rows = run_study(folder, shape, show)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        taken_up = pool.submit(resume, folder, shape).result()
+    return Report(rows, taken_up, what_is_wrong(folder, shape))
+
+
+def peak_memory() -> float:
+    """MiB that this process ever had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ingestion_seconds() -> float:
+    """CPU seconds of the thread that forwards to MLflow; 0 if there is none."""
+    for thread in threading.enumerate():
+        if thread.name == "mlflow-ingester" and thread.ident is not None:
+            return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+    return 0.0
+
+
+HEAD = f"{'trials':>7} {'Optuna':>8} {'pruner':>8} {'the rest':>9} {'MLflow':>8}   {'watching':>8} {'peak MiB':>9}"
+
+
+def line(row: Row) -> str:
+    mlflow = "" if row.mlflow is None else f"{row.mlflow:.2f}"
+    parts = f"{row.trials:>7} {row.optuna:>8.2f} {row.pruner:>8.2f} {row.ours:>9.2f} {mlflow:>8}"
+    return f"{parts}   {row.watching:>8.1%} {row.peak:>9.0f}"
+
+
+def main() -> None:
+    default = Shape()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=default.trials)
+    parser.add_argument("--in-flight", type=int, default=default.in_flight)
+    parser.add_argument("--reports", type=int, default=default.reports)
+    parser.add_argument("--seconds", type=float, default=default.seconds, help="mean length of a trial, virtual")
+    parser.add_argument("--sampler", choices=sorted(SAMPLERS), default=default.sampler)
+    parser.add_argument("--mlflow", action="store_true", help="forward to MLflow on SQLite, too")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the study's files go, for the time being")
+    options = vars(parser.parse_args())
+    parent = options.pop("folder").absolute()
+    shape = Shape(**options)
+    folder = Path(tempfile.mkdtemp(prefix=".scale-", dir=parent))
+    began = time.monotonic()
+    try:
+        print(f"CPU milliseconds a trial since the row above ({shape.in_flight} in flight, {shape.reports} reports)")
+        print(HEAD, flush=True)
+        report = measure(folder, shape, show=True)
+        taken = report.resume
+        print(
+            f"\nresume: {taken.seconds:.1f} s ({taken.opening:.1f} open the storage, {taken.recovering:.1f} count "
+            f"{taken.finished} ended trials, {taken.looking:.1f} look at {taken.tracked} under way), {taken.peak:.0f} MiB"
+        )
+        print(f"the study: {'right' if not report.wrong else 'WRONG: ' + '; '.join(report.wrong[:5])}")
+        print(f"took {time.monotonic() - began:.0f} s")
+    finally:
+        shutil.rmtree(folder)
+    sys.exit(bool(report.wrong))
+
+
+if __name__ == "__main__":
+    main()

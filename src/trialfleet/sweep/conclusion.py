@@ -1,0 +1,76 @@
+"""What the terminal says of a study's plan and its end."""
+
+import shlex
+import sys
+
+from rich.console import Console
+
+from trialfleet.errors import UserError
+from trialfleet.sweep import standings as standings_of
+from trialfleet.sweep.driver import Driver
+from trialfleet.sweep.plan import Plan
+from trialfleet.sweep.terminal import brief
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """What --dry-run shows of a sweep: everything was checked, nothing is made."""
+    settings = plan.settings
+    state = "a new study" if plan.record is None else f"goes on with the study begun {plan.record.created}"
+    lines = [
+        f"study {plan.name!r} in {plan.folder}: {state}",
+        f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
+        *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
+        *(f"  {name} ~ {distribution}" for name, distribution in plan.space.distributions.items()),
+        *(f"  {override}" for override in plan.space.fixed.values()),
+        "the config of a trial has been composed and checked; nothing was started",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
+    standings = driver.standings
+    standings_of.write_results(plan.folder / "optimization_results.yaml", standings)
+    if driver.detach:
+        left = len(driver.tracked)
+        console.print(f"\n{driver.detach_reason or 'detached'}; {left} trial(s) are unfinished, their jobs left alone")
+        console.print(f"  resume:  {resume_command()}", soft_wrap=True)
+        return
+    if standings.finished == finished_before and not driver.stop_asking:
+        console.print(f"study {plan.name!r} is finished: {standings.finished} of {driver.n_trials} trials are done.")
+        console.print("  raise hydra.sweeper.n_trials to go on, or start anew with study.fresh=true")
+    _show_best(plan, driver, console)
+    if driver.stop_asking and not driver.failed:
+        console.print(f"no more trials were started: {driver.stop_asking}")
+    if driver.failed:
+        raise UserError(
+            driver.failed, f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended"
+        )
+
+
+def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
+    standings = driver.standings
+    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(standings.states.items()))
+    console.print(f"\nstudy {plan.name!r}: {standings.finished} of {driver.n_trials} trials ({states})")
+    for trial in standings.front[:10]:
+        values = dict(zip(plan.metrics, trial.values or (), strict=False))
+        console.print(f"[bold green]best: trial {trial.number}[/]  {brief(values)}")
+        for name, value in trial.params.items():
+            console.print(f"    {name} = {value}", markup=False)
+        result = driver.study.trial_dir(trial.number)
+        ended = result.result()
+        if ended is not None and ended.run is not None:
+            console.print(f"    config: {result.run_dir(ended.run) / '.hydra' / 'config.yaml'}", soft_wrap=True)
+    console.print("  review:  make dashboard   (python -m pipelines.dashboard)")
+    console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
+
+
+def entry_point() -> str:
+    return resume_command().split(" ")[2] if len(sys.orig_argv) > 2 else sys.argv[0]
+
+
+def resume_command(*more: str) -> str:
+    """The command line as it was typed, for a person to type again; later overrides of a key replace it."""
+    replaced = {text.partition("=")[0] for text in more}
+    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0] not in replaced]
+    return shlex.join(["python", *words, *more])

@@ -1,0 +1,184 @@
+"""What a command asks for, checked: whatever can be refused is refused here, before anything is made.
+
+The space, the sampler, the configs that trials would get, the launcher, the tracking server's address, the
+storage, a study that was another one.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from trialfleet.errors import UserError
+from trialfleet.sweep import constraints, study_record
+from trialfleet.sweep import proposer as proposing
+from trialfleet.sweep import settings as settings_of
+from trialfleet.sweep import space as spaces
+from trialfleet.sweep import store as stores
+from trialfleet.sweep.samplers import SamplerFactory, build_pruner
+from trialfleet.sweep.space import Space
+from trialfleet.sweep.study_record import StudyRecord
+from trialfleet.tracking.target import Target, resolve
+
+PROBES = 8  # configs that are composed before the first trial to see whether trials can be
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for: the sweeper's node and what Hydra gives a sweeper.
+
+    Attributes:
+        node: `hydra.sweeper`, every key.
+        config: the composed config, hydra included.
+        arguments: the task overrides of the command line.
+    """
+
+    node: Mapping[str, Any]
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    launcher: Launcher
+    arguments: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked; nothing is made yet."""
+
+    request: Request
+    settings: settings_of.Settings
+    folder: Path
+    name: str
+    directions: list[str]
+    metrics: list[str]
+    space: Space
+    identity: dict[str, Any]
+    record: StudyRecord | None
+    target: Target | None
+
+
+def check(request: Request) -> Plan:
+    """Refuse what can be refused; makes nothing."""
+    node = request.node
+    folder = settings_of.sweep_folder(request.config)
+    settings = settings_of.settings({key: value for key, value in node.items() if key not in _TYPED_ELSEWHERE})
+    directions = _directions(request)
+    space = _space(request)
+    SamplerFactory(node["sampler"], space, 0)
+    proposing.imported(settings.custom_search_space)
+    constraints.parse(settings.constraints)
+    for point in settings.enqueue:
+        proposing.known_point(point, space, settings.custom_search_space)
+    if build_pruner(node.get("pruner")) is not None and len(directions) > 1:
+        raise UserError(
+            "hydra/sweeper/pruner: a pruner judges one objective, this study has several",
+            "set hydra/sweeper/pruner=none, or optimise one metric",
+        )
+    _check_launcher(request.launcher)
+    _check_configs(request, space)
+    target = _target(request.config)
+    name = node.get("study_name") or folder.name
+    identity = _identity(request.config, space, directions)
+    record = None if fresh(request.config) else study_record.read(folder / "study.yaml")
+    if record is not None:
+        record = study_record.accept(record, identity, allowed_changes(request.config))
+    if node.get("storage") is not None:  # opened before the folder is made, so that a refusal leaves nothing
+        stores.open_storage(stores.instantiated(node["storage"]), folder, lambda: None)
+    metrics = _metrics(request.config, len(directions))
+    return Plan(request, settings, folder, name, directions, metrics, space, identity, record, target)
+
+
+_TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")
+
+
+def _directions(request: Request) -> list[str]:
+    directions = settings_of.directions(request.node["direction"])
+    wanted = OmegaConf.select(request.config, "objective.direction")
+    if wanted is not None and settings_of.directions(wanted) != directions:
+        raise UserError(
+            f"hydra.sweeper.direction={','.join(directions)} contradicts objective.direction="
+            f"{','.join(settings_of.directions(wanted))}",
+            "set objective.direction alone: the sweeper follows it",
+        )
+    return directions
+
+
+def _metrics(config: DictConfig, count: int) -> list[str]:
+    """Names of the objectives; a task of somebody else's that names none has `objective`."""
+    named = OmegaConf.select(config, "objective.metric")
+    if named is None:
+        return ["objective"] if count == 1 else [f"objective_{index}" for index in range(count)]
+    names = [str(named)] if isinstance(named, str) else [str(item) for item in named]
+    if len(names) != count:
+        raise UserError(
+            f"objective.metric names {len(names)} and objective.direction {count}", "give one direction for each metric"
+        )
+    return names
+
+
+def _space(request: Request) -> Space:
+    """The space of the command; if it names none, the workload's default one."""
+    node = request.node
+    space = spaces.parse([*spaces.arguments_of(node["params"]), *request.arguments])
+    nothing_given = node["params"] is None and not space.distributions and node["custom_search_space"] is None
+    if nothing_given and node.get("default_params"):
+        space = spaces.parse([*spaces.arguments_of(node["default_params"]), *request.arguments])
+    if not space.distributions and node["custom_search_space"] is None:
+        raise UserError(
+            "the search space is empty: hydra.sweeper.params and the command line vary nothing",
+            "add for example 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))' or +search_space=asr_small",
+        )
+    return space
+
+
+def _check_launcher(launcher: Launcher) -> None:
+    kind = getattr(launcher, "_EXECUTOR", None)
+    if kind == "slurm":
+        missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+        if missing:
+            raise UserError(
+                f"hydra/launcher=submitit_slurm: {', '.join(missing)} cannot be found on PATH",
+                "run this where Slurm is installed, or use hydra/launcher=submitit_local (make cluster-up gives a "
+                "test cluster)",
+            )
+
+
+def _check_configs(request: Request, space: Space) -> None:
+    """Compose the configs of a few points of the space, so that a misspelt key fails here and not in each job."""
+    judge: Callable[[DictConfig], None] | None = getattr(request.task_function, "check", None)
+    for overrides in proposing.probes(space)[:PROBES]:
+        config = request.hydra_context.config_loader.load_sweep_config(request.config, list(overrides))
+        if judge is not None:
+            judge(config)
+
+
+def _target(config: DictConfig) -> Target | None:
+    uri = OmegaConf.select(config, "tracking.uri")
+    if uri is None:
+        return None
+    return resolve(str(uri), str(config.tracking.experiment), Path.cwd())
+
+
+def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> dict[str, Any]:
+    """What makes this study this one: see `study_record`."""
+    task = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(task, dict)
+    plain = {key: value for key, value in task.items() if key not in ("hydra", "tracking", "study", "dry_run")}
+    flat = study_record.flat(plain)  # type: ignore[arg-type]  # OmegaConf's keys are strings here
+    varied = [name.lstrip("+").partition("@")[0] for name in space.distributions]
+    kept = {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in varied)}
+    texts = stores.distribution_texts(space.distributions)
+    return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}
+
+
+def fresh(config: DictConfig) -> bool:
+    return bool(OmegaConf.select(config, "study.fresh"))
+
+
+def allowed_changes(config: DictConfig) -> list[str]:
+    return [str(key) for key in OmegaConf.select(config, "study.allow_changes") or ()]

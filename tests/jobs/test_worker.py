@@ -1,0 +1,400 @@
+"""The job's worker as a real process on a real submission: every way to end, and to be ended."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from tests.conftest import Composed
+from trialfleet.sweep.payload import write_payload
+from trialfleet.tracking import metrics, records
+from trialfleet.tracking.submission import Assignment, Submission, TrialRecord
+from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+
+PROJECT = Path(__file__).parents[2]
+CONF = f"""
+hydra:
+  sweep:
+    dir: ${{oc.env:SWEEP_DIR}}
+tracking:
+  uri: https://me:s3cret@mlflow.example
+do: complete
+x: 0
+"""
+TASK = '''
+import os, signal, sys, time
+from pathlib import Path
+from trialfleet.tracking import run
+
+
+class Odd(Exception):
+    pass
+
+
+def task(config):
+    own = run.current()
+    do = config.do
+    print("the task speaks")
+    if do == "complete":
+        own.report(1, {"loss": 0.5})
+        own.note(seconds={"compile": 2.0}, device="cpu")
+        return 0.25 + config.x
+    if do == "raise":
+        raise Odd("no such thing")
+    if do == "exit":
+        sys.exit(3)
+    if do == "interrupt":
+        raise KeyboardInterrupt
+    if do == "prune":
+        raise type("TrialPruned", (Exception,), {"__module__": "optuna.exceptions"})
+    if do == "preempted":
+        raise run.Preempted
+    if do == "signal":  # sent to itself, so that nothing depends on when it comes
+        os.kill(os.getpid(), getattr(signal, config.signal))
+        while own.stop() is None:
+            time.sleep(0.01)
+        own.checkpoints.mkdir()
+        (own.checkpoints / "7").touch()
+        raise run.Preempted(own.stop())
+    if do == "from checkpoint":
+        return float(max(int(path.name) for folder in own.earlier_checkpoints for path in folder.iterdir()))
+    if do == "superseded":
+        (own.directory.parent / "2.0").mkdir()
+        claim = (own.directory / "claim").read_text().replace('"attempt": 1', '"attempt": 2')
+        (own.directory.parent / "2.0" / "claim").write_text(claim)
+        return 1.0
+    if do == "ended meanwhile":
+        os.link(config.result, own.directory.parent.parent / "result.json")
+        return 1.0
+    return {"nan": float("nan"), "none": None, "text": "high", "pair": (1, 2)}[do]
+'''
+
+
+@dataclass
+class Study:
+    """A sweep's folder with one submission, made by hand."""
+
+    folder: Path
+    payload: Path
+
+    def trial(self, number: int) -> TrialDir:
+        return TrialDir(self.folder / "trials" / f"{number:05d}")
+
+    def submit(self, *tasks: str, attempt: int = 1, n_objectives: int = 1) -> Path:
+        """One trial for each task, all in one submission."""
+        assignments = []
+        for number, task in enumerate(tasks):
+            TrialRecord(number, task.split(), {}, attempt).write(self.trial(number).trial_json)
+            assignments.append(Assignment(number, attempt, str(self.trial(number).path)))
+        path = self.folder / ".submitit" / f"uuid{attempt}.json"
+        Submission("uuid", str(self.payload), str(self.folder), n_objectives, 0.0, assignments).write(path)
+        return path
+
+    def start(self, submission: Path, element: int = 0, program: str = "", **environment: str) -> "subprocess.Popen[str]":
+        worker = ["-c", program] if program else ["-m", "jobs.worker"]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SUBMITIT_"))}
+        paths = os.pathsep.join(map(str, (self.folder.parent, PROJECT)))
+        return subprocess.Popen(
+            [sys.executable, "-u", *worker, str(submission)],
+            env={**inherited, "PYTHONPATH": paths, "SWEEP_DIR": str(self.folder), **local(element), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder.parent,
+        )
+
+    def run(self, submission: Path, element: int = 0, program: str = "", **environment: str) -> tuple[int, str]:
+        """The worker's exit code, and what it said outside of its run's log."""
+        with self.start(submission, element, program, **environment) as worker:
+            said, _ = worker.communicate(timeout=60)
+        return worker.returncode, said
+
+
+def local(element: int) -> dict[str, str]:
+    return {"TRIALFLEET_ELEMENT": str(element)}
+
+
+def slurm(job: int, restart: int = 0, **more: str) -> dict[str, str]:
+    return {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": str(job), "SLURM_RESTART_COUNT": str(restart), **more}
+
+
+@pytest.fixture
+def study(tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    folder = tmp_path / "sweep"
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text(CONF)
+    (tmp_path / "worker_task.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SWEEP_DIR", str(folder))
+    import worker_task  # type: ignore[import-not-found]  # written just now
+
+    context, config = composed(tmp_path / "conf")
+    yield Study(folder, write_payload(folder / ".submitit", context, worker_task.task, config))
+    del sys.modules["worker_task"]
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    """A result.json that somebody else commits."""
+    path = tmp_path / "result.json"
+    records.write(path, Result(TrialState.FAIL, None, None, {}, None, {}).to_json())
+    return path
+
+
+# -------------------------------------------------------------------- how a task ends
+
+
+ENDS = {
+    "complete": (TrialState.COMPLETE, 0, None),
+    "raise": (TrialState.FAIL, 1, ("Odd", "no such thing")),
+    "exit": (TrialState.FAIL, 1, ("SystemExit", "3")),
+    "interrupt": (TrialState.FAIL, 1, ("KeyboardInterrupt", "")),
+    "prune": (TrialState.PRUNED, 0, None),
+    "nan": (TrialState.FAIL, 1, ("WrongReturn", "nan")),
+    "none": (TrialState.FAIL, 1, ("WrongReturn", "None")),
+    "text": (TrialState.FAIL, 1, ("WrongReturn", "'high'")),
+    "pair": (TrialState.FAIL, 1, ("WrongReturn", "(1, 2)")),
+    "surprise": (TrialState.FAIL, 1, ("KeyError", "surprise")),
+}
+
+
+def test_each_way_to_end_is_committed_as_what_it_is(study: Study) -> None:
+    submission = study.submit(*(f"do={do}" for do in ENDS))
+    for pair in itertools.batched(enumerate(ENDS.items()), 2) if hasattr(itertools, "batched") else _pairs():
+        workers = [study.start(submission, number) for number, _ in pair]
+        for worker, (number, (do, (state, code, error))) in zip(workers, pair, strict=True):
+            said, _ = worker.communicate(timeout=60)
+            assert (worker.returncode, said) == (code, ""), do
+            ended = study.trial(number).result()
+            assert ended is not None
+            assert (ended.state, ended.run) == (state, "1.0"), do
+            assert ended.seconds["total"] > 0
+            if error is None:
+                assert ended.error is None
+            else:
+                assert ended.error is not None
+                assert ended.error["type"] == error[0]
+                assert error[1] in ended.error["message"]
+            log = (study.trial(number).run_dir("1.0") / "log").read_text()
+            assert "the task speaks" in log
+
+
+def _pairs() -> Iterator[list[tuple[int, tuple[str, tuple[TrialState, int, tuple[str, str] | None]]]]]:
+    ends = list(enumerate(ENDS.items()))
+    for start in range(0, len(ends), 2):
+        yield ends[start : start + 2]
+
+
+def test_a_complete_trial_leaves_everything_in_its_runs_folder(study: Study) -> None:
+    submission = study.submit("do=complete x=2")
+    assert study.run(submission, **local(0)) == (0, "")
+    trial = study.trial(0)
+    ended = trial.result()
+    assert ended is not None
+    assert ended.objectives == [2.25]
+    assert ended.seconds["compile"] == 2.0
+    assert ended.notes == {"device": "cpu"}
+    directory = trial.run_dir("1.0")
+    assert sorted(entry.name for entry in trial.path.iterdir()) == ["result.json", "runs", "trial.json"]
+    assert {".hydra", "claim", "log", "metrics.jsonl"} <= {entry.name for entry in directory.iterdir()}
+    assert [line.values for line in metrics.read_from(directory / "metrics.jsonl")[0]] == [{"loss": 0.5}]
+    (claim,) = trial.claims()
+    assert claim.job.startswith("local:")
+    written = [path.read_text() for path in (directory / ".hydra").iterdir()]
+    assert "x: 2" in "".join(written)
+    assert "s3cret" not in "".join(written)
+    assert f"num: {0}" in (directory / ".hydra" / "hydra.yaml").read_text()
+
+
+def test_a_double_of_a_submission_runs_nothing_and_writes_nothing(study: Study) -> None:
+    """After the end, and while the first is still at it."""
+    submission = study.submit("do=complete", "do=complete")
+    study.trial(1).claim(1, "slurm:7", 0)
+    study.run(submission, 0)
+    before = snapshot(study.folder)
+    code, said = study.run(submission, 0)
+    assert (code, "not run here: the trial has ended" in said) == (0, True)
+    code, said = study.run(submission, 1, **slurm(12, SLURM_ARRAY_JOB_ID="12", SLURM_ARRAY_TASK_ID="1"))
+    assert (code, "not run here: attempt 1 belongs to slurm:7" in said) == (0, True)
+    assert snapshot(study.folder) == before
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_superseded_run_commits_nothing(study: Study) -> None:
+    code, _ = study.run(study.submit("do=superseded"))
+    assert code == 0
+    assert study.trial(0).result() is None
+    assert "a newer run of this trial exists" in (study.trial(0).run_dir("1.0") / "log").read_text()
+
+
+def test_a_trial_that_ended_meanwhile_stays_as_it_ended(study: Study, result: Path) -> None:
+    code, _ = study.run(study.submit(f"do=ended\\ meanwhile +result={result}"))
+    assert code == 0
+    ended = study.trial(0).result()
+    assert ended is not None
+    assert ended.state is TrialState.FAIL
+
+
+# -------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(("name", "requeues"), [("SIGUSR2", True), ("SIGTERM", False)])
+def test_a_signal_lets_the_task_save_and_another_run_goes_on(study: Study, name: str, requeues: bool) -> None:
+    """On a time limit or a preemption notice the same job starts again: a new run, which finds the checkpoint."""
+    programs = study.folder.parent / "bin"
+    programs.mkdir()
+    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {study.folder.parent}/asked\n')
+    (programs / "scontrol").chmod(0o755)
+    path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    submission = study.submit(f"do=signal +signal={name}")
+    assert study.run(submission, **slurm(7), **path)[0] == 0
+    trial = study.trial(0)
+    assert trial.result() is None
+    asked = study.folder.parent / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if requeues else "")
+    TrialRecord(0, ["do='from checkpoint'"], {}).write(trial.trial_json)
+    assert study.run(submission, **slurm(7, restart=1), **path)[0] == 0
+    ended = trial.result()
+    assert ended is not None
+    assert (ended.objectives, ended.run) == ([7.0], "1.1")
+
+
+SIGNALLED_DURING_IMPORTS = """
+import os, runpy, signal, sys
+
+class Signals:
+    '''Sends the signal when the worker imports the first slow module.'''
+    def find_spec(self, name, path=None, target=None):
+        if name == "trialfleet.tracking.submission":
+            os.kill(os.getpid(), signal.{name})
+
+sys.meta_path.insert(0, Signals())
+sys.argv = ["worker", sys.argv[1]]
+runpy.run_module("jobs.worker", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGCONT"])
+def test_a_signal_during_the_slow_imports_kills_nobody(study: Study, name: str) -> None:
+    """A task that does not look for signals just ends."""
+    code, _ = study.run(study.submit("do=complete"), program=SIGNALLED_DURING_IMPORTS.format(name=name))
+    assert code == 0
+    ended = study.trial(0).result()
+    assert ended is not None
+    assert ended.state is TrialState.COMPLETE
+
+
+# -------------------------------------------------------------------- killed at each write
+
+
+KILLED_AT_A_WRITE = """
+import os, runpy, signal, sys
+
+left = int(os.environ["WRITES"])
+sweep = os.environ["SWEEP_DIR"]
+
+def killed_at(event, arguments):
+    '''SIGKILL at the so-maniest opening for writing, renaming or linking of a file in the sweep's folder.'''
+    global left
+    if event == "open":
+        path, mode, flags = arguments
+        writes = isinstance(path, (str, os.PathLike)) and bool(flags & (os.O_WRONLY | os.O_RDWR))
+    elif event in ("os.rename", "os.link", "os.mkdir", "os.remove"):
+        path, writes = arguments[0], True
+    else:
+        return
+    if writes and os.fspath(path).startswith(sweep):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+sys.addaudithook(killed_at)
+sys.argv = ["worker", sys.argv[1]]
+runpy.run_module("jobs.worker", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_killed_at_any_write_the_next_attempt_goes_on(study: Study) -> None:
+    """Whatever is left of the dead run, the trial has no result or a whole one, and the next attempt ends it."""
+    deaths = 0
+    for writes in range(100):
+        trial = study.trial(0)
+        code, _ = study.run(study.submit("do=complete"), program=KILLED_AT_A_WRITE, WRITES=str(writes))
+        survived = code == 0
+        assert survived or code == -signal.SIGKILL
+        ended, claims = trial.result(), trial.claims()
+        for claim in claims:
+            metrics.read_from(trial.run_dir(claim.label) / "metrics.jsonl")
+        if ended is None:
+            assert not survived
+            attempt = 2 if claims else 1  # as the driver does it: a job that never claimed costs no attempt
+            code, said = study.run(study.submit("do=complete", attempt=attempt))
+            assert (code, said) == (0, "")
+            ended = trial.result()
+        assert ended is not None
+        assert (ended.state, ended.objectives) == (TrialState.COMPLETE, [0.25])
+        assert ended.run == f"{max(claim.attempt for claim in trial.claims())}.0"
+        if survived:
+            break
+        deaths += 1
+        trial.path.rename(study.folder / f"killed-{writes}")
+    assert deaths >= 8
+
+
+# -------------------------------------------------------------------- who a job is
+
+
+def test_a_job_of_an_array_runs_its_element(study: Study) -> None:
+    submission = study.submit("do=complete x=0", "do=complete x=1")
+    environment = slurm(31, SLURM_ARRAY_JOB_ID="30", SLURM_ARRAY_TASK_ID="1")
+    assert study.run(submission, **environment)[0] == 0
+    assert study.trial(0).claims() == []
+    (claim,) = study.trial(1).claims()
+    assert claim.job == "slurm:30_1"
+    assert "id: '30_1'" in (study.trial(1).run_dir("1.0") / ".hydra" / "hydra.yaml").read_text()
+
+
+def test_a_requeued_job_is_a_new_run_of_its_attempt(study: Study) -> None:
+    submission = study.submit("do=preempted")
+    for restart in range(2):
+        assert study.run(submission, **slurm(7, restart))[0] == 0
+    claims = study.trial(0).claims()
+    assert [(claim.label, claim.job, claim.restart) for claim in claims] == [
+        ("1.0", "slurm:7", 0),
+        ("1.1", "slurm:7", 1),
+    ]
+    assert study.trial(0).result() is None
+
+
+def test_a_driver_that_is_itself_a_job_lends_its_local_jobs_no_identity(study: Study) -> None:
+    """Their environment has the driver's SLURM_JOB_ID: what counts is who started them."""
+    environment = {**slurm(7, 3), "SUBMITIT_EXECUTOR": "local"}
+    assert study.run(study.submit("do=complete"), **environment)[0] == 0
+    (claim,) = study.trial(0).claims()
+    assert (claim.job.partition(":")[0], claim.restart) == ("local", 0)
+
+
+def test_the_other_processes_of_a_job_follow_the_first(study: Study) -> None:
+    """They run the same task, and neither claim nor report nor commit."""
+    submission = study.submit("do=complete")
+    workers = [study.start(submission, **slurm(7, SLURM_PROCID=str(rank))) for rank in (1, 0)]
+    for worker in workers:
+        assert worker.communicate(timeout=60)[0] == ""
+        assert worker.returncode == 0
+    trial = study.trial(0)
+    assert len(trial.claims()) == 1
+    directory = trial.run_dir("1.0")
+    assert len((directory / "metrics.jsonl").read_text().splitlines()) == 1
+    assert "the task speaks" in (directory / "log.1").read_text()
+    assert json.loads(trial.result_json.read_text())["state"] == "COMPLETE"

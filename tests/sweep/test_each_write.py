@@ -1,0 +1,50 @@
+"""A study of three trials whose driver, or first job, dies at each of its writes in turn: the end is always right."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.studies import PROJECT, Study
+
+WRITES = 70  # more than a driver of such a study makes; a job makes a dozen
+
+
+def _die(place: Path, who: str, way: str, numbers: list[int]) -> list[int]:
+    """Let a study die at each of these writes, and judge what became of it; the numbers at which somebody died."""
+    command = [sys.executable, "-m", "tests.tasks.dying", str(place), who, way, *map(str, numbers)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    died = []
+    for line in done.stdout.splitlines():
+        number, fate, code = line.split()
+        study = Study(place / number)
+        assert code == "0", f"at write {number}:\n{study.report()}"
+        study.check(3, steps=4)
+        if who == "driver":
+            assert study.undisturbed_by_restarts(), f"at write {number}:\n{study.report()}"
+        if fate == "died":
+            died.append(int(number))
+    return died
+
+
+@pytest.mark.parametrize("way", ["before", "after", "half"])
+def test_a_driver_can_die_at_any_write(tmp_path: Path, way: str) -> None:
+    """Every ninth write in the everyday run; the slow test below takes them all."""
+    assert len(_die(tmp_path, "driver", way, list(range(1 + len(way), WRITES, 9)))) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("way", ["before", "after", "half"])
+def test_a_driver_can_die_at_each_write(tmp_path: Path, way: str) -> None:
+    died = _die(tmp_path, "driver", way, list(range(1, 2 * WRITES)))
+    assert died == list(range(1, len(died) + 1))
+    assert 30 < len(died) < 2 * WRITES - 1  # all of them were survived
+
+
+@pytest.mark.parametrize("way", ["before", "after", "half"])
+def test_a_job_can_die_at_each_write(tmp_path: Path, way: str) -> None:
+    died = _die(tmp_path, "job", way, list(range(1, 9)))
+    assert len(died) > 4  # the others died before their claim, or after their commit: no second run was needed

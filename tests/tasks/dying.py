@@ -1,0 +1,162 @@
+"""Studies whose driver, or a job of which, dies at its n-th write: `python -m tests.tasks.dying PLACE WHO WAY N …`.
+
+For each N a study is begun in PLACE/N; its driver (or its first job) ends at once, as by SIGKILL, before or after
+its N-th write, or in the middle of it; then the same command runs until the study is finished. What comes of it is
+for the test to judge.
+
+Everything is imported once and each process is forked from there, jobs included: the code is the real one, from
+the command line to the worker, but a life costs a fraction of a second. Prints the numbers at which somebody died.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from optuna.storages.journal import JournalFileBackend
+
+from jobs import worker
+from tests.tasks.descent import task
+from tests.tasks.studies import PROJECT
+from trialfleet.config.location import conf_directory
+from trialfleet.sweep import session, slurm_fleet  # noqa: F401  # imported before the first fork, not after each
+from trialfleet.sweep.local_fleet import ELEMENT, LocalFleet
+from trialfleet.tracking import metrics
+from trialfleet.tracking.processes import Process
+from trialfleet.tracking.submission import JobRef
+
+OVERRIDES = ("hydra.sweeper.n_trials=3", "steps=4", "seconds=0.01", "hydra.sweeper.watch={files:0.02,jobs:0.1}")
+DIED = 9
+LIVES = 5
+
+
+class Fate:
+    """Strikes at write number `at`."""
+
+    def __init__(self, way: str, at: int) -> None:
+        self.way, self.at, self.count = way, at, 0
+
+    def meet(self, write: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+        self.count += 1
+        if self.count != self.at:
+            return write()
+        if self.way == "half" and half is not None:
+            half()
+        if self.way == "after":
+            write()
+        os._exit(DIED)
+
+
+def let_die(fate: Fate) -> None:
+    """All writes of this process meet `fate`: those that bring a file into being, and those that append."""
+    for name in ("link", "replace"):
+        real = getattr(os, name)
+        setattr(os, name, _fateful(real, fate))
+    append, append_line = JournalFileBackend.append_logs, metrics.Writer.append
+
+    def append_logs(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        def half() -> None:
+            with open(self._file_path, "ab") as file:
+                file.write(b'{"op_code": 4, "worker_id": "')
+
+        fate.meet(lambda: append(self, logs), half)
+
+    def append_report(self: metrics.Writer, step: int, values: Any) -> None:
+        fate.meet(lambda: append_line(self, step, values), lambda: os.write(self._descriptor, b'{"step": 1, "ti'))
+
+    JournalFileBackend.append_logs = append_logs  # type: ignore[method-assign]
+    metrics.Writer.append = append_report  # type: ignore[method-assign]
+
+
+def _fateful(real: Callable[..., Any], fate: Fate) -> Callable[..., Any]:
+    return lambda *args, **named: fate.meet(lambda: real(*args, **named))
+
+
+class Forked:
+    """A job that was forked, as far as the fleet looks at its controller."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        return os.waitstatus_to_exitcode(status[1]) if (status := os.waitpid(self.pid, os.WNOHANG))[0] else None
+
+
+def fork_jobs(driver: Fate | None, job: Fate | None) -> None:
+    """Local jobs are forks of the driver; starting one is a write of the driver's."""
+
+    def start(self: LocalFleet, submission: Path, uuid: str, element: int) -> JobRef:
+        def fork() -> int:
+            pid = os.fork()
+            if pid == 0:
+                os.setsid()
+                os.environ[ELEMENT] = str(element)
+                worker.install_handlers()
+                if job is not None and not any((submission.parent.parent / "trials").glob("*/runs")):
+                    let_die(job)
+                leave(lambda: worker.main(str(submission)))
+            return pid
+
+        pid = fork() if driver is None else driver.meet(fork)
+        self._children.append(Forked(pid))  # type: ignore[arg-type]
+        return JobRef("local", str(pid), Process.of(pid).to_json())
+
+    LocalFleet._start = start  # type: ignore[method-assign]
+
+
+def leave(entry: Callable[[], Any]) -> None:
+    """Run `entry` and end this process, whatever happens."""
+    code = 1
+    try:
+        code = entry() or 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def live(place: Path, who: str, fate: Fate | None) -> int:
+    """One life of a driver in `place`; its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.chdir(place)
+        log = os.open("driver.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for descriptor in (1, 2):
+            os.dup2(log, descriptor)
+        fork_jobs(fate if who == "driver" else None, fate if who == "job" else None)
+        if fate is not None and who == "driver":
+            let_die(fate)
+        conf = str(PROJECT / "tests" / "tasks" / "conf")
+        sys.argv = ["descent", "--config-dir", conf, "-m", *OVERRIDES]
+        sys.orig_argv = ["python", "-m", "tests.tasks", *sys.argv[1:]]
+        leave(lambda: hydra.main(config_path=str(conf_directory()), config_name="descent")(task)())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(place: Path, who: str, way: str, numbers: list[int]) -> None:
+    for number in numbers:
+        folder = place / str(number)
+        folder.mkdir()
+        code = live(folder, who, Fate(way, number))
+        struck = code == DIED if who == "driver" else (folder / "sweeps/descent/trials/00000/runs/2.0").exists()
+        for _ in range(LIVES):
+            if code == 0:
+                break
+            code = live(folder, who, None)
+        print(number, "died" if struck else "lived", code, flush=True)
+        if who == "driver" and not struck:
+            return
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], [int(word) for word in sys.argv[4:]])

@@ -1,0 +1,102 @@
+"""Checkpoints are whole or absent, and those that are kept are those that were asked for."""
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialfleet.config.schema import Checkpoints as Keep
+from trialfleet.training import checkpoints, train
+from trialfleet.training.checkpoints import Checkpoints, damage, retained
+
+KEEP = {"every_steps": None, "every_seconds": None, "keep_last": 1, "keep_best": 0, "keep_every": None, "at_end": True}
+
+
+def saved_steps(run) -> list[int]:
+    return sorted(int(path.parent.name) for path in run.checkpoints.glob("*/manifest.json"))
+
+
+def test_last_best_and_every_nth_are_kept(toy, new_run):
+    run = new_run()
+    every = ["training.checkpoints.every_steps=2", "training.checkpoints.keep_every=6"]
+    outcome = train(toy(*every, "training.checkpoints.keep_last=2", "training.checkpoints.keep_best=1"), run)
+    assert saved_steps(run) == sorted({6, 12, 14, 16, outcome.step})
+
+
+def test_one_a_second_would_be_too_many_but_a_clock_can_ask_for_saves(toy, new_run):
+    run = new_run()
+    clock = ["training.checkpoints.every_seconds=1e-6", "training.checkpoints.keep_last=100"]
+    train(toy(*clock), run)
+    assert saved_steps(run) == list(range(1, 17))
+
+
+@pytest.mark.parametrize("harm", ["truncated", "changed", "no manifest", "lost file"])
+def test_a_damaged_checkpoint_is_passed_over(toy, new_run, caplog, harm):
+    first, second = new_run(), new_run()
+    config = toy("training.checkpoints.every_steps=8", "training.checkpoints.keep_last=2")
+    train(config, first)
+    folder = first.checkpoints / "00000016"
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = largest.read_bytes()
+    match harm:
+        case "truncated":
+            largest.write_bytes(content[:-1])
+        case "changed":
+            largest.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        case "no manifest":
+            (folder / "manifest.json").unlink()
+        case "lost file":
+            largest.unlink()
+    second.earlier_checkpoints = [first.checkpoints]
+    with caplog.at_level(logging.WARNING):
+        train(config, second)
+    assert second.notes["resumed_from"] == 8
+    assert "00000016 is passed over" in caplog.text
+    assert second.untimed() == [line for line in first.untimed() if line[0] > 8]
+
+
+def test_a_save_that_fails_leaves_the_one_before(toy, new_run, caplog, monkeypatch):
+    run, digests, calls = new_run(), checkpoints._digests, []
+
+    def full_disk(folder):
+        calls.append(folder)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return digests(folder)
+
+    monkeypatch.setattr(checkpoints, "_digests", full_disk)
+    outcome = train(toy("training.checkpoints.every_steps=8", "training.checkpoints.at_end=false"), run)
+    assert outcome.steps == 16
+    assert saved_steps(run) == [8]
+    assert "step 16 could not be saved, older ones stay" in caplog.text
+
+
+def test_checkpoints_of_earlier_runs_are_never_touched(toy, new_run):
+    first, second = new_run(), new_run()
+    train(toy("training.max_steps=8"), first)
+    before = {path: path.read_bytes() for path in first.checkpoints.rglob("*") if path.is_file()}
+    second.earlier_checkpoints = [first.checkpoints]
+    train(toy(), second)
+    assert {path: path.read_bytes() for path in first.checkpoints.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_checkpoint_is_none(tmp_path):
+    (tmp_path / "00000003").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert list(Checkpoints(tmp_path, [tmp_path / "missing"], Keep(**KEEP)).newest()) == []
+    assert damage(tmp_path / "00000003") == "it was never finished"
+
+
+@given(
+    st.dictionaries(st.integers(0, 100), st.none() | st.floats(allow_nan=False), max_size=20),
+    st.integers(1, 3),
+    st.integers(0, 3),
+)
+def test_the_newest_and_the_best_always_stay(scores, last, best):
+    kept = retained(scores, Keep(**{**KEEP, "keep_last": last, "keep_best": best}))
+    assert set(sorted(scores)[-last:]) <= kept <= set(scores)
+    assert len(kept) <= last + best
+    scored = {step: score for step, score in scores.items() if score is not None}
+    if scored and best:
+        assert min(scored.values()) in {scored.get(step) for step in kept}

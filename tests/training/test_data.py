@@ -1,0 +1,73 @@
+"""Positions, plans and who reads what."""
+
+import numpy as np
+import pytest
+from toy import ToySource
+
+from trialfleet.training.data import Feed, Loader, Position, total_steps
+from trialfleet.training.mesh import batch_sharding, make_mesh
+
+
+@pytest.fixture
+def loader(toy):
+    mesh = make_mesh(toy("mesh.data=2", "mesh.fsdp=2").mesh)
+    return Loader(ToySource("train", 8), batch_sharding(mesh), 8, 2)
+
+
+def rows(feed, count):
+    return [feed.next() for _ in range(count)]
+
+
+def test_a_feed_goes_on_from_any_position(loader):
+    whole = Feed(loader, 3, Position(0, 0, 0), None, 2)
+    batches = rows(whole, 20)
+    whole.close()
+    for start in (0, 5, 7, 8, 13):
+        at = batches[start].position
+        feed = Feed(loader, 3, at, None, 2)
+        for expected, got in zip(batches[start:], rows(feed, 20 - start), strict=True):
+            assert got.position == expected.position
+            for name, leaf in expected.batch.items():
+                assert np.array_equal(leaf, got.batch[name])
+        feed.close()
+
+
+def test_an_epoch_has_every_row_once_and_its_own_order(loader):
+    feed = Feed(loader, 0, Position(0, 0, 0), None, 2)
+    batches = rows(feed, 16)
+    feed.close()
+    epochs = [[int(i) for fed in part for i in np.ravel(fed.batch["id"])] for part in (batches[:8], batches[8:])]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(64))
+    assert epochs[0] != epochs[1]
+    assert [fed.ends_epoch for fed in batches] == [*[False] * 7, True] * 2
+
+
+def test_noise_belongs_to_the_position(loader):
+    feed = Feed(loader, 0, Position(0, 0, 0), None, 2)
+    batches = rows(feed, 16)
+    feed.close()
+    noise = np.concatenate([np.ravel(fed.batch["noise"]) for fed in batches])
+    assert len(np.unique(noise)) == noise.size
+
+
+def test_an_error_in_the_source_is_raised_where_the_batch_is_wanted(loader, monkeypatch):
+    def broken(row, rng):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(loader.source, "example", broken)
+    feed = Feed(loader, 0, Position(0, 0, 0), None, 2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        feed.next()
+    feed.close()
+
+
+def test_steps_are_the_sum_of_the_epochs(toy):
+    source = ToySource("train", 8)
+    for overrides, steps in [
+        (["training.max_steps=5"], 5),
+        (["training.max_steps=null", "training.max_epochs=3"], 24),
+        (["training.max_steps=20", "training.max_epochs=3"], 20),
+        (["training.max_steps=30", "training.max_epochs=3"], 24),
+        (["training.max_steps=null", "training.max_epochs=3", "training.overfit_batches=2"], 6),
+    ]:
+        assert total_steps(source, 0, toy(*overrides).training, 1) == steps
