@@ -50,6 +50,7 @@ from trialfleet.tracking.target import resolve
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
 MILESTONES = (1000, 2000, 5000, 10_000)
+IDLE_ROUNDS = 20
 UID = "5ca1ab1e"
 OPTUNA, PRUNER, OURS, SIMULATION = "Optuna", "pruner", "ours", "simulation"
 SAMPLERS = {
@@ -85,17 +86,25 @@ class Row:
     """Costs from one milestone to the next, in milliseconds of CPU for each trial that ended in between.
 
     Attributes:
-        watching: the share of one core that the driver took in virtual time, Optuna's part left out.
+        events: our own part whenever a trial starts, reports or ends.
+        watching: our own part of looking at trials that do nothing, over the time that a trial takes.
+        share: what one driver takes of a core to watch `in_flight` trials that do nothing.
         peak: resident memory of the process in MiB, the most it ever was.
     """
 
     trials: int
     optuna: float
     pruner: float
-    ours: float
+    events: float
     watching: float
+    share: float
     peak: float
     mlflow: float | None = None
+
+    @property
+    def rest(self) -> float:
+        """All but Optuna, the pruner and MLflow."""
+        return self.events + self.watching
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,10 @@ class MeasuredStore(StudyStore):
 
 
 class Milestones:
-    """An observer that takes the costs whenever so many more trials have ended, and stops the driver at the last."""
+    """An observer that takes the costs whenever so many more trials have ended, and stops the driver at the last.
+
+    At each milestone the jobs stand still for a few rounds of the driver, to see what watching costs by itself.
+    """
 
     def __init__(self, shape: Shape, meter: Meter, fleet: SimulatedFleet) -> None:
         self.rows: list[Row] = []
@@ -152,35 +164,54 @@ class Milestones:
         self._meter = meter
         self._fleet = fleet
         self._ended = 0
-        self._stop = False
-        self._before: tuple[int, Counter[str], float, float] = (0, meter.seconds(), 0.0, 0.0)
+        self._rounds = 0
+        self._idle_rounds = -1
+        self._before = self._idle_began = self._now()
 
     def ended(self, trial: Tracked, result: Result) -> None:
         self._ended += 1
-        if self._left and self._ended >= self._left[0]:
-            self._left.pop(0)
-            self._take()
-
-    def _take(self) -> None:
-        trials, seconds, virtual, ingestion = self._before
-        self._before = (self._ended, self._meter.seconds(), self._fleet.now, ingestion_seconds())
-        cost = {part: total - seconds[part] for part, total in self._before[1].items()}
-        each = {part: 1000 * value / (self._ended - trials) for part, value in cost.items()}
-        self.rows.append(
-            Row(
-                self._ended,
-                each.get(OPTUNA, 0.0),
-                each.get(PRUNER, 0.0),
-                each.get(OURS, 0.0),
-                cost.get(OURS, 0.0) / (self._fleet.now - virtual),
-                peak_memory(),
-                1000 * (self._before[3] - ingestion) / (self._ended - trials) if self._before[3] else None,
-            )
-        )
-        self._stop = not self._left
 
     def tick(self, driver: Driver) -> None:
-        driver.detach = driver.detach or self._stop
+        self._rounds += 1
+        if self._idle_rounds >= 0:
+            self._idle(driver)
+        elif self._left and self._ended >= self._left[0]:
+            self._fleet.frozen, self._idle_rounds = True, 0
+
+    def _idle(self, driver: Driver) -> None:
+        """The first idle round still takes in what happened before it; the others are measured."""
+        if self._idle_rounds == 0:
+            self._idle_began = self._now()
+        self._idle_rounds += 1
+        if self._idle_rounds <= IDLE_ROUNDS:
+            return
+        self._take(driver.settings.watch.files)
+        self._fleet.frozen, self._idle_rounds = False, -1
+        self._left.pop(0)
+        driver.detach = driver.detach or not self._left
+        self._before = self._now()
+
+    def _now(self) -> tuple[int, int, Counter[str], float]:
+        return self._ended, self._rounds, self._meter.seconds(), ingestion_seconds()
+
+    def _take(self, pause: float) -> None:
+        ended, rounds, end, ingested = self._idle_began
+        trials, since = ended - self._before[0], self._before
+        a_round = (self._meter.seconds()[OURS] - end[OURS]) / IDLE_ROUNDS
+        each = {part: 1000 * (end[part] - since[2][part]) / trials for part in (OPTUNA, PRUNER, OURS)}
+        watching = 1000 * a_round * (rounds - since[1]) / trials
+        self.rows.append(
+            Row(
+                ended,
+                each[OPTUNA],
+                each[PRUNER],
+                each[OURS] - watching,
+                watching,
+                a_round / (a_round + pause),
+                peak_memory(),
+                1000 * (ingested - since[3]) / trials if ingested else None,
+            )
+        )
 
     def recovered(self, number: int, directory: TrialDir) -> None: ...
     def started(self, trial: Tracked) -> None: ...
@@ -260,8 +291,8 @@ def run_study(folder: Path, shape: Shape, show: bool = False) -> list[Row]:
 class Shown(Milestones):
     """Prints each row as it comes."""
 
-    def _take(self) -> None:
-        super()._take()
+    def _take(self, pause: float) -> None:
+        super()._take(pause)
         print(line(self.rows[-1]), flush=True)
 
 
@@ -331,13 +362,16 @@ def ingestion_seconds() -> float:
     return 0.0
 
 
-HEAD = f"{'trials':>7} {'Optuna':>8} {'pruner':>8} {'the rest':>9} {'MLflow':>8}   {'watching':>8} {'peak MiB':>9}"
+HEAD = (
+    f"{'trials':>7} {'Optuna':>8} {'pruner':>8} {'MLflow':>8} {'the rest':>9} = {'events':>7} + {'watching':>8}"
+    f"{'core':>8} {'peak MiB':>9}"
+)
 
 
 def line(row: Row) -> str:
     mlflow = "" if row.mlflow is None else f"{row.mlflow:.2f}"
-    parts = f"{row.trials:>7} {row.optuna:>8.2f} {row.pruner:>8.2f} {row.ours:>9.2f} {mlflow:>8}"
-    return f"{parts}   {row.watching:>8.1%} {row.peak:>9.0f}"
+    parts = f"{row.trials:>7} {row.optuna:>8.2f} {row.pruner:>8.2f} {mlflow:>8} {row.rest:>9.2f}"
+    return f"{parts} = {row.events:>7.2f} + {row.watching:>8.2f}{row.share:>8.1%} {row.peak:>9.0f}"
 
 
 def main() -> None:

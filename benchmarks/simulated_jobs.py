@@ -63,6 +63,7 @@ class SimulatedFleet:
     epoch: float
     limit: int = sys.maxsize
     now: float = 0.0
+    frozen: bool = False  # time passes, and nothing happens
     _jobs: dict[str, SimulatedJob] = field(default_factory=dict)
     _known: dict[str, Job] = field(default_factory=dict)  # phases as of the last refresh
     _events: list[tuple[float, int, SimulatedJob]] = field(default_factory=list)
@@ -75,6 +76,8 @@ class SimulatedFleet:
         return Clock(now=lambda: self.now, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
+        if self.frozen:
+            return
         until = self.now + seconds
         while self._events and self._events[0][0] <= until:
             self.now, _, job = heapq.heappop(self._events)

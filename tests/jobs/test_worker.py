@@ -1,6 +1,5 @@
 """The job's worker as a real process on a real submission: every way to end, and to be ended."""
 
-import itertools
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
 
 from tests.conftest import Composed
 from trialfleet.sweep.payload import write_payload
@@ -20,16 +18,16 @@ from trialfleet.tracking.submission import Assignment, Submission, TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
 PROJECT = Path(__file__).parents[2]
-CONF = f"""
+CONF = """
 hydra:
   sweep:
-    dir: ${{oc.env:SWEEP_DIR}}
+    dir: ${oc.env:SWEEP_DIR}
 tracking:
   uri: https://me:s3cret@mlflow.example
 do: complete
 x: 0
 """
-TASK = '''
+TASK = """
 import os, signal, sys, time
 from pathlib import Path
 from trialfleet.tracking import run
@@ -71,11 +69,56 @@ def task(config):
         claim = (own.directory / "claim").read_text().replace('"attempt": 1', '"attempt": 2')
         (own.directory.parent / "2.0" / "claim").write_text(claim)
         return 1.0
-    if do == "ended meanwhile":
+    if do == "ended":
         os.link(config.result, own.directory.parent.parent / "result.json")
         return 1.0
-    return {"nan": float("nan"), "none": None, "text": "high", "pair": (1, 2)}[do]
-'''
+    return {"not a number": float("nan"), "nothing": None, "text": "high", "pair": (1, 2)}[do]
+"""
+
+
+HOST = """
+import json, os, runpy, sys, traceback
+import hydra.core.utils
+import trialfleet.tracking.submission, trialfleet.tracking.sweep_run
+from hydra.core.plugins import Plugins
+
+Plugins.instance()
+for line in sys.stdin:
+    request = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["folder"])
+        sys.path.insert(0, request["folder"])
+        sys.argv = ["worker", request["submission"]]
+        code = 99
+        try:
+            exec(request["first"], {})
+            runpy.run_module("jobs.worker", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator["subprocess.Popen[str]"]:
+    """Forks a process for each worker, which so need not import Hydra again."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 @dataclass
@@ -84,42 +127,57 @@ class Study:
 
     folder: Path
     payload: Path
+    host: "subprocess.Popen[str]"
 
     def trial(self, number: int) -> TrialDir:
         return TrialDir(self.folder / "trials" / f"{number:05d}")
 
-    def submit(self, *tasks: str, attempt: int = 1, n_objectives: int = 1) -> Path:
-        """One trial for each task, all in one submission."""
+    def submit(self, *overrides: list[str], attempt: int = 1) -> Path:
+        """One trial for each list of overrides, all in one submission."""
         assignments = []
-        for number, task in enumerate(tasks):
-            TrialRecord(number, task.split(), {}, attempt).write(self.trial(number).trial_json)
+        for number, own in enumerate(overrides):
+            TrialRecord(number, own, {}, attempt).write(self.trial(number).trial_json)
             assignments.append(Assignment(number, attempt, str(self.trial(number).path)))
         path = self.folder / ".submitit" / f"uuid{attempt}.json"
-        Submission("uuid", str(self.payload), str(self.folder), n_objectives, 0.0, assignments).write(path)
+        Submission("uuid", str(self.payload), str(self.folder), 1, 0.0, assignments).write(path)
         return path
 
-    def start(self, submission: Path, element: int = 0, program: str = "", **environment: str) -> "subprocess.Popen[str]":
-        worker = ["-c", program] if program else ["-m", "jobs.worker"]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SUBMITIT_"))}
-        paths = os.pathsep.join(map(str, (self.folder.parent, PROJECT)))
+    def run(self, submission: Path, element: int = 0, first: str = "", **environment: str) -> tuple[int, str]:
+        """A worker's exit code, and what it said outside of its run's log.
+
+        Args:
+            first: code that the worker's process runs before anything else.
+        """
+        said = self.folder.parent / "said"
+        request = {
+            "said": str(said),
+            "environment": self.environment(element, **environment),
+            "folder": str(self.folder.parent),
+            "submission": str(submission),
+            "first": first,
+        }
+        assert self.host.stdin is not None
+        assert self.host.stdout is not None
+        self.host.stdin.write(json.dumps(request) + "\n")
+        self.host.stdin.flush()
+        return int(self.host.stdout.readline()), said.read_text()
+
+    def start(self, submission: Path, *program: str, **environment: str) -> "subprocess.Popen[str]":
+        """A worker as a launcher starts it."""
         return subprocess.Popen(
-            [sys.executable, "-u", *worker, str(submission)],
-            env={**inherited, "PYTHONPATH": paths, "SWEEP_DIR": str(self.folder), **local(element), **environment},
+            [sys.executable, "-u", *(program or ("-m", "jobs.worker")), str(submission)],
+            env=self.environment(0, **environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.folder.parent,
         )
 
-    def run(self, submission: Path, element: int = 0, program: str = "", **environment: str) -> tuple[int, str]:
-        """The worker's exit code, and what it said outside of its run's log."""
-        with self.start(submission, element, program, **environment) as worker:
-            said, _ = worker.communicate(timeout=60)
-        return worker.returncode, said
-
-
-def local(element: int) -> dict[str, str]:
-    return {"TRIALFLEET_ELEMENT": str(element)}
+    def environment(self, element: int, **more: str) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SUBMITIT_"))}
+        paths = os.pathsep.join(map(str, (self.folder.parent, PROJECT)))
+        own = {"PYTHONPATH": paths, "SWEEP_DIR": str(self.folder), "TRIALFLEET_ELEMENT": str(element)}
+        return {**inherited, **own, **more}
 
 
 def slurm(job: int, restart: int = 0, **more: str) -> dict[str, str]:
@@ -127,7 +185,9 @@ def slurm(job: int, restart: int = 0, **more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def study(tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+def study(
+    tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch, host: "subprocess.Popen[str]"
+) -> Iterator[Study]:
     folder = tmp_path / "sweep"
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "config.yaml").write_text(CONF)
@@ -137,7 +197,7 @@ def study(tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch) -
     import worker_task  # type: ignore[import-not-found]  # written just now
 
     context, config = composed(tmp_path / "conf")
-    yield Study(folder, write_payload(folder / ".submitit", context, worker_task.task, config))
+    yield Study(folder, write_payload(folder / ".submitit", context, worker_task.task, config), host)
     del sys.modules["worker_task"]
 
 
@@ -158,8 +218,8 @@ ENDS = {
     "exit": (TrialState.FAIL, 1, ("SystemExit", "3")),
     "interrupt": (TrialState.FAIL, 1, ("KeyboardInterrupt", "")),
     "prune": (TrialState.PRUNED, 0, None),
-    "nan": (TrialState.FAIL, 1, ("WrongReturn", "nan")),
-    "none": (TrialState.FAIL, 1, ("WrongReturn", "None")),
+    "not a number": (TrialState.FAIL, 1, ("WrongReturn", "nan")),
+    "nothing": (TrialState.FAIL, 1, ("WrongReturn", "None")),
     "text": (TrialState.FAIL, 1, ("WrongReturn", "'high'")),
     "pair": (TrialState.FAIL, 1, ("WrongReturn", "(1, 2)")),
     "surprise": (TrialState.FAIL, 1, ("KeyError", "surprise")),
@@ -167,35 +227,26 @@ ENDS = {
 
 
 def test_each_way_to_end_is_committed_as_what_it_is(study: Study) -> None:
-    submission = study.submit(*(f"do={do}" for do in ENDS))
-    for pair in itertools.batched(enumerate(ENDS.items()), 2) if hasattr(itertools, "batched") else _pairs():
-        workers = [study.start(submission, number) for number, _ in pair]
-        for worker, (number, (do, (state, code, error))) in zip(workers, pair, strict=True):
-            said, _ = worker.communicate(timeout=60)
-            assert (worker.returncode, said) == (code, ""), do
-            ended = study.trial(number).result()
-            assert ended is not None
-            assert (ended.state, ended.run) == (state, "1.0"), do
-            assert ended.seconds["total"] > 0
-            if error is None:
-                assert ended.error is None
-            else:
-                assert ended.error is not None
-                assert ended.error["type"] == error[0]
-                assert error[1] in ended.error["message"]
-            log = (study.trial(number).run_dir("1.0") / "log").read_text()
-            assert "the task speaks" in log
-
-
-def _pairs() -> Iterator[list[tuple[int, tuple[str, tuple[TrialState, int, tuple[str, str] | None]]]]]:
-    ends = list(enumerate(ENDS.items()))
-    for start in range(0, len(ends), 2):
-        yield ends[start : start + 2]
+    submission = study.submit(*([f"do={do}"] for do in ENDS))
+    for number, (do, (state, code, error)) in enumerate(ENDS.items()):
+        assert study.run(submission, number) == (code, ""), do
+        ended = study.trial(number).result()
+        assert ended is not None
+        assert (ended.state, ended.run) == (state, "1.0"), do
+        assert ended.seconds["total"] > 0
+        if error is None:
+            assert ended.error is None
+        else:
+            assert ended.error is not None
+            assert ended.error["type"] == error[0]
+            assert error[1] in ended.error["message"]
+        assert "the task speaks" in (study.trial(number).run_dir("1.0") / "log").read_text()
 
 
 def test_a_complete_trial_leaves_everything_in_its_runs_folder(study: Study) -> None:
-    submission = study.submit("do=complete x=2")
-    assert study.run(submission, **local(0)) == (0, "")
+    with study.start(study.submit(["do=complete", "x=2"])) as worker:
+        assert worker.communicate(timeout=60)[0] == ""
+    assert worker.returncode == 0
     trial = study.trial(0)
     ended = trial.result()
     assert ended is not None
@@ -211,12 +262,12 @@ def test_a_complete_trial_leaves_everything_in_its_runs_folder(study: Study) -> 
     written = [path.read_text() for path in (directory / ".hydra").iterdir()]
     assert "x: 2" in "".join(written)
     assert "s3cret" not in "".join(written)
-    assert f"num: {0}" in (directory / ".hydra" / "hydra.yaml").read_text()
+    assert "num: 0" in (directory / ".hydra" / "hydra.yaml").read_text()
 
 
 def test_a_double_of_a_submission_runs_nothing_and_writes_nothing(study: Study) -> None:
     """After the end, and while the first is still at it."""
-    submission = study.submit("do=complete", "do=complete")
+    submission = study.submit(["do=complete"], ["do=complete"])
     study.trial(1).claim(1, "slurm:7", 0)
     study.run(submission, 0)
     before = snapshot(study.folder)
@@ -232,14 +283,14 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_superseded_run_commits_nothing(study: Study) -> None:
-    code, _ = study.run(study.submit("do=superseded"))
+    code, _ = study.run(study.submit(["do=superseded"]))
     assert code == 0
     assert study.trial(0).result() is None
     assert "a newer run of this trial exists" in (study.trial(0).run_dir("1.0") / "log").read_text()
 
 
 def test_a_trial_that_ended_meanwhile_stays_as_it_ended(study: Study, result: Path) -> None:
-    code, _ = study.run(study.submit(f"do=ended\\ meanwhile +result={result}"))
+    code, _ = study.run(study.submit(["do=ended", f"+result={result}"]))
     assert code == 0
     ended = study.trial(0).result()
     assert ended is not None
@@ -257,7 +308,7 @@ def test_a_signal_lets_the_task_save_and_another_run_goes_on(study: Study, name:
     (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {study.folder.parent}/asked\n')
     (programs / "scontrol").chmod(0o755)
     path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    submission = study.submit(f"do=signal +signal={name}")
+    submission = study.submit(["do=signal", f"+signal={name}"])
     assert study.run(submission, **slurm(7), **path)[0] == 0
     trial = study.trial(0)
     assert trial.result() is None
@@ -285,11 +336,13 @@ runpy.run_module("jobs.worker", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGCONT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
 def test_a_signal_during_the_slow_imports_kills_nobody(study: Study, name: str) -> None:
     """A task that does not look for signals just ends."""
-    code, _ = study.run(study.submit("do=complete"), program=SIGNALLED_DURING_IMPORTS.format(name=name))
-    assert code == 0
+    program = SIGNALLED_DURING_IMPORTS.format(name=name)
+    with study.start(study.submit(["do=complete"]), "-c", program) as worker:
+        worker.communicate(timeout=60)
+    assert worker.returncode == 0
     ended = study.trial(0).result()
     assert ended is not None
     assert ended.state is TrialState.COMPLETE
@@ -299,29 +352,26 @@ def test_a_signal_during_the_slow_imports_kills_nobody(study: Study, name: str) 
 
 
 KILLED_AT_A_WRITE = """
-import os, runpy, signal, sys
+import os, signal, sys
 
-left = int(os.environ["WRITES"])
-sweep = os.environ["SWEEP_DIR"]
+left = {writes}
 
 def killed_at(event, arguments):
-    '''SIGKILL at the so-maniest opening for writing, renaming or linking of a file in the sweep's folder.'''
+    # SIGKILL before the so-maniest step that makes, links or removes one of the worker's own files
     global left
     if event == "open":
-        path, mode, flags = arguments
+        path, _, flags = arguments
         writes = isinstance(path, (str, os.PathLike)) and bool(flags & (os.O_WRONLY | os.O_RDWR))
     elif event in ("os.rename", "os.link", "os.mkdir", "os.remove"):
         path, writes = arguments[0], True
     else:
         return
-    if writes and os.fspath(path).startswith(sweep):
+    if writes and "/trials/" in os.fspath(path) and "/.hydra" not in os.fspath(path):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
 
 sys.addaudithook(killed_at)
-sys.argv = ["worker", sys.argv[1]]
-runpy.run_module("jobs.worker", run_name="__main__", alter_sys=True)
 """
 
 
@@ -330,7 +380,7 @@ def test_killed_at_any_write_the_next_attempt_goes_on(study: Study) -> None:
     deaths = 0
     for writes in range(100):
         trial = study.trial(0)
-        code, _ = study.run(study.submit("do=complete"), program=KILLED_AT_A_WRITE, WRITES=str(writes))
+        code, _ = study.run(study.submit(["do=complete"]), first=KILLED_AT_A_WRITE.format(writes=writes))
         survived = code == 0
         assert survived or code == -signal.SIGKILL
         ended, claims = trial.result(), trial.claims()
@@ -339,7 +389,7 @@ def test_killed_at_any_write_the_next_attempt_goes_on(study: Study) -> None:
         if ended is None:
             assert not survived
             attempt = 2 if claims else 1  # as the driver does it: a job that never claimed costs no attempt
-            code, said = study.run(study.submit("do=complete", attempt=attempt))
+            code, said = study.run(study.submit(["do=complete"], attempt=attempt))
             assert (code, said) == (0, "")
             ended = trial.result()
         assert ended is not None
@@ -356,7 +406,7 @@ def test_killed_at_any_write_the_next_attempt_goes_on(study: Study) -> None:
 
 
 def test_a_job_of_an_array_runs_its_element(study: Study) -> None:
-    submission = study.submit("do=complete x=0", "do=complete x=1")
+    submission = study.submit(["do=complete"], ["do=complete", "x=1"])
     environment = slurm(31, SLURM_ARRAY_JOB_ID="30", SLURM_ARRAY_TASK_ID="1")
     assert study.run(submission, **environment)[0] == 0
     assert study.trial(0).claims() == []
@@ -366,7 +416,7 @@ def test_a_job_of_an_array_runs_its_element(study: Study) -> None:
 
 
 def test_a_requeued_job_is_a_new_run_of_its_attempt(study: Study) -> None:
-    submission = study.submit("do=preempted")
+    submission = study.submit(["do=preempted"])
     for restart in range(2):
         assert study.run(submission, **slurm(7, restart))[0] == 0
     claims = study.trial(0).claims()
@@ -380,14 +430,14 @@ def test_a_requeued_job_is_a_new_run_of_its_attempt(study: Study) -> None:
 def test_a_driver_that_is_itself_a_job_lends_its_local_jobs_no_identity(study: Study) -> None:
     """Their environment has the driver's SLURM_JOB_ID: what counts is who started them."""
     environment = {**slurm(7, 3), "SUBMITIT_EXECUTOR": "local"}
-    assert study.run(study.submit("do=complete"), **environment)[0] == 0
+    assert study.run(study.submit(["do=complete"]), **environment)[0] == 0
     (claim,) = study.trial(0).claims()
     assert (claim.job.partition(":")[0], claim.restart) == ("local", 0)
 
 
 def test_the_other_processes_of_a_job_follow_the_first(study: Study) -> None:
     """They run the same task, and neither claim nor report nor commit."""
-    submission = study.submit("do=complete")
+    submission = study.submit(["do=complete"])
     workers = [study.start(submission, **slurm(7, SLURM_PROCID=str(rank))) for rank in (1, 0)]
     for worker in workers:
         assert worker.communicate(timeout=60)[0] == ""

@@ -14,7 +14,7 @@ WRITES = 70  # more than a driver of such a study makes; a job makes a dozen
 def _die(place: Path, who: str, way: str, numbers: list[int]) -> list[int]:
     """Let a study die at each of these writes, and judge what became of it; the numbers at which somebody died."""
     command = [sys.executable, "-m", "tests.tasks.dying", str(place), who, way, *map(str, numbers)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1700)
     assert done.returncode == 0, done.stderr
     died = []
     for line in done.stdout.splitlines():

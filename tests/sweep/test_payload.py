@@ -72,7 +72,8 @@ def test_a_storage_that_the_config_builds_is_masked_too() -> None:
 
 
 def test_a_config_without_addresses_is_left_alone() -> None:
-    config = OmegaConf.create({"lr": 1, "hydra": {"sweeper": {"storage": None}, "overrides": {"hydra": [], "task": []}}})
+    hydra = {"sweeper": {"storage": None}, "overrides": {"hydra": [], "task": []}}
+    config = OmegaConf.create({"lr": 1, "hydra": hydra})
     assert without_secrets(config) == config
 
 
@@ -100,5 +101,6 @@ def test_no_password_is_left_in_an_address(password: str, user: str) -> None:
 
 
 def test_a_password_survives_nowhere_in_a_pickled_config() -> None:
-    config = OmegaConf.create({"tracking": {"uri": URL}, "hydra": {"sweeper": {"storage": URL}, "overrides": {"hydra": []}}})
+    hydra = {"sweeper": {"storage": URL}, "overrides": {"hydra": []}}
+    config = OmegaConf.create({"tracking": {"uri": URL}, "hydra": hydra})
     assert SECRET.encode() not in pickle.dumps(without_secrets(config))

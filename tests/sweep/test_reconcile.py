@@ -411,5 +411,6 @@ class World(RuleBasedStateMachine):
             run.alive = False
             job.phase = Job.OVER
 
+
 TestWorld = World.TestCase
 TestWorld.settings = settings(settings.get_profile("everyday"), max_examples=100, stateful_step_count=40)

@@ -63,7 +63,7 @@ def test_another_study_is_refused_with_the_difference(tmp_path: Path, change: di
 
 def test_a_key_that_went_is_a_difference(tmp_path: Path) -> None:
     without = {key: value for key, value in IDENTITY.items() if key != "data.path"}
-    with pytest.raises(UserError, match="data.path: 'a' → \\(not there\\)"):
+    with pytest.raises(UserError, match=r"data\.path: 'a' → \(not there\)"):
         accept(made(tmp_path), without, [])
 
 
@@ -75,13 +75,13 @@ def test_a_change_may_be_allowed_by_name(tmp_path: Path, allowed: list[str]) -> 
 
 @pytest.mark.parametrize("allowed", [["mod"], ["model.dep"], ["data"], ["model.depth.x"]])
 def test_only_what_was_named_is_allowed(tmp_path: Path, allowed: list[str]) -> None:
-    with pytest.raises(UserError, match="model.depth"):
+    with pytest.raises(UserError, match=r"model\.depth"):
         accept(made(tmp_path), {**IDENTITY, "model.depth": 8}, allowed)
 
 
 def test_all_differences_are_named_at_once(tmp_path: Path) -> None:
     changed = {**IDENTITY, "model.depth": 8, "data.path": "b"}
-    with pytest.raises(UserError, match="model.depth") as refusal:
+    with pytest.raises(UserError, match=r"model\.depth") as refusal:
         accept(made(tmp_path), changed, [])
     assert "allow_changes=[model.depth,data.path]" in refusal.value.fix
     assert differences(IDENTITY, changed) == ["model.depth", "data.path"]

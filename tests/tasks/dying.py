@@ -96,6 +96,8 @@ def fork_jobs(driver: Fate | None, job: Fate | None) -> None:
                 os.setsid()
                 os.environ[ELEMENT] = str(element)
                 worker.install_handlers()
+                if driver is not None:
+                    driver.at = 0  # it was the driver's
                 if job is not None and not any((submission.parent.parent / "trials").glob("*/runs")):
                     let_die(job)
                 leave(lambda: worker.main(str(submission)))

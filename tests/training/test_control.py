@@ -6,6 +6,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.training.harness import TOY, composed
 from trialfleet.tracking import records
 from trialfleet.training import control
 
@@ -44,26 +45,15 @@ def test_nan_is_never_the_best(toy):
     assert control.metrics(known, config) == {"val/error": 2.0}
 
 
+CONFIG = composed(*TOY, "scheduler=plateau")
+
+
 @given(st.lists(st.floats(allow_nan=True), min_size=1, max_size=12), st.integers(1, 11))
 def test_a_state_that_went_through_a_file_goes_on_the_same(values, cut):
-    config = CONFIG["config"]
-    whole = play(config, values)
+    whole = play(CONFIG, values)
     known = control.start()
     for step, value in enumerate(values, 1):
         if step == cut:
             known = json.loads(records.dumps(known))
-        known = control.control(known, control.Event(step, 0, False, {"val/error": value}), config, FACTS)
+        known = control.control(known, control.Event(step, 0, False, {"val/error": value}), CONFIG, FACTS)
     assert records.dumps(known) == records.dumps(whole)
-
-
-CONFIG: dict = {}
-
-
-def setup_module() -> None:
-    from conftest import CONF, TOY
-    from hydra import compose, initialize_config_dir
-
-    from trialfleet.config import load
-
-    with initialize_config_dir(str(CONF)):
-        CONFIG["config"] = load(compose("config", overrides=[*TOY, "scheduler=plateau"]))

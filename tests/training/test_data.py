@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from toy import ToySource
 
+from tests.training.toy import ToySource
 from trialfleet.training.data import Feed, Loader, Position, total_steps
 from trialfleet.training.mesh import batch_sharding, make_mesh
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_freezing import arrays
-from test_loop import after
 
+from tests.training.harness import after
+from tests.training.test_freezing import arrays
 from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import NonFinite, train
@@ -197,7 +197,7 @@ def test_another_config_is_refused_on_resume(toy, new_run):
 
 @pytest.mark.parametrize("cut", [2, 9, 12])
 def test_rounds_of_several_updates_go_on_in_their_middle(toy, new_run, cut):
-    rounds = ["workload.factory=toy.Rounds", "model.updates=3"]
+    rounds = ["workload.factory=tests.training.toy.Rounds", "model.updates=3"]
     whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))
     train(toy(*rounds), whole)
     with pytest.raises(Preempted):

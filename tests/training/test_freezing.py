@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_loop import after
 
+from tests.training.harness import after
 from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import checkpoints, control, describe, lora, train

@@ -1,20 +1,12 @@
 """A whole training: what it reports, saves and leaves; how it stops and goes on."""
 
-from collections.abc import Callable
-from itertools import count
-
 import numpy as np
 import pytest
 
+from tests.training.harness import after
 from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Pruned, Stop
 from trialfleet.training import NonFinite, train
-
-
-def after(calls: int, stop: Stop) -> Callable[[], Stop | None]:
-    """Wants to stop from the n-th time it is asked."""
-    counter = count(1)
-    return lambda: stop if next(counter) >= calls else None
 
 
 def test_reports_evaluates_saves_and_ends(config, new_run):

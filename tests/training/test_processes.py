@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_resume import start
 
+from tests.training.test_resume import start
 from trialfleet.tracking import metrics, records
 from trialfleet.training.processes import _first_host, _from_environment
 

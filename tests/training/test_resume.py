@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
 
+from tests.training.harness import SMALL, after
 from trialfleet.tracking import metrics, records
 
 LONG = [
@@ -101,8 +101,6 @@ def test_a_signal_saves_and_ends_within_seconds(tmp_path):
 
 
 def test_another_mesh_may_go_on(config, new_run):
-    from test_loop import after
-
     from trialfleet.tracking.run import Preempted, Stop
     from trialfleet.training import train
 

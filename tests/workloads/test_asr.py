@@ -14,7 +14,7 @@ from trialfleet.workloads.asr.digits import DigitStrings, load
 
 DATA = Digits(
     name="digits",
-    file=None,
+    data_dir=None,
     split_seed=0,
     train_strings=200,
     eval_strings=50,
@@ -69,8 +69,8 @@ def test_unreadable_data_is_told_with_its_key(tmp_path, content):
     path = tmp_path / "digits.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"dataset\.file: .*digits\.npz"):
-        load(str(path), 0)
+    with pytest.raises(UserError, match=r"dataset\.data_dir: .*digits\.npz"):
+        load(str(tmp_path), 0)
 
 
 def test_paths_collapse_to_texts():

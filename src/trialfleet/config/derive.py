@@ -61,7 +61,8 @@ def static_part(config: Config) -> Config:
     Traced and host values are replaced by a `Withheld` that cannot be calculated with; a null stays null, and
     a gated zero stays zero.
     """
-    return _static(config, Mark.STATIC)
+    static: Config = _static(config, Mark.STATIC)
+    return static
 
 
 def _leaves(node: Any, prefix: str = "", mark: Mark = Mark.STATIC) -> Iterator[tuple[str, Any, Mark]]:
@@ -76,7 +77,8 @@ def _leaves(node: Any, prefix: str = "", mark: Mark = Mark.STATIC) -> Iterator[t
 
 def _children(node: Any, mark: Mark) -> Iterator[tuple[str, Any, Mark]]:
     if dataclasses.is_dataclass(node):
-        for field in schema_fields(type(node)):
+        kind: Any = type(node)
+        for field in schema_fields(kind):
             yield field.name, getattr(node, field.name), mark if mark is Mark.HOST else field.mark
     elif isinstance(node, Mapping):
         for name in sorted(node):

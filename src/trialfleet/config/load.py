@@ -27,12 +27,11 @@ def load(cfg: DictConfig) -> Config:
     """
     _refuse_missing(cfg)
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+        container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the config cannot be resolved: {_first_line(error)}", "correct that interpolation") from error
-    assert isinstance(plain, dict)
-    schema = _schema(plain)
-    plain = {key: value for key, value in plain.items() if key != "hydra"}
+    plain: dict[str, Any] = {key: value for key, value in container.items() if key != "hydra"}
+    schema: Any = _schema(plain)  # a type, which mypy takes for unhashable
     _fill_deleted(plain, schema)
     try:
         config = _adapter(schema).validate_json(json.dumps(plain))
@@ -73,7 +72,7 @@ def _schema(plain: Mapping[str, Any]) -> type[Config]:
 
 
 @cache
-def _adapter(schema: type[Config]) -> TypeAdapter[Config]:
+def _adapter(schema: Any) -> TypeAdapter[Config]:
     return TypeAdapter(schema)
 
 
@@ -183,7 +182,7 @@ def _shown(value: Any) -> str:
         return "null"
     if isinstance(value, str | int | float | bool):
         return repr(value)
-    return {dict: "a mapping", list: "a list"}.get(type(value), type(value).__name__)
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else type(value).__name__
 
 
 def _first_line(error: BaseException) -> str:

@@ -118,17 +118,19 @@ class Driver:
     detach: bool = False
     detach_reason: str = ""
     _kept: KeptCheckpoints = field(init=False)
+    _launcher: str = field(init=False)
     _queue: list[Tracked] = field(default_factory=list)
     _paused_until: float = 0.0
     _pause_reason: str = ""
     _next_refresh: float = 0.0
     _refresh_every: float = 0.0
     _moved: bool = True
-    _reasons_shown: set[str] = field(default_factory=set)
+    _said_once: set[str] = field(default_factory=set)
     _deaths: dict[int, str] = field(default_factory=dict)  # trial → the node where its last run died
     _bad_nodes: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self._launcher = next(name for name, fleet in self.fleets.items() if fleet is self.fleet)
         self._kept = KeptCheckpoints(self.settings.keep_checkpoints, self.standings)
 
     # ---------------------------------------------------------------- the loop
@@ -207,12 +209,14 @@ class Driver:
         now = self.clock.now()
         if now < self._next_refresh:
             return
-        answered = [fleet.refresh() for fleet in self.fleets.values()]
-        if all(answered):
-            for trial in self.tracked.values():
-                if trial.record.submission is not None and trial.record.job is None:
-                    trial.searches += 1
-            self._show_why_jobs_wait()
+        concerned = {trial.record.launcher for trial in self.tracked.values() if trial.record.submission is not None}
+        answered = {name: self.fleets[name].refresh() for name in self.fleets if name in concerned}
+        for trial in self.tracked.values():
+            if trial.record.submission is not None and trial.record.job is None:
+                trial.searches += answered.get(trial.record.launcher, False)
+        for name in concerned - {name for name, answer in answered.items() if answer}:
+            self._notice_once(f"{name} does not answer: its jobs are left as they are until it does")
+        self._show_why_jobs_wait()
         watch = self.settings.watch
         self._refresh_every = watch.jobs if self._moved else min(2 * self._refresh_every, watch.max_jobs)
         self._moved = False
@@ -285,16 +289,15 @@ class Driver:
             if job is None or trial.phase is not Job.PENDING:
                 continue
             why = self.fleets[job.launcher].why(job)
-            if why.partition(": ")[2] not in PATIENCE and why not in self._reasons_shown:
-                self._reasons_shown.add(why)
-                self._notice(f"trial {trial.number} waits: Slurm says of job {job.id}: {why}")
+            reason = why.partition(": ")[2]
+            if reason not in PATIENCE:
+                self._notice_once(f"trial {trial.number} waits: Slurm says of job {job.id}: {why}", about=reason)
 
     def _find(self, trial: Tracked) -> None:
         """Look for the job of a submission that the launcher did not confirm to us."""
         assert trial.record.submission is not None
-        # In all fleets: the launcher may have been another one when the trial was submitted.
-        found = (fleet.find(trial.record.submission, trial.record.index) for fleet in self.fleets.values())
-        job = next((job for job in found if job is not None), None)
+        # The launcher may have been another one when the trial was submitted.
+        job = self.fleets[trial.record.launcher].find(trial.record.submission, trial.record.index)
         if job is not None:
             trial.write(job=job)
         elif trial.searches >= SEARCHES:  # an sbatch that was under way when its driver died has come through by now
@@ -454,7 +457,7 @@ class Driver:
         self.store.check_lease()
         submission.write(path)
         for index, trial in enumerate(batch):
-            trial.write(submission=uuid, index=index, job=None)
+            trial.write(submission=uuid, launcher=self._launcher, index=index, job=None)
             trial.searches = 0
         self.store.check_lease()
         try:
@@ -475,6 +478,12 @@ class Driver:
         if reason != self._pause_reason:
             self._pause_reason = reason
             self._notice(reason)
+
+    def _notice_once(self, message: str, about: str = "") -> None:
+        """Say it, unless it was said of another trial."""
+        if (about or message) not in self._said_once:
+            self._said_once.add(about or message)
+            self._notice(message)
 
     def _notice(self, message: str) -> None:
         for observer in self.observers:

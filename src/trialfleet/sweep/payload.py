@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, TaskFunction
@@ -26,16 +27,14 @@ def write_payload(folder: Path, hydra_context: HydraContext, task_function: Task
     Returns:
         the file's path.
     """
-    singletons = Singleton.get_state()
-    hydra_config = singletons["instances"].get(HydraConfig)
-    if hydra_config is not None and hydra_config.cfg is not None:
-        secrets.mask(hydra_config.cfg)
+    context = copy.copy(hydra_context)
+    context.config_loader = _without_files(copy.copy(hydra_context.config_loader))
     content = cloudpickle.dumps(
         {
-            "hydra_context": hydra_context,
+            "hydra_context": context,
             "task_function": task_function,
             "config": without_secrets(config),
-            "singletons": singletons,
+            "singletons": _singletons(),
         }
     )
     path = folder / f"payload-{hashlib.sha256(content).hexdigest()[:16]}.pkl"
@@ -45,6 +44,25 @@ def write_payload(folder: Path, hydra_context: HydraContext, task_function: Task
         temporary.write_bytes(content)
         temporary.replace(path)
     return path
+
+
+def _singletons() -> Any:
+    """Hydra's global state, which holds the sweep's config and files, too."""
+    state = Singleton.get_state()
+    hydra_config = state["instances"].get(HydraConfig)
+    if hydra_config is not None and hydra_config.cfg is not None:
+        secrets.mask(hydra_config.cfg)
+    global_hydra = state["instances"].get(GlobalHydra)
+    if global_hydra is not None and global_hydra.hydra is not None:
+        _without_files(global_hydra.hydra.config_loader)
+    return state
+
+
+def _without_files(config_loader: Any) -> Any:
+    """Forgets the config files that the loader has read: a job reads those it needs itself."""
+    if hasattr(config_loader, "_active_repository"):
+        config_loader._active_repository = None
+    return config_loader
 
 
 def without_secrets(config: DictConfig) -> DictConfig:

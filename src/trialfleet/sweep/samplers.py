@@ -46,7 +46,7 @@ class SamplerFactory:
             self.grid_size = prod(len(choices) for choices in values.values())
             self._build = partial(self._build, values)
         if issubclass(kind, GPSampler) and find_spec("torch") is None:  # Optuna would say so at the tenth trial
-            raise UserError("hydra.sweeper.sampler: GPSampler needs the package torch", "pip install torch (CPU suffices)")
+            raise UserError("hydra.sweeper.sampler: GPSampler needs the package torch", "pip install torch")
         taken = inspect.signature(target).parameters.values()
         self._takes_seed = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in taken)
         own = self._build.keywords.get("seed")

@@ -34,7 +34,7 @@ class ToMlflow:
 
     def recovered(self, number: int, directory: TrialDir) -> None:
         """A trial that an earlier driver told: send what MLflow lacks of it, nothing if it has everything."""
-        if number in self._ingester.finished:
+        if self._ingester.has(number):
             return
         record, result = TrialRecord.read(directory.trial_json), directory.result()
         if record is not None and result is not None:

@@ -36,6 +36,7 @@ class Tracked:
     phase: Job = Job.UNKNOWN
     _claims_counted: int = -1
     _fruitless_runs: int = 0
+    _reports: dict[str, Path] = field(default_factory=dict)  # each run's metrics.jsonl
 
     @property
     def number(self) -> int:
@@ -122,8 +123,9 @@ class Tracked:
         """Metrics lines that came since the last call, with the label of their run, in order of the runs."""
         lines: list[tuple[str, Line]] = []
         for label in self.run_labels():
-            path = self.dir.run_dir(label) / "metrics.jsonl"
-            new, self.offsets[label] = metrics.read_from(path, self.offsets.get(label, 0))
+            if label not in self.offsets:
+                self.offsets[label], self._reports[label] = 0, self.dir.run_dir(label) / "metrics.jsonl"
+            new, self.offsets[label] = metrics.read_from(self._reports[label], self.offsets[label])
             lines += [(label, line) for line in new]
         for _, line in lines:
             self.latest.update(line.values)
@@ -132,11 +134,7 @@ class Tracked:
 
     def run_labels(self) -> list[str]:
         """The runs that the trial has, oldest first."""
-        try:
-            labels = [entry.name for entry in self.dir.runs.iterdir()]
-        except FileNotFoundError:
-            return []
-        return sorted(labels, key=lambda label: tuple(int(part) for part in label.split(".")))
+        return self.dir.run_labels()
 
     def node(self) -> str:
         """Where the newest run was; empty before the first."""

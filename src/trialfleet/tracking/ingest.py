@@ -91,6 +91,10 @@ class Ingester:
         """Trials that are in MLflow completely: nothing need be said of them again."""
         return frozenset(list(self._forwarder.cursor.finished))
 
+    def has(self, number: int) -> bool:
+        """Whether the trial is in MLflow completely."""
+        return number in self._forwarder.cursor.finished
+
     def trial_started(
         self,
         number: int,

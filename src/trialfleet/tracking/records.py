@@ -29,9 +29,11 @@ def number(value: Json) -> float:
 def read(path: Path) -> Json | None:
     """The record at `path`, or None if there is none (yet)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        descriptor = os.open(path, os.O_RDONLY)  # a third of open()'s price where there is nothing, as there mostly is
     except FileNotFoundError:
         return None
+    with open(descriptor, "rb") as file:
+        return json.loads(file.read().decode())
 
 
 def write(path: Path, value: Json) -> None:

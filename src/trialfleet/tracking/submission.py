@@ -73,7 +73,8 @@ class TrialRecord:
         params: what was sampled, as the study has it.
         attempt: 1 and up; a lost attempt is followed by the next.
         submission: uuid of the present attempt's submission; None before the first.
-        index: the trial's element in that submission.
+        launcher: whose fleet was given that submission.
+        index: the trial's element in it.
         job: the launcher's answer; None until it has answered.
         unclaimed, timeouts: see `sweep.reconcile.Seen`; those of the jobs before the present one.
     """
@@ -83,6 +84,7 @@ class TrialRecord:
     params: dict[str, Any]
     attempt: int = 1
     submission: str | None = None
+    launcher: str = ""
     index: int = 0
     job: JobRef | None = None
     unclaimed: int = 0

@@ -101,6 +101,7 @@ class TrialDir:
         self.verdict_json = path / "verdict.json"
         self.result_json = path / "result.json"
         self.runs = path / "runs"
+        self._claims: dict[str, Claim] = {}  # those that were read; a claim never changes
 
     def run_dir(self, label: str) -> Path:
         return self.runs / label
@@ -115,14 +116,22 @@ class TrialDir:
 
     def claims(self) -> list[Claim]:
         """All claims, oldest first."""
-        claims = []
-        for path in self.runs.glob("*/claim"):
-            record = records.read(path)
-            if record is not None:
-                process = Process.from_json(record["process"])
-                order, job, node = (record["attempt"], record["restart"]), record["job"], record["node"]
-                claims.append(Claim(*order, path.parent.name, job, process, node))
-        return sorted(claims, key=lambda claim: (claim.attempt, claim.restart))
+        for label in self.run_labels():
+            if label not in self._claims:
+                record = records.read(self.run_dir(label) / "claim")
+                if record is not None:
+                    process = Process.from_json(record["process"])
+                    order, job, node = (record["attempt"], record["restart"]), record["job"], record["node"]
+                    self._claims[label] = Claim(*order, label, job, process, node)
+        return sorted(self._claims.values(), key=lambda claim: (claim.attempt, claim.restart))
+
+    def run_labels(self) -> list[str]:
+        """The runs that the trial has, oldest first."""
+        try:
+            labels = os.listdir(self.runs)  # noqa: PTH208  # asked very often
+        except FileNotFoundError:
+            return []
+        return sorted(labels, key=_order) if len(labels) > 1 else labels
 
     def claim(self, attempt: int, job: str, restart: int) -> Claim:
         """Claim attempt `attempt` for this process of `job`, or learn that it must not run.
@@ -157,6 +166,10 @@ class TrialDir:
     def superseded(self, claim: Claim) -> bool:
         """Whether a newer run of the trial exists: `claim`'s run must stop and may not commit."""
         return any(other.newer_than(claim) for other in self.claims())
+
+
+def _order(label: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in label.split("."))
 
 
 def judged(value: Any, n_objectives: int) -> tuple[TrialState, Sequence[float] | None, dict[str, str] | None]:

@@ -1,10 +1,12 @@
 """Where a run's seconds went, and what jax compiled meanwhile."""
 
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
+
 import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -30,12 +32,12 @@ class Compilations:
         jax.monitoring.register_event_duration_secs_listener(self._took)
         jax.monitoring.register_event_listener(self._happened)
 
-    def _took(self, event: str, seconds: float, **_: Any) -> None:
+    def _took(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event in _COMPILING:
-            self.seconds += seconds
+            self.seconds += duration_secs
             self.compiled += event == _COMPILING[-1]
 
-    def _happened(self, event: str, **_: Any) -> None:
+    def _happened(self, event: str, **_: str | int) -> None:
         self.hits += event == _HIT
         self.misses += event == _MISS
 

@@ -1,5 +1,8 @@
 """What a training begins from: published weights, another training's parameters, its own last checkpoint."""
 
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
+
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +91,7 @@ def with_parameters_of(source: str, program: Program, state: State) -> tuple[Sta
     params = trees.unflatten({**trees.flatten(state.params), **{path: read[names[path]] for path in fits}})
     ema = jax.tree.map(jnp.copy, params) if state.ema != () else ()
     not_there = sorted(path for path in own if names[path] not in there)
-    report = {
+    report: dict[str, Any] = {
         "from": str(folder),
         "taken": len(fits),
         "not_there": not_there,

@@ -9,6 +9,9 @@ A run writes its own folder and reads those of earlier runs. What was cut short 
 damaged has another digest: both are passed over in favour of the one before.
 """
 
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
+
 import hashlib
 import logging
 import shutil

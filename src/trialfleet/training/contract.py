@@ -77,7 +77,8 @@ class Summary(NamedTuple):
 class Context(Protocol):
     """What the host side of a workload may ask the trainer while it prepares a batch."""
 
-    mesh: Mesh
+    @property
+    def mesh(self) -> Mesh: ...
 
     def stop(self) -> bool:
         """Whether to break off. All processes get the same answer; ask between two calls of the devices."""

@@ -150,7 +150,8 @@ def _plateau(state: Json, value: float, config: Config) -> Json:
 
 def _freezing(state: Json, event: Event, config: Config, facts: Facts) -> Json:
     """How many units are released, and whether the boost has happened."""
-    frozen, rule = state["freezing"], config.freezing
+    frozen: Json = state["freezing"]
+    rule = config.freezing
     match rule:
         case Progressive():
             released = min(event.epochs // rule.every_epochs, rule.max_units)

@@ -1,5 +1,8 @@
 """The evaluation loop: every example of a split once, rows joined over batches and processes."""
 
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
+
 import jax
 import numpy as np
 from jax.sharding import NamedSharding

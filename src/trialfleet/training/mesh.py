@@ -4,6 +4,9 @@ Parameters carry logical axis names; one table says which mesh axes they are spl
 axis does not divide stays whole, so any model runs on any mesh.
 """
 
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
+
 from collections.abc import Sequence
 from math import prod
 

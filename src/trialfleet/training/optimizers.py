@@ -162,7 +162,8 @@ class _Parts(NamedTuple):
 def _by_shape(step: jax.Array, axes: tuple[int, int] | None) -> jax.Array:
     """Muon's factor for tall matrices: the square root of outputs over inputs, if there are more."""
     assert axes is not None
-    return step * max(1.0, step.shape[axes[1]] / step.shape[axes[0]]) ** 0.5
+    factor: float = max(1.0, step.shape[axes[1]] / step.shape[axes[0]]) ** 0.5
+    return step * factor
 
 
 def _traced(hp: Hyperparameters, name: str) -> Any:

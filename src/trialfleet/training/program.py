@@ -4,6 +4,9 @@ A program depends on the static part of the config and on the mesh alone, and is
 process: a second trial with the same signature compiles nothing.
 """
 
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -124,7 +127,8 @@ def program(
         frozen_shardings=params_shardings(mesh, frozen_shapes, axes),
     )
     whole = placement.replicated(mesh)
-    inputs = Inputs(whole, whole, whole, stop_sharding(mesh))
+    of_inputs: Any = Inputs  # of shardings instead of arrays
+    inputs = of_inputs(whole, whole, whole, stop_sharding(mesh))
     make_step = partial(_step, static, workload, optimizer, layout, signals, hp_names, accumulation)
     evaluate = partial(_evaluate, static, workload, hp_names)
     return Program(
@@ -265,8 +269,8 @@ class _Knobs:
     """What the host's control sets, read from `Inputs.knobs`."""
 
     def __init__(self, layout: Layout, values: jax.Array) -> None:
-        self._scale = dict(zip(layout.groups, values, strict=False))
-        self._on = dict(zip(layout.units, values[len(layout.groups) :] > 0.5, strict=True))
+        self._scale: dict[str, jax.Array] = dict(zip(layout.groups, values, strict=False))
+        self._on: dict[str, jax.Array] = dict(zip(layout.units, values[len(layout.groups) :] > 0.5, strict=True))
 
     def scale(self, group: str) -> jax.Array:
         return self._scale[group]
@@ -280,7 +284,8 @@ def _cast(params: Params, dtype: str) -> Params:
 
 
 def _norm(arrays: Any) -> jax.Array:
-    return jnp.sqrt(sum((jnp.sum(jnp.square(x)) for x in arrays), start=jnp.zeros((), jnp.float32)))
+    total: jax.Array = sum((jnp.sum(jnp.square(x)) for x in arrays), start=jnp.zeros((), jnp.float32))
+    return jnp.sqrt(total)
 
 
 def _ratio(updates: trees.Flat, params: trees.Flat) -> jax.Array:

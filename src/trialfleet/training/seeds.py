@@ -1,7 +1,8 @@
 """One trial as the mean over several seeds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -43,7 +44,7 @@ class SeedRun:
         self._run, self._index = run, index
         self.directory = run.directory
         self.checkpoints = run.checkpoints / f"seed{index}"
-        self.earlier_checkpoints = [path / f"seed{index}" for path in run.earlier_checkpoints]
+        self.earlier_checkpoints: Sequence[Path] = [path / f"seed{index}" for path in run.earlier_checkpoints]
         self.artifacts = run.artifacts / f"seed{index}"
 
     def report(self, step: int, values: Mapping[str, float]) -> None:

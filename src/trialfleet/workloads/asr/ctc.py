@@ -78,7 +78,8 @@ def logits(
         if key is not None:
             h = _dropout(h, hp["model.dropout"], chances[n])
         x = constrain(x + h @ block["down"], "batch", None, "embed")
-    return (_norm(x, encoder["norm"]) @ params["head"]["w"] + params["head"]["b"]).astype(jnp.float32)
+    scores: jax.Array = _norm(x, encoder["norm"]) @ params["head"]["w"] + params["head"]["b"]
+    return scores.astype(jnp.float32)
 
 
 def flops(config: CtcEncoder, features: int, frames: int) -> float:
@@ -92,7 +93,8 @@ def losses(scores: jax.Array, frame_count: jax.Array, labels: jax.Array, label_c
     """-log p(labels | frames) of each example (B,), in nats."""
     padded_frames = (jnp.arange(scores.shape[1]) >= frame_count[:, None]).astype(jnp.float32)
     padded_labels = (jnp.arange(labels.shape[1]) >= label_count[:, None]).astype(jnp.float32)
-    return optax.ctc_loss(scores, padded_frames, labels, padded_labels, blank_id=BLANK)
+    nats: jax.Array = optax.ctc_loss(scores, padded_frames, labels, padded_labels, blank_id=BLANK)
+    return nats
 
 
 def _conv(x: jax.Array, weight: jax.Array, dilation: int) -> jax.Array:

@@ -1,0 +1,39 @@
+"""The base stage: a language model that knows plain sums, and the format in which answers are wanted."""
+
+import jax
+import jax.numpy as jnp
+
+from trialfleet.config.grpo import GrpoBaseConfig
+from trialfleet.training.contract import Batch, Extra, Hyperparameters, Loss, Params, Source
+from trialfleet.workloads.grpo import gemma, tokens
+from trialfleet.workloads.grpo.language import Language
+from trialfleet.workloads.grpo.sums import SumProblems, SumTexts
+
+
+class GrpoBase(Language):
+    """See `trialfleet.training.contract.Workload`."""
+
+    config: GrpoBaseConfig
+
+    def source(self, split: str) -> Source:
+        return (SumTexts if split == "train" else SumProblems)(self.config, split)
+
+    def norms(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"tokens": jnp.sum(batch["weight"][:, None] * batch["counted"])}
+
+    def loss(
+        self,
+        params: Params,
+        extra: Extra,
+        batch: Batch,
+        norms: dict[str, jax.Array],
+        key: jax.Array,
+        hp: Hyperparameters,
+    ) -> tuple[jax.Array, Loss]:
+        """Nats for each token that is to be learned."""
+        sequence = batch["tokens"]
+        valid = (sequence != tokens.PAD).astype(jnp.float32)
+        scores = gemma.logits(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp)
+        logs = jnp.take_along_axis(jax.nn.log_softmax(scores), sequence[:, 1:, None], -1)[..., 0]
+        counted = batch["weight"][:, None] * batch["counted"][:, 1:]
+        return -jnp.sum(counted * logs) / norms["tokens"], Loss(extra, {})

@@ -1,0 +1,80 @@
+"""Drawing completions: temperature, top-k, top-p, several end tokens, a cache of keys and values."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trialfleet.config.grpo import Gemma3
+from trialfleet.training.contract import Hyperparameters, Params
+from trialfleet.workloads.grpo import gemma, tokens
+
+
+class Drawn(NamedTuple):
+    """Completions (B, S), padded behind their end, and which tokens are theirs (B, S), the end token included."""
+
+    tokens: jax.Array
+    counted: jax.Array
+
+
+class _Going(NamedTuple):
+    step: jax.Array
+    scores: jax.Array  # (B, vocabulary) of the next token
+    cache: gemma.Cache
+    drawn: Drawn
+    open: jax.Array  # (B,) bool: not ended yet
+
+
+def complete(
+    config: Gemma3,
+    params: Params,
+    prompt: jax.Array,
+    steps: int,
+    ends: tuple[int, ...],
+    top_k: int | None,
+    temperature: jax.Array,
+    top_p: jax.Array,
+    hp: Hyperparameters,
+    key: jax.Array,
+) -> Drawn:
+    """A completion of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
+
+    Args:
+        prompt: padded on the left.
+        ends: tokens that end a completion.
+    """
+    batch, length = prompt.shape
+    valid = (prompt != tokens.PAD).astype(jnp.float32)
+    scores, cache = gemma.start(config, params, prompt, valid, steps, hp)
+    nothing = Drawn(jnp.full((batch, steps), tokens.PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32))
+    begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, jnp.ones(batch, bool))
+
+    def more(now: _Going) -> jax.Array:
+        return (now.step < steps) & jnp.any(now.open)
+
+    def step(now: _Going) -> _Going:
+        token = draw(now.scores, top_k, temperature, top_p, jax.random.fold_in(key, now.step))
+        token = jnp.where(now.open, token, tokens.PAD)
+        drawn = Drawn(
+            now.drawn.tokens.at[:, now.step].set(token),
+            now.drawn.counted.at[:, now.step].set(now.open.astype(jnp.float32)),
+        )
+        still = now.open & ~jnp.isin(token, jnp.asarray(ends))
+        scores, cache = gemma.append(config, params, token, length + now.step, now.cache, hp)
+        return _Going(now.step + 1, scores, cache, drawn, still)
+
+    return jax.lax.while_loop(more, step, begin).drawn
+
+
+def draw(
+    scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: jax.Array, key: jax.Array
+) -> jax.Array:
+    """A token for each row of scores (B, vocabulary): among the `top_k` most probable ones, of which the first
+    that make up `top_p` of the probability are left."""
+    count = min(top_k or scores.shape[-1], scores.shape[-1])
+    best, which = jax.lax.top_k(scores / temperature, count)
+    shares = jax.nn.softmax(best)
+    before = jnp.cumsum(shares, -1) - shares  # the first one is always left
+    kept = jnp.where(before < top_p, best, -jnp.inf)
+    chosen = jax.random.categorical(key, kept)
+    return jnp.take_along_axis(which, chosen[:, None], -1)[:, 0]

@@ -1,0 +1,88 @@
+"""What the base stage and reinforcement learning have in common: the model, its completions, their scores."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trialfleet.config.grpo import LanguageConfig
+from trialfleet.training.contract import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Summary, Workload
+from trialfleet.workloads.grpo import gemma, generation, rewards, tokens
+
+SAMPLES = 20  # completions shown with each evaluation
+
+
+class Language(Workload):
+    """A language model, evaluated by the completions that it draws."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        self.config = config
+
+    def init(self, key: jax.Array) -> tuple[Params, Extra]:
+        return gemma.init(self.config.model, key), ()
+
+    def axes(self) -> PyTree:
+        return gemma.axes(self.config.model)
+
+    def group(self, path: str) -> str:
+        return "embedder" if path.startswith("embedder") else "layers"
+
+    def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
+        """`evaluation.num_passes` completions of each prompt (E, passes, S)."""
+        passes = self.config.evaluation.num_passes
+        drawn = generation.complete(
+            self.config.model,
+            params,
+            jnp.repeat(batch["prompt"], passes, 0),
+            self.config.generation.max_generation_steps,
+            self.config.generation.eos_tokens,
+            self.config.evaluation.top_k,
+            hp["evaluation.temperature"],
+            hp["evaluation.top_p"],
+            hp,
+            key,
+        )
+        examples = len(batch["prompt"])
+        return {
+            "id": batch["id"],
+            "weight": batch["weight"],
+            "prompt": batch["prompt"].astype(jnp.int16),
+            "answer": batch["answer"],
+            "drawn": drawn.tokens.reshape(examples, passes, -1).astype(jnp.int16),
+            "length": jnp.sum(drawn.counted, 1).reshape(examples, passes),
+        }
+
+    def summarize(self, rows: Rows, split: str) -> Summary:
+        """Shares of problems with a right answer, one within 10 %, and the right format, by their best passes."""
+        golds = [text_of(answer) for answer in rows["answer"]]
+        said = [[tokens.decode(one) for one in passes] for passes in rows["drawn"]]
+        judged = np.asarray(
+            [[_judged(one, gold) for one in passes] for passes, gold in zip(said, golds, strict=True)], float
+        )  # (N, passes, 4)
+        accuracy, partial, formatted, reward = judged.max(1).mean(0)
+        metrics = {
+            "accuracy": float(accuracy),
+            "partial_accuracy": float(partial),
+            "format_accuracy": float(formatted),
+            "reward": float(reward),
+            "completion_length": float(rows["length"].mean()),
+        }
+        order: Any = np.argsort(rows["id"], kind="stable")[:SAMPLES]
+        lines = [f"{golds[i]!r} asked by {tokens.decode(rows['prompt'][i])!r}: {said[i][0]!r}" for i in order]
+        return Summary(metrics, {"samples.txt": ("\n".join(lines) + "\n").encode()})
+
+
+def _judged(completion: str, gold: str) -> tuple[float, float, float, float]:
+    """Right, within 10 %, of the right format, and the sum of its rewards."""
+    given, true = rewards.number(rewards.said(completion) or ""), rewards.number(gold)
+    right = given is not None and given == true
+    near = right or (given is not None and bool(true) and true is not None and 0.9 <= given / true <= 1.1)
+    formatted = rewards.format_exact(completion, gold) > 0
+    total = sum(function(completion, gold) for function in rewards.FUNCTIONS.values())
+    return float(right), float(near), float(formatted), total
+
+
+def text_of(answer: np.ndarray) -> str:
+    """The text of a gold answer as it is in a batch."""
+    return answer.astype(np.uint8).tobytes().rstrip(b"\0").decode()

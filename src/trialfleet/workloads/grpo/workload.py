@@ -1,0 +1,155 @@
+"""Reinforcement fine-tuning of a language model: the frozen base is the reference, its adapters are the policy."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from trialfleet.config import static_part
+from trialfleet.config.grpo import REWARDS, GrpoConfig
+from trialfleet.training import lora
+from trialfleet.training.contract import Batch, Context, Extra, Hyperparameters, Loss, Params, Source
+from trialfleet.training.mesh import batch_sharding
+from trialfleet.workloads.grpo import generation, policy, rewards, tokens
+from trialfleet.workloads.grpo.language import Language, text_of
+from trialfleet.workloads.grpo.sums import SumProblems
+
+
+class Grpo(Language):
+    """See `trialfleet.training.contract.Workload`. An example is a prompt with all of its completions.
+
+    Prepared batches, with R completions of S tokens: weight (B,), prompt (B, P), drawn, counted, old and
+    reference (B, R, S), advantage and length (B, R), rewards (B, 3, 1 + functions): their mean, least and largest
+    value over the global batch, in each example the same but for the mean, which is the example's own.
+    """
+
+    config: GrpoConfig
+
+    def __init__(self, config: GrpoConfig) -> None:
+        super().__init__(config)
+        self.updates_per_batch = config.grpo.num_iterations
+
+    def source(self, split: str) -> Source:
+        return SumProblems(self.config, split)
+
+    def trained(self, path: str) -> bool:
+        return lora.is_adapter(path)
+
+    def prepare(
+        self, context: Context, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
+    ) -> Batch | None:
+        """Completions of each prompt, what they are worth, and what the policies say of them."""
+        if context.stop():
+            return None
+        rolled = _rollout(static_part(self.config), context.mesh)(params, batch["prompt"], key, dict(hp))
+        if context.stop():
+            return None
+        drawn, golds = (_everywhere(leaf) for leaf in (rolled["drawn"], batch["answer"]))
+        worth = judged(drawn, golds)  # (A, M, R, functions)
+        total = worth.sum(-1)
+        everything = np.concatenate([total[..., None], worth], -1)
+        own = everything.mean(2)  # (A, M, 1 + functions)
+        low, high = (np.broadcast_to(f(everything, (0, 1, 2)), own.shape) for f in (np.min, np.max))
+        judgement = {"advantage": policy.advantages(total), "rewards": np.stack([own, low, high], 2)}
+        placed = {name: _placed(leaf, context.mesh) for name, leaf in judgement.items()}
+        return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **placed}
+
+    def norms(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"prompts": jnp.sum(batch["weight"])}
+
+    def loss(
+        self,
+        params: Params,
+        extra: Extra,
+        batch: Batch,
+        norms: dict[str, jax.Array],
+        key: jax.Array,
+        hp: Hyperparameters,
+    ) -> tuple[jax.Array, Loss]:
+        """The clipped objective and the divergence: means over the tokens of a completion, then over completions."""
+        own, (prompts, count) = self.config.grpo, batch["advantage"].shape
+        flat = {name: batch[name].reshape(prompts * count, -1) for name in ("drawn", "counted", "old", "reference")}
+        seen = policy.read(self.config.model, params, jnp.repeat(batch["prompt"], count, 0), flat["drawn"], hp)
+        loss, held = policy.clipped(seen.logs, flat["old"], batch["advantage"].reshape(-1), hp["grpo.epsilon"])
+        apart = policy.divergence(own.kl, seen.logs, flat["reference"])
+        share = jnp.repeat(batch["weight"], count) / (count * norms["prompts"])
+
+        def mean(values: jax.Array) -> jax.Array:
+            return jnp.sum(share * policy.by_completion(values, flat["counted"]))
+
+        metrics = {"kl": mean(apart), "clip_fraction": mean(held), "entropy": mean(seen.entropy)}
+        total = mean(loss)
+        if own.beta != 0:
+            total += hp["grpo.beta"] * metrics["kl"]
+        metrics["advantage"] = jnp.sum(share * jnp.abs(batch["advantage"].reshape(-1)))
+        metrics["completion_length"] = jnp.sum(share * jnp.sum(flat["counted"], 1))
+        worth = jnp.sum(batch["rewards"] * batch["weight"][:, None, None], 0) / norms["prompts"]
+        for row, kind in enumerate(("mean", "min", "max")):
+            metrics[f"reward_{kind}"] = worth[row, 0]
+            metrics |= {f"reward_{name}_{kind}": worth[row, 1 + n] for n, name in enumerate(REWARDS)}
+        return total, Loss(extra, metrics)
+
+
+def judged(drawn: np.ndarray, golds: np.ndarray) -> np.ndarray:
+    """The rewards (..., R, functions) of completions (..., R, S) by answers (..., bytes)."""
+    flat, answers = drawn.reshape(-1, *drawn.shape[-2:]), golds.reshape(-1, golds.shape[-1])
+    worth = [
+        [[rewards.FUNCTIONS[name](tokens.decode(one), text_of(gold)) for name in REWARDS] for one in group]
+        for group, gold in zip(flat, answers, strict=True)
+    ]
+    return np.asarray(worth, np.float32).reshape(*drawn.shape[:-1], len(REWARDS))
+
+
+@lru_cache(maxsize=16)
+def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
+    """The compiled function that draws completions (A, M, R, S) of prompts (A, M, P) and reads them twice.
+
+    Args:
+        config: the static part.
+    """
+    own, dtype = config.generation, config.training.compute_dtype
+    count = config.grpo.num_generations
+
+    def roll(params: Params, prompts: jax.Array, key: jax.Array, hp: Hyperparameters) -> dict[str, jax.Array]:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        prompt = jnp.repeat(prompts.reshape(-1, prompts.shape[-1]), count, 0)
+        drawn = generation.complete(
+            config.model,
+            params,
+            prompt,
+            own.max_generation_steps,
+            own.eos_tokens,
+            own.top_k,
+            hp["generation.temperature"],
+            hp["generation.top_p"],
+            hp,
+            key,
+        )
+        read = {
+            name: policy.read(config.model, params, prompt, drawn.tokens, hp, adapter).logs
+            for name, adapter in (("old", True), ("reference", False))
+        }
+        found = {"drawn": drawn.tokens, "counted": drawn.counted, **read}
+        return {name: leaf.reshape(*prompts.shape[:2], count, -1) for name, leaf in found.items()}
+
+    return jax.jit(roll, out_shardings=batch_sharding(mesh))
+
+
+def _everywhere(array: jax.Array) -> np.ndarray:
+    """A sharded array, whole, on every process."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    gathered: Any = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(gathered)
+
+
+def _placed(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A whole array on the devices, each with its share of the batch."""
+    array = array.astype(np.float32)
+    placed: jax.Array = jax.make_array_from_callback(array.shape, batch_sharding(mesh), lambda index: array[index])
+    return placed

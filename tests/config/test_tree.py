@@ -1,0 +1,77 @@
+"""The tree of conf/: every member composes and loads, and every key has a reader."""
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from tests.config.test_load import composed
+from trialfleet.config import Config
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+GENERAL = ("optimizer", "scheduler", "freezing", "mesh", "runtime")  # groups of which any workload takes any member
+WORKLOADS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
+REQUIRED = {"grpo": ["training.init_from=somewhere"]}  # what a user must say
+
+
+def schemas(root: type, seen: set[type] | None = None) -> set[type]:
+    """All dataclasses that a schema is made of."""
+    seen = set() if seen is None else seen
+    if root not in seen and dataclasses.is_dataclass(root):
+        seen.add(root)
+        for hint in get_type_hints(root).values():
+            for part in parts(hint):
+                schemas(part, seen)
+    return seen
+
+
+def parts(hint: object) -> Iterator[type]:
+    if isinstance(hint, type) and not get_args(hint):
+        yield hint
+    for argument in get_args(hint):
+        yield from parts(argument)
+
+
+def workload(name: str) -> Config:
+    return composed(f"workload={name}", *REQUIRED.get(name, []))
+
+
+ALL = set().union(*(schemas(type(workload(name))) for name in WORKLOADS))
+
+
+@pytest.mark.parametrize(
+    "override", [f"{group}={path.stem}" for group in GENERAL for path in sorted((CONF / group).glob("*.yaml"))]
+)
+def test_every_member_of_a_general_group_loads(override):
+    assert isinstance(composed(override), Config)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))])
+def test_every_preset_loads(name):
+    config = composed(f"+experiment={name}")
+    assert config.experiment_name == name
+
+
+def test_no_default_hides_in_the_schema():
+    for schema in ALL:
+        for field in dataclasses.fields(schema):
+            assert field.default is dataclasses.MISSING, f"{schema.__name__}.{field.name}"
+            assert field.default_factory is dataclasses.MISSING, f"{schema.__name__}.{field.name}"
+
+
+def test_every_key_has_a_reader():
+    """A field is read as an attribute, or as a hyperparameter by its key; `name` is what unions are told apart by."""
+    read = {"name"}
+    for folder in ("src", "pipelines", "jobs"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute):
+                    read.add(node.attr)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    read.update(node.value.split("."))
+    unread = {f"{schema.__name__}.{f.name}" for schema in ALL for f in dataclasses.fields(schema) if f.name not in read}
+    assert not unread
