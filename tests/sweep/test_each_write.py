@@ -47,4 +47,4 @@ def test_a_driver_can_die_at_each_write(tmp_path: Path, way: str) -> None:
 @pytest.mark.parametrize("way", ["before", "after", "half"])
 def test_a_job_can_die_at_each_write(tmp_path: Path, way: str) -> None:
     died = _die(tmp_path, "job", way, list(range(1, 9)))
-    assert len(died) > 4  # the others died before their claim, or after their commit: no second run was needed
+    assert len(died) > 3  # the others died before their claim, or after their commit: no second run was needed

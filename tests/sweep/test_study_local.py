@@ -1,13 +1,22 @@
 """Studies of local jobs, from the command line to the end, with all that can die dying on the way."""
 
+import contextlib
+import fcntl
 import os
+import pty
 import random
 import re
 import signal
+import subprocess
+import termios
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from tests.tasks.studies import NewStudy
+
+from jobs.cluster.processes import wait_until
+from tests.tasks.studies import PATIENCE, NewStudy, Study
 
 N = "hydra.sweeper.n_trials="
 LONG = ("steps=40", "seconds=0.05")  # two seconds: long enough to do something to it
@@ -208,3 +217,135 @@ def test_a_pruned_trial_ends_within_an_evaluation_of_its_verdict(new_study: NewS
         # The driver looks every 0.1 s, as long as a step takes here; the machine may be busy.
         assert ended_at < 29, "the trial never heard of its verdict"
         assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]
+
+
+# -------------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with little room of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"only who may mount can fill a disk: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_pauses_the_study_and_fails_nothing(small_disk: Path) -> None:
+    study = Study(small_disk, f"{N}4", "steps=20", "seconds=0.1", "save_every=1")
+    try:
+        driver = study.start()
+        study.wait_for(lambda: len(study.running()) == 2, driver)
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space left"), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        time.sleep(8.0)
+        assert driver.poll() is None, study.report()
+        filler.unlink()
+        study.finish(driver)
+        study.check(4, steps=20)
+    finally:
+        study.clean_up()
+
+
+# -------------------------------------------------------------------- Ctrl-C
+
+
+class Terminal:
+    """A driver at a terminal: what is typed reaches it as from a keyboard, Ctrl-C included."""
+
+    def __init__(self, study: Study) -> None:
+        self.shown = ""
+        self._master, slave = pty.openpty()
+        os.set_blocking(self._master, False)
+        self.driver = subprocess.Popen(
+            study.argv(),
+            cwd=study.place,
+            env={**study.env, "TERM": "xterm"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        study.drivers.append(self.driver)
+        os.close(slave)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def shows(self, text: str) -> bool:
+        with contextlib.suppress(BlockingIOError, OSError):  # nothing new; or nobody there any more
+            while chunk := os.read(self._master, 65536):
+                self.shown += chunk.decode(errors="replace")
+        return text in self.shown
+
+    def wait_for(self, text: str) -> None:
+        assert wait_until(lambda: self.shows(text), PATIENCE), self.shown[-3000:]
+
+    def ended(self) -> int:
+        """The exit code; the terminal is read meanwhile, or the driver would wait for it."""
+        assert wait_until(lambda: self.shows("\0") or self.driver.poll() is not None, PATIENCE), self.shown[-3000:]
+        self.shows("\0")
+        return int(self.driver.returncode)
+
+
+def _at_a_terminal(study: Study) -> Terminal:
+    terminal = Terminal(study)
+    study.wait_for(lambda: terminal.shows("\0") or len(study.running()) == 2, terminal.driver)
+    terminal.wait_for("2 running")
+    return terminal
+
+
+def test_ctrl_c_once_asks_and_waiting_takes_the_results_in(new_study: NewStudy) -> None:
+    study = new_study(f"{N}6", *LONG)
+    terminal = _at_a_terminal(study)
+    terminal.type("\x03")
+    terminal.wait_for("interrupted: no new trials")
+    terminal.type("w\n")
+    assert terminal.ended() == 0
+    assert "no more trials were started: interrupted" in terminal.shown
+    study.check(2, steps=40)
+    assert study.undisturbed_by_restarts()  # Ctrl-C did not reach the jobs
+
+
+def test_ctrl_c_twice_detaches_and_leaves_the_jobs_running(new_study: NewStudy) -> None:
+    study = new_study(f"{N}2", *LONG)
+    terminal = _at_a_terminal(study)
+    terminal.type("\x03\x03")
+    assert terminal.ended() == 0
+    assert "2 trial(s) are unfinished, their jobs left alone" in terminal.shown
+    study.run()
+    study.check(2, steps=40)
+    assert study.undisturbed_by_restarts()
+
+
+def test_ctrl_c_and_resume_goes_on_as_if_nothing_had_been(new_study: NewStudy) -> None:
+    study = new_study(f"{N}3", *LONG)
+    terminal = _at_a_terminal(study)
+    terminal.type("\x03")
+    terminal.wait_for("interrupted: no new trials")
+    terminal.type("r\n")
+    assert terminal.ended() == 0
+    study.check(3, steps=40)
+
+
+def test_ctrl_c_and_cancel_ends_the_jobs_and_tells_the_trials_so(new_study: NewStudy) -> None:
+    study = new_study(f"{N}4", "mode=hang")
+    terminal = _at_a_terminal(study)
+    workers = [study.trial(number).claims()[-1].process for number in (0, 1)]
+    terminal.type("\x03")
+    terminal.wait_for("interrupted: no new trials")
+    terminal.type("c\n")
+    assert terminal.ended() == 0
+    assert wait_until(lambda: not any(worker.is_alive() for worker in workers), PATIENCE)
+    assert study.states() == {"FAIL": 2}
+    assert study.stored()[0].user_attrs["trialfleet:error"] == "Cancelled: the study was cancelled"
+    study.overrides = (f"{N}4",)
+    study.run("study.allow_changes=[mode]")  # those two do not count as failures
+    assert study.states() == {"FAIL": 2, "COMPLETE": 2}

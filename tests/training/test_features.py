@@ -110,6 +110,16 @@ def test_bfloat16_computes_and_float32_stays(toy, new_run):
     assert run.reported("train/loss")[16] < run.reported("train/loss")[1]
 
 
+def test_what_the_backward_pass_forgets_changes_nothing(toy, new_run):
+    curves = []
+    for remat in ("none", "dots", "full"):
+        run = new_run()
+        train(toy(f"training.remat={remat}", "training.max_steps=4"), run)
+        curves.append(run.reported("train/loss"))
+    assert curves[1] == pytest.approx(curves[0], abs=1e-6)
+    assert curves[2] == pytest.approx(curves[0], abs=1e-6)
+
+
 def test_early_stopping_ends_and_saves(toy, new_run):
     run = new_run()
     early = "training.early_stopping={patience: 2, min_delta: 0.0}"

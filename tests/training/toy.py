@@ -15,6 +15,7 @@ from trialfleet.config import Config
 from trialfleet.config.marks import STRICT, Traced
 from trialfleet.training import lora
 from trialfleet.training.contract import Loss, Plan, Summary, Workload
+from trialfleet.training.memory import rematerialized
 
 WIDTH = 8
 
@@ -99,10 +100,13 @@ class Toy(Workload):
     def _errors(self, params: Any, x: jax.Array, hp: Any) -> jax.Array:
         target = jnp.roll(jnp.sin(x), 1, axis=-1)
         h = x.astype(params["head"]["w"].dtype)
+        scale = hp["model.alpha"] / max(1, self.config.model.rank)
+
+        def block(layer: Any, h: jax.Array) -> jax.Array:
+            return h + jnp.tanh(lora.linear(layer, "w", h, scale) + layer["b"])
+
         for n in range(self.config.model.layers):
-            layer = params["body"][f"layer{n}"]
-            scale = hp["model.alpha"] / max(1, self.config.model.rank)
-            h = h + jnp.tanh(lora.linear(layer, "w", h, scale) + layer["b"])
+            h = rematerialized(block, self.config.training.remat)(params["body"][f"layer{n}"], h)
         return jnp.mean(jnp.square((h @ params["head"]["w"]).astype(jnp.float32) - target), -1)
 
     def loss(self, params: Any, extra: Any, batch: Any, norms: Any, key: Any, hp: Any) -> Any:

@@ -25,8 +25,8 @@ def load(cfg: DictConfig) -> Config:
     Raises:
         UserError: with one line for each problem: the full key, what is wrong with it, and the fix.
     """
-    _refuse_missing(cfg)
     try:
+        _refuse_missing(cfg)
         container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the config cannot be resolved: {_first_line(error)}", "correct that interpolation") from error

@@ -39,6 +39,7 @@ MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 MASS_CANCEL = 3  # jobs cancelled from outside at about the same time: somebody meant it
 BAD_NODE_DEATHS = 3  # trials in a row that died on a node and survived elsewhere: it gets no more
+FULL_DISK_PAUSE = 5.0  # seconds between two looks whether there is room again
 ROOM = 1 << 16  # bytes that must fit on the disk before a trial's loss is taken for its own fault
 # Slurm's reasons to let a job wait that pass by themselves; any other is shown once.
 PATIENCE = ("", "None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
@@ -125,6 +126,7 @@ class Driver:
     _next_refresh: float = 0.0
     _refresh_every: float = 0.0
     _moved: bool = True
+    _full: bool = False  # the disk was, at the last write
     _said_once: set[str] = field(default_factory=set)
     _deaths: dict[int, str] = field(default_factory=dict)  # trial → the node where its last run died
     _bad_nodes: Counter[str] = field(default_factory=Counter)
@@ -147,7 +149,9 @@ class Driver:
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
-                self._make_do(error)
+                # Nothing fails and nothing new starts; what was half done is done again later.
+                self._full = True
+                self.pause(FULL_DISK_PAUSE, f"{error.strerror}: waiting for room in {self.study.folder}")
             for observer in self.observers:
                 observer.tick(self)
             if not self.tracked and not self._wanted():
@@ -155,6 +159,10 @@ class Driver:
             self.clock.sleep(self.settings.watch.files)
 
     def _look_at_all(self) -> None:
+        if self._full:
+            if self.clock.now() < self._paused_until:
+                return
+            self._mend()
         self._refresh()
         if self._mass_cancelled():
             return
@@ -192,15 +200,16 @@ class Driver:
         for observer in self.observers:
             observer.started(trial)
 
-    def _make_do(self, error: OSError) -> None:
-        """The disk is full: nothing fails, nothing new starts, and what was half done is done again later."""
-        self.pause(30.0, f"{error.strerror} ({error.filename or self.study.folder}): waiting for room")
+    def _mend(self) -> None:
+        """The disk was full: before anything is written, put right what was cut off then."""
+        self._make_sure_of_room()
         self.store.mend()
         self._queue.clear()
         for trial in self.store.trials():
             ours = trial.user_attrs.get(OWNER) in self.study.uids
             if ours and trial.state is OptunaState.RUNNING and trial.number not in self.tracked:
                 self._track(trial._trial_id, trial.number)
+        self._full = False
 
     # ---------------------------------------------------------------- look and act
 

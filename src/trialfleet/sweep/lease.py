@@ -111,9 +111,11 @@ class Lease:
             names = os.listdir(self._directory)  # noqa: PTH208  # asked before each write
         except FileNotFoundError:  # put aside with the study
             names = []
-        epoch = max((int(name[:-5]) for name in names if name.endswith(".json")), default=0)
-        holder = records.read(self._file(epoch)) if epoch else None
-        return epoch, None if holder is None or holder.get("released") else holder
+        newest = max((name for name in names if name.endswith(".json")), default=None)
+        if newest is None:
+            return 0, None
+        holder = records.read(self._directory / newest)
+        return int(newest[:-5]), None if holder is None or holder.get("released") else holder
 
     def _gone(self, holder: dict[str, Any]) -> bool:
         process = Process.from_json(holder["process"])

@@ -1,5 +1,6 @@
 """What the driver shows: a live table where somebody watches, a line for each event where nobody does."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -89,7 +90,8 @@ class Terminal:
 
     def _line(self, line: str | Text) -> None:
         """One event, one line: cut by the terminal, never by us, so that logs can be searched."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # stdout may be a file on a full disk: that must not end the study
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     # ---------------------------------------------------------------- the table
 
@@ -97,7 +99,8 @@ class Terminal:
         if self._live is None or time.monotonic() < self._next_draw:
             return
         self._next_draw = time.monotonic() + 0.5
-        self._live.update(self._picture(driver), refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(self._picture(driver), refresh=True)
 
     def _picture(self, driver: Driver) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

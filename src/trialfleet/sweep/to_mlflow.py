@@ -39,11 +39,14 @@ class ToMlflow:
         record, result = TrialRecord.read(directory.trial_json), directory.result()
         if record is not None and result is not None:
             trial = Tracked(-1, record, directory)
+            claimed = [claim.stat().st_mtime for claim in directory.runs.glob("*/claim")]
+            trial.started = min(claimed, default=directory.trial_json.stat().st_mtime)
             self.started(trial)
             self.ended(trial, result)
 
     def started(self, trial: Tracked) -> None:
-        self._ingester.trial_started(trial.number, trial.record.params, {**self._tags, **_job_tags(trial)})
+        tags = {**self._tags, **_job_tags(trial)}
+        self._ingester.trial_started(trial.number, trial.record.params, tags, trial.started)
 
     def running(self, trial: Tracked, label: str) -> None:
         self._ingester.trial_tagged(trial.number, _job_tags(trial))
@@ -62,6 +65,7 @@ class ToMlflow:
             None if result.error is None else f"{result.error['type']}: {result.error['message']}",
             {**_job_tags(trial), **{f"trialfleet.seconds.{part}": f"{s:.2f}" for part, s in result.seconds.items()}},
             artifacts_of(trial.dir.run_dir(result.run)) if result.run else None,
+            trial.dir.result_json.stat().st_mtime,
         )
 
     def best(self, front: Sequence[Finished]) -> None:

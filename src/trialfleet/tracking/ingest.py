@@ -334,17 +334,15 @@ def single_run(
         ingester.follow(0, "1.0", directory)
         try:
             yield outcome
+            _end(outcome, directory, TrialState.COMPLETE)
         except Preempted:  # it goes on later: the run stays open
             raise
         except Pruned:
-            ingester.trial_ended(0, TrialState.PRUNED, outcome.objectives, artifacts=artifacts_of(directory))
+            _end(outcome, directory, TrialState.PRUNED)
             raise
         except BaseException as error:
-            text = f"{type(error).__name__}: {error}"
-            ingester.trial_ended(0, TrialState.FAIL, error=text, artifacts=artifacts_of(directory))
+            _end(outcome, directory, TrialState.FAIL, f"{type(error).__name__}: {error}")
             raise
-        else:
-            ingester.trial_ended(0, TrialState.COMPLETE, outcome.objectives, artifacts=artifacts_of(directory))
         finally:
             outcome.arrived = ingester.flush(patience)
             outcome.problem = ingester.problem()
@@ -358,6 +356,12 @@ class Outcome:
     arrived: bool = False  # everything is in MLflow
     problem: str | None = None
     ingester: Ingester | None = None
+
+
+def _end(outcome: Outcome, directory: Path, state: TrialState, error: str | None = None) -> None:
+    assert outcome.ingester is not None
+    objectives = None if state is TrialState.FAIL else outcome.objectives
+    outcome.ingester.trial_ended(0, state, objectives, error, artifacts=artifacts_of(directory))
 
 
 def _user() -> str:

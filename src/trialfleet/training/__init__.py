@@ -24,7 +24,11 @@ def train(config: Config, run: Run) -> Outcome:
     environment.prepare(config)  # before jax is imported, which reads it once
     from trialfleet.training.seeds import fit_all
 
-    return fit_all(config, run)
+    try:
+        return fit_all(config, run)
+    finally:
+        if config.runtime.compilation_cache is not None:
+            environment.trim_cache(config.runtime.compilation_cache, config.runtime.compilation_cache_bytes)
 
 
 def check(config: Config) -> None:

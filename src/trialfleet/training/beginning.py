@@ -63,8 +63,13 @@ def _loaded(workload: Workload, tree: Params, shardings: Any) -> Params:
     return trees.unflatten(flat)
 
 
-def with_parameters_of(source: str, program: Program, state: State) -> tuple[State, dict[str, Any]]:
-    """The state with the parameters of another training's checkpoint, as far as they fit, and what did not.
+def with_parameters_of(
+    source: str, program: Program, state: State, frozen: Params
+) -> tuple[State, Params, dict[str, Any]]:
+    """The state and the frozen parameters with those of another training's checkpoint, as far as they fit.
+
+    Returns:
+        Both, and a report of what was taken and what was not.
 
     Raises:
         UserError: if `source` is no checkpoint, or nothing fits.
@@ -78,17 +83,19 @@ def with_parameters_of(source: str, program: Program, state: State) -> tuple[Sta
     there = checkpoints.contents(folder)
     # What was evaluated, and so what is meant by 'that model', is the average wherever there was one.
     kind = "state.ema." if any(name.startswith("state.ema.") for name in there) else "state.params."
-    own = trees.flatten(program.layout.shapes.params)
-    places = trees.flatten(program.layout.shardings.params)
+    layout = program.layout
+    own = trees.flatten(trees.merge(layout.shapes.params, layout.frozen_shapes))
+    places = trees.flatten(trees.merge(layout.shardings.params, layout.frozen_shardings))
     names = {path: kind + path.replace("/", ".") for path in own}
-    fits = [path for path, shape in own.items() if there.get(names[path]) == (shape.shape, str(shape.dtype))]
+    fits = [path for path, shape in own.items() if there.get(names[path]) == (shape.shape, "float32")]
     if not fits:
         raise UserError(f"training.init_from: no parameter of {folder} has the name and shape of one of this model")
-    targets = {
-        names[path]: jax.ShapeDtypeStruct(own[path].shape, own[path].dtype, sharding=places[path]) for path in fits
-    }
+    targets = {names[path]: jax.ShapeDtypeStruct(own[path].shape, "float32", sharding=places[path]) for path in fits}
     read = checkpoints.read_some(folder, targets)
-    params = trees.unflatten({**trees.flatten(state.params), **{path: read[names[path]] for path in fits}})
+    # Frozen parameters are in the compute dtype.
+    taken = {path: read[names[path]].astype(own[path].dtype) for path in fits}
+    whole = {**trees.flatten(trees.merge(state.params, frozen)), **taken}
+    never, params = trees.split(trees.unflatten(whole), layout.frozen.__contains__)
     ema = jax.tree.map(jnp.copy, params) if state.ema != () else ()
     not_there = sorted(path for path in own if names[path] not in there)
     report: dict[str, Any] = {
@@ -101,7 +108,7 @@ def with_parameters_of(source: str, program: Program, state: State) -> tuple[Sta
     for what in ("not_there", "other_shape"):
         if report[what]:
             log.warning("init_from: %s, so as initialised: %s", what.replace("_", " "), ", ".join(report[what]))
-    return state._replace(params=params, ema=ema), report
+    return state._replace(params=params, ema=ema), never, report
 
 
 def resumed(config: Config, program: Program, saves: Checkpoints, frozen: str) -> Resumed | None:

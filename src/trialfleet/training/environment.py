@@ -4,6 +4,7 @@ Device count, thread count and determinism change results in their last bits, so
 and not from whatever the machine's environment happens to say.
 """
 
+import contextlib
 import getpass
 import os
 import platform
@@ -49,6 +50,24 @@ def cache_directory(root: str) -> Path:
     """
     kind = re.sub(r"[^A-Za-z0-9]+", "-", f"{sys.platform}-{platform.machine()}-{_cpu_model()}").strip("-").lower()
     return Path(root).expanduser().absolute() / kind / f"jaxlib-{version('jaxlib')}" / getpass.getuser()
+
+
+def trim_cache(root: str, limit: int) -> None:
+    """Deletes the least recently used programs of this process's part of the cache beyond `limit` bytes.
+
+    Other processes may do the same at the same time, or read what is deleted: they compile it anew.
+    """
+    entries = []
+    for path in cache_directory(root).glob("*-cache"):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            entries.append((max(stat.st_atime, stat.st_mtime), stat.st_size, path))
+    excess = sum(size for _, size, _ in entries) - limit
+    for _, size, path in sorted(entries):
+        if excess <= 0:
+            break
+        path.unlink(missing_ok=True)
+        excess -= size
 
 
 def _xla_flags(config: Config) -> str:

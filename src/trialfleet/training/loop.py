@@ -83,14 +83,15 @@ class Training:
         with self.account.spent("start"):
             self.state, self.frozen = program.init(self.setup.inputs.hp, self.setup.inputs.seed)
             self.state, self.frozen = beginning.with_published(self.setup.workload, program, self.state, self.frozen)
-            self.frozen_digest = beginning.digest(self.frozen)
         with self.account.spent("restore"):
+            if program.layout.frozen:  # which are in no checkpoint of this trial
+                self._take_over()
+            self.frozen_digest = beginning.digest(self.frozen)
             resumed = beginning.resumed(config, program, self.saves, self.frozen_digest)
             if resumed is not None:
                 self._take_up(resumed)
-            elif config.training.init_from is not None:
-                self.state, report = beginning.with_parameters_of(config.training.init_from, program, self.state)
-                self.run.note(init_from=report)
+            elif not program.layout.frozen:
+                self._take_over()
         self._turn_knobs()
         self.run.note(fingerprint=fingerprint(self.setup.mesh), resumed_from=self.step, signature=signature(config))
 
@@ -293,6 +294,14 @@ class Training:
             self.saves.save(self.step, {"state": self.state, "batch": self.prepared}, meta)
         self.saved_at = self.step
         self.wishes.saved()
+
+    def _take_over(self) -> None:
+        """Begins from the parameters of another training, if the config says so."""
+        if source := self.config.training.init_from:
+            self.state, self.frozen, report = beginning.with_parameters_of(
+                source, self.program, self.state, self.frozen
+            )
+            self.run.note(init_from=report)
 
     def _take_up(self, resumed: beginning.Resumed) -> None:
         meta = resumed.saved.meta

@@ -1,7 +1,8 @@
 """An encoder of residual convolutions and its loss by connectionist temporal classification."""
 
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 from trialfleet.config.asr import CtcEncoder
 from trialfleet.training import trees
 from trialfleet.training.contract import Hyperparameters, Params
+from trialfleet.training.memory import rematerialized
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
 from trialfleet.workloads.asr.text import BLANK, CLASSES
@@ -54,6 +56,7 @@ def logits(
     frame_count: jax.Array,
     hp: Hyperparameters,
     key: jax.Array | None,
+    remat: Literal["none", "dots", "full"] = "none",
 ) -> jax.Array:
     """Scores of labels (B, T, CLASSES), float32.
 
@@ -71,15 +74,29 @@ def logits(
         frames = frames + hp["model.input_noise"] * _normal(noise)
     x = jax.nn.gelu(_conv(frames.astype(there.dtype) * there, encoder["stem"], 1))
     for n in range(config.blocks):
-        block = encoder[f"block{n}"]
+        kept = chances[n] >= hp["model.dropout"] if key is not None else None
         # Later blocks look further: a whole digit is heard from the middle of it.
-        x = x + _conv(_norm(x, block["conv_norm"]) * there, block["conv"], 1 if n == 0 else 2)
-        h = constrain(jax.nn.gelu(_norm(x, block["mlp_norm"]) @ block["up"]), "batch", None, "mlp")
-        if key is not None:
-            h = _dropout(h, hp["model.dropout"], chances[n])
-        x = constrain(x + h @ block["down"], "batch", None, "embed")
+        block = rematerialized(partial(_block, dilation=1 if n == 0 else 2), remat)
+        x = block(encoder[f"block{n}"], x, there, kept, hp)
     scores: jax.Array = _norm(x, encoder["norm"]) @ params["head"]["w"] + params["head"]["b"]
     return scores.astype(jnp.float32)
+
+
+def _block(
+    weights: Params, x: jax.Array, there: jax.Array, kept: jax.Array | None, hp: Hyperparameters, dilation: int
+) -> jax.Array:
+    """A residual convolution and a residual layer of two products (B, T, width).
+
+    Args:
+        there: (B, T, 1), 0 behind the end of an example.
+        kept: (B, T, hidden), what dropout leaves; None: everything.
+    """
+    x = x + _conv(_norm(x, weights["conv_norm"]) * there, weights["conv"], dilation)
+    h = constrain(jax.nn.gelu(_norm(x, weights["mlp_norm"]) @ weights["up"]), "batch", None, "mlp")
+    if kept is not None:
+        # The rate is an input, so that no trial compiles anew for another one.
+        h = jnp.where(kept, h / (1 - hp["model.dropout"]).astype(h.dtype), 0)
+    return constrain(x + h @ weights["down"], "batch", None, "embed")
 
 
 def flops(config: CtcEncoder, features: int, frames: int) -> float:
@@ -115,11 +132,6 @@ def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     wide = x.astype(jnp.float32)
     size = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + 1e-6)
     return (wide * size).astype(x.dtype) * scale
-
-
-def _dropout(x: jax.Array, rate: jax.Array, chances: jax.Array) -> jax.Array:
-    """Dropout whose rate is an input: no trial compiles anew for another rate."""
-    return jnp.where(chances >= rate, x / (1 - rate).astype(x.dtype), 0)
 
 
 def _normal(chances: jax.Array) -> jax.Array:

@@ -91,7 +91,8 @@ class Asr(Workload):
         return ctc.flops(self.config.model, FEATURES, bucket)
 
     def _logits(self, params: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None) -> jax.Array:
-        return ctc.logits(self.config.model, params, batch["frames"], batch["frame_count"], hp, key)
+        remat = self.config.training.remat
+        return ctc.logits(self.config.model, params, batch["frames"], batch["frame_count"], hp, key, remat)
 
     def _losses(self, scores: jax.Array, batch: Batch) -> jax.Array:
         return ctc.losses(scores, batch["frame_count"], batch["labels"], batch["label_count"])

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 PAD, EOS, BOS, UNKNOWN = 0, 1, 2, 3
 START_OF_TURN, END_OF_TURN = 105, 106
 REASONING, END_OF_REASONING, ANSWER, END_OF_ANSWER = "<reasoning>", "</reasoning>", "<answer>", "</answer>"
@@ -20,6 +22,7 @@ SIZE = 112  # a multiple of 16, so that meshes divide it
 
 _TEXT = {index + _FIRST: character for index, character in enumerate(_CHARACTERS)}
 _TEXT |= {number: text for text, number in _SPECIAL.items()}
+_SILENT = (START_OF_TURN, END_OF_TURN)
 _NUMBER = {text: number for number, text in _TEXT.items() if number not in _SPECIAL.values()}
 
 
@@ -33,6 +36,6 @@ def encode(text: str) -> list[int]:
     return found
 
 
-def decode(tokens: Sequence[int]) -> str:
-    """The text of tokens; what has none (padding, ends) is left out."""
-    return "".join(_TEXT.get(int(token), "") for token in tokens)
+def decode(tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of tokens, tags included; padding, beginnings and ends are left out."""
+    return "".join(_TEXT.get(int(token), "") for token in tokens if token not in _SILENT)

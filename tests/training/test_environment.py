@@ -1,0 +1,53 @@
+"""What is fixed before jax starts."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.training.harness import composed
+from trialfleet.errors import UserError
+from trialfleet.training import environment
+
+
+def test_the_config_says_how_many_devices_and_threads(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3 --xla_dump_to=/tmp/x")
+    wanted = environment.variables(composed("runtime.simulated_devices=4", "runtime.cpu_threads=2"))
+    assert wanted["PJRT_NPROC"] == "2"
+    flags = wanted["XLA_FLAGS"].split()
+    assert [flag for flag in flags if "device_count" in flag] == ["--xla_force_host_platform_device_count=4"]
+    assert "--xla_dump_to=/tmp/x" in flags
+    assert "--xla_gpu_deterministic_ops=true" in flags
+
+
+def test_the_cache_is_divided_by_what_makes_programs_differ(monkeypatch):
+    wanted = environment.variables(composed("runtime.compilation_cache=/shared/cache"))
+    folder = wanted["JAX_COMPILATION_CACHE_DIR"]
+    assert folder.startswith("/shared/cache/")
+    assert "jaxlib-" in folder
+    assert "JAX_COMPILATION_CACHE_DIR" not in environment.variables(composed("runtime.compilation_cache=null"))
+
+
+def test_the_cache_is_bounded_and_the_oldest_goes_first(tmp_path):
+    folder = environment.cache_directory(str(tmp_path))
+    folder.mkdir(parents=True)
+    for age in range(5):
+        entry = folder / f"program{age}-cache"
+        entry.write_bytes(bytes(100))
+        os.utime(entry, (1000 - age, 1000 - age))
+    environment.trim_cache(str(tmp_path), 250)
+    assert sorted(path.name for path in folder.iterdir()) == ["program0-cache", "program1-cache"]
+
+
+def test_another_number_of_devices_needs_another_process():
+    import jax
+
+    assert jax.device_count() == 8
+    with pytest.raises(UserError, match=r"runtime\.simulated_devices: 2, but jax is running"):
+        environment.prepare(composed("runtime.simulated_devices=2"))
+
+
+def test_the_package_is_there_before_jax_is():
+    code = "import sys, trialfleet.training, trialfleet.training.environment; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
