@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.tasks.studies import NewStudy, in_folders_of
 
 

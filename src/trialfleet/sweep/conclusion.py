@@ -10,6 +10,7 @@ from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.terminal import brief
+from trialfleet.tracking import secrets
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -21,7 +22,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
         *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
         *(f"  {name} ~ {distribution}" for name, distribution in plan.space.distributions.items()),
-        *(f"  {override}" for override in plan.space.fixed.values()),
+        *(f"  {secrets.masked_override(override)}" for override in plan.space.fixed.values()),
         "the config of a trial has been composed and checked; nothing was started",
     ]
     for line in lines:
@@ -70,7 +71,11 @@ def entry_point() -> str:
 
 
 def resume_command(*more: str) -> str:
-    """The command line as it was typed, for a person to type again; later overrides of a key replace it."""
+    """The command line as it was typed, for a person to type again, but for passwords in URLs.
+
+    Args:
+        more: overrides that replace those of the same keys.
+    """
     replaced = {text.partition("=")[0] for text in more}
     words = [word for word in sys.orig_argv[1:] if word.partition("=")[0] not in replaced]
-    return shlex.join(["python", *words, *more])
+    return shlex.join(["python", *(secrets.masked_override(word) for word in words), *more])

@@ -232,7 +232,7 @@ class Driver:
         self._next_refresh = now + self._refresh_every
 
     def _look(self, trial: Tracked) -> None:
-        if trial in self._queue:
+        if trial in self._queue or not trial.due(self.fleets, self.clock.now()):
             return
         before = trial.phase
         seen = trial.see(self.fleets)
@@ -240,6 +240,7 @@ class Driver:
             self._moved = True
         if trial.phase is not Job.PENDING:
             self._follow(trial)
+        trial.rest(self.clock.now(), self.settings.watch.max_files)
         self._act(trial, reconcile(seen, self.limits), seen)
 
     def _act(self, trial: Tracked, action: Action, seen: Seen) -> None:

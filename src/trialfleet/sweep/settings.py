@@ -34,6 +34,7 @@ class Watch:
     """How the driver watches its jobs; all in seconds."""
 
     files: Annotated[float, Gt(0)]
+    max_files: Seconds
     jobs: Annotated[float, Gt(0)]
     max_jobs: Annotated[float, Gt(0)]
     verdict: Seconds

@@ -34,6 +34,10 @@ class Tracked:
     pruned: bool = False
     started: float | None = None  # Unix seconds of the first claim
     phase: Job = Job.UNKNOWN
+    _heard: Job = Job.UNKNOWN  # the launcher's word at the last look
+    _next_look: float = 0.0  # on the driver's clock
+    _running_since: float | None = None  # on the driver's clock
+    _claims: list[Claim] = field(default_factory=list)  # of the last look
     _claims_counted: int = -1
     _fruitless_runs: int = 0
     _reports: dict[str, Path] = field(default_factory=dict)  # each run's metrics.jsonl
@@ -48,8 +52,23 @@ class Tracked:
         record.write(self.dir.trial_json)
         self.record = record
 
+    def due(self, fleets: dict[str, Fleet], now: float) -> bool:
+        """Whether it is time to look: `rest` is over, or the launcher says something new of the job."""
+        return now >= self._next_look or self._phase(fleets) is not self._heard
+
+    def rest(self, now: float, longest: float) -> None:
+        """Look again after a twentieth of the time that the trial has been running, after `longest` seconds at most.
+
+        So an end is noticed late by one part in twenty, and hundreds of long trials are no load to a file system.
+        """
+        if self.started is not None and self._running_since is None:
+            self._running_since = now
+        self._next_look = now if self._running_since is None else now + min(longest, (now - self._running_since) / 20)
+
     def see(self, fleets: dict[str, Fleet]) -> Seen:
         """Look: at the launcher's last answer first, at the files second.
+
+        Of these the result comes first: the run that brought it, and all that it reported, are there then.
 
         Args:
             fleets: by launcher's name.
@@ -62,8 +81,9 @@ class Tracked:
             if record.job is None
             else Submission.DONE
         )
-        self.phase = self._phase(fleets)
-        claims = [] if self.phase is Job.PENDING else self.dir.claims()
+        self.phase = self._heard = self._phase(fleets)
+        result = self.dir.result()
+        claims = self._claims = self.dir.claims() if result is not None or self.phase is not Job.PENDING else []
         own = [claim for claim in claims if claim.attempt == record.attempt]
         if own:
             self._adopt(own[-1])
@@ -74,7 +94,7 @@ class Tracked:
         job = self.record.job
         timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
         return Seen(
-            result=self.dir.result(),
+            result=result,
             submission=submission if job is None else Submission.DONE,
             job=self.phase,
             claimed=bool(own),
@@ -120,9 +140,12 @@ class Tracked:
         return self._fruitless_runs
 
     def new_lines(self) -> list[tuple[str, Line]]:
-        """Metrics lines that came since the last call, with the label of their run, in order of the runs."""
+        """Metrics lines that came since the last call, with the label of their run, in order of the runs.
+
+        Of the runs that the last look saw.
+        """
         lines: list[tuple[str, Line]] = []
-        for label in self.run_labels():
+        for label in [claim.label for claim in self._claims]:
             if label not in self.offsets:
                 self.offsets[label], self._reports[label] = 0, self.dir.run_dir(label) / "metrics.jsonl"
             new, self.offsets[label] = metrics.read_from(self._reports[label], self.offsets[label])

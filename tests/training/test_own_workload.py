@@ -1,0 +1,55 @@
+"""The example of a workload outside the package: it trains with the commands of any other."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.harness import composed
+from trialfleet.errors import UserError
+from trialfleet.training import train
+from trialfleet.training.setup import find_factory
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "spirals"
+
+
+def test_the_example_learns(new_run, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    run = new_run()
+    config = composed(
+        f"hydra.searchpath=[file://{FOLDER / 'conf'}]",
+        "workload=spirals",
+        "training.max_steps=400",
+        "training.global_batch=64",
+        "optimizer.learning_rate=0.02",
+        "training.checkpoints.keep_best=0",
+        "runtime.compilation_cache=null",
+    )
+    outcome = train(config, run)
+    assert outcome.metrics["val/accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_the_command_of_the_example_works(tmp_path):
+    command = [sys.executable, "-m", "pipelines.train", f"hydra.searchpath=[file://{FOLDER / 'conf'}]"]
+    options = ["workload=spirals", "training.max_steps=20", f"hydra.run.dir={tmp_path / 'out'}"]
+    tracking = [f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER), "XLA_FLAGS": ""}
+    done = subprocess.run([*command, *options, *tracking], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere.Nothing", "nowhere.Nothing cannot be imported"),
+        ("pathlib.Path", "pathlib.Path is no workload"),
+        ("trialfleet.training.contract.Workload", r"lacks __init__, axes, eval_step, group, init, loss"),
+    ],
+)
+def test_what_is_no_workload_is_refused(path, message):
+    with pytest.raises(UserError, match=f"workload.factory: .*{message}"):
+        find_factory(path)
