@@ -287,7 +287,7 @@ def chaos(place: Path, seed: int, trials: int, slots: int, minutes: float, steps
         server.wait()
         _finish(study)
         print(f"seed {seed}: {trials} trials of {steps} steps of {seconds} s on {slots} slots and {NODES} nodes")
-        print(f"inflicted in {struck:.0f} s: " + ", ".join(f"{n} × {what}" for what, n in _most(saboteur.inflicted)))
+        print(f"inflicted in {struck:.0f} s: " + ", ".join(f"{what} {n}" for what, n in _most(saboteur.inflicted)))
         print(f"finished after {time.monotonic() - began:.0f} s: " + "; ".join(account(study, steps)))
         wrong = judge(study, server.database, trials, steps)
         print("lost: nothing" if not wrong else f"LOST: {len(wrong)}\n  " + "\n  ".join(wrong[:20]))

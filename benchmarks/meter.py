@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -22,10 +22,10 @@ class Meter:
     def __init__(self, first: str, absorbing: Iterable[str] = ()) -> None:
         self._open = [first]
         self._absorbing = frozenset(absorbing)
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._mark = time.thread_time()
 
-    def seconds(self) -> Counter[str]:
+    def seconds(self) -> defaultdict[str, float]:
         """The sums until now."""
         self._settle()
         return self._seconds.copy()

@@ -8,15 +8,17 @@ and what watching costs for as long as jobs run; the latter is also given as sha
 
 import argparse
 import gc
+import json
 import multiprocessing
 import os
 import resource
 import shutil
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -90,6 +92,8 @@ class Row:
         watching: our own part of looking at trials that do nothing, over the time that a trial takes.
         share: what one driver takes of a core to watch `in_flight` trials that do nothing.
         peak: resident memory of the process in MiB, the most it ever was.
+        yardstick: milliseconds of CPU that a fixed piece of work took meanwhile (`yardstick`): on a busy machine
+            CPU seconds are shorter or longer than on an idle one.
     """
 
     trials: int
@@ -99,6 +103,7 @@ class Row:
     watching: float
     share: float
     peak: float
+    yardstick: float
     mlflow: float | None = None
 
     @property
@@ -166,6 +171,7 @@ class Milestones:
         self._ended = 0
         self._rounds = 0
         self._idle_rounds = -1
+        self._yardsticks: list[float] = []
         self._before = self._idle_began = self._now()
 
     def ended(self, trial: Tracked, result: Result) -> None:
@@ -173,6 +179,9 @@ class Milestones:
 
     def tick(self, driver: Driver) -> None:
         self._rounds += 1
+        if self._rounds % 20 == 1:
+            with self._meter.part(SIMULATION):
+                self._yardsticks.append(yardstick())
         if self._idle_rounds >= 0:
             self._idle(driver)
         elif self._left and self._ended >= self._left[0]:
@@ -190,8 +199,9 @@ class Milestones:
         self._left.pop(0)
         driver.detach = driver.detach or not self._left
         self._before = self._now()
+        self._yardsticks = []
 
-    def _now(self) -> tuple[int, int, Counter[str], float]:
+    def _now(self) -> tuple[int, int, defaultdict[str, float], float]:
         return self._ended, self._rounds, self._meter.seconds(), ingestion_seconds()
 
     def _take(self, pause: float) -> None:
@@ -209,6 +219,7 @@ class Milestones:
                 watching,
                 a_round / (a_round + pause),
                 peak_memory(),
+                statistics.median(self._yardsticks),
                 1000 * (ingested - since[3]) / trials if ingested else None,
             )
         )
@@ -242,13 +253,13 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
     store.belong(UID, folder)
     pruner = optuna.pruners.MedianPruner()
     meter.measure_methods(PRUNER, pruner, ["prune"])
-    meter.measure_methods(SIMULATION, fleet, [name for name in public_methods(type(fleet)) if name != "clock"])
+    meter.measure_methods(SIMULATION, fleet, ["submit", "refresh", "sleep"])
     space = spaces.parse(SPACE)
     node = {"n_trials": shape.trials + shape.in_flight, "n_jobs": shape.in_flight, "live": False}
     settings = settings_of.settings(node)
     observers: list[Observer] = []
-    quiet = Console(file=stack.enter_context(open(os.devnull, "w")), width=200, highlight=False)
-    observers.append(Terminal(quiet, False, ["loss"], lambda: None))
+    nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115  # the stack closes it
+    observers.append(Terminal(Console(file=nowhere, highlight=False), False, ["loss"], lambda: None))
     if shape.mlflow:
         target = resolve(f"sqlite:///{folder}/mlflow.db", "scale", folder)
         study = TrackedStudy("scale", UID, {"loss": "minimize"})
@@ -354,6 +365,15 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def yardstick() -> float:
+    """CPU milliseconds of a fixed piece of work of the driver's kind: system calls, JSON, small objects."""
+    began = time.thread_time()
+    for step in range(100):
+        os.listdir("/")  # noqa: PTH208  # a system call is what it is for
+        json.loads(json.dumps({"step": step, "values": {"loss": 0.5, "accuracy": 0.25}}))
+    return 1000 * (time.thread_time() - began)
+
+
 def ingestion_seconds() -> float:
     """CPU seconds of the thread that forwards to MLflow; 0 if there is none."""
     for thread in threading.enumerate():
@@ -364,14 +384,16 @@ def ingestion_seconds() -> float:
 
 HEAD = (
     f"{'trials':>7} {'Optuna':>8} {'pruner':>8} {'MLflow':>8} {'the rest':>9} = {'events':>7} + {'watching':>8}"
-    f"{'core':>8} {'peak MiB':>9}"
+    f"{'core':>8} {'peak MiB':>9} {'yardstick':>10}"
 )
 
 
 def line(row: Row) -> str:
     mlflow = "" if row.mlflow is None else f"{row.mlflow:.2f}"
     parts = f"{row.trials:>7} {row.optuna:>8.2f} {row.pruner:>8.2f} {mlflow:>8} {row.rest:>9.2f}"
-    return f"{parts} = {row.events:>7.2f} + {row.watching:>8.2f}{row.share:>8.1%} {row.peak:>9.0f}"
+    return (
+        f"{parts} = {row.events:>7.2f} + {row.watching:>8.2f}{row.share:>8.1%} {row.peak:>9.0f} {row.yardstick:>10.2f}"
+    )
 
 
 def main() -> None:
@@ -395,8 +417,8 @@ def main() -> None:
         report = measure(folder, shape, show=True)
         taken = report.resume
         print(
-            f"\nresume: {taken.seconds:.1f} s ({taken.opening:.1f} open the storage, {taken.recovering:.1f} count "
-            f"{taken.finished} ended trials, {taken.looking:.1f} look at {taken.tracked} under way), {taken.peak:.0f} MiB"
+            f"\nresume: {taken.seconds:.1f} s: {taken.opening:.1f} open the storage, {taken.recovering:.1f} count "
+            f"{taken.finished} ended trials, {taken.looking:.1f} look at {taken.tracked} others; {taken.peak:.0f} MiB"
         )
         print(f"the study: {'right' if not report.wrong else 'WRONG: ' + '; '.join(report.wrong[:5])}")
         print(f"took {time.monotonic() - began:.0f} s")

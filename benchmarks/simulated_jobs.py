@@ -63,7 +63,8 @@ class SimulatedFleet:
     epoch: float
     limit: int = sys.maxsize
     now: float = 0.0
-    frozen: bool = False  # time passes, and nothing happens
+    frozen: bool = False  # time passes, and the jobs stand still
+    _life: float = 0.0  # virtual seconds that the jobs have lived through
     _jobs: dict[str, SimulatedJob] = field(default_factory=dict)
     _known: dict[str, Job] = field(default_factory=dict)  # phases as of the last refresh
     _events: list[tuple[float, int, SimulatedJob]] = field(default_factory=list)
@@ -76,13 +77,14 @@ class SimulatedFleet:
         return Clock(now=lambda: self.now, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
+        self.now += seconds
         if self.frozen:
             return
-        until = self.now + seconds
+        until = self._life + seconds
         while self._events and self._events[0][0] <= until:
-            self.now, _, job = heapq.heappop(self._events)
+            self._life, _, job = heapq.heappop(self._events)
             self._live(job)
-        self.now = until
+        self._life = until
 
     # ---------------------------------------------------------------- what the driver asks
 
@@ -95,7 +97,7 @@ class SimulatedFleet:
             assert record is not None
             job = SimulatedJob(trial, assignment.attempt, name, record.params, self.mean * (0.5 + record.params["x"]))
             self._jobs[name] = job
-            self._later(job, self.now + IN_LINE)
+            self._later(job, self._life + IN_LINE)
         return [JobRef(LAUNCHER, name) for name in names]
 
     def refresh(self) -> bool:
@@ -144,13 +146,13 @@ class SimulatedFleet:
         claim = {"attempt": job.attempt, "restart": 0, "job": f"{LAUNCHER}:{job.name}"}
         _appear(run / "claim", {**claim, "process": self._process, "node": "n1"})
         job.file = os.open(run / "metrics.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        job.started, job.phase = self.now, Job.RUNNING
+        job.started, job.phase = self._life, Job.RUNNING
 
     def _report(self, job: SimulatedJob) -> None:
         job.reported += 1
         loss = 1.0 / job.reported + (10.0 if job.params["x"] > HOPELESS else 0.0)
         values = {"loss": loss, "accuracy": 1.0 - 0.5 / job.reported}
-        line = json.dumps({"step": job.reported, "time": self.epoch + self.now, "values": values})
+        line = json.dumps({"step": job.reported, "time": self.epoch + self._life, "values": values})
         os.write(job.file, f"{line}\n".encode())
         if job.trial.verdict_json.exists():
             self._end(job, TrialState.PRUNED, None)
@@ -160,7 +162,7 @@ class SimulatedFleet:
     def _end(self, job: SimulatedJob, state: TrialState, objectives: list[float] | None) -> None:
         os.close(job.file)
         label = f"{job.attempt}.0"
-        result = Result(state, objectives, None, {"total": self.now - job.started}, label, {})
+        result = Result(state, objectives, None, {"total": self._life - job.started}, label, {})
         _appear(job.trial.result_json, result.to_json())
         job.phase = Job.OVER
 

@@ -40,11 +40,12 @@ from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from trialfleet.tracking import run, secrets  # noqa: E402
+from trialfleet.tracking import records, run, secrets  # noqa: E402
 from trialfleet.tracking.processes import Process  # noqa: E402
-from trialfleet.tracking.submission import Assignment, Submission, TrialRecord  # noqa: E402
+from trialfleet.tracking.submission import WARNING, Assignment, Submission, TrialRecord  # noqa: E402
 from trialfleet.tracking.sweep_run import FollowerRun, SweepRun  # noqa: E402
 from trialfleet.tracking.trial_dir import (  # noqa: E402
+    TIME_LIMIT,
     Claim,
     NotClaimed,
     Result,
@@ -231,9 +232,24 @@ def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:
     if trial.result_json.exists() or trial.superseded(claim):
         return 0
     if environment.slurm_id is not None and signal.SIGUSR2 in _signals:
+        if _time_is_up(environment.slurm_id):
+            records.write(trial.run_dir(claim.label) / TIME_LIMIT, {"time": time.time()})
         done = subprocess.run(["scontrol", "requeue", environment.slurm_id], capture_output=True, text=True)
         print(f"saved; asked Slurm to requeue job {environment.slurm_id}: {done.stderr.strip() or 'done'}")
     return 0
+
+
+def _time_is_up(job: str) -> bool:
+    """Whether the warning was of the time limit, and not of a preemption. Slurm warns up to a minute too early."""
+    done = subprocess.run(["squeue", "-h", "-r", "-j", job, "-O", "TimeLeft"], capture_output=True, text=True)
+    days, _, clock = done.stdout.strip().rpartition("-")
+    parts = clock.split(":")
+    if done.returncode != 0 or not all(part.isdigit() for part in parts):  # no answer, or no limit
+        return False
+    seconds = 86400 * int(days or 0)
+    for place, part in zip((1, 60, 3600), reversed(parts), strict=False):
+        seconds += place * int(part)
+    return seconds <= float(os.environ.get(WARNING, 0)) + 75.0
 
 
 def _redirect_output(path: Path) -> None:

@@ -236,6 +236,16 @@ def test_a_trial_longer_than_its_jobs_time_limit_completes(cluster: Cluster, new
     assert {label.partition(".")[0] for label in study.labels(0)} == {"1"}
 
 
+@pytest.mark.slow
+def test_restarts_after_a_time_limit_are_capped_where_asked(new_study: NewStudy) -> None:
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55", "hydra.launcher.use_srun=true")
+    endless = ("hydra.launcher.max_num_timeout=1", "mode=hang", "hydra.sweeper.max_failure_rate=1.0")
+    study = new_study(f"{N}1", *limits, *endless)
+    said = study.run()
+    assert "2 time limits, more than max_num_timeout=1" in said
+    assert study.states() == {"FAIL": 1}
+
+
 # -------------------------------------------------------------------- nodes and the controller fail
 
 

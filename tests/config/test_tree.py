@@ -64,13 +64,15 @@ def test_no_default_hides_in_the_schema():
 
 
 def test_every_key_has_a_reader():
-    """A field is read as an attribute, or as a hyperparameter by its key; `name` is what unions are told apart by."""
+    """A field is read as an attribute, in a pattern, or as a hyperparameter by its key; `name` is what unions are told apart by."""
     read = {"name"}
     for folder in ("src", "pipelines", "jobs"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute):
                     read.add(node.attr)
+                elif isinstance(node, ast.MatchClass):
+                    read.update(node.kwd_attrs)
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     read.update(node.value.split("."))
     unread = {f"{schema.__name__}.{f.name}" for schema in ALL for f in dataclasses.fields(schema) if f.name not in read}

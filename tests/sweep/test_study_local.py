@@ -241,7 +241,7 @@ def test_a_full_disk_pauses_the_study_and_fails_nothing(small_disk: Path) -> Non
         driver = study.start()
         study.wait_for(lambda: len(study.running()) == 2, driver)
         filler = small_disk / "filler"
-        with pytest.raises(OSError, match="No space left"), open(filler, "wb", buffering=0) as file:
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
         time.sleep(8.0)
@@ -317,7 +317,9 @@ def test_ctrl_c_once_asks_and_waiting_takes_the_results_in(new_study: NewStudy) 
 def test_ctrl_c_twice_detaches_and_leaves_the_jobs_running(new_study: NewStudy) -> None:
     study = new_study(f"{N}2", *LONG)
     terminal = _at_a_terminal(study)
-    terminal.type("\x03\x03")
+    terminal.type("\x03")
+    terminal.wait_for("interrupted: no new trials")
+    terminal.type("\x03")
     assert terminal.ended() == 0
     assert "2 trial(s) are unfinished, their jobs left alone" in terminal.shown
     study.run()

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import hydra
-from tests.tasks.descent import task
 
 from pipelines import front
+from tests.tasks.descent import task
 from trialfleet.config.location import conf_directory
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def leave(entry: Callable[[], Any]) -> None:
         code = entry() or 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # a forked process must end here, not in its parent's code
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError):

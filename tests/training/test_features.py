@@ -9,7 +9,7 @@ from tests.training.harness import after
 from tests.training.test_freezing import arrays
 from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Stop
-from trialfleet.training import NonFinite, train
+from trialfleet.training import NonFinite, evaluate, train
 from trialfleet.training.account import compilations
 
 KINDS = ["adamw", "adam", "sgd", "lion", "muon", "adafactor"]
@@ -196,6 +196,17 @@ def test_parameters_of_another_training(toy, new_run):
     assert report["not_there"] == ["body/layer3/b", "body/layer3/w"]
     with pytest.raises(UserError, match=r"training\.init_from: .* is no whole checkpoint"):
         train(toy(f"training.init_from={source / 'state'}"), new_run())
+
+
+def test_a_checkpoint_is_evaluated_by_itself(toy, new_run):
+    run, judged = new_run(), new_run()
+    train(toy("training.ema_decay=0.5"), run)
+    checkpoint = run.notes["checkpoints"]["last"]
+    values = evaluate(toy("training.ema_decay=0.5"), judged, checkpoint)
+    assert values == {"val/error": run.reported("val/error")[16]}
+    assert judged.lines == [(0, values)]
+    with pytest.raises(UserError, match="does not hold this model: body/layer3/b, body/layer3/w"):
+        evaluate(toy("model.layers=4"), judged, checkpoint)
 
 
 def test_another_config_is_refused_on_resume(toy, new_run):

@@ -9,7 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from trialfleet.errors import UserError
+from trialfleet.sweep import blocking_fleet
 from trialfleet.sweep import budget as budgets
 from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep.constraints import Constraint
@@ -163,8 +164,7 @@ class Driver:
             if self.clock.now() < self._paused_until:
                 return
             self._mend()
-        self._refresh()
-        if self._mass_cancelled():
+        if self._refresh() and self._mass_cancelled():
             return
         for trial in list(self.tracked.values()):
             self._look(trial)
@@ -194,6 +194,9 @@ class Driver:
         if record is None:  # the driver died between asking and writing
             record = self.proposer.complete(trial_id)
             record.write(directory.trial_json)
+        if record.launcher == blocking_fleet.LAUNCHER and record.job is None:
+            record = replace(record, submission=None)  # it ran inside a driver that is gone
+            record.write(directory.trial_json)
         trial = Tracked(trial_id, record, directory)
         trial.pruned = directory.verdict_json.exists()
         self.tracked[number] = trial
@@ -213,11 +216,15 @@ class Driver:
 
     # ---------------------------------------------------------------- look and act
 
-    def _refresh(self) -> None:
-        """Ask the launchers once for all jobs: often while jobs come and go, seldom when nothing moves."""
+    def _refresh(self) -> bool:
+        """Ask the launchers once for all jobs: often while jobs come and go, seldom when nothing moves.
+
+        Returns:
+            whether it was time to ask.
+        """
         now = self.clock.now()
         if now < self._next_refresh:
-            return
+            return False
         concerned = {trial.record.launcher for trial in self.tracked.values() if trial.record.submission is not None}
         answered = {name: self.fleets[name].refresh() for name in self.fleets if name in concerned}
         for trial in self.tracked.values():
@@ -230,6 +237,7 @@ class Driver:
         self._refresh_every = watch.jobs if self._moved else min(2 * self._refresh_every, watch.max_jobs)
         self._moved = False
         self._next_refresh = now + self._refresh_every
+        return True
 
     def _look(self, trial: Tracked) -> None:
         if trial in self._queue or not trial.due(self.fleets, self.clock.now()):
@@ -267,7 +275,7 @@ class Driver:
                     submission=None,
                     job=None,
                     unclaimed=0,
-                    timeouts=seen.timeouts,
+                    timeouts=trial.record.timeouts + trial.timed_out,
                 )
                 self._retry(trial, action.reason)
             case Do.PRUNE:
@@ -359,19 +367,19 @@ class Driver:
         drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
         for number in self._kept.add(finished):
             drop_checkpoints(self.study.trial_dir(number))
-        self._consider_stopping()
+        self._consider_stopping(finished)
 
     def _violations(self, trial: Tracked, result: Result) -> dict[str, float]:
         if result.state is not TrialState.COMPLETE:
             return {}
         return {one.metric: one.violation(trial.latest) for one in self.constraints}
 
-    def _consider_stopping(self) -> None:
+    def _consider_stopping(self, trial: Finished) -> None:
         rate = self.settings.max_failure_rate
-        if self.standings.failed > rate * self.n_trials:
+        if trial.error is not None and self.standings.failed > rate * self.n_trials:
             self.failed = self.stop_asking = (
                 f"{self.standings.failed} trials failed, more than max_failure_rate={rate} of "
-                f"n_trials={self.n_trials} allows"
+                f"n_trials={self.n_trials} allows; the last was trial {trial.number}: {trial.error}"
             )
         self.stop_asking = self.stop_asking or budgets.stagnated(self.settings.budget, self.store)
 
@@ -420,8 +428,10 @@ class Driver:
 
     def _heed_budget(self) -> None:
         self.account.pass_time()
-        running = sum(trial.seconds() or 0.0 for trial in self.tracked.values() if trial.phase is Job.RUNNING)
-        self.stop_asking = self.stop_asking or budgets.exceeded(self.settings.budget, self.account, running)
+        budget, running = self.settings.budget, 0.0
+        if budget.device_hours is not None:
+            running = sum(trial.seconds() or 0.0 for trial in self.tracked.values() if trial.phase is Job.RUNNING)
+        self.stop_asking = self.stop_asking or budgets.exceeded(budget, self.account, running)
 
     def _refill(self) -> None:
         if self.clock.now() < self._paused_until:

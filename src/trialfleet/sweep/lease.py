@@ -77,6 +77,10 @@ class Lease:
         self._beats = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._beats.start()
 
+    def held(self) -> bool:
+        """Whether this driver may write."""
+        return self._epoch is not None and self._newest()[0] == self._epoch
+
     def check(self) -> None:
         """Raises:
         LeaseLost: a newer epoch exists.

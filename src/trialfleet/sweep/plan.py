@@ -128,7 +128,8 @@ def _space(request: Request) -> Space:
     nothing_given = node["params"] is None and not space.distributions and node["custom_search_space"] is None
     if nothing_given and node.get("default_params"):
         space = spaces.parse([*spaces.arguments_of(node["default_params"]), *request.arguments])
-    if not space.distributions and node["custom_search_space"] is None:
+    # With upstream's own schema, which has no default_params, an empty space means n_trials runs of the same config.
+    if not space.distributions and node["custom_search_space"] is None and "default_params" in node:
         raise UserError(
             "the search space is empty: hydra.sweeper.params and the command line vary nothing",
             "add for example 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))' or +search_space=asr_small",

@@ -40,7 +40,7 @@ class Seen:
         condemned: whether the driver has asked the trial to stop: its verdict is there.
         fruitless: ended runs in a row, up to the newest, that brought no newer checkpoint.
         unclaimed: jobs in a row, up to the present one, that ended without a claim.
-        timeouts: attempts that ended by the job's time limit.
+        timeouts: runs that ended by their job's time limit.
     """
 
     result: Result | None = None
@@ -94,11 +94,15 @@ def reconcile(seen: Seen, limits: Limits) -> Action:
     if seen.submission is Submission.MAYBE and not seen.claimed:
         # With a claim the job is known from the claim itself; without one, only the launcher can tell.
         return Action(Do.WAIT) if seen.job is Job.UNKNOWN else Action(Do.FIND)
-    if seen.claimed and not seen.condemned and seen.fruitless > limits.max_retries:
-        return Action(
-            Do.GIVE_UP,
-            f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})",
-        )
+    if seen.claimed and not seen.condemned:
+        # Whatever the job does now: Slurm may have requeued it, and would again and again.
+        if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
+            return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
+        if seen.fruitless > limits.max_retries:
+            return Action(
+                Do.GIVE_UP,
+                f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})",
+            )
     if seen.job is not Job.OVER:
         return Action(Do.WAIT)
     if seen.condemned:
@@ -107,6 +111,4 @@ def reconcile(seen: Seen, limits: Limits) -> Action:
         if seen.unclaimed >= limits.max_unclaimed:
             return Action(Do.GIVE_UP, f"{seen.unclaimed} jobs in a row ended before the trial began")
         return Action(Do.SUBMIT_AGAIN, "the job ended before the trial began")
-    if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
-        return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
     return Action(Do.RESUBMIT, "the job was lost")

@@ -102,7 +102,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
     project = project_directory()
     code = snapshot.take(project, folder / "code" / record.code["digest"])
     fleets, fleet = _fleets(plan, {"PYTHONPATH": snapshot.python_path(code)})
-    mlflow = _to_mlflow(plan, record, stack)
+    mlflow = _to_mlflow(plan, record, lease, stack)
     live = plan.settings.live and console.is_terminal
     terminal = Terminal(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     observers: list[Observer] = [terminal, *([mlflow] if mlflow else [])]
@@ -193,13 +193,11 @@ def _fleets(plan: Plan, environment: Mapping[str, str]) -> tuple[dict[str, Fleet
     launcher, folder = plan.request.launcher, plan.folder
     watch = plan.settings.watch
     settle = watch.settle_network if on_network_file_system(folder) else watch.settle_local
-    if not is_submittable(launcher):
-        blocking = BlockingFleet(launcher)
-        return {"blocking": blocking}, blocking
-    parameters: dict[str, Any] = launcher.params  # type: ignore[attr-defined]  # upstream's launchers all have them
-    local = LocalFleet(parameters if launcher._EXECUTOR == "local" else None, environment)  # type: ignore[attr-defined]
+    kind = launcher._EXECUTOR if is_submittable(launcher) else "blocking"  # type: ignore[attr-defined]
+    parameters: dict[str, Any] = getattr(launcher, "params", {})  # upstream's launchers that submit all have them
+    local = LocalFleet(parameters if kind == "local" else None, environment)
     fleets: dict[str, Fleet] = {"local": local}
-    if launcher._EXECUTOR == "slurm":  # type: ignore[attr-defined]
+    if kind == "slurm":
         slurm = SlurmFleet(
             slurm_parameters(parameters, folder),
             parameters.get("python"),
@@ -211,6 +209,9 @@ def _fleets(plan: Plan, environment: Mapping[str, str]) -> tuple[dict[str, Fleet
         return {**fleets, "slurm": slurm}, slurm
     if shutil.which("squeue"):
         fleets["slurm"] = SlurmFleet(None, None, 0, folder / ".submitit", {}, settle)
+    if kind == "blocking":
+        blocking = BlockingFleet(launcher)
+        return {**fleets, "blocking": blocking}, blocking
     return fleets, local
 
 
@@ -230,7 +231,7 @@ def slurm_parameters(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return dict(executor._executor.parameters)
 
 
-def _to_mlflow(plan: Plan, record: StudyRecord, stack: ExitStack) -> ToMlflow | None:
+def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack) -> ToMlflow | None:
     """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
     if plan.target is None:
         return None
@@ -243,7 +244,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, stack: ExitStack) -> ToMlflow | 
         {key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
     )
     poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
-    ingester = stack.enter_context(ingest.Ingester(plan.folder, plan.target, tracked, poll))
+    ingester = stack.enter_context(ingest.Ingester(plan.folder, plan.target, tracked, poll, lease.held))
     return ToMlflow(ingester, plan.metrics, tags, resume_command())
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleet import Busy, MaybeSubmitted
 from trialfleet.sweep.reconcile import Job
-from trialfleet.tracking.submission import JobRef
+from trialfleet.tracking.submission import WARNING, JobRef
 
 LAUNCHER = "slurm"
 ANSWER_SECONDS = 60.0  # how long a Slurm command may take before it counts as unanswered
@@ -124,6 +124,7 @@ class SlurmFleet:
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self._environment.items()]
         folder = submission.parent / uuid
         folder.mkdir(exist_ok=True)
+        exports.append(f"export {WARNING}={parameters.get('signal_delay_s', 0)}")
         exports.append(f"export SUBMITIT_FOLDER={shlex.quote(str(folder))}")
         parameters["setup"] = [*exports, *(parameters.get("setup") or [])]
         if self._excluded:

@@ -10,7 +10,7 @@ from trialfleet.tracking import metrics
 from trialfleet.tracking.checkpoints import newest_step
 from trialfleet.tracking.metrics import Line
 from trialfleet.tracking.submission import JobRef, TrialRecord
-from trialfleet.tracking.trial_dir import Claim, TrialDir
+from trialfleet.tracking.trial_dir import TIME_LIMIT, Claim, TrialDir
 
 
 @dataclass
@@ -38,8 +38,10 @@ class Tracked:
     _next_look: float = 0.0  # on the driver's clock
     _running_since: float | None = None  # on the driver's clock
     _claims: list[Claim] = field(default_factory=list)  # of the last look
+    timed_out: bool = False  # whether the time limit ended the job, other than by the run's leaving ahead of it
     _claims_counted: int = -1
     _fruitless_runs: int = 0
+    _time_limits: int = 0
     _reports: dict[str, Path] = field(default_factory=dict)  # each run's metrics.jsonl
 
     @property
@@ -92,7 +94,7 @@ class Tracked:
             self.started = (self.dir.run_dir(claims[0].label) / "claim").stat().st_mtime
         over = self.phase is Job.OVER
         job = self.record.job
-        timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
+        self.timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
         return Seen(
             result=result,
             submission=submission if job is None else Submission.DONE,
@@ -101,7 +103,7 @@ class Tracked:
             condemned=self.pruned,
             fruitless=self._fruitless(claims, over),
             unclaimed=record.unclaimed + 1,
-            timeouts=record.timeouts + timed_out,
+            timeouts=record.timeouts + self.timed_out + self._time_limits,
         )
 
     def _phase(self, fleets: dict[str, Fleet]) -> Job:
@@ -127,11 +129,13 @@ class Tracked:
     def _fruitless(self, claims: list[Claim], over: bool) -> int:
         """Ended runs in a row, up to the newest, that brought no newer checkpoint than those before them.
 
-        A requeue ends a run as well as a new attempt does. Counted anew only when there is a run more, or none left.
+        A requeue ends a run as well as a new attempt does. Counted anew only when there is a run more, or none left,
+        and the time limits among the ends with them.
         """
         if over or len(claims) != self._claims_counted:
             self._claims_counted = len(claims)
             ended = claims if over else claims[:-1]
+            self._time_limits = sum((self.dir.run_dir(claim.label) / TIME_LIMIT).exists() for claim in claims)
             newest, self._fruitless_runs = -1, 0
             for claim in ended:
                 step = newest_step(self.dir.run_dir(claim.label) / "checkpoints")

@@ -8,7 +8,7 @@ same lines are sent once more. A torn last line is cut off when the file is open
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,25 @@ def join(pieces: list[Range], piece: Range) -> None:
     pieces.append(piece)
 
 
+class NotOurs(Exception):
+    """Somebody else forwards the study now: nothing was noted, and nothing may be sent."""
+
+
 class Cursor:
     """The memory itself. `note` changes it and writes it down in one append; opening one reads it back.
 
     Args:
         path: the file; its folder must exist. Trials' directories are kept relative to that folder, so that
             a study can be moved.
+        ours: tells whether we may still write; asked before each note, and so before all that is sent.
 
     Raises:
         OSError: the file can not be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ours: Callable[[], bool] = lambda: True) -> None:
         self.path = path
+        self._ours = ours
         self._open()
 
     def _open(self) -> None:
@@ -100,7 +106,10 @@ class Cursor:
 
         Raises:
             OSError: nothing was applied (the disk is full, say).
+            NotOurs: nothing was applied.
         """
+        if not self._ours():
+            raise NotOurs
         self._write("".join(records.dumps(event) + "\n" for event in events).encode())
         for event in events:
             self._apply(event)

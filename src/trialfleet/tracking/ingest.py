@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 from uuid import uuid4
 
 from trialfleet.tracking import records, schema
-from trialfleet.tracking.cursor import Cursor
+from trialfleet.tracking.cursor import Cursor, NotOurs
 from trialfleet.tracking.forwarder import LONGEST_WAIT, NOTE, Forwarder, Study, waiting_time
 from trialfleet.tracking.mlflow_runs import Away, Runs, TrackingError, prepare_environment
 from trialfleet.tracking.run import Preempted, Pruned
@@ -58,15 +58,23 @@ class Ingester:
         target: where to, from `target.resolve`.
         study: whose results.
         poll_interval: seconds between two looks at the files of running trials.
+        ours: tells whether the study is still ours to forward; once it is not, nothing more is sent.
 
     Raises:
         OSError: the cursor can not be read or written.
     """
 
-    def __init__(self, directory: Path, target: Target, study: Study, poll_interval: float = POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        target: Target,
+        study: Study,
+        poll_interval: float = POLL_SECONDS,
+        ours: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._target = target
         self._interval = poll_interval
-        cursor = Cursor(directory / f"mlflow-{target.key}.jsonl")
+        cursor = Cursor(directory / f"mlflow-{target.key}.jsonl", ours)
         if cursor.parent is not None and not knows_run(target, cursor.parent):
             cursor.forget()  # the database was deleted: everything is sent anew
         self._forwarder = Forwarder(cursor, study, self._connect)
@@ -254,6 +262,8 @@ class Ingester:
             if time.monotonic() < self._not_before:
                 return False
             idle = self._forwarder.round()
+        except NotOurs:
+            self._stopping = True
         except (TrackingError, OSError) as error:
             self._rest(str(error))
         except Exception as error:  # a defect in here must neither end the study nor spin

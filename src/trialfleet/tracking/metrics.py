@@ -13,8 +13,6 @@ from pathlib import Path
 
 from trialfleet.tracking import records
 
-PIECE = 1 << 20  # bytes that are read at a time
-
 
 @dataclass(frozen=True)
 class Line:
@@ -55,25 +53,12 @@ def read_from(path: Path, offset: int = 0) -> tuple[list[Line], int]:
         the lines, and the offset behind the last whole one (where the next call goes on).
     """
     try:
-        data = _read(path, offset)
+        data = records.read_bytes(path, offset)
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
     lines = [_parse(raw) for raw in data[:end].splitlines()]
     return [line for line in lines if line is not None], offset + end
-
-
-def _read(path: Path, offset: int) -> bytes:
-    """What follows `offset`: nothing, as a rule, so it is asked for with few system calls."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        data = part = os.pread(descriptor, PIECE, offset)
-        while len(part) == PIECE:
-            part = os.pread(descriptor, PIECE, offset + len(data))
-            data += part
-        return data
-    finally:
-        os.close(descriptor)
 
 
 def _parse(raw: bytes) -> Line | None:

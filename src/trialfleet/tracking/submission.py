@@ -10,6 +10,8 @@ from typing import Any
 
 from trialfleet.tracking import records
 
+WARNING = "TRIALFLEET_WARNING"  # tells a Slurm job how many seconds ahead of its time limit it is warned
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -76,7 +78,8 @@ class TrialRecord:
         launcher: whose fleet was given that submission.
         index: the trial's element in it.
         job: the launcher's answer; None until it has answered.
-        unclaimed, timeouts: see `sweep.reconcile.Seen`; those of the jobs before the present one.
+        unclaimed: jobs in a row before the present one that ended without a claim.
+        timeouts: jobs before the present one that their time limit killed.
     """
 
     number: int

@@ -21,6 +21,8 @@ from typing import Any
 from trialfleet.tracking import records
 from trialfleet.tracking.processes import Process
 
+TIME_LIMIT = "time_limit.json"  # in a run's folder: the run saved and left because of its job's time limit
+
 
 class TrialState(StrEnum):
     """How a trial ended, in Optuna's words."""

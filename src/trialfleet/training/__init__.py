@@ -7,7 +7,7 @@ from trialfleet.config import Config
 from trialfleet.tracking.run import Run
 from trialfleet.training.outcome import NonFinite, Outcome
 
-__all__ = ["NonFinite", "Outcome", "check", "describe", "train"]
+__all__ = ["NonFinite", "Outcome", "check", "describe", "evaluate", "train"]
 
 
 def train(config: Config, run: Run) -> Outcome:
@@ -43,6 +43,23 @@ def check(config: Config) -> None:
     from trialfleet.training.setup import Setup
 
     Setup(config)
+
+
+def evaluate(config: Config, run: Run, checkpoint: str, split: str = "val") -> dict[str, float]:
+    """Metrics of a checkpoint on a split ('train', 'val' or 'test'); samples go to the run's artifacts.
+
+    The parameters are the averaged ones where training kept an average.
+
+    Raises:
+        UserError: if there is no whole checkpoint of this model in that folder.
+        Preempted: if the run was asked to stop.
+    """
+    from trialfleet.training import environment
+
+    environment.prepare(config)
+    from trialfleet.training.scoring import score
+
+    return score(config, run, checkpoint, split)
 
 
 def describe(config: Config) -> str:

@@ -98,6 +98,16 @@ class Checkpoints:
             del self._saved[step]
             _delete(self._directory / f"{step:08d}")
 
+    def kept(self) -> dict[str, str]:
+        """Where this run's last checkpoint is, and its best."""
+        if not self._saved:
+            return {}
+        scores = {step: meta["score"] for step, meta in self._saved.items() if meta.get("score") is not None}
+        found = {"last": max(self._saved)}
+        if scores:
+            found["best"] = min(scores, key=lambda step: (records.number(scores[step]), step))
+        return {name: str(self._directory / f"{step:08d}") for name, step in found.items()}
+
     def newest(self) -> Iterator[Saved]:
         """Whole checkpoints of this run and of those before it, the furthest first."""
         return self._whole(lambda folder: -int(folder.name))

@@ -35,7 +35,10 @@ class Plan(NamedTuple):
 
 
 class Source(Protocol):
-    """The data of one split. Pure: the same arguments give the same answer, on every process."""
+    """The data of one split. Pure: the same arguments give the same answer, on every process.
+
+    It may have an attribute `dropped`: the number of examples that it leaves out, for the trial's record.
+    """
 
     def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
         """The batches of an epoch, for all processes together; evaluation asks for epoch 0 alone.
@@ -167,6 +170,7 @@ class Workload(ABC):
             params: all of them, in the compute dtype.
             norms: those of the global batch.
             key: differs by step and micro-batch.
+            hp: also 'on.<unit>', 1 or 0: whether a unit is being trained, if a freezing schedule holds units back.
         """
 
     def prepare(

@@ -26,7 +26,8 @@ def text(config: Config) -> str:
         f"batch       {config.training.global_batch} examples = {setup.program.accumulation} micro-batches x "
         f"{batch_shards(mesh)} shards x {per_device}",
         *(f"            {name}: {leaf.dtype} {leaf.shape[1:]}" for name, leaf in sorted(batch.items())),
-        f"steps       {setup.total_steps}, {setup.plans(0)} batches in the first epoch",
+        f"steps       {setup.total_steps}, {setup.plans(0)} batches in the first epoch"
+        + (f", {setup.dropped} examples left out" if setup.dropped else ""),
         f"objective   {', '.join(config.objective.metrics)} ({', '.join(config.objective.directions)})",
         "parameters by path",
         *(

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from trialfleet.config import schema
+from trialfleet.tracking.run import Run
 from trialfleet.training.contract import Extra, Params, Rows, Summary, Workload
 from trialfleet.training.data import Loader
 from trialfleet.training.mesh import BATCH
@@ -45,6 +46,14 @@ class Evaluator:
             if (wish := _land(flying, parts)) > Wish.SAVE:
                 return None, wish
         return self._workload.summarize(_joined(parts), self.split), 0
+
+
+def write_files(summary: Summary, split: str, run: Run) -> None:
+    """Puts samples and figures among the run's artifacts, over those of the evaluation before."""
+    if jax.process_index() == 0 and summary.files:
+        run.artifacts.mkdir(parents=True, exist_ok=True)
+        for name, content in summary.files.items():
+            (run.artifacts / f"{split}-{name}").write_bytes(content)
 
 
 def _land(flying: list[tuple[Rows, jax.Array]], parts: list[dict[str, np.ndarray]]) -> int:

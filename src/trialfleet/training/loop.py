@@ -14,7 +14,7 @@ from trialfleet.training.account import Account, Profiler, utilization
 from trialfleet.training.checkpoints import Checkpoints
 from trialfleet.training.contract import Batch, Params, Workload
 from trialfleet.training.data import Fed, Feed, Loader, Position
-from trialfleet.training.evaluation import Evaluator
+from trialfleet.training.evaluation import Evaluator, write_files
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.outcome import NonFinite, Outcome
 from trialfleet.training.setup import Setup, fingerprint
@@ -93,7 +93,12 @@ class Training:
             elif not program.layout.frozen:
                 self._take_over()
         self._turn_knobs()
-        self.run.note(fingerprint=fingerprint(self.setup.mesh), resumed_from=self.step, signature=signature(config))
+        self.run.note(
+            fingerprint=fingerprint(self.setup.mesh),
+            resumed_from=self.step,
+            signature=signature(config),
+            dropped_examples=self.setup.dropped,
+        )
 
     def to_the_end(self) -> Outcome:
         """Steps and what is due after each, until there are no more or there is a reason to stop."""
@@ -234,10 +239,7 @@ class Training:
         if summary is None:
             self._heed(wish)
             raise AssertionError("an evaluation is broken off only by a wish to stop")
-        if jax.process_index() == 0 and summary.files:
-            self.run.artifacts.mkdir(parents=True, exist_ok=True)
-            for name, content in summary.files.items():
-                (self.run.artifacts / f"{split}-{name}").write_bytes(content)
+        write_files(summary, split, self.run)
         return {f"{split}/{name}": value for name, value in summary.metrics.items()}
 
     def _control(self) -> None:
@@ -342,7 +344,12 @@ class Training:
         self.profiler.close()
         with self.account.spent("save"):
             self.saves.wait()
-        self.run.note(seconds=self.account.seconds(), compilations=self.account.compiled(), steps=self.step)
+        self.run.note(
+            seconds=self.account.seconds(),
+            compilations=self.account.compiled(),
+            steps=self.step,
+            checkpoints=self.saves.kept(),
+        )
 
 
 class Work(NamedTuple):

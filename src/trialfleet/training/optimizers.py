@@ -74,14 +74,15 @@ class Optimizer:
         for path, step in updates.items():
             leaf = self.leaves[path]
             whole = step + self._decay(path, hp) * params[path] if decoupled else step
-            change = -self._rate(leaf.group, hp) * scale(leaf.group) * whole
+            change = -self.rate(leaf.group, hp) * scale(leaf.group) * whole
             updates[path] = jnp.where(on(leaf.unit), change, 0.0) if len(self.units) > 1 else change
         return updates, new_state
 
     def _of(self, unit: str, flat: Flat) -> Flat:
         return {path: value for path, value in flat.items() if self.leaves[path].unit == unit}
 
-    def _rate(self, group: str, hp: Hyperparameters) -> jax.Array:
+    def rate(self, group: str, hp: Hyperparameters) -> jax.Array:
+        """A group's rate at the schedule's peak."""
         return hp.get(f"optimizer.groups.{group}.learning_rate", hp["optimizer.learning_rate"])
 
     def _decay(self, path: str, hp: Hyperparameters) -> jax.Array | float:

@@ -44,7 +44,7 @@ class Inputs(NamedTuple):
     """What a step is given besides state and batch; on the device, and placed anew only when it changes."""
 
     hp: jax.Array  # float32 vector, in the order of `Program.hp_names`
-    knobs: jax.Array  # float32 vector: the factor of each group's rate, then 1 or 0 for each unit
+    knobs: jax.Array  # float32 vector: the factor of all rates, that of each group's, then 1 or 0 for each unit
     seed: jax.Array  # uint32 (2,): the high and the low half of the run's seed
     stop: jax.Array  # int32, one entry for each device: what its process wants, 0 to go on
 
@@ -57,8 +57,9 @@ class Signals:
     """
 
     def __init__(self, loss_metrics: tuple[str, ...], groups: list[str]) -> None:
-        by_group = [f"{kind}/{group}" for kind in ("grad_norm", "update_ratio") for group in groups]
-        self.sums = ("loss", *loss_metrics, "grad_norm", "update_ratio", "learning_rate", *by_group)
+        kinds = ("grad_norm", "update_ratio", "learning_rate")
+        by_group = [f"{kind}/{group}" for kind in kinds for group in groups]
+        self.sums = ("loss", *loss_metrics, *kinds, *by_group)
         self.size = len(self.sums) + 3  # count, bad_step, bad_loss
 
     def means(self, values: np.ndarray) -> dict[str, float]:
@@ -181,6 +182,7 @@ def _step(
     hp = dict(zip(hp_names, inputs.hp, strict=True))
     key = jax.random.fold_in(purpose_key(inputs.seed, Purpose.TRAIN), state.step)
     knobs = _Knobs(layout, inputs.knobs)
+    hp |= {f"on.{unit}": knobs.on(unit).astype(jnp.float32) for unit in layout.units}
 
     # 1. Loss and gradients of the global batch, share by share.
     norms = jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(workload.norms)(batch))
@@ -212,10 +214,11 @@ def _step(
         **metrics,
         "grad_norm": grad_norm,
         "update_ratio": _ratio(updates, params),
-        "learning_rate": hp["optimizer.learning_rate"] * rate,
+        "learning_rate": hp["optimizer.learning_rate"] * rate * knobs.scale_of_all,
     }
     for group in layout.groups:
         of_group = [path for path, leaf in layout.leaves.items() if leaf.group == group]
+        shown[f"learning_rate/{group}"] = optimizer.rate(group, hp) * rate * knobs.scale(group)
         shown[f"grad_norm/{group}"] = _norm(flat[path] for path in of_group)
         shown[f"update_ratio/{group}"] = _ratio({p: updates[p] for p in of_group}, {p: params[p] for p in of_group})
     acc = _summed(signals, state, shown, hp[REPORT_EVERY])
@@ -269,11 +272,12 @@ class _Knobs:
     """What the host's control sets, read from `Inputs.knobs`."""
 
     def __init__(self, layout: Layout, values: jax.Array) -> None:
-        self._scale: dict[str, jax.Array] = dict(zip(layout.groups, values, strict=False))
-        self._on: dict[str, jax.Array] = dict(zip(layout.units, values[len(layout.groups) :] > 0.5, strict=True))
+        self.scale_of_all, of_units = values[0], 1 + len(layout.groups)
+        self._scale: dict[str, jax.Array] = dict(zip(layout.groups, values[1:of_units], strict=True))
+        self._on: dict[str, jax.Array] = dict(zip(layout.units, values[of_units:] > 0.5, strict=True))
 
     def scale(self, group: str) -> jax.Array:
-        return self._scale[group]
+        return self.scale_of_all * self._scale[group]
 
     def on(self, unit: str) -> jax.Array:
         return self._on[unit]

@@ -37,6 +37,8 @@ class Setup:
         _check_groups(config, self.workload)
         self.updates_per_batch = self.workload.updates_per_batch
         self.train_source = self.workload.source("train")
+        # What a source leaves out it may count, so that nobody wonders where examples went.
+        self.dropped = int(getattr(self.train_source, "dropped", 0))
         self.total_steps = total_steps(self.train_source, config.seed, config.training, self.updates_per_batch)
         if self.total_steps == 0:
             raise UserError(
@@ -85,7 +87,7 @@ class Setup:
     def knobs(self, knobs: Knobs) -> jax.Array:
         """The vector of `Inputs.knobs`."""
         layout = self.program.layout
-        scales = [knobs.scale * knobs.group_scale.get(group, 1.0) for group in layout.groups]
+        scales = [knobs.scale, *(knobs.group_scale.get(group, 1.0) for group in layout.groups)]
         return self._put(np.asarray([*scales, *(knobs.on.get(unit, True) for unit in layout.units)], np.float32))
 
     def plans(self, epoch: int) -> int:

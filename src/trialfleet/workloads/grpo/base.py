@@ -33,7 +33,8 @@ class GrpoBase(Language):
         """Nats for each token that is to be learned."""
         sequence = batch["tokens"]
         valid = (sequence != tokens.PAD).astype(jnp.float32)
-        scores = gemma.logits(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp)
+        remat = self.config.training.remat
+        scores = gemma.logits(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp, remat=remat)
         logs = jnp.take_along_axis(jax.nn.log_softmax(scores), sequence[:, 1:, None], -1)[..., 0]
         counted = batch["weight"][:, None] * batch["counted"][:, 1:]
         return -jnp.sum(counted * logs) / norms["tokens"], Loss(extra, {})

@@ -4,8 +4,9 @@ Shapes: B sequences of T tokens, D the width, N heads of H, K heads of keys and 
 are padded on the left; `valid` (B, T) says where tokens are. Weights are matrices (in, out).
 """
 
+from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 from trialfleet.config.grpo import Gemma3
 from trialfleet.training import lora, trees
 from trialfleet.training.contract import Hyperparameters, Params
+from trialfleet.training.memory import rematerialized
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.workloads.grpo import tokens
+
+Remat = Literal["none", "dots", "full"]
 
 _FAR = -1e9
 
@@ -78,12 +82,22 @@ def axes(config: Gemma3) -> dict[str, Any]:
         **{name: (None,) if name.startswith("attn/") else ("embed",) for name in _scales(config)},
     }
     flat = {f"layer{n}/{name}": names for n in range(config.layers) for name, names in layer.items()}
-    whole = trees.unflatten({**flat, "embedder/input_embedding": ("vocab", "embed"), "final_norm": ("embed",)})
-    return whole if config.lora_rank is None else lora.attach_axes(whole, config.lora_module_path)
+    whole: dict[str, Any] = trees.unflatten(
+        {**flat, "embedder/input_embedding": ("vocab", "embed"), "final_norm": ("embed",)}
+    )
+    if config.lora_rank is not None:
+        whole = lora.attach_axes(whole, config.lora_module_path)
+    return whole
 
 
 def logits(
-    config: Gemma3, params: Params, sequence: jax.Array, valid: jax.Array, hp: Hyperparameters, adapter: bool = True
+    config: Gemma3,
+    params: Params,
+    sequence: jax.Array,
+    valid: jax.Array,
+    hp: Hyperparameters,
+    adapter: bool = True,
+    remat: Remat = "none",
 ) -> jax.Array:
     """Scores of the token behind each one (B, T, vocabulary), float32.
 
@@ -91,7 +105,7 @@ def logits(
         sequence: (B, T) int32.
         adapter: False gives the model without its adapters.
     """
-    scores, _ = _run(config, params, sequence, _positions(valid), valid, None, 0, hp, adapter)
+    scores, _ = _run(config, params, sequence, _positions(valid), valid, None, 0, hp, adapter, remat)
     return scores
 
 
@@ -104,7 +118,7 @@ def start(
     empty = tuple(jnp.zeros(shape, params["final_norm"].dtype) for _ in range(config.layers))
     taken = jnp.pad(valid, ((0, 0), (0, room)))
     cache = Cache(empty, empty, taken)
-    scores, cache = _run(config, params, prompt, _positions(valid), taken, cache, 0, hp, True)
+    scores, cache = _run(config, params, prompt, _positions(valid), taken, cache, 0, hp)
     return scores[:, -1], cache
 
 
@@ -114,7 +128,7 @@ def append(
     """Scores of the token behind a new one (B,), which takes a place of the cache, the same for all sequences."""
     valid = jax.lax.dynamic_update_slice(cache.valid, jnp.ones((len(token), 1), cache.valid.dtype), (0, place))
     positions = jnp.sum(valid, 1, keepdims=True).astype(jnp.int32) - 1
-    scores, cache = _run(config, params, token[:, None], positions, valid, cache, place, hp, True)
+    scores, cache = _run(config, params, token[:, None], positions, valid, cache, place, hp)
     return scores[:, 0], cache
 
 
@@ -132,7 +146,8 @@ def _run(
     cache: Cache | None,
     place: jax.Array | int,
     hp: Hyperparameters,
-    adapter: bool,
+    adapter: bool = True,
+    remat: Remat = "none",
 ) -> tuple[jax.Array, Cache]:
     """All layers over some tokens, which stand at `place` of those that can be seen."""
     embedding = params["embedder"]["input_embedding"]
@@ -143,32 +158,49 @@ def _run(
     before = (distance >= 0) & (valid[:, None, :] > 0)
     keys, values = [], []
     for n in range(config.layers):
-        layer, everywhere = params[f"layer{n}"], (n + 1) % config.global_every == 0
+        everywhere = (n + 1) % config.global_every == 0
         mask = before if everywhere else before & (distance < config.window)
         stored = None if cache is None else (cache.keys[n], cache.values[n])
-        h = _norm(x, layer["pre_attention_norm"])
         base = config.global_rope_base if everywhere else config.local_rope_base
-        h, k, v = _attention(config, layer["attn"], h, positions, mask, stored, place, base, scale, adapter)
-        x = x + _norm(h, layer["post_attention_norm"])
-        h = _feed_forward(layer["mlp"], _norm(x, layer["pre_ffw_norm"]), scale, adapter)
-        x = constrain(x + _norm(h, layer["post_ffw_norm"]), "batch", None, "embed")
+        layer = rematerialized(partial(_layer, config, base, adapter), remat)
+        x, k, v = layer(params[f"layer{n}"], x, positions, mask, stored, place, scale)
         keys.append(k)
         values.append(v)
     scores = (_norm(x, params["final_norm"]) @ embedding.T).astype(jnp.float32)
     return scores, Cache(tuple(keys), tuple(values), valid)
 
 
-def _attention(
+def _layer(
     config: Gemma3,
+    base: float,
+    adapter: bool,
     params: Params,
     x: jax.Array,
     positions: jax.Array,
     mask: jax.Array,
     stored: tuple[jax.Array, jax.Array] | None,
     place: jax.Array | int,
-    base: float,
     scale: jax.Array | float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The residual stream (B, T, D) behind a layer, and all of its keys and values."""
+    h = _norm(x, params["pre_attention_norm"])
+    h, k, v = _attention(config, base, adapter, params["attn"], h, positions, mask, stored, place, scale)
+    x = x + _norm(h, params["post_attention_norm"])
+    h = _feed_forward(params["mlp"], _norm(x, params["pre_ffw_norm"]), scale, adapter)
+    return constrain(x + _norm(h, params["post_ffw_norm"]), "batch", None, "embed"), k, v
+
+
+def _attention(
+    config: Gemma3,
+    base: float,
     adapter: bool,
+    params: Params,
+    x: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    stored: tuple[jax.Array, jax.Array] | None,
+    place: jax.Array | int,
+    scale: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Grouped-query attention with normalised queries and keys; also all keys and values (B, L, K, H)."""
     batch, length, _ = x.shape

@@ -66,9 +66,7 @@ def complete(
     return jax.lax.while_loop(more, step, begin).drawn
 
 
-def draw(
-    scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: jax.Array, key: jax.Array
-) -> jax.Array:
+def draw(scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: jax.Array, key: jax.Array) -> jax.Array:
     """A token for each row of scores (B, vocabulary): among the `top_k` most probable ones, of which the first
     that make up `top_p` of the probability are left."""
     count = min(top_k or scores.shape[-1], scores.shape[-1])

@@ -21,13 +21,19 @@ class Read(NamedTuple):
 
 
 def read(
-    config: Gemma3, params: Params, prompt: jax.Array, drawn: jax.Array, hp: Hyperparameters, adapter: bool = True
+    config: Gemma3,
+    params: Params,
+    prompt: jax.Array,
+    drawn: jax.Array,
+    hp: Hyperparameters,
+    adapter: bool = True,
+    remat: gemma.Remat = "none",
 ) -> Read:
     """Reads completions (B, S) of prompts (B, P) token by token; `adapter=False` is the base model."""
     sequence = jnp.concatenate([prompt, drawn], 1)
     valid = (sequence != tokens.PAD).astype(jnp.float32)
-    scores = gemma.logits(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter)[:, prompt.shape[1] - 1 :]
-    logs = jax.nn.log_softmax(scores)
+    scores = gemma.logits(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter, remat)
+    logs = jax.nn.log_softmax(scores[:, prompt.shape[1] - 1 :])
     return Read(
         jnp.take_along_axis(logs, drawn[..., None], -1)[..., 0],
         -jnp.sum(jnp.exp(logs) * logs, -1),
@@ -45,9 +51,7 @@ def advantages(rewards: np.ndarray) -> np.ndarray:
     return result
 
 
-def clipped(
-    logs: jax.Array, old: jax.Array, advantage: jax.Array, epsilon: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def clipped(logs: jax.Array, old: jax.Array, advantage: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
     """max(-A · ratio, -A · clip(ratio, 1 ± epsilon)) of each token (B, S), and 1 where clipping decides.
 
     Args:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 
 from trialfleet.workloads.grpo.tokens import ANSWER, END_OF_ANSWER, END_OF_REASONING, REASONING
 
-_WHOLE = re.compile(
-    rf"^\s*{REASONING}.+?{END_OF_REASONING}.*?{ANSWER}(.+?){END_OF_ANSWER}\s*$", re.DOTALL
-)
+_WHOLE = re.compile(rf"^\s*{REASONING}.+?{END_OF_REASONING}.*?{ANSWER}(.+?){END_OF_ANSWER}\s*$", re.DOTALL)
 _NUMBER_INSIDE = re.compile(rf"{ANSWER}.*?([-+]?\$?\d[\d,]*(?:\.\d+)?)", re.DOTALL)
 
 

@@ -106,16 +106,13 @@ class SumTexts(SumProblems):
 
 def prompt_text(data: Sums, one: Problem) -> str:
     """The user's turn and the start of the model's, in Gemma's template (without the first token, <bos>)."""
-    return (
-        f"<start_of_turn>user\n{data.instruction}{one.question}<end_of_turn>\n<start_of_turn>model\n"
-    )
+    return f"<start_of_turn>user\n{data.instruction}{one.question}<end_of_turn>\n<start_of_turn>model\n"
 
 
 def completion_text(one: Problem) -> str:
     """What a model should say, without the end of its turn."""
     return (
-        f"{tokens.REASONING}{one.reasoning}{tokens.END_OF_REASONING}"
-        f"{tokens.ANSWER}{one.answer}{tokens.END_OF_ANSWER}"
+        f"{tokens.REASONING}{one.reasoning}{tokens.END_OF_REASONING}{tokens.ANSWER}{one.answer}{tokens.END_OF_ANSWER}"
     )
 
 
@@ -131,8 +128,8 @@ def problem(data: Sums, split: str, row: int) -> Problem:
 
 
 def split_of(data: Sums, numbers: tuple[int, ...]) -> str:
-    """Which split a sum belongs to, by its numbers in any order."""
-    draw = np.random.default_rng([data.split_seed, 4, *sorted(numbers)]).random()
+    """Which split a sum belongs to, by its numbers in their order."""
+    draw = np.random.default_rng([data.split_seed, 4, *numbers]).random()
     return "val" if draw < data.held_out else "test" if draw < 2 * data.held_out else "train"
 
 

@@ -74,7 +74,8 @@ class Grpo(Language):
         """The clipped objective and the divergence: means over the tokens of a completion, then over completions."""
         own, (prompts, count) = self.config.grpo, batch["advantage"].shape
         flat = {name: batch[name].reshape(prompts * count, -1) for name in ("drawn", "counted", "old", "reference")}
-        seen = policy.read(self.config.model, params, jnp.repeat(batch["prompt"], count, 0), flat["drawn"], hp)
+        prompt, remat = jnp.repeat(batch["prompt"], count, 0), self.config.training.remat
+        seen = policy.read(self.config.model, params, prompt, flat["drawn"], hp, remat=remat)
         loss, held = policy.clipped(seen.logs, flat["old"], batch["advantage"].reshape(-1), hp["grpo.epsilon"])
         apart = policy.divergence(own.kl, seen.logs, flat["reference"])
         share = jnp.repeat(batch["weight"], count) / (count * norms["prompts"])

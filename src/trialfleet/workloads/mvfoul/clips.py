@@ -99,7 +99,7 @@ def scaled(counts: Sequence[int], total: int) -> np.ndarray:
     given = np.asarray(counts, float)
     shares = given / given.sum() * total
     least = np.minimum(given, 1) if total >= len(given) else np.zeros(len(given))
-    parts = np.maximum(np.floor(shares), least).astype(int)
+    parts: np.ndarray = np.maximum(np.floor(shares), least).astype(int)
     while parts.sum() != total:
         over = parts.sum() > total
         gaps = np.where(parts > least, parts - shares, -np.inf) if over else shares - parts
@@ -112,5 +112,5 @@ def _augmented(views: np.ndarray, data: Collisions, rng: np.random.Generator) ->
     flip = rng.random() < data.flip
     brightness, contrast = 1 + data.colour_jitter * rng.uniform(-1, 1, 2)
     table = (np.arange(256) - 127.5) * contrast + 127.5 * brightness
-    changed = np.clip(table, 0, 255).astype(np.uint8)[views]
+    changed: np.ndarray = np.clip(table, 0, 255).astype(np.uint8)[views]
     return changed[..., ::-1, :] if flip else changed

@@ -37,9 +37,7 @@ def _summing_to_count(weights: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def cross_entropy(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: jax.Array | float
-) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: jax.Array | float) -> jax.Array:
     """Weighted cross-entropy (N,) with a share of `smoothing` of each label spread evenly over all classes.
 
     Args:
@@ -60,7 +58,11 @@ def focal(entropy: jax.Array, gamma: jax.Array) -> jax.Array:
 
 
 def severity_loss(
-    config: FoulLoss, logits: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: jax.Array | float,
+    config: FoulLoss,
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    smoothing: jax.Array | float,
     hp: Hyperparameters,
 ) -> jax.Array:
     """Of each example (N,)."""
@@ -76,7 +78,11 @@ def severity_loss(
 
 
 def action_loss(
-    config: FoulLoss, logits: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: jax.Array | float,
+    config: FoulLoss,
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    smoothing: jax.Array | float,
     hp: Hyperparameters,
 ) -> jax.Array:
     """Of each example (N,)."""

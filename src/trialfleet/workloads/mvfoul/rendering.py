@@ -96,7 +96,8 @@ def _projected(points: np.ndarray, azimuth: float, elevation: float) -> np.ndarr
     away = np.array([np.cos(azimuth), np.sin(azimuth), 0])
     up = np.array([0, 0, 1.0])
     down = -away * np.sin(elevation) - up * np.cos(elevation)
-    return points @ np.stack([sideways, down, away * np.cos(elevation) - up * np.sin(elevation)], 1)
+    seen: np.ndarray = points @ np.stack([sideways, down, away * np.cos(elevation) - up * np.sin(elevation)], 1)
+    return seen
 
 
 def _drawn(
@@ -110,7 +111,8 @@ def _drawn(
     along = end - start
     share = np.clip(((pixels - start) * along).sum(-1) / ((along**2).sum(-1) + 1e-6), 0, 1)
     distance = np.sqrt(((pixels - start - share[..., None] * along) ** 2).sum(-1))
-    return np.clip((radius - distance) * scale + 0.5, 0, 1)[..., None]
+    cover: np.ndarray = np.clip((radius - distance) * scale + 0.5, 0, 1)
+    return cover[..., None]
 
 
 def _direction(angle: float) -> np.ndarray:

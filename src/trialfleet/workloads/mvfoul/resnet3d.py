@@ -4,8 +4,9 @@ Convolutions are factored into space and time, R(2+1)D (Tran et al. 2018, arXiv:
 views, N = B·V views of T frames.
 """
 
+from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,11 @@ import jax.numpy as jnp
 from trialfleet.config.mvfoul import Resnet3d
 from trialfleet.training import trees
 from trialfleet.training.contract import Extra, Hyperparameters, Params
+from trialfleet.training.memory import rematerialized
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
+
+Remat = Literal["none", "dots", "full"]
 
 _EPS = 1e-5
 _SIDE = 3  # taps of every convolution; the stem has more
@@ -78,7 +82,8 @@ def axes(config: Resnet3d) -> dict[str, Any]:
     for head in Scores._fields:
         flat |= {f"heads/{head}/w": ("embed", "mlp"), f"heads/{head}/b": ("mlp",)}
         flat |= {f"heads/{head}/out": ("mlp", "vocab"), f"heads/{head}/out_b": ("vocab",)}
-    return trees.unflatten(flat)
+    tree: dict[str, Any] = trees.unflatten(flat)
+    return tree
 
 
 class Seen(NamedTuple):
@@ -97,6 +102,7 @@ def scores(
     mask: jax.Array,
     hp: Hyperparameters,
     key: jax.Array | None,
+    remat: Remat = "none",
 ) -> Seen:
     """Logits for each clip, and for each of its views alone.
 
@@ -105,7 +111,7 @@ def scores(
         mask: (B, V), 1 where there is a view; what others show is never seen, not even in statistics.
         key: for dropout, and to use the batch's own statistics; None: neither, as in evaluation.
     """
-    features, extra = _backbone(config, params["backbone"], extra, video, mask, hp, key is not None)
+    features, extra = _backbone(config, params["backbone"], extra, video, mask, hp, key is not None, remat)
     joined = _joined(config, params["heads"], features, mask)
     everything = jnp.concatenate([features, joined[:, None]], 1)  # (B, V + 1, C)
     heads = []
@@ -127,22 +133,54 @@ def _backbone(
     mask: jax.Array,
     hp: Hyperparameters,
     training: bool,
+    remat: Remat,
 ) -> tuple[jax.Array, Extra]:
     """Features of each view (B, V, C), one behind the other for each frame that is left, and the new statistics."""
     clips, views, frames, side = video.shape[:4]
     dtype = params["stem"]["space"].dtype
-    norm = _Norm(config, params, extra, mask.reshape(-1), hp, training)
     x = video.reshape(clips * views, frames, side, side, 3).astype(dtype) / 127.5 - 1
-    x = jax.nn.relu(norm("stem/norm", _space(x, params["stem"]["space"], 2)))
-    for n in range(len(config.widths)):
-        stage, strides = params[f"stage{n}"], (1 if n == 0 else 2, 2)
-        h = jax.nn.relu(norm(f"stage{n}/space_norm", _space(x, stage["space"], strides[1])))
-        h = norm(f"stage{n}/time_norm", _time(h, stage["time"], strides[0]))
-        # The shortcut sees the mean of what it skips.
-        x = jax.nn.relu(h + _pooled(x, strides[0], strides[1]) @ stage["shortcut"])
+    for n in range(-1, len(config.widths)):
+        unit = f"stage{n}" if n >= 0 else "stem"
+        block = rematerialized(partial(_stem if n < 0 else _stage, config, unit, training, 1 if n == 0 else 2), remat)
+        x, extra = block(params[unit], extra, x, mask.reshape(-1), hp)
         x = constrain(x, "batch", None, None, None, "embed")
     # What comes before the impact and what comes after it stay apart.
-    return jnp.mean(x, (2, 3)).reshape(clips, views, -1), norm.extra
+    return jnp.mean(x, (2, 3)).reshape(clips, views, -1), extra
+
+
+def _stem(
+    config: Resnet3d,
+    unit: str,
+    training: bool,
+    stride: int,
+    params: Params,
+    extra: Extra,
+    x: jax.Array,
+    mask: jax.Array,
+    hp: Hyperparameters,
+) -> tuple[jax.Array, Extra]:
+    """Pixels (N, T, H, W, 3) to features of half the height and width, and the new statistics."""
+    norm = _Norm(config, unit, training, params, extra, mask, hp)
+    return jax.nn.relu(norm("norm", _space(x, params["space"], stride))), norm.extra
+
+
+def _stage(
+    config: Resnet3d,
+    unit: str,
+    training: bool,
+    stride: int,
+    params: Params,
+    extra: Extra,
+    x: jax.Array,
+    mask: jax.Array,
+    hp: Hyperparameters,
+) -> tuple[jax.Array, Extra]:
+    """A residual block (N, T, H, W, C) of half the height and width; `stride` is that of time."""
+    norm = _Norm(config, unit, training, params, extra, mask, hp)
+    h = jax.nn.relu(norm("space_norm", _space(x, params["space"], 2)))
+    h = norm("time_norm", _time(h, params["time"], stride))
+    # The shortcut sees the mean of what it skips.
+    return jax.nn.relu(h + _pooled(x, stride, 2) @ params["shortcut"]), norm.extra
 
 
 def _joined(config: Resnet3d, heads: Params, features: jax.Array, mask: jax.Array) -> jax.Array:
@@ -157,26 +195,36 @@ def _joined(config: Resnet3d, heads: Params, features: jax.Array, mask: jax.Arra
 
 
 class _Norm:
-    """Group norm, or batch norm over the views that are there; collects the statistics to be stored."""
+    """The normalisations of a unit: group norm, or batch norm over the views that are there.
+
+    Collects the statistics to be stored.
+    """
 
     def __init__(
-        self, config: Resnet3d, params: Params, extra: Extra, mask: jax.Array, hp: Hyperparameters, training: bool
+        self,
+        config: Resnet3d,
+        unit: str,
+        training: bool,
+        params: Params,
+        extra: Extra,
+        mask: jax.Array,
+        hp: Hyperparameters,
     ) -> None:
-        self._config, self._params, self._hp, self._training = config, params, hp, training
+        self._config, self._unit, self._training = config, unit, training
+        self._params, self._hp = params, hp
         self._mask = mask  # (N,)
-        self.extra = dict(extra) if config.norm == "batch" else ()
+        self.extra = extra
 
-    def __call__(self, path: str, x: jax.Array) -> jax.Array:
+    def __call__(self, name: str, x: jax.Array) -> jax.Array:
         """Normalised x (N, T, H, W, C)."""
-        unit, _, name = path.partition("/")
-        own = self._params[unit]
         wide = x.astype(jnp.float32)
         if self._config.norm == "group":
             wide = self._by_group(wide)
         else:
-            mean, var = self._statistics(f"backbone/{path}", unit, wide)
+            mean, var = self._statistics(f"backbone/{self._unit}/{name}", wide)
             wide = (wide - mean) * jax.lax.rsqrt(var + _EPS)
-        return wide.astype(x.dtype) * own[f"{name}_scale"] + own[f"{name}_bias"]
+        moved: jax.Array = wide.astype(x.dtype) * self._params[f"{name}_scale"] + self._params[f"{name}_bias"]
+        return moved
 
     def _by_group(self, x: jax.Array) -> jax.Array:
         parts = x.reshape(*x.shape[:-1], self._config.norm_groups, -1)
@@ -184,7 +232,7 @@ class _Norm:
         var = jnp.mean(jnp.square(parts - mean), (1, 2, 3, 5), keepdims=True)
         return ((parts - mean) * jax.lax.rsqrt(var + _EPS)).reshape(x.shape)
 
-    def _statistics(self, path: str, unit: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _statistics(self, path: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance (C,): those stored, in evaluation and in units that are not being trained."""
         stored = self.extra[path]
         if not self._training:
@@ -193,7 +241,7 @@ class _Norm:
         count = jnp.maximum(jnp.sum(self._mask), 1) * prod(x.shape[1:4])
         mean = jnp.sum(x * weight, (0, 1, 2, 3)) / count
         var = jnp.sum(jnp.square(x - mean) * weight, (0, 1, 2, 3)) / count
-        on = self._hp.get(f"on.{unit}", jnp.ones(())) > 0.5
+        on = self._hp.get(f"on.{self._unit}", jnp.ones(())) > 0.5
         momentum = self._hp["model.norm_momentum"]
         for name, new in (("mean", mean), ("var", var)):
             moved = stored[name] + momentum * (jax.lax.stop_gradient(new) - stored[name])

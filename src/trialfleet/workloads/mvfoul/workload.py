@@ -60,9 +60,7 @@ class Mvfoul(Workload):
 
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         counted = {
-            name: jnp.sum(
-                batch["weight"] * losses.counted(self.config.loss, batch[name], batch[f"{name}_weights"])
-            )
+            name: jnp.sum(batch["weight"] * losses.counted(self.config.loss, batch[name], batch[f"{name}_weights"]))
             for name in ("severity", "action")
         }
         pairs = jnp.sum(batch["weight"][:, None, None] * losses.pairs(batch["mask"]))
@@ -79,14 +77,14 @@ class Mvfoul(Workload):
     ) -> tuple[jax.Array, Loss]:
         """The weighted sum of both questions' losses, and of what single views disagree in."""
         config, weight = self.config.loss, batch["weight"]
-        seen = resnet3d.scores(self.config.model, params, extra, batch["video"], batch["mask"], hp, key)
+        seen = resnet3d.scores(
+            self.config.model, params, extra, batch["video"], batch["mask"], hp, key, self.config.training.remat
+        )
         smoothing = 0.0 if self._unsmoothed() else hp["loss.label_smoothing"]
         severity = losses.severity_loss(
             config, seen.joined.severity, batch["severity"], batch["severity_weights"], smoothing, hp
         )
-        action = losses.action_loss(
-            config, seen.joined.action, batch["action"], batch["action_weights"], smoothing, hp
-        )
+        action = losses.action_loss(config, seen.joined.action, batch["action"], batch["action_weights"], smoothing, hp)
         severity, action = (
             jnp.sum(weight * severity) / norms["severity"],
             jnp.sum(weight * action) / norms["action"],

@@ -1,0 +1,119 @@
+"""Step time of the trainer beside the same model and optimizer in plain JAX.
+
+    python -m benchmarks.trainer_steps [pairs]
+
+Blocks of both are run in turn in one process (A B B A), so that whatever else the machine does hits both. The
+trainer loads its data, reports every 10 steps and polls for stops; the peer does none of it. Target: a median
+overhead of at most 5 % at 50 ms a step. The last line is the peer against itself: what noise alone makes.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["PJRT_NPROC"] = "1"
+
+from hydra import compose, initialize_config_dir
+
+from trialfleet.config import Config, load
+from trialfleet.training import train
+
+STEPS, WARM = 60, 20  # of a block, and those at its start that are not timed
+OVERRIDES = [
+    "model.width=128",
+    "training.global_batch=8",
+    "dataset.buckets=[80]",
+    f"training.max_steps={STEPS}",
+    "training.report_every=10",
+    "training.eval_every=100000",
+    "training.limit_eval_batches=1",
+    "training.checkpoints.at_end=false",
+    "training.checkpoints.keep_best=0",
+    "mesh.data=1",
+]
+
+
+class TimedRun:
+    """A run that notes when it was told what."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.checkpoints, self.artifacts = self.directory / "checkpoints", self.directory / "artifacts"
+        self.earlier_checkpoints: list[Path] = []
+        self.times: dict[int, float] = {}
+        self.notes: dict[str, Any] = {}
+
+    def report(self, step: int, values: Any) -> None:
+        self.times.setdefault(step, time.perf_counter())
+
+    def stop(self) -> None:
+        return None
+
+    def note(self, **entries: Any) -> None:
+        self.notes.update(entries)
+
+
+def config() -> Config:
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf")):
+        return load(compose("config", overrides=OVERRIDES))
+
+
+def ours(settings: Config) -> tuple[float, float]:
+    """Milliseconds a step, and the share of the time that was spent waiting for data."""
+    run = TimedRun()
+    train(settings, run)
+    seconds = run.notes["seconds"]
+    waited = seconds["wait for data"] / (seconds["train"] + seconds["wait for data"])
+    # A report is written one step late, all of them alike; the last one is written at the end of its step.
+    return (run.times[STEPS - 10] - run.times[WARM]) / (STEPS - 10 - WARM) * 1e3, waited
+
+
+def peers(settings: Config, step: Any, init: Any, batches: list[Any]) -> float:
+    import jax
+
+    params, opt = init(jax.random.key(0))
+    began = 0.0
+    for n in range(STEPS - 10):
+        if n == WARM:
+            jax.block_until_ready(params)
+            began = time.perf_counter()
+        params, opt, loss = step(params, opt, batches[n % len(batches)], jax.random.key(n))
+        if n % 10 == 9:
+            float(loss)
+    jax.block_until_ready(params)
+    return (time.perf_counter() - began) / (STEPS - 10 - WARM) * 1e3
+
+
+def main() -> None:
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    settings = config()
+    ours(settings)  # which also starts jax as the config says
+    from benchmarks.trainer_peer import batches, make
+
+    made = batches(settings, 20)
+    init, step = make(settings, STEPS)
+    peers(settings, step, init, made)
+    ratios, noise, a_all, b_all, waits = [], [], [], [], []
+    for _ in range(pairs):
+        a1, w1 = ours(settings)
+        b1 = peers(settings, step, init, made)
+        b2 = peers(settings, step, init, made)
+        a2, w2 = ours(settings)
+        ratios.append((a1 + a2) / (b1 + b2))
+        noise.append(b1 / b2)
+        a_all += [a1, a2]
+        b_all += [b1, b2]
+        waits += [w1, w2]
+    print(f"trainer        {statistics.median(a_all):7.2f} ms a step")
+    print(f"plain JAX      {statistics.median(b_all):7.2f} ms a step")
+    print(f"ratio          {statistics.median(ratios):7.3f} (median of {pairs} pairs; target ≤ 1.05)")
+    print(f"data wait      {100 * statistics.median(waits):7.2f} % of the time (target ≤ 2 %)")
+    print(f"plain/plain    {statistics.median(noise):7.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A checkpoint judged by itself: evaluated on a split, without training."""
+
+from trialfleet.config import Config
+from trialfleet.errors import UserError
+from trialfleet.tracking.run import Preempted, Run
+from trialfleet.training import beginning, processes
+from trialfleet.training.evaluation import Evaluator, write_files
+from trialfleet.training.setup import Setup
+from trialfleet.training.wishes import Wishes
+
+
+def score(config: Config, run: Run, checkpoint: str, split: str) -> dict[str, float]:
+    """See `trialfleet.training.evaluate`."""
+    processes.join()
+    setup = Setup(config)
+    program, inputs = setup.program, setup.inputs
+    state, frozen = program.init(inputs.hp, inputs.seed)
+    state, frozen = beginning.with_published(setup.workload, program, state, frozen)
+    if config.training.init_from is not None:  # frozen parameters are in no checkpoint of their own training
+        state, frozen, _ = beginning.with_parameters_of(config.training.init_from, program, state, frozen)
+    state, frozen, report = beginning.with_parameters_of(checkpoint, program, state, frozen)
+    lacking = sorted(set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
+    if lacking:
+        raise UserError(
+            f"{checkpoint} does not hold this model: {', '.join(lacking)} are not there or have another shape",
+            "use the config that it was trained with",
+        )
+    evaluator = Evaluator(program, setup.workload, split, config.training)
+    summary, _ = evaluator(state.params, frozen, state.extra, inputs, Wishes(setup.mesh, run, None))
+    if summary is None:
+        raise Preempted("stopped during an evaluation")
+    write_files(summary, split, run)
+    values = {f"{split}/{name}": value for name, value in summary.metrics.items()}
+    run.report(0, values)
+    return values

@@ -1,0 +1,119 @@
+"""Reinforcement learning on the trainer: a base, adapters on it, exact resume within a round, meshes."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.harness import after, composed
+from tests.workloads.test_grpo import SMALL
+from trialfleet.config import Config
+from trialfleet.tracking.run import Preempted, Stop
+from trialfleet.training import checkpoints, train, trees
+from trialfleet.training.mesh import batch_sharding, replicated
+from trialfleet.training.setup import Setup
+
+BASE = ("workload=grpo_base", "model.lora_rank=null", "training.max_epochs=2", "stages.next_token_epochs=1")
+POLICY = (
+    "grpo.num_iterations=2",
+    "generation.max_generation_steps=6",
+    "training.max_steps=6",
+    "training.report_every=1",
+    "training.eval_every=3",
+)
+
+
+@pytest.fixture
+def base(new_run) -> Path:
+    """The checkpoint of a base model that has learned hardly anything."""
+    run = new_run()
+    train(composed(*SMALL, *BASE), run)
+    return max(path.parent for path in run.checkpoints.glob("*/manifest.json"))
+
+
+def policy_on(base: Path, *overrides: str) -> Config:
+    return composed(*SMALL, *POLICY, f"training.init_from={base}", *overrides)
+
+
+@pytest.mark.parametrize("cut", [5, 9])
+def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, new_run, cut):
+    config = policy_on(base)
+    whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))
+    uncut = train(config, whole)
+    with pytest.raises(Preempted):
+        train(config, first)
+    second = new_run(earlier=[first])
+    assert train(config, second) == uncut
+    assert second.notes["resumed_from"] > 0
+    merged = {(step, tuple(values)): values for run in (first, second) for step, values in run.untimed()}
+    assert merged == {(step, tuple(values)): values for step, values in whole.untimed()}
+    report = whole.notes["init_from"]
+    assert report["taken"] == 2 * 12 + 2
+    assert all("_lora_" in path for path in report["not_there"])
+    # The base is in no checkpoint of the policy.
+    saved = checkpoints.contents(whole.checkpoints / "00000006")
+    assert not any("q_einsum" in name and "_lora_" not in name for name in saved)
+    # On the first update of a round the policy is the one that drew the completions.
+    assert whole.reported("train/clip_fraction")[1] == 0
+
+
+def test_losses_on_a_stored_rollout_are_the_same_on_every_mesh():
+    stored: dict[str, np.ndarray] = {}
+    curves = []
+    for mesh in (["mesh.data=1"], ["mesh.data=8"], ["mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"]):
+        setup = Setup(policy_on(Path("unread"), "optimizer.learning_rate=1e-2", *mesh))
+        state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
+        stored = stored or rolled_out(setup, trees.merge(state.params, frozen))
+        batch = jax.device_put(stored, batch_sharding(setup.mesh))
+        curve = []
+        for _ in range(10):
+            state, signals = setup.program.step(state, frozen, batch, setup.inputs)
+            curve.append(setup.program.signals.means(np.asarray(signals))["loss"])
+        curves.append(curve)
+    assert max(curves[0]) - min(curves[0]) > 1e-3
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], abs=1e-5)
+
+
+def rolled_out(setup: Setup, params: Any) -> dict[str, np.ndarray]:
+    """A prepared batch, with advantages as if some completions had been better than others."""
+
+    class Going:
+        mesh = setup.mesh
+
+        def stop(self) -> bool:
+            return False
+
+    source = setup.train_source
+    plan = source.epoch(0, 0)[0]
+    examples = [source.example(row, np.random.default_rng(row)) for row in plan.rows]
+    batch = {name: leaf[None] for name, leaf in source.collate(examples, plan.bucket).items()}
+    placed = jax.device_put(batch, batch_sharding(setup.mesh))
+    key = jax.device_put(jax.random.key(7), replicated(setup.mesh))
+    with jax.set_mesh(setup.mesh):
+        found = setup.workload.prepare(Going(), params, (), placed, key, setup.hp)
+    assert found is not None
+    found["advantage"] = np.random.default_rng(0).normal(size=found["advantage"].shape)
+    return {name: np.asarray(leaf, np.int32 if "int" in str(leaf.dtype) else np.float32) for name, leaf in found.items()}
+
+
+def test_a_stop_breaks_the_preparation_off(base, new_run):
+    run = new_run(stop=lambda: Stop.PREEMPT)
+    with pytest.raises(Preempted):
+        train(policy_on(base), run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_rewards_rise_on_a_base_that_knows_the_format(new_run):
+    """The base writes the format and is right now and then; its adapters are right more often."""
+    everything = ("mesh.data=1", "runtime.compilation_cache=null")
+    first, second = new_run(), new_run()
+    train(composed("workload=grpo_base", *everything), first)
+    base = max(path.parent for path in first.checkpoints.glob("*/manifest.json"))
+    assert list(first.reported("val/format_accuracy").values())[-1] > 0.9
+    train(composed("workload=grpo", f"training.init_from={base}", *everything), second)
+    worth = list(second.reported("train/reward_mean").values())
+    assert np.mean(worth[-3:]) > np.mean(worth[:3]) + 0.5

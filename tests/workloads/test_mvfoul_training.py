@@ -1,0 +1,64 @@
+"""Fouls from several cameras on the trainer: learning, unfreezing, exact resume, meshes."""
+
+import numpy as np
+import pytest
+
+from tests.training.harness import after, composed
+from tests.workloads.test_mvfoul import SMALL, small
+from trialfleet.tracking.run import Preempted, Stop
+from trialfleet.training import train
+
+SHORT = ("training.max_epochs=3", "training.report_every=1", "training.max_steps=18")
+
+
+def test_a_cut_training_goes_on_bit_for_bit(new_run):
+    config = small(*SHORT, "model.norm=batch", "loss.view_consistency=0.3", "training.ema_decay=0.99")
+    whole, first = new_run(), new_run(stop=after(11, Stop.PREEMPT))  # units have been released by then
+    uncut = train(config, whole)
+    with pytest.raises(Preempted):
+        train(config, first)
+    second = new_run(earlier=[first])
+    assert train(config, second) == uncut
+    assert second.notes["resumed_from"] > 0
+    merged = {(step, tuple(values)): values for run in (first, second) for step, values in run.untimed()}
+    assert merged == {(step, tuple(values)): values for step, values in whole.untimed()}
+    assert (whole.artifacts / "val-confusion-severity.svg").read_text().startswith("<svg")
+
+
+def test_layers_are_released_last_first(new_run):
+    run = new_run()
+    train(small("training.max_epochs=3", "training.report_every=1"), run)
+    ratio, epoch = run.reported("train/update_ratio/backbone"), run.reported("train/epoch")
+    assert all((value == 0) == (epoch[step] <= 1) for step, value in ratio.items())
+    assert all(value > 0 for value in run.reported("train/update_ratio/heads").values())
+
+
+def test_losses_are_the_same_on_every_mesh(new_run):
+    curves = []
+    for mesh in (["mesh.data=1"], ["mesh.data=8"], ["mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"]):
+        run = new_run()
+        train(small(*SHORT, "model.norm=batch", "freezing=none", "training.max_steps=10", *mesh), run)
+        curves.append(run.reported("train/loss"))
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "scheduled"])
+def test_the_other_ways_of_unfreezing_run_too(new_run, kind):
+    run = new_run()
+    overrides = {"adaptive": ["freezing.patience=1"], "scheduled": ["freezing.epochs=[1]"]}[kind]
+    train(small("training.max_epochs=2", "training.report_every=1", f"freezing=mvfoul_{kind}", *overrides), run)
+    ratios = np.asarray(list(run.reported("train/update_ratio/backbone").values()))
+    assert ratios[0] == 0
+    assert (ratios[-1] > 0) == (kind == "scheduled")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_it_learns_to_see(new_run):
+    """Twice as good as chance, or better, in the mean over classes: 1 in 6 severities, 1 in 10 actions."""
+    run = new_run()
+    train(composed("workload=mvfoul", "mesh.data=1", "training.max_epochs=8", *SMALL[-1:]), run)
+    assert max(run.reported("val/sev_acc").values()) > 0.65
+    assert max(run.reported("val/sev_balanced_acc").values()) > 0.45
+    assert max(run.reported("val/action_balanced_acc").values()) > 0.45
