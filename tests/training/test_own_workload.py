@@ -22,7 +22,7 @@ def test_the_example_learns(new_run, monkeypatch):
     config = composed(
         f"hydra.searchpath=[file://{FOLDER / 'conf'}]",
         "workload=spirals",
-        "training.max_steps=400",
+        "training.max_steps=150",
         "training.global_batch=64",
         "optimizer.learning_rate=0.02",
         "training.checkpoints.keep_best=0",

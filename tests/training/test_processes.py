@@ -67,6 +67,17 @@ def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path)
     assert sorted(losses(rest)) == [step + 1, step + 2, step + 3]
 
 
+@pytest.mark.slow
+def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
+    folder = tmp_path / "run"
+    first, second = start_two(folder, [], "training.max_steps=100000")
+    while not any(step >= 4 for step in losses(folder)):
+        assert first.poll() is None
+        time.sleep(0.02)
+    second.kill()
+    assert first.wait(timeout=60) != 0
+
+
 def test_slurm_says_who_takes_part():
     slurm = {
         "SLURM_STEP_NUM_TASKS": "2",

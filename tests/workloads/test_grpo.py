@@ -65,7 +65,7 @@ def test_texts_become_tokens_and_texts_again():
 
 
 def test_a_held_out_sum_is_never_trained_on():
-    data = small().dataset
+    data = small("dataset.held_out=0.1").dataset
     questions = {split: {sums.problem(data, split, row).question for row in range(300)} for split in sums.SPLITS}
     assert not questions["train"] & (questions["val"] | questions["test"])
     assert not questions["val"] & questions["test"]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.harness import after, composed
+from tests.training.harness import RecordingRun, after, composed
 from tests.workloads.test_grpo import SMALL
 from trialfleet.config import Config
 from trialfleet.tracking.run import Preempted, Stop
@@ -25,10 +25,10 @@ POLICY = (
 )
 
 
-@pytest.fixture
-def base(new_run) -> Path:
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
     """The checkpoint of a base model that has learned hardly anything."""
-    run = new_run()
+    run = RecordingRun(tmp_path_factory.mktemp("base"))
     train(composed(*SMALL, *BASE), run)
     return max(path.parent for path in run.checkpoints.glob("*/manifest.json"))
 
@@ -37,8 +37,8 @@ def policy_on(base: Path, *overrides: str) -> Config:
     return composed(*SMALL, *POLICY, f"training.init_from={base}", *overrides)
 
 
-@pytest.mark.parametrize("cut", [5, 9])
-def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, new_run, cut):
+@pytest.mark.parametrize(("cut", "step"), [(3, 1), (5, 2), (7, 3)])  # between two updates, and while preparing
+def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, new_run, cut, step):
     config = policy_on(base)
     whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))
     uncut = train(config, whole)
@@ -46,7 +46,7 @@ def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, new_run, cut):
         train(config, first)
     second = new_run(earlier=[first])
     assert train(config, second) == uncut
-    assert second.notes["resumed_from"] > 0
+    assert second.notes["resumed_from"] == step
     merged = {(step, tuple(values)): values for run in (first, second) for step, values in run.untimed()}
     assert merged == {(step, tuple(values)): values for step, values in whole.untimed()}
     report = whole.notes["init_from"]
@@ -59,14 +59,21 @@ def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, new_run, cut):
     assert whole.reported("train/clip_fraction")[1] == 0
 
 
-def test_losses_on_a_stored_rollout_are_the_same_on_every_mesh():
+def test_losses_on_a_stored_rollout_are_the_same_on_every_mesh_and_in_micro_batches():
     stored: dict[str, np.ndarray] = {}
     curves = []
-    for mesh in (["mesh.data=1"], ["mesh.data=8"], ["mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"]):
-        setup = Setup(policy_on(Path("unread"), "optimizer.learning_rate=1e-2", *mesh))
+    for overrides in (
+        ["mesh.data=1"],
+        ["mesh.data=8"],
+        ["mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"],
+        ["training.per_device_batch=2"],
+    ):
+        setup = Setup(policy_on(Path("unread"), "optimizer.learning_rate=1e-2", *overrides))
         state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
         stored = stored or rolled_out(setup, trees.merge(state.params, frozen))
-        batch = jax.device_put(stored, batch_sharding(setup.mesh))
+        parts = setup.program.accumulation
+        batch = {name: leaf.reshape(parts, 8 // parts, *leaf.shape[2:]) for name, leaf in stored.items()}
+        batch = jax.device_put(batch, batch_sharding(setup.mesh))
         curve = []
         for _ in range(10):
             state, signals = setup.program.step(state, frozen, batch, setup.inputs)
@@ -96,7 +103,9 @@ def rolled_out(setup: Setup, params: Any) -> dict[str, np.ndarray]:
         found = setup.workload.prepare(Going(), params, (), placed, key, setup.hp)
     assert found is not None
     found["advantage"] = np.random.default_rng(0).normal(size=found["advantage"].shape)
-    return {name: np.asarray(leaf, np.int32 if "int" in str(leaf.dtype) else np.float32) for name, leaf in found.items()}
+    return {
+        name: np.asarray(leaf, np.int32 if "int" in str(leaf.dtype) else np.float32) for name, leaf in found.items()
+    }
 
 
 def test_a_stop_breaks_the_preparation_off(base, new_run):

@@ -33,11 +33,19 @@ def test_layers_are_released_last_first(new_run):
     assert all(value > 0 for value in run.reported("train/update_ratio/heads").values())
 
 
-def test_losses_are_the_same_on_every_mesh(new_run):
+@pytest.mark.parametrize(
+    ("norm", "others"),
+    [
+        ("group", [("mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"), ("training.per_device_batch=2",)]),
+        ("batch", [("mesh.data=8",)]),
+    ],
+)
+def test_losses_are_the_same_on_every_mesh_and_in_micro_batches(new_run, norm, others):
     curves = []
-    for mesh in (["mesh.data=1"], ["mesh.data=8"], ["mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"]):
+    for overrides in ((), *others):
         run = new_run()
-        train(small(*SHORT, "model.norm=batch", "freezing=none", "training.max_steps=10", *mesh), run)
+        quiet = ("freezing=none", "model.dropout=0", f"model.norm={norm}", "training.max_steps=10")
+        train(small(*SHORT, *quiet, *overrides), run)
         curves.append(run.reported("train/loss"))
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], abs=1e-5)

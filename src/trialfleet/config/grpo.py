@@ -38,14 +38,14 @@ class Gemma3:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Sums:
-    """Generated sums of whole numbers; those of the held-out splits are never trained on."""
+    """Generated sums of whole numbers."""
 
     name: Literal["sums"]
     split_seed: Annotated[int, Ge(0)]
     instruction: str  # stands before each problem
     max_number: Annotated[int, Ge(1)]
     terms: Annotated[int, Ge(2)]
-    held_out: Annotated[float, Gt(0), Le(0.4)]  # share of all sums in each of the held-out splits
+    held_out: Annotated[float, Ge(0), Le(0.4)]  # share of all sums that only val has, and test; 0: all have all
     train_problems: Annotated[int, Ge(1)]  # an epoch
     eval_problems: Annotated[int, Ge(1)]
 

@@ -41,8 +41,10 @@ class Collisions:
     max_views: Annotated[int, Ge(1)]  # shorter clips are padded to it, and masked
     frames: Annotated[int, Ge(2)]
     size: Annotated[int, Ge(8)]  # pixels of a frame's side
-    flip: Annotated[float, Ge(0), Le(1)]  # chance of a mirrored training clip
-    colour_jitter: Annotated[float, Ge(0), Lt(1)]  # largest relative change of brightness and contrast in training
+    flip: Annotated[Host[float], Ge(0), Le(1)]  # chance of a mirrored training clip
+    colour_jitter: Annotated[
+        Host[float], Ge(0), Lt(1)
+    ]  # largest relative change of brightness and contrast in training
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

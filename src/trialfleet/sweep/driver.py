@@ -128,6 +128,7 @@ class Driver:
     _refresh_every: float = 0.0
     _moved: bool = True
     _full: bool = False  # the disk was, at the last write
+    _silent: set[str] = field(default_factory=set)  # launchers that did not answer when last asked
     _said_once: set[str] = field(default_factory=set)
     _deaths: dict[int, str] = field(default_factory=dict)  # trial → the node where its last run died
     _bad_nodes: Counter[str] = field(default_factory=Counter)
@@ -230,11 +231,14 @@ class Driver:
         for trial in self.tracked.values():
             if trial.record.submission is not None and trial.record.job is None:
                 trial.searches += answered.get(trial.record.launcher, False)
-        for name in concerned - {name for name, answer in answered.items() if answer}:
+        before, self._silent = self._silent, concerned - {name for name, answer in answered.items() if answer}
+        for name in before & self._silent:
             self._notice_once(f"{name} does not answer: its jobs are left as they are until it does")
         self._show_why_jobs_wait()
         watch = self.settings.watch
-        self._refresh_every = watch.jobs if self._moved else min(2 * self._refresh_every, watch.max_jobs)
+        self._refresh_every = (
+            watch.jobs if self._moved or self._silent else min(2 * self._refresh_every, watch.max_jobs)
+        )
         self._moved = False
         self._next_refresh = now + self._refresh_every
         return True
@@ -448,7 +452,7 @@ class Driver:
 
     def _submit_queued(self) -> None:
         """Submit what is due: as one array where several start at once, singly otherwise."""
-        if self.clock.now() < self._paused_until:
+        if self.clock.now() < self._paused_until or self._launcher in self._silent:
             return
         self._queue = [trial for trial in self._queue if trial.dir.result() is None]  # cancelled while they waited
         while self._queue and not self.detach:

@@ -9,8 +9,9 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from trialfleet.tracking.submission import WARNING, JobRef
 
 LAUNCHER = "slurm"
 ANSWER_SECONDS = 60.0  # how long a Slurm command may take before it counts as unanswered
+PROMPT_SECONDS = 1.0  # how long a look waits for squeue; what comes later is for the next look
 RUNAWAY_SECONDS = 300.0  # how long a job that only accounting takes for alive is waited for
 
 # squeue's words for a job that is over. All others, known or not, count as still running.
@@ -59,6 +61,23 @@ class _Row:
     script: str
 
 
+class _Question:
+    """A command on a thread of its own, which ends with the process."""
+
+    def __init__(self, ask: Callable[[], subprocess.CompletedProcess[str] | None]) -> None:
+        self.answer: subprocess.CompletedProcess[str] | None = None
+        self._ask = ask
+        self._thread = threading.Thread(target=self._run, name="squeue", daemon=True)
+        self._thread.start()
+
+    def answered(self, patience: float) -> bool:
+        self._thread.join(patience)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self.answer = self._ask()
+
+
 class SlurmFleet:
     """Args:
     parameters: submitit's parameters of a Slurm script; None to follow jobs without starting any.
@@ -84,6 +103,7 @@ class SlurmFleet:
         self._folder = folder
         self._environment = dict(environment)
         self._settle = settle
+        self._question: _Question | None = None
         self._rows: dict[str, _Row] | None = None
         self._over_since: dict[str, float] = {}
         self._absent: dict[str, int] = {}
@@ -137,7 +157,13 @@ class SlurmFleet:
     # ---------------------------------------------------------------- follow
 
     def refresh(self) -> bool:
-        done = self._slurm("squeue", "-r", "--me", "-t", "all", "-h", "-o", "%i|%T|%r|%o")
+        # A controller that is away keeps squeue waiting for nine seconds: results must not wait with it.
+        patience = 0.0
+        if self._question is None:
+            self._question, patience = _Question(self._squeue), PROMPT_SECONDS
+        if not self._question.answered(patience):
+            return False
+        done, self._question = self._question.answer, None
         if done is None or done.returncode != 0:
             return False
         rows = {}
@@ -159,6 +185,9 @@ class SlurmFleet:
             elif row is not None or self._absent[job] >= 2:
                 self._over_since.setdefault(job, now)
         return True
+
+    def _squeue(self) -> subprocess.CompletedProcess[str] | None:
+        return self._slurm("squeue", "-r", "--me", "-t", "all", "-h", "-o", "%i|%T|%r|%o")
 
     def phase(self, job: JobRef) -> Job:
         if self._rows is None:

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
-from trialfleet.training import checkpoints, trees
+from trialfleet.training import checkpoints, lora, trees
 from trialfleet.training.checkpoints import Checkpoints, Saved
 from trialfleet.training.contract import Batch, Params, Workload
 from trialfleet.training.mesh import batch_sharding
@@ -106,8 +106,8 @@ def with_parameters_of(
     }
     log.info("init_from: %d of %d parameters from %s", len(fits), len(own), folder)
     for what in ("not_there", "other_shape"):
-        if report[what]:
-            log.warning("init_from: %s, so as initialised: %s", what.replace("_", " "), ", ".join(report[what]))
+        if unexpected := [path for path in report[what] if not lora.is_adapter(path)]:
+            log.warning("init_from: %s, so as initialised: %s", what.replace("_", " "), ", ".join(unexpected))
     return state._replace(params=params, ema=ema), never, report
 
 

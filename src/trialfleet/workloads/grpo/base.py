@@ -21,6 +21,10 @@ class GrpoBase(Language):
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         return {"tokens": jnp.sum(batch["weight"][:, None] * batch["counted"])}
 
+    def flops(self, bucket: int) -> float:
+        own = self.config.generation
+        return gemma.flops(self.config.model, own.max_prompt_length + own.max_generation_steps)
+
     def loss(
         self,
         params: Params,

@@ -90,6 +90,13 @@ def axes(config: Gemma3) -> dict[str, Any]:
     return whole
 
 
+def flops(config: Gemma3, length: int) -> float:
+    """Floating-point operations of reading a sequence: matrix products with weights, and attention in full."""
+    weights = config.layers * sum(prod(shape) for shape in _matrices(config).values()) + tokens.SIZE * config.width
+    attention = 2 * config.layers * config.heads * config.head_dim * length
+    return 2.0 * length * (weights + attention)
+
+
 def logits(
     config: Gemma3,
     params: Params,

@@ -1,4 +1,4 @@
-"""Generated sums as prompts with a gold answer, split before they are drawn."""
+"""Generated sums as prompts with a gold answer."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -117,12 +117,12 @@ def completion_text(one: Problem) -> str:
 
 
 def problem(data: Sums, split: str, row: int) -> Problem:
-    """The problem of a row; sums of one split are in no other."""
+    """The problem of a row; if anything is held out, sums of one split are in no other."""
     draw = np.random.Philox(key=[data.split_seed, SPLITS.index(split)], counter=[0, 0, 0, row])
     rng = np.random.Generator(draw)
     while True:
         numbers = tuple(map(int, rng.integers(0, data.max_number + 1, data.terms)))
-        if split_of(data, numbers) == split:
+        if data.held_out == 0 or split_of(data, numbers) == split:
             written = "+".join(map(str, numbers))
             return Problem(f"{written}=?", f"{written}={sum(numbers)}", str(sum(numbers)))
 

@@ -15,7 +15,7 @@ from trialfleet.config.grpo import REWARDS, GrpoConfig
 from trialfleet.training import lora
 from trialfleet.training.contract import Batch, Context, Extra, Hyperparameters, Loss, Params, Source
 from trialfleet.training.mesh import batch_sharding
-from trialfleet.workloads.grpo import generation, policy, rewards, tokens
+from trialfleet.workloads.grpo import gemma, generation, policy, rewards, tokens
 from trialfleet.workloads.grpo.language import Language, text_of
 from trialfleet.workloads.grpo.sums import SumProblems
 
@@ -61,6 +61,12 @@ class Grpo(Language):
 
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         return {"prompts": jnp.sum(batch["weight"])}
+
+    def flops(self, bucket: int) -> float:
+        """Of reading the completions of a prompt once; drawing them is not training."""
+        own = self.config.generation
+        length = own.max_prompt_length + own.max_generation_steps
+        return self.config.grpo.num_generations * gemma.flops(self.config.model, length)
 
     def loss(
         self,

@@ -10,6 +10,7 @@ from trialfleet.training.contract import Batch, Example, Plan
 from trialfleet.workloads.mvfoul import losses, rendering, sampling
 
 SPLITS = ("train", "val", "test")
+_KEPT = 2000  # clips that are not rendered again
 
 
 class CollisionClips:
@@ -70,15 +71,18 @@ class CollisionClips:
         return batch
 
     def _rendered(self, row: int) -> np.ndarray:
-        if row not in self._views:
+        views = self._views.get(row)
+        if views is None:
             data = self._data
             rng = np.random.Generator(
                 np.random.Philox(key=[data.split_seed, SPLITS.index(self._split)], counter=[0, 0, 0, row])
             )
-            views = int(rng.integers(data.min_views, data.max_views + 1))
+            count = int(rng.integers(data.min_views, data.max_views + 1))
             strength = self.severity[row] / (len(data.severity_counts) - 1)
-            self._views[row] = rendering.clip(strength, int(self.action[row]), views, data.frames, data.size, rng)
-        return self._views[row]
+            views = rendering.clip(strength, int(self.action[row]), count, data.frames, data.size, rng)
+            if len(self._views) < _KEPT:
+                self._views[row] = views
+        return views
 
 
 def class_counts(data: Collisions) -> tuple[int, int]:

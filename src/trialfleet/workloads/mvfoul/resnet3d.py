@@ -125,6 +125,19 @@ def scores(
     return Seen(Scores(*(head[:, -1] for head in heads)), Scores(*(head[:, :-1] for head in heads)), extra)
 
 
+def flops(config: Resnet3d, frames: int, size: int) -> float:
+    """Floating-point operations for a view: its convolutions, beside which the heads are nothing."""
+    side, before = size // 2, config.widths[0]
+    total = frames * side**2 * _STEM_SIDE**2 * 3 * before
+    for n, width in enumerate(config.widths):
+        side //= 2
+        total += frames * side**2 * _SIDE**2 * before * width
+        frames //= 1 if n == 0 else 2
+        total += frames * side**2 * (_SIDE * width + before) * width
+        before = width
+    return 2.0 * total
+
+
 def _backbone(
     config: Resnet3d,
     params: Params,

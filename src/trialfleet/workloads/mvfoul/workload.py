@@ -66,6 +66,10 @@ class Mvfoul(Workload):
         pairs = jnp.sum(batch["weight"][:, None, None] * losses.pairs(batch["mask"]))
         return {**counted, "pairs": jnp.maximum(pairs, 1)}
 
+    def flops(self, bucket: int) -> float:
+        data = self.config.dataset
+        return data.max_views * resnet3d.flops(self.config.model, data.frames, data.size)
+
     def loss(
         self,
         params: Params,
