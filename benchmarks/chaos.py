@@ -123,16 +123,23 @@ class Saboteur:
 
     # ---------------------------------------------------------------- the driver
 
+    def driver(self) -> subprocess.Popen[bytes] | None:
+        """The newest that is alive and awake."""
+        awake = [one for one in self.study.drivers if one.poll() is None and one not in self.suspended]
+        return awake[-1] if awake else None
+
     def kill_driver(self) -> bool:
-        driver = self.study.drivers[-1]
+        driver = self.driver()
+        if driver is None:
+            return False
         driver.kill()
         driver.wait()
         return True
 
     def suspend_driver(self) -> bool:
         """The study's command is typed again meanwhile: the new driver takes the lease over."""
-        driver = self.study.drivers[-1]
-        if self.suspended or driver.poll() is not None:
+        driver = self.driver()
+        if self.suspended or driver is None:
             return False
         driver.send_signal(signal.SIGSTOP)
         self.suspended.append(driver)
@@ -305,15 +312,15 @@ def _most(inflicted: Counter[str]) -> Sequence[tuple[str, int]]:
 
 def _while_it_lasts(study: Study, saboteur: Saboteur, until: float) -> None:
     """Until the study is finished or the time is over: strike, mend, and start the driver whenever it is gone."""
-    driver = study.start()
+    study.start()
     strike_at = time.monotonic() + 5.0  # the first trials have started by then
     while time.monotonic() < until:
         time.sleep(0.2)
         saboteur.mend()
-        if driver.poll() is not None or driver in saboteur.suspended:
-            if driver.poll() == 0 and "detached" not in study.said()[-2000:] and _all_ended(study):
+        if saboteur.driver() is None:
+            if study.drivers[-1].poll() == 0 and " is finished: " in study.said()[-3000:]:
                 return
-            driver = study.start()
+            study.start()
         if time.monotonic() >= strike_at:
             saboteur.strike()
             strike_at = time.monotonic() + saboteur.chance.uniform(0.5, 4.0)
@@ -323,17 +330,12 @@ def _finish(study: Study) -> None:
     """No more blows: the study's command is typed until it says that the study is finished."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        driver = study.drivers[-1]
-        while driver.poll() is None and time.monotonic() < deadline:
+        while any(driver.poll() is None for driver in study.drivers) and time.monotonic() < deadline:
             time.sleep(0.2)
-        if driver.poll() == 0 and " is finished: " in study.said()[-3000:]:
+        if study.drivers[-1].poll() == 0 and " is finished: " in study.said()[-3000:]:
             return
         study.start()
     raise TimeoutError(f"the study does not finish:\n{study.report()}")
-
-
-def _all_ended(study: Study) -> bool:
-    return bool(study.numbers()) and len(study.ended()) == len(study.numbers())
 
 
 def main() -> int:

@@ -19,10 +19,11 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ SAMPLERS = {
     "random": {"_target_": "optuna.samplers.RandomSampler", "seed": 1},
     "tpe": {"_target_": "optuna.samplers.TPESampler", "seed": 1},
 }
+PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+    "median": optuna.pruners.MedianPruner,
+    "threshold": partial(optuna.pruners.ThresholdPruner, upper=5.0),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Shape:
     reports: int = 20
     seconds: float = 60.0
     sampler: str = "random"
+    pruner: str = "median"
     mlflow: bool = False
 
     def milestones(self) -> list[int]:
@@ -251,7 +257,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
     meter.measure_methods(OPTUNA, storage, public_methods(optuna.storages.BaseStorage))
     store = MeasuredStore(meter, storage, "scale", ["minimize"], check, journal)
     store.belong(UID, folder)
-    pruner = optuna.pruners.MedianPruner()
+    pruner = PRUNERS[shape.pruner]()
     meter.measure_methods(PRUNER, pruner, ["prune"])
     meter.measure_methods(SIMULATION, fleet, ["submit", "refresh", "sleep"])
     space = spaces.parse(SPACE)
@@ -404,6 +410,7 @@ def main() -> None:
     parser.add_argument("--reports", type=int, default=default.reports)
     parser.add_argument("--seconds", type=float, default=default.seconds, help="mean length of a trial, virtual")
     parser.add_argument("--sampler", choices=sorted(SAMPLERS), default=default.sampler)
+    parser.add_argument("--pruner", choices=sorted(PRUNERS), default=default.pruner)
     parser.add_argument("--mlflow", action="store_true", help="forward to MLflow on SQLite, too")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the study's files go, for the time being")
     options = vars(parser.parse_args())

@@ -98,7 +98,7 @@ def fork_jobs(driver: Fate | None, job: Fate | None) -> None:
                 worker.install_handlers()
                 if driver is not None:
                     driver.at = 0  # it was the driver's
-                if job is not None and not any((submission.parent.parent / "trials").glob("*/runs")):
+                if job is not None and element == 0 and not (submission.parent.parent / "trials/00000/runs").exists():
                     let_die(job)
                 leave(lambda: worker.main(str(submission)))
             return pid

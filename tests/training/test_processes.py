@@ -75,7 +75,8 @@ def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
         assert first.poll() is None
         time.sleep(0.02)
     second.kill()
-    assert first.wait(timeout=60) != 0
+    assert second.wait() == -signal.SIGKILL
+    assert first.wait(timeout=90) != 0
 
 
 def test_slurm_says_who_takes_part():

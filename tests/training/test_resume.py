@@ -104,7 +104,7 @@ def test_another_mesh_may_go_on(config, new_run):
     from trialfleet.tracking.run import Preempted, Stop
     from trialfleet.training import train
 
-    whole, first = new_run(), new_run(stop=after(3, Stop.PREEMPT))
+    whole, first = new_run(), new_run(stop=after(4, Stop.PREEMPT))
     train(config(), whole)
     with pytest.raises(Preempted):
         train(config(), first)

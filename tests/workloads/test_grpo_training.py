@@ -125,4 +125,6 @@ def test_rewards_rise_on_a_base_that_knows_the_format(new_run):
     assert list(first.reported("val/format_accuracy").values())[-1] > 0.9
     train(composed("workload=grpo", f"training.init_from={base}", *everything), second)
     worth = list(second.reported("train/reward_mean").values())
-    assert np.mean(worth[-3:]) > np.mean(worth[:3]) + 0.5
+    assert np.mean(worth[-3:]) > np.mean(worth[:3]) + 1
+    before, after_it = (list(run.reported("val/accuracy").values())[-1] for run in (first, second))
+    assert after_it > before + 0.1 > 0.1

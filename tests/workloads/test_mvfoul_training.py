@@ -1,12 +1,13 @@
 """Fouls from several cameras on the trainer: learning, unfreezing, exact resume, meshes."""
 
+import jax
 import numpy as np
 import pytest
 
 from tests.training.harness import after, composed
 from tests.workloads.test_mvfoul import SMALL, small
 from trialfleet.tracking.run import Preempted, Stop
-from trialfleet.training import train
+from trialfleet.training import checkpoints, train
 
 SHORT = ("training.max_epochs=3", "training.report_every=1", "training.max_steps=18")
 
@@ -25,12 +26,21 @@ def test_a_cut_training_goes_on_bit_for_bit(new_run):
     assert (whole.artifacts / "val-confusion-severity.svg").read_text().startswith("<svg")
 
 
-def test_layers_are_released_last_first(new_run):
+def test_layers_are_released_last_first_and_those_that_are_held_keep_their_statistics(new_run):
     run = new_run()
-    train(small("training.max_epochs=3", "training.report_every=1"), run)
+    outcome = train(small("training.max_epochs=2", "training.report_every=1", "model.norm=batch"), run)
     ratio, epoch = run.reported("train/update_ratio/backbone"), run.reported("train/epoch")
     assert all((value == 0) == (epoch[step] <= 1) for step, value in ratio.items())
     assert all(value > 0 for value in run.reported("train/update_ratio/heads").values())
+    saved, here = run.checkpoints / f"{outcome.steps:08}", jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    means = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+        for name, (shape, dtype) in checkpoints.contents(saved).items()
+        if name.startswith("state.extra") and name.endswith("mean")
+    }
+    moved = {name for name, mean in checkpoints.read_some(saved, means).items() if np.asarray(mean).any()}
+    assert len(means) == 5
+    assert moved == {name for name in means if "stage1" in name}  # the last of two
 
 
 @pytest.mark.parametrize(

@@ -308,9 +308,10 @@ class Driver:
         """Say, once, what the launcher says of a job that may never start."""
         for trial in self.tracked.values():
             job = trial.record.job
-            if job is None or trial.phase is not Job.PENDING:
+            fleet = None if job is None else self.fleets.get(job.launcher)
+            if job is None or fleet is None or fleet.phase(job) is not Job.PENDING:
                 continue
-            why = self.fleets[job.launcher].why(job)
+            why = fleet.why(job)
             reason = why.partition(": ")[2]
             if reason not in PATIENCE:
                 self._notice_once(f"trial {trial.number} waits: Slurm says of job {job.id}: {why}", about=reason)

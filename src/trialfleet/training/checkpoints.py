@@ -69,7 +69,7 @@ class Checkpoints:
         try:
             saver.save(folder / "state", args=_orbax().args.StandardSave(named(state)), force=True)
         except OSError as error:
-            _say_failed(step, error)
+            _give_up(folder, step, error)
             return
         self._writing = threading.Thread(target=self._commit, args=(folder, step, meta), name="checkpoint")
         self._writing.start()
@@ -90,7 +90,7 @@ class Checkpoints:
                 self._delete_superseded()
         except Exception as error:  # noqa: BLE001 - Orbax and its storage raise whatever they like
             # A full disk, most of all: training goes on, and the checkpoint before this one stays.
-            _say_failed(step, error)
+            _give_up(folder, step, error)
 
     def _delete_superseded(self) -> None:
         kept = retained({step: meta.get("score") for step, meta in self._saved.items()}, self._keep)
@@ -207,7 +207,9 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _say_failed(step: int, error: BaseException) -> None:
+def _give_up(folder: Path, step: int, error: BaseException) -> None:
+    """Takes away what was written of a checkpoint, which also makes room where the disk is full."""
+    _delete(folder)
     log.warning("the checkpoint of step %d could not be saved, older ones stay: %s", step, error)
 
 

@@ -67,7 +67,7 @@ class Training:
         self.due: list[str] = []  # events at this step that are still to come, in order
         self.ends_epoch = False  # whether this step was the last of an epoch
         self.evaluated = False  # whether there was an evaluation at this step
-        self.saved_at = -1
+        self.saved_at = 0  # the beginning needs no checkpoint: it comes from the seed
         self.work = Work(0, 0.0, 0.0)  # at the last report
         self.flops = 0.0
         self.prepared: Batch = {}
@@ -102,6 +102,7 @@ class Training:
 
     def to_the_end(self) -> Outcome:
         """Steps and what is due after each, until there are no more or there is a reason to stop."""
+        self._heed(self.wishes.alone())  # a signal may have come while the first programs were compiled
         self._happen()  # what the run before this one had still to do at its last step
         self._open_feed()
         while self.step < self.setup.total_steps and self.knobs.stop is None:
@@ -311,6 +312,7 @@ class Training:
         self.position, self.due = Position(*meta["position"]), meta["due"]
         self.known, self.latest, self.ends_epoch = meta["control"], meta["latest"], meta["ends_epoch"]
         self.work = Work(self.step, 0.0, 0.0)
+        self.saved_at = -1 if self.due else self.step  # with nothing new there is nothing to save
 
     # ---- the end ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-_HEARTBEAT = 10  # seconds after which a process that is silent is dead, and the others end too
+_SILENCE = 20  # seconds after which a process that says nothing is dead, and the others end too
 
 
 def join() -> None:
@@ -27,7 +27,9 @@ def join() -> None:
     if found is not None:
         address, count, index = found
         handler = signal.getsignal(signal.SIGTERM)
-        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=_HEARTBEAT)
+        jax.distributed.initialize(
+            address, count, index, heartbeat_timeout_seconds=_SILENCE, shutdown_timeout_seconds=_SILENCE
+        )
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # jax has put a handler of its own in its place
 
