@@ -21,7 +21,11 @@ CASES = {
     "objective that no metric bears": (["objective.metric=val/nope"], ["objective.metric", "val/nope", "val/wer"]),
     "contradicting directions": (["hydra.sweeper.direction=maximize"], ["direction", "objective.direction"]),
     "pruner with two objectives": (
-        ["objective.metric=[val/wer,val/loss]", "objective.direction=[minimize,minimize]", "hydra/sweeper/pruner=median"],
+        [
+            "objective.metric=[val/wer,val/loss]",
+            "objective.direction=[minimize,minimize]",
+            "hydra/sweeper/pruner=median",
+        ],
         ["pruner", "several"],
     ),
     "storage that cannot be opened": (

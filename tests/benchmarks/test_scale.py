@@ -1,0 +1,26 @@
+"""The scale benchmark in small: its numbers come out, and the study that it simulates is right."""
+
+from pathlib import Path
+
+from benchmarks.scale import Shape, measure, run_study, what_is_wrong
+
+SMALL = Shape(trials=50, in_flight=8, reports=5, seconds=10.0)
+
+
+def test_a_small_study_is_measured_and_right(tmp_path: Path) -> None:
+    report = measure(tmp_path, SMALL)
+    assert report.wrong == []
+    (row,) = report.rows
+    assert row.trials >= SMALL.trials
+    assert min(row.optuna, row.pruner, row.events, row.watching, row.share, row.peak, row.yardstick) > 0
+    assert row.mlflow is None
+    assert report.resume.seconds > 0
+    assert report.resume.finished == row.trials
+    assert report.resume.finished + report.resume.tracked <= SMALL.trials + SMALL.in_flight
+
+
+def test_a_study_that_lost_a_result_is_called_wrong(tmp_path: Path) -> None:
+    run_study(tmp_path, SMALL)
+    assert what_is_wrong(tmp_path, SMALL) == []
+    (tmp_path / "trials" / "00003" / "result.json").unlink()
+    assert any("trial 3 " in word for word in what_is_wrong(tmp_path, SMALL))

@@ -1,0 +1,32 @@
+"""What the side-by-side benchmark makes of stamps and studies."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.side_by_side import OURS, STOCK, Shape, idle_seconds, killed, undisturbed
+from benchmarks.toy.task import Stamp
+
+SMALL = Shape(trials=4, slots=2, shortest=0.1)
+
+
+def test_idle_is_what_slots_had_no_trial() -> None:
+    ran = [Stamp(0.0, 10.0, 11.0), Stamp(0.5, 10.0, 14.0), Stamp(0.1, 12.0, 14.0)]
+    assert idle_seconds(ran, slots=2) == pytest.approx(1.0)
+
+
+def test_the_grid_spans_the_lengths() -> None:
+    assert SMALL.grid() == [0.0, 0.3333, 0.6667, 1.0]
+    assert Shape(trials=1).grid() == [0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [STOCK, OURS])
+def test_a_study_runs_each_trial_once(which: str, tmp_path: Path) -> None:
+    assert undisturbed(which, tmp_path / "study", SMALL).trials == SMALL.trials
+
+
+@pytest.mark.slow
+def test_a_killed_driver_of_ours_loses_nothing(tmp_path: Path) -> None:
+    one = killed(OURS, tmp_path / "study", SMALL)
+    assert (one.executed, one.twice, one.lost, one.running, one.complete, one.code) == (4, 0, 0, 0, 4, 0)
