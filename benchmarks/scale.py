@@ -54,6 +54,7 @@ from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
 MILESTONES = (1000, 2000, 5000, 10_000)
 IDLE_ROUNDS = 20
+PATIENCE = 3600.0  # seconds for MLflow to have everything
 UID = "5ca1ab1e"
 OPTUNA, PRUNER, OURS, SIMULATION = "Optuna", "pruner", "ours", "simulation"
 SAMPLERS = {
@@ -110,7 +111,6 @@ class Row:
     share: float
     peak: float
     yardstick: float
-    mlflow: float | None = None
 
     @property
     def rest(self) -> float:
@@ -141,9 +141,10 @@ class Resume:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a run of this benchmark found."""
+    """All that a run of this benchmark found; `mlflow` is the forwarding thread's milliseconds of CPU a trial."""
 
     rows: list[Row]
+    mlflow: float | None
     resume: Resume
     wrong: list[str] = field(default_factory=list)
 
@@ -207,11 +208,11 @@ class Milestones:
         self._before = self._now()
         self._yardsticks = []
 
-    def _now(self) -> tuple[int, int, defaultdict[str, float], float]:
-        return self._ended, self._rounds, self._meter.seconds(), ingestion_seconds()
+    def _now(self) -> tuple[int, int, defaultdict[str, float]]:
+        return self._ended, self._rounds, self._meter.seconds()
 
     def _take(self, pause: float) -> None:
-        ended, rounds, end, ingested = self._idle_began
+        ended, rounds, end = self._idle_began
         trials, since = ended - self._before[0], self._before
         a_round = (self._meter.seconds()[OURS] - end[OURS]) / IDLE_ROUNDS
         each = {part: 1000 * (end[part] - since[2][part]) / trials for part in (OPTUNA, PRUNER, OURS)}
@@ -226,7 +227,6 @@ class Milestones:
                 a_round / (a_round + pause),
                 peak_memory(),
                 statistics.median(self._yardsticks),
-                1000 * (ingested - since[3]) / trials if ingested else None,
             )
         )
 
@@ -291,18 +291,28 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
     )
 
 
-def run_study(folder: Path, shape: Shape, show: bool = False) -> list[Row]:
-    """Run the study until `shape.trials` of its trials have ended; the costs at each milestone."""
+def run_study(folder: Path, shape: Shape, show: bool = False) -> tuple[list[Row], float | None]:
+    """Run the study until `shape.trials` of its trials have ended.
+
+    Returns:
+        the costs at each milestone, and those of MLflow once it has everything: milliseconds of CPU a trial.
+    """
     (folder / ".submitit").mkdir()
     meter = Meter(OURS, absorbing=[PRUNER, SIMULATION])
     fleet = SimulatedFleet(shape.reports, shape.seconds, time.time())
+    mlflow = None
     with ExitStack() as stack:
         driver = assemble(folder, shape, meter, fleet, stack)
         driver.recover()
         milestones = (Shown if show else Milestones)(shape, meter, fleet)
         driver.observers = [*driver.observers, milestones]
         driver.run()
-    return milestones.rows
+        for observer in driver.observers:
+            if isinstance(observer, ToMlflow):
+                if not observer.finish("STOPPED", PATIENCE):
+                    raise RuntimeError(f"not everything reached MLflow: {observer.problem()}")
+                mlflow = 1000 * ingestion_seconds() / driver.standings.finished
+    return milestones.rows, mlflow
 
 
 class Shown(Milestones):
@@ -360,10 +370,10 @@ def what_is_wrong(folder: Path, shape: Shape) -> list[str]:
 def measure(folder: Path, shape: Shape, show: bool = False) -> Report:
     """The whole benchmark. A resume is another process's, so that nothing is warm and its memory is its own."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows = run_study(folder, shape, show)
+    rows, mlflow = run_study(folder, shape, show)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         taken_up = pool.submit(resume, folder, shape).result()
-    return Report(rows, taken_up, what_is_wrong(folder, shape))
+    return Report(rows, mlflow, taken_up, what_is_wrong(folder, shape))
 
 
 def peak_memory() -> float:
@@ -389,14 +399,13 @@ def ingestion_seconds() -> float:
 
 
 HEAD = (
-    f"{'trials':>7} {'Optuna':>8} {'pruner':>8} {'MLflow':>8} {'the rest':>9} = {'events':>7} + {'watching':>8}"
+    f"{'trials':>7} {'Optuna':>8} {'pruner':>8} {'the rest':>9} = {'events':>7} + {'watching':>8}"
     f"{'core':>8} {'peak MiB':>9} {'yardstick':>10}"
 )
 
 
 def line(row: Row) -> str:
-    mlflow = "" if row.mlflow is None else f"{row.mlflow:.2f}"
-    parts = f"{row.trials:>7} {row.optuna:>8.2f} {row.pruner:>8.2f} {mlflow:>8} {row.rest:>9.2f}"
+    parts = f"{row.trials:>7} {row.optuna:>8.2f} {row.pruner:>8.2f} {row.rest:>9.2f}"
     return (
         f"{parts} = {row.events:>7.2f} + {row.watching:>8.2f}{row.share:>8.1%} {row.peak:>9.0f} {row.yardstick:>10.2f}"
     )
@@ -422,6 +431,8 @@ def main() -> None:
         print(f"CPU milliseconds a trial since the row above ({shape.in_flight} in flight, {shape.reports} reports)")
         print(HEAD, flush=True)
         report = measure(folder, shape, show=True)
+        if report.mlflow is not None:
+            print(f"\nMLflow, in a thread of its own: {report.mlflow:.1f}")
         taken = report.resume
         print(
             f"\nresume: {taken.seconds:.1f} s: {taken.opening:.1f} open the storage, {taken.recovering:.1f} count "

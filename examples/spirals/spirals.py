@@ -13,6 +13,7 @@ the config. Put the config into a file of its own, without jax, to spare it half
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import jax
@@ -103,7 +104,7 @@ class SpiralClassifier(Workload):
         keys = jax.random.split(key, len(sizes))
         params = {
             f"layer{n}": {"w": jax.random.normal(keys[n], (a, b)) * (2 / a) ** 0.5, "b": jnp.zeros(b)}
-            for n, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+            for n, (a, b) in enumerate(pairwise(sizes))
         }
         return params, ()
 

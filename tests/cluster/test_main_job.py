@@ -7,12 +7,12 @@ import pytest
 
 from jobs.cluster import Cluster
 from tests.end_to_end.agreement import assert_agreement, children, load_study
-from tests.end_to_end.conftest import Run, compiled, here, run  # noqa: F401  # fixtures
+from tests.end_to_end.conftest import Run, compiled, database, here, run, tables  # noqa: F401  # fixtures
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-def test_a_study_of_six_trials_on_two_nodes(here: Path, run: Run, cluster: Cluster) -> None:  # noqa: F811  # as above
+def test_a_study_of_six_trials_on_two_nodes(here: Path, run: Run, database: str, cluster: Cluster) -> None:  # noqa: F811  # as above
     run(
         "pipelines.sweep",
         "-m",
@@ -23,11 +23,10 @@ def test_a_study_of_six_trials_on_two_nodes(here: Path, run: Run, cluster: Clust
         "+experiment=quick_test",
     )
     folder = here / "sweeps" / "asr-asr_tiny"
-    uri = f"sqlite:///{here}/mlflow.db"
-    assert_agreement(folder, uri, 6)
+    assert_agreement(folder, database, 6)
     assert all(trial.state.name == "COMPLETE" for trial in load_study(folder).trials)
 
-    jobs = {number: run.data.tags["trialfleet.job_id"] for number, run in children(folder, uri).items()}
+    jobs = {number: run.data.tags["trialfleet.job_id"] for number, run in children(folder, database).items()}
     assert len(set(jobs.values())) == 6
     assert set(jobs.values()) == set(cluster.run("squeue", "-r", "-h", "-t", "all", "-o", "%i").stdout.split())
     claims = [json.loads(claim.read_text()) for claim in folder.glob("trials/*/runs/*/claim")]

@@ -64,7 +64,7 @@ def test_no_default_hides_in_the_schema():
 
 
 def test_every_key_has_a_reader():
-    """A field is read as an attribute, in a pattern, or as a hyperparameter by its key; `name` is what unions are told apart by."""
+    """As an attribute, in a pattern, or as a hyperparameter by its key; `name` tells the members of a union apart."""
     read = {"name"}
     for folder in ("src", "pipelines", "jobs"):
         for path in (ROOT / folder).rglob("*.py"):

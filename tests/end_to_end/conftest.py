@@ -1,12 +1,15 @@
 """Whole commands, as a person types them, in an empty folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+from trialfleet.tracking import schema
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -24,6 +27,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Pat
     monkeypatch.setenv("XDG_CACHE_HOME", str(compiled))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tables(compiled: Path) -> Path:
+    """An empty MLflow database: making one takes seconds, copying it none."""
+    path = compiled / "mlflow.db"
+    schema.ensure(path)
+    return path
+
+
+@pytest.fixture
+def database(here: Path, tables: Path) -> str:
+    """URI of an MLflow database with its tables, in the folder where commands are typed."""
+    shutil.copy(tables, here / "mlflow.db")
+    return f"sqlite:///{here}/mlflow.db"
 
 
 @pytest.fixture

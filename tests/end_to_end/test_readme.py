@@ -30,6 +30,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("line", LOCAL)
 def test_a_command_of_the_readme(run: Run, line: str) -> None:
     words = shlex.split(line)[2:]

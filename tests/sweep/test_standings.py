@@ -21,10 +21,14 @@ def test_the_best_of_one_objective() -> None:
     assert [trial.number for trial in standings.front] == [2]
 
 
-def test_of_equals_the_first_stays_best() -> None:
+def test_of_equals_the_lower_number_is_best() -> None:
     standings = Standings(["maximize"])
     standings.add(complete(0, 2.0))
     assert not standings.add(complete(1, 2.0))
+    assert [trial.number for trial in standings.front] == [0]
+    standings = Standings(["maximize"])
+    standings.add(complete(1, 2.0))
+    assert standings.add(complete(0, 2.0))
     assert [trial.number for trial in standings.front] == [0]
 
 

@@ -29,6 +29,7 @@ SMALL = (
     "runtime.compilation_cache=null",
 )
 HP = {"model.lora_alpha": jnp.asarray(16.0)}
+logits = jax.jit(gemma.logits, static_argnums=0, static_argnames=("adapter", "remat"))
 
 
 def small(*overrides: str) -> Any:
@@ -142,7 +143,7 @@ def test_padding_on_the_left_changes_nothing():
     config, params = model()
     row = jnp.asarray([[tokens.BOS, *tokens.encode("3+4=7")]])
     padded = jnp.pad(row, ((0, 0), (5, 0)))
-    one, other = (gemma.logits(config, params, x, (x != 0).astype(jnp.float32), HP) for x in (row, padded))
+    one, other = (logits(config, params, x, (x != 0).astype(jnp.float32), HP) for x in (row, padded))
     assert jnp.allclose(one, other[:, 5:], atol=1e-5)
 
 
@@ -150,8 +151,8 @@ def test_local_layers_see_their_window_only_and_nothing_sees_ahead():
     config, params = model("model.layers=1", "model.global_every=2")  # one local layer
     row = jnp.arange(4, 16)[None]
     valid = jnp.ones((1, 12))
-    before = gemma.logits(config, params, row, valid, HP)
-    after = gemma.logits(config, params, row.at[0, 3].set(90), valid, HP)
+    before = logits(config, params, row, valid, HP)
+    after = logits(config, params, row.at[0, 3].set(90), valid, HP)
     changed = jnp.abs(before - after).max((0, 2)) > 1e-6
     assert list(np.flatnonzero(changed)) == [3, 4, 5, 6]
 
@@ -190,12 +191,12 @@ def test_the_reference_is_the_model_without_its_adapters():
     config, params = model()
     row, valid = jnp.arange(4, 14)[None], jnp.ones((1, 10))
     bare = trees.unflatten({p: x for p, x in trees.flatten(params).items() if not lora.is_adapter(p)})
-    reference = gemma.logits(config, params, row, valid, HP, adapter=False)
-    assert jnp.array_equal(reference, gemma.logits(config, bare, row, valid, HP))
-    adapted = gemma.logits(config, params, row, valid, HP)
+    reference = logits(config, params, row, valid, HP, adapter=False)
+    assert jnp.array_equal(reference, logits(config, bare, row, valid, HP))
+    adapted = logits(config, params, row, valid, HP)
     assert jnp.abs(adapted - reference).max() > 0.01
     merged = lora.merged(params, 16.0 / 2)
-    assert jnp.allclose(adapted, gemma.logits(config, merged, row, valid, HP, remat="full"), atol=1e-4)
+    assert jnp.allclose(adapted, logits(config, merged, row, valid, HP, remat="full"), atol=1e-4)
 
 
 def test_axes_fit_the_parameters_and_a_pattern_chooses_what_is_adapted():
@@ -210,7 +211,8 @@ def test_axes_fit_the_parameters_and_a_pattern_chooses_what_is_adapted():
 
 
 def completed(params: Any, config: Any, ends: tuple[int, ...], top_k: int | None, temperature: float) -> Any:
-    return generation.complete(
+    complete = jax.jit(generation.complete, static_argnums=(0, 3, 4, 5))
+    return complete(
         config, params, prompts(), 10, ends, top_k, jnp.asarray(temperature), jnp.asarray(1.0), HP, jax.random.key(0)
     )
 
@@ -218,17 +220,17 @@ def completed(params: Any, config: Any, ends: tuple[int, ...], top_k: int | None
 def test_the_cache_gives_what_reading_anew_gives_and_any_end_token_ends():
     config, params = model()
     params["embedder"]["input_embedding"] *= 3  # far from ties
-    sequence = prompts()
-    for _ in range(10):
-        scores = gemma.logits(config, params, sequence, (sequence != 0).astype(jnp.float32), HP)
-        sequence = jnp.concatenate([sequence, jnp.argmax(scores[:, -1], -1)[:, None]], 1)
-    greedy = np.asarray(sequence[:, 9:])
     drawn = completed(params, config, (111, 110), 1, 1.0)
+    greedy = np.asarray(drawn.tokens)
     assert not np.isin(greedy, (111, 110, 0)).any()
-    assert np.array_equal(drawn.tokens, greedy)
     assert np.asarray(drawn.counted).all()
+    whole = jnp.concatenate([prompts(), drawn.tokens], 1)
+    scores = logits(config, params, whole, (whole != 0).astype(jnp.float32), HP)
+    assert np.array_equal(greedy, np.argmax(scores[:, 8:-1], -1))
+    logs = jax.nn.log_softmax(scores[:, 8:-1])
     read = policy.read(config, params, prompts(), drawn.tokens, HP)
-    assert np.asarray(jnp.exp(read.logs)).max() <= 1
+    assert np.asarray(read.logs) == pytest.approx(np.asarray(logs.max(-1)), abs=1e-4)
+    assert np.asarray(read.entropy) == pytest.approx(np.asarray(-(jnp.exp(logs) * logs).sum(-1)), abs=1e-4)
     # The tokens in the middle of both completions are made ends: each stops at its own.
     ends = tuple(int(row[4]) for row in greedy)
     short = completed(params, config, ends, 1, 1.0)

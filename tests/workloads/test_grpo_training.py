@@ -37,7 +37,7 @@ def policy_on(base: Path, *overrides: str) -> Config:
     return composed(*SMALL, *POLICY, f"training.init_from={base}", *overrides)
 
 
-@pytest.mark.parametrize(("cut", "step"), [(3, 1), (5, 2), (7, 3)])  # between two updates, and while preparing
+@pytest.mark.parametrize(("cut", "step"), [(4, 1), (6, 2), (8, 3)])  # between two updates, and while preparing
 def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, new_run, cut, step):
     config = policy_on(base)
     whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))

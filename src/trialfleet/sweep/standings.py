@@ -49,9 +49,9 @@ class Standings:
             self.mean_seconds = mean + (trial.seconds - mean) / min(count, 20)
         if trial.state != "COMPLETE" or trial.values is None or not trial.feasible:
             return False
-        if any(self._at_least_as_good(other, trial) for other in self.front):
+        if any(self._stands_before(other, trial) for other in self.front):
             return False
-        self.front = [other for other in self.front if not self._dominates(trial, other)] + [trial]
+        self.front = [other for other in self.front if not self._stands_before(trial, other)] + [trial]
         return True
 
     @property
@@ -68,10 +68,11 @@ class Standings:
         assert trial.values is not None
         return [v if d == "minimize" else -v for v, d in zip(trial.values, self.directions, strict=True)]
 
-    def _at_least_as_good(self, one: Finished, other: Finished) -> bool:
-        """Of equals the first stays best, except on a front, where equal values of different trials both count."""
+    def _stands_before(self, one: Finished, other: Finished) -> bool:
+        """Whether `one` keeps `other` from being best. As in Optuna, the lower number is best of equals; on a front
+        equal values of different trials all count."""
         if len(self.directions) == 1:
-            return self.losses(one) <= self.losses(other)
+            return (self.losses(one), one.number) < (self.losses(other), other.number)
         return self._dominates(one, other)
 
     def _dominates(self, one: Finished, other: Finished) -> bool:
