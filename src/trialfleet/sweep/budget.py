@@ -85,6 +85,7 @@ def stagnated(budget: Budget, store: StudyStore) -> str:
         terminator = Terminator(
             improvement_evaluator=BestValueStagnationEvaluator(budget.no_improvement),
             error_evaluator=StaticErrorEvaluator(0),
+            min_n_trials=budget.no_improvement,
         )
         stop = terminator.should_terminate(store.study)
     return f"no improvement in {budget.no_improvement} trials (hydra.sweeper.budget.no_improvement)" if stop else ""

@@ -59,7 +59,7 @@ class Settings:
     max_failure_rate: Annotated[float, Ge(0), Le(1)]
     custom_search_space: str | None
     enqueue: list[dict[str, Any]]
-    constraints: dict[str, str]
+    constraints: dict[str, str] | None
     max_retries: Annotated[int, Ge(0)]
     max_unclaimed: Annotated[int, Ge(1)]
     keep_checkpoints: Annotated[int, Ge(0)] | None

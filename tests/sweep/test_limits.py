@@ -1,0 +1,81 @@
+"""What ends a study besides n_trials, and what keeps a trial from being the best: budgets and constraints."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.studies import NewStudy
+from trialfleet.errors import UserError
+from trialfleet.sweep import constraints
+from trialfleet.sweep.budget import Account, exceeded
+from trialfleet.sweep.settings import Budget
+
+NONE = {"wall_hours": None, "device_hours": None, "no_improvement": None}
+
+
+def test_time_is_counted_over_all_drivers(tmp_path: Path) -> None:
+    first = Account.open(tmp_path / "budget.json", devices=4)
+    first.pass_time()
+    first.trial_over(900.0)
+    first.save()
+    second = Account.open(tmp_path / "budget.json", devices=4)
+    assert second.device_seconds == 3600.0
+    assert second.wall_seconds == first.wall_seconds > 0
+
+
+def test_device_hours_count_running_trials_too(tmp_path: Path) -> None:
+    account = Account.open(tmp_path / "budget.json", devices=2)
+    account.trial_over(1000.0)
+    budget = Budget(**{**NONE, "device_hours": 1.0})
+    assert exceeded(budget, account, running_seconds=700.0) == ""
+    assert "device_hours=1.0" in exceeded(budget, account, running_seconds=800.0)
+
+
+def test_a_study_without_limits_has_none(tmp_path: Path) -> None:
+    account = Account(tmp_path / "budget.json", 1, wall_seconds=1e9, device_seconds=1e9)
+    assert exceeded(Budget(**NONE), account, 1e9) == ""
+
+
+@pytest.mark.parametrize("limit", ["wall_hours=1e-5", "device_hours=1e-5"])
+def test_a_study_at_its_limit_starts_no_more_trials(new_study: NewStudy, limit: str) -> None:
+    study = new_study("hydra.sweeper.n_trials=50", f"hydra.sweeper.budget.{limit}")
+    said = study.run()
+    assert limit.partition("=")[0] in said
+    assert study.states()["COMPLETE"] == len(study.stored()) < 50
+
+
+def test_a_study_that_no_longer_improves_ends(new_study: NewStudy) -> None:
+    same = ("hydra.sweeper.params={x: 'choice(1.0)', y: 'choice(1.0)'}", "hydra.sweeper.n_jobs=1", "steps=1")
+    study = new_study("hydra.sweeper.n_trials=50", "hydra.sweeper.budget.no_improvement=2", *same)
+    assert "no improvement in 2 trials" in study.run()
+    assert study.states()["COMPLETE"] == len(study.stored()) < 10
+
+
+def test_a_bound_says_by_how_much_it_is_missed() -> None:
+    low, high = constraints.parse({"loss": "<= 2", "accuracy": ">= 0.5"})
+    assert low.violation({"loss": 3.0}) == 1.0
+    assert low.violation({"loss": 1.5}) == -0.5
+    assert high.violation({"accuracy": 0.25}) == 0.25
+    assert high.violation({"accuracy": math.nan}) == high.violation({}) == constraints.MISSING
+
+
+@pytest.mark.parametrize("text", ["2", "< 2", "<= two", "=> 1", ""])
+def test_what_is_no_bound_is_refused_by_name(text: str) -> None:
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.constraints\.loss"):
+        constraints.parse({"loss": text})
+
+
+def test_an_infeasible_trial_is_not_the_best(new_study: NewStudy) -> None:
+    points = "[{x: 0.1, y: 0.1}, {x: 1.0, y: 1.0}, {x: 2.0, y: 2.0}]"
+    study = new_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
+    study.run()
+    free = {trial.number: trial.value for trial in study.stored()}
+    best = min(free, key=lambda number: free[number])
+
+    bound = sorted(free.values())[1]
+    bounded = new_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
+    said = bounded.run(f"hydra.sweeper.constraints={{loss: '>= {bound}'}}")
+    assert f"best: trial {best} " not in said
+    trials = bounded.stored()
+    assert [trial.constraints["loss"] <= 0 for trial in trials] == [trial.value >= bound for trial in trials]
