@@ -1,14 +1,12 @@
 """Studies of local jobs, from the command line to the end, with all that can die dying on the way."""
 
 import contextlib
-import fcntl
 import os
 import pty
 import random
 import re
 import signal
 import subprocess
-import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,14 +262,13 @@ class Terminal:
         self._master, slave = pty.openpty()
         os.set_blocking(self._master, False)
         self.driver = subprocess.Popen(
-            study.argv(),
+            # Not in a function between fork and exec: other tests may have brought threads into this process.
+            ["setsid", "--ctty", *study.argv()],
             cwd=study.place,
             env={**study.env, "TERM": "xterm"},
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         study.drivers.append(self.driver)
         os.close(slave)
