@@ -56,6 +56,7 @@ from trialfleet.tracking.trial_dir import (  # noqa: E402
 )
 
 FOLLOW_SECONDS = 120.0  # how long the other processes wait for the first one's claim
+FIRST_SECONDS = 10.0  # how long another process that failed waits for the first one to say so
 FULL_DISK_SECONDS = 5.0  # between two tries to commit to a full disk
 
 
@@ -103,6 +104,9 @@ def main(submission_file: str) -> int:
     sweep_run = SweepRun(trial, claim, lambda: bool(_signals), submission.look_every)
     try:
         outcome = _run(submission, assignment, trial, claim, sweep_run, environment)
+    except run.PeerLost as loss:
+        traceback.print_exception(loss)
+        return 1  # srun ends what is left of the job, and the driver starts the next run
     finally:
         sweep_run.close()
     if outcome is None:
@@ -123,12 +127,18 @@ def _run(
     sweep_run: SweepRun,
     environment: JobEnvironment,
 ) -> Result | None:
-    """Run the task; how it ended, or None if it ended before its end and another run is to go on."""
+    """Run the task; how it ended, or None if it ended before its end and another run is to go on.
+
+    Raises:
+        PeerLost: another process of the job is gone.
+    """
     try:
         value = _task(submission, assignment, claim.label, sweep_run, environment)
         state, objectives, error = judged(value, submission.n_objectives)
     except run.Preempted:
         return None
+    except run.PeerLost:
+        raise
     except (Exception, SystemExit, KeyboardInterrupt) as failure:  # noqa: BLE001  # whatever it was, it ended the trial
         if run.is_pruned(failure):
             state, objectives, error = TrialState.PRUNED, None, None
@@ -197,7 +207,24 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
         _task(submission, assignment, claim.label, follower, environment)
     except (run.Pruned, run.Preempted):
         return 0
+    except (Exception, SystemExit) as failure:  # noqa: BLE001  # whatever it was, it ended this process's part
+        traceback.print_exception(failure)
+        if not isinstance(failure, run.PeerLost) and not _disk_is_full(failure):
+            _commit_for_the_first(trial, claim, failure)
+        return 1
     return 0
+
+
+def _commit_for_the_first(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
+    """Commit a failure that perhaps only this process had: the first one may wait for us in a collective, for ever."""
+    deadline = time.monotonic() + FIRST_SECONDS
+    while time.monotonic() < deadline:
+        if trial.result_json.exists():
+            return
+        time.sleep(0.1)
+    if not trial.superseded(claim):
+        seconds = {"total": time.time() - _STARTED}
+        trial.commit(Result(TrialState.FAIL, None, described(failure), seconds, claim.label, {}))
 
 
 def _commit(trial: TrialDir, outcome: Result) -> bool:

@@ -24,6 +24,11 @@ settings.register_profile(
 settings.load_profile("everyday")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 Composed = Callable[..., tuple[HydraContext, DictConfig]]
 
 

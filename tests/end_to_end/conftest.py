@@ -56,7 +56,6 @@ def run(here: Path) -> Run:
             stdin=subprocess.DEVNULL,
             text=True,
             env={**os.environ, "COLUMNS": "200", **(environment or {})},
-            timeout=280,
         )
         assert done.returncode == code, done.stdout
         return done

@@ -38,6 +38,8 @@ error: false
 
 PROGRAM = """\
 import hydra
+
+pytestmark = pytest.mark.slow
 from omegaconf import DictConfig
 
 

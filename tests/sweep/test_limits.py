@@ -66,6 +66,7 @@ def test_what_is_no_bound_is_refused_by_name(text: str) -> None:
         constraints.parse({"loss": text})
 
 
+@pytest.mark.slow
 def test_an_infeasible_trial_is_not_the_best(new_study: NewStudy) -> None:
     points = "[{x: 0.1, y: 0.1}, {x: 1.0, y: 1.0}, {x: 2.0, y: 2.0}]"
     study = new_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")

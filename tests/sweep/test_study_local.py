@@ -29,6 +29,7 @@ def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(new_study: NewStudy)
     assert len(study.stored()) == 4
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_where_the_study_ended(new_study: NewStudy) -> None:
     study = new_study()
     study.run(f"{N}2")
@@ -77,6 +78,7 @@ def test_a_second_driver_is_refused_and_told_who_holds_the_study(new_study: NewS
     assert driver.poll() is None
 
 
+@pytest.mark.slow
 def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(new_study: NewStudy) -> None:
     study = new_study(f"{N}4", *LONG)
     suspended = study.start()
@@ -98,6 +100,7 @@ def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(new_stu
     assert contents() == before
 
 
+@pytest.mark.slow
 def test_without_a_terminal_a_signal_detaches(new_study: NewStudy) -> None:
     study = new_study(f"{N}2", *LONG)
     for lives, number in enumerate((signal.SIGTERM, signal.SIGINT), 1):
@@ -145,6 +148,7 @@ def test_a_trial_that_always_dies_without_progress_fails_after_its_retries(new_s
     assert study.labels(0) == ["1.0", "2.0"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_dies_again_and_again_but_progresses_completes(new_study: NewStudy) -> None:
     study = new_study(f"{N}1", "mode=die later", "hydra.sweeper.max_retries=1", *_one_dies(), "save_every=1")
     study.run()
@@ -311,6 +315,7 @@ def test_ctrl_c_once_asks_and_waiting_takes_the_results_in(new_study: NewStudy) 
     assert study.undisturbed_by_restarts()  # Ctrl-C did not reach the jobs
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_detaches_and_leaves_the_jobs_running(new_study: NewStudy) -> None:
     study = new_study(f"{N}2", *LONG)
     terminal = _at_a_terminal(study)
@@ -324,6 +329,7 @@ def test_ctrl_c_twice_detaches_and_leaves_the_jobs_running(new_study: NewStudy) 
     assert study.undisturbed_by_restarts()
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_resume_goes_on_as_if_nothing_had_been(new_study: NewStudy) -> None:
     study = new_study(f"{N}3", *LONG)
     terminal = _at_a_terminal(study)
@@ -334,6 +340,7 @@ def test_ctrl_c_and_resume_goes_on_as_if_nothing_had_been(new_study: NewStudy) -
     study.check(3, steps=40)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_cancel_ends_the_jobs_and_tells_the_trials_so(new_study: NewStudy) -> None:
     study = new_study(f"{N}4", "mode=hang")
     terminal = _at_a_terminal(study)

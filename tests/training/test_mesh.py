@@ -14,6 +14,7 @@ MESHES = {
 LONG = ["training.max_steps=30", "training.report_every=1", "training.eval_every=30", "dataset.train_strings=320"]
 
 
+@pytest.mark.slow
 def test_losses_are_the_same_on_every_mesh(config, new_run):
     losses = {}
     for name, overrides in MESHES.items():
@@ -24,6 +25,7 @@ def test_losses_are_the_same_on_every_mesh(config, new_run):
         assert curve == pytest.approx(losses["1"], abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_to_the_global_batch(config, new_run):
     curves = []
     for per_device in ("null", "2"):

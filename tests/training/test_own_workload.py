@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "spirals"
 
 
+@pytest.mark.slow
 def test_the_example_learns(new_run, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     run = new_run()

@@ -13,6 +13,8 @@ import pytest
 from tests.training.harness import SMALL, after
 from trialfleet.tracking import metrics, records
 
+pytestmark = pytest.mark.slow
+
 LONG = [
     *SMALL,
     "training.max_steps=60",

@@ -217,6 +217,7 @@ def completed(params: Any, config: Any, ends: tuple[int, ...], top_k: int | None
     )
 
 
+@pytest.mark.slow
 def test_the_cache_gives_what_reading_anew_gives_and_any_end_token_ends():
     config, params = model()
     params["embedder"]["input_embedding"] *= 3  # far from ties

@@ -200,6 +200,7 @@ def test_what_a_masked_view_shows_changes_nothing(norm, aggregator):
     assert jax.tree.all(jax.tree.map(jnp.array_equal, one.extra, two.extra))
 
 
+@pytest.mark.slow
 def test_batch_norm_stores_statistics_of_the_views_there_are_unless_its_unit_is_held():
     video = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 16, 16, 3)).astype(np.uint8)
     mask = np.asarray([[1, 1, 0], [1, 0, 1]], np.float32)

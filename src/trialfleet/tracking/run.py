@@ -37,6 +37,10 @@ class Preempted(Exception):
     """Raised by a task that stopped, and saved, because of `Stop.PREEMPT` or `Stop.SUPERSEDED`."""
 
 
+class PeerLost(Exception):
+    """Raised by a task whose other processes are gone: not the trial's fault, another run goes on."""
+
+
 class Run(Protocol):
     """One life of a process on a trial. Only process 0 of a run writes; on others `report` does nothing."""
 

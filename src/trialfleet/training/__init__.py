@@ -4,7 +4,7 @@ mesh → workload → program (state, step) → restore → loop (batch, step, r
 """
 
 from trialfleet.config import Config
-from trialfleet.tracking.run import Run
+from trialfleet.tracking.run import PeerLost, Run
 from trialfleet.training.outcome import NonFinite, Outcome
 
 __all__ = ["NonFinite", "Outcome", "check", "describe", "evaluate", "train"]
@@ -17,15 +17,21 @@ def train(config: Config, run: Run) -> Outcome:
         Pruned: the driver's verdict; nothing is saved.
         Preempted: saved, to be gone on with by another run (not saved if a newer run exists already).
         NonFinite: the loss or a gradient was not finite.
+        PeerLost: another process of this training is gone.
         UserError: what the user can put right, before anything is trained.
     """
     from trialfleet.training import environment
 
     environment.prepare(config)  # before jax is imported, which reads it once
+    from trialfleet.training import processes
     from trialfleet.training.seeds import fit_all
 
     try:
         return fit_all(config, run)
+    except Exception as error:
+        if processes.lost_a_peer(error):
+            raise PeerLost("another process of this training is gone") from error
+        raise
     finally:
         if config.runtime.compilation_cache is not None:
             environment.trim_cache(config.runtime.compilation_cache, config.runtime.compilation_cache_bytes)

@@ -60,6 +60,20 @@ def _first_host(nodes: str) -> str:
     return found[1] + (found[2] or "")
 
 
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether an error is what is left of a training whose other processes are gone.
+
+    The libraries below jax (gloo, NCCL, the coordination service) have no common word for it. What jax's runtime
+    raises in one of several processes is taken for it, unless it names a fault of the program's own.
+    """
+    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+        return False
+    return not str(error).startswith(_OWN_FAULTS)
+
+
+_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "OUT_OF_RANGE")
+
+
 def agreed_json(value: Any) -> Any:
     """The value of process 0, on all of them. JSON values only."""
     if jax.process_count() == 1:
@@ -68,9 +82,9 @@ def agreed_json(value: Any) -> Any:
 
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    padded = np.zeros(length, np.uint8)
+    padded = np.zeros(1 << max(1023, length - 1).bit_length(), np.uint8)  # few sizes: each is a program of its own
     padded[: min(length, len(data))] = data[:length]
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))[:length]))
 
 
 def largest(value: int) -> int:

@@ -1,0 +1,111 @@
+"""Trials that span nodes: two processes of one training, started by srun, on two nodes of a real Slurm."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.cluster import Cluster
+from jobs.cluster.processes import wait_until
+from tests.end_to_end.agreement import assert_agreement, load_study
+from tests.end_to_end.conftest import Run, compiled, database, here, run, tables  # noqa: F401  # fixtures
+from trialfleet.tracking.submission import TrialRecord
+from trialfleet.tracking.trial_dir import Result, TrialDir
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+SPANNING = (
+    "-m",
+    "hydra/sweeper=optuna",
+    "hydra/launcher=submitit_slurm",
+    "hydra.launcher.nodes=2",
+    "mesh.data=2",
+    "+experiment=quick_test",
+    "hydra.sweeper.study_name=spanning",
+    "hydra.sweeper.n_jobs=1",
+)
+ENDLESS = "training.max_steps=100000"
+
+
+def trial(folder: Path, number: int = 0) -> TrialDir:
+    return TrialDir(folder / "sweeps" / "spanning" / "trials" / f"{number:05d}")
+
+
+def result(of: TrialDir) -> Result:
+    found = of.result()
+    assert found is not None
+    return found
+
+
+def as_slurm_has_it(cluster: Cluster, of: TrialDir) -> str:
+    """Number of nodes and state of the trial's job."""
+    record = TrialRecord.read(of.trial_json)
+    assert record is not None
+    assert record.job is not None
+
+    def state() -> str:
+        return cluster.run("squeue", "-r", "-h", "-t", "all", "-o", "%D %T", f"--jobs={record.job.id}").stdout.strip()
+
+    assert wait_until(lambda: "COMPLETING" not in state(), 60)
+    return state()
+
+
+def second_process(folder: Path) -> psutil.Process | None:
+    """The job's process on its second node, while there is one."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "jobs.worker" in words and words[-1].startswith(str(folder)):
+            try:
+                if process.environ().get("SLURM_PROCID") == "1":
+                    return process
+            except psutil.Error:  # it has just ended
+                continue
+    return None
+
+
+def test_each_trial_of_a_study_spans_both_nodes(here: Path, run: Run, database: str, cluster: Cluster) -> None:  # noqa: F811  # as above
+    run("pipelines.sweep", *SPANNING, "hydra.sweeper.n_trials=2")
+    assert_agreement(here / "sweeps" / "spanning", database, 2)
+    for number in range(2):
+        one = trial(here, number)
+        assert one.run_labels() == ["1.0"]
+        assert result(one).notes["fingerprint"]["processes"] == "2"
+        # Only process 0 reports, and each has a log of its own.
+        assert sorted(path.name for path in one.run_dir("1.0").glob("log*")) == ["log", "log.1"]
+        assert as_slurm_has_it(cluster, one) == "2 COMPLETED"
+
+
+def test_a_verdict_reaches_all_processes(here: Path, run: Run, cluster: Cluster) -> None:  # noqa: F811  # as above
+    pruner = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=-1")
+    run("pipelines.sweep", *SPANNING, ENDLESS, "hydra.sweeper.n_trials=1", *pruner)
+    assert [one.state.name for one in load_study(here / "sweeps" / "spanning").trials] == ["PRUNED"]
+    # Had one of the two not left by itself, Slurm would have had to end it.
+    assert as_slurm_has_it(cluster, trial(here)) == "2 COMPLETED"
+    assert "Traceback" not in (trial(here).run_dir("1.0") / "log.1").read_text()
+
+
+def test_a_process_that_dies_ends_the_job_and_the_next_goes_on(here: Path, cluster: Cluster) -> None:  # noqa: F811  # as above
+    saving = ("training.checkpoints.every_steps=20", "training.max_steps=600")
+    command = [sys.executable, "-m", "pipelines.sweep", *SPANNING, *saving, "hydra.sweeper.n_trials=1"]
+    with open(here / "driver.log", "wb") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        checkpoints = trial(here).run_dir("1.0") / "checkpoints"
+        assert wait_until(lambda: any(checkpoints.glob("*/manifest.json")), 200), (here / "driver.log").read_text()
+        victim = second_process(here)
+        assert victim is not None
+        os.kill(victim.pid, signal.SIGKILL)
+        assert driver.wait(200) == 0, (here / "driver.log").read_text()
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+            driver.wait()
+    one = trial(here)
+    assert one.run_labels() == ["1.0", "2.0"]
+    ended = result(one)
+    assert (ended.state.value, ended.run) == ("COMPLETE", "2.0")
+    assert ended.notes["resumed_from"] > 0
