@@ -13,17 +13,9 @@ from jobs.cluster import Cluster, Settings, Unavailable, free_port_block
 from tests.tasks.studies import NewStudy, in_folders_of
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this directory in one worker of pytest-xdist, so that one cluster serves them."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The cluster of this test run, taken down at its end.
+    """The cluster of this test process, taken down at its end. Each worker of pytest-xdist has one of its own.
 
     Where Slurm cannot be had the tests are skipped with the reason; on CI, which must have it, they fail.
     """

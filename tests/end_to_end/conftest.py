@@ -25,7 +25,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Pat
     """An empty folder to type commands in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(compiled))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # The last three are for trainings within the test's own process (tests/training).
+    for name in ("MLFLOW_TRACKING_URI", "XLA_FLAGS", "PJRT_NPROC", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 

@@ -14,6 +14,8 @@ import optuna
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 OURS = "hydra.sweeper._target_=trialfleet.sweep.sweeper.OptunaSweeper"
 
 CONFIG = """\
@@ -38,8 +40,6 @@ error: false
 
 PROGRAM = """\
 import hydra
-
-pytestmark = pytest.mark.slow
 from omegaconf import DictConfig
 
 

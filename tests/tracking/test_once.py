@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trialfleet.tracking.metrics import Line, Writer
-from trialfleet.tracking.once import MAX_STEP, Once, Row, metric_name, read_lines, read_range
+from trialfleet.tracking.metrics import MAX_STEP, Line, Writer
+from trialfleet.tracking.once import Once, Row, metric_name, read_lines, read_range
 
 nan, inf = math.nan, math.inf
 

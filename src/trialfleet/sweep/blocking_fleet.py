@@ -15,7 +15,7 @@ from types import FrameType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from trialfleet.sweep.fleet import Interrupted
+from trialfleet.sweep.fleet import Fleet, Interrupted
 from trialfleet.sweep.reconcile import Job
 from trialfleet.tracking import run
 from trialfleet.tracking.submission import Assignment, JobRef, Submission, TrialRecord
@@ -24,7 +24,7 @@ from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState, describe
 LAUNCHER = "blocking"
 
 
-class BlockingFleet:
+class BlockingFleet(Fleet):
     """Args:
     launcher: any Hydra launcher.
     """
@@ -61,18 +61,6 @@ class BlockingFleet:
 
     def find(self, uuid: str, index: int) -> JobRef | None:
         return None
-
-    def why(self, job: JobRef) -> str:
-        return ""
-
-    def timed_out(self, job: JobRef) -> bool:
-        return False
-
-    def cancelled(self, job: JobRef) -> bool:
-        return False
-
-    def exclude(self, node: str) -> None:
-        """Nothing: there is one node."""
 
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         """Nothing: when the driver gets to cancel, `launch()` has returned and the jobs are over."""

@@ -7,7 +7,6 @@ what it always does; what ended meanwhile is taken in, what still runs is follow
 import errno
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +17,13 @@ import optuna
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from trialfleet.errors import UserError
 from trialfleet.sweep import blocking_fleet
 from trialfleet.sweep import budget as budgets
 from trialfleet.sweep import standings as standings_of
+from trialfleet.sweep.casualties import Nodes, mass_cancelled
 from trialfleet.sweep.constraints import Constraint
-from trialfleet.sweep.fleet import Busy, Fleet, Interrupted, MaybeSubmitted
+from trialfleet.sweep.dispatch import Dispatch
+from trialfleet.sweep.fleet import Fleet, Interrupted
 from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
 from trialfleet.sweep.lease import LeaseLost
 from trialfleet.sweep.proposer import Proposer
@@ -33,13 +33,10 @@ from trialfleet.sweep.standings import Finished, Standings
 from trialfleet.sweep.store import FAILURE, OWNER, StudyStore
 from trialfleet.sweep.tracked import Tracked
 from trialfleet.tracking import records
-from trialfleet.tracking.submission import Assignment, Submission, TrialRecord
+from trialfleet.tracking.submission import TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
-MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
-MASS_CANCEL = 3  # jobs cancelled from outside at about the same time: somebody meant it
-BAD_NODE_DEATHS = 3  # trials in a row that died on a node and survived elsewhere: it gets no more
 FULL_DISK_PAUSE = 5.0  # seconds between two looks whether there is room again
 ROOM = 1 << 16  # bytes that must fit on the disk before a trial's loss is taken for its own fault
 # Slurm's reasons to let a job wait that pass by themselves; any other is shown once.
@@ -120,22 +117,29 @@ class Driver:
     detach: bool = False
     detach_reason: str = ""
     _kept: KeptCheckpoints = field(init=False)
-    _launcher: str = field(init=False)
-    _queue: list[Tracked] = field(default_factory=list)
-    _paused_until: float = 0.0
-    _pause_reason: str = ""
+    _dispatch: Dispatch = field(init=False)
     _next_refresh: float = 0.0
     _refresh_every: float = 0.0
     _moved: bool = True
     _full: bool = False  # the disk was, at the last write
     _silent: set[str] = field(default_factory=set)  # launchers that did not answer when last asked
     _said_once: set[str] = field(default_factory=set)
-    _deaths: dict[int, str] = field(default_factory=dict)  # trial → the node where its last run died
-    _bad_nodes: Counter[str] = field(default_factory=Counter)
+    _nodes: Nodes = field(default_factory=Nodes)
 
     def __post_init__(self) -> None:
-        self._launcher = next(name for name, fleet in self.fleets.items() if fleet is self.fleet)
         self._kept = KeptCheckpoints(self.settings.keep_checkpoints, self.standings)
+        self._dispatch = Dispatch(
+            fleet=self.fleet,
+            launcher=next(name for name, fleet in self.fleets.items() if fleet is self.fleet),
+            payload=self.payload,
+            folder=self.study.folder,
+            submissions=self.study.submissions,
+            n_objectives=len(self.standings.directions),
+            look_every=self.settings.watch.verdict,
+            check_lease=self.store.check_lease,
+            now=lambda: self.clock.now(),  # the clock may be replaced later
+            notice=self._notice,
+        )
 
     # ---------------------------------------------------------------- the loop
 
@@ -153,7 +157,7 @@ class Driver:
                     raise
                 # Nothing fails and nothing new starts; what was half done is done again later.
                 self._full = True
-                self.pause(FULL_DISK_PAUSE, f"{error.strerror}: waiting for room in {self.study.folder}")
+                self._dispatch.pause(FULL_DISK_PAUSE, f"{error.strerror}: waiting for room in {self.study.folder}")
             for observer in self.observers:
                 observer.tick(self)
             if not self.tracked and not self._wanted():
@@ -162,16 +166,18 @@ class Driver:
 
     def _look_at_all(self) -> None:
         if self._full:
-            if self.clock.now() < self._paused_until:
+            if self._dispatch.paused():
                 return
             self._mend()
-        if self._refresh() and self._mass_cancelled():
+        if self._refresh() and (cancelled := mass_cancelled(self.tracked.values(), self.fleets)):
+            self.detach = True
+            self.detach_reason = f"{cancelled} jobs were cancelled from outside: the study pauses"
             return
         for trial in list(self.tracked.values()):
             self._look(trial)
         self._heed_budget()
         self._refill()
-        self._submit_queued()
+        self._submit()
 
     def recover(self) -> None:
         """Track every unfinished trial of ours and count the finished ones."""
@@ -208,7 +214,7 @@ class Driver:
         """The disk was full: before anything is written, put right what was cut off then."""
         self._make_sure_of_room()
         self.store.mend()
-        self._queue.clear()
+        self._dispatch.queue.clear()
         for trial in self.store.trials():
             ours = trial.user_attrs.get(OWNER) in self.study.uids
             if ours and trial.state is OptunaState.RUNNING and trial.number not in self.tracked:
@@ -244,7 +250,7 @@ class Driver:
         return True
 
     def _look(self, trial: Tracked) -> None:
-        if trial in self._queue or not trial.due(self.fleets, self.clock.now()):
+        if trial in self._dispatch.queue or not trial.due(self.fleets, self.clock.now()):
             return
         before = trial.phase
         seen = trial.see(self.fleets)
@@ -266,14 +272,14 @@ class Driver:
                 assert seen.result is not None
                 self._finish(trial, seen.result)
             case Do.SUBMIT:
-                self._queue.append(trial)
+                self._dispatch.queue.append(trial)
             case Do.FIND:
                 self._find(trial)
             case Do.SUBMIT_AGAIN:
                 trial.write(submission=None, job=None, unclaimed=seen.unclaimed)
                 self._retry(trial, action.reason)
             case Do.RESUBMIT:
-                self._deaths[trial.number] = trial.node()
+                self._nodes.died(trial)
                 trial.write(
                     attempt=trial.record.attempt + 1,
                     submission=None,
@@ -332,7 +338,7 @@ class Driver:
         self._moved = True
         for observer in self.observers:
             observer.retried(trial, reason)
-        self._queue.append(trial)
+        self._dispatch.queue.append(trial)
 
     def _follow(self, trial: Tracked) -> None:
         """Take in what the trial reported, and let the pruner judge it."""
@@ -361,7 +367,9 @@ class Driver:
         self.store.tell(trial.trial_id, result, self._violations(trial, result))
         del self.tracked[trial.number]
         self._moved = True
-        self._blame(trial)
+        if bad_node := self._nodes.ended(trial):
+            self.fleet.exclude(bad_node)
+            self._notice(f"node {bad_node}: several trials died there but not elsewhere; it gets no more")
         self.account.trial_over(trial.seconds())
         finished = _finished(self.store.frozen(trial.trial_id), trial.seconds())
         better = self.standings.add(finished)
@@ -393,32 +401,6 @@ class Driver:
         for observer in self.observers:
             observer.best(self.standings.front)
 
-    # ---------------------------------------------------------------- what jobs die of
-
-    def _mass_cancelled(self) -> bool:
-        """Whether many jobs were cancelled from outside: the study pauses instead of starting them again."""
-        cancelled = [t for t in self.tracked.values() if self._cancelled_outside(t)]
-        if len(cancelled) >= MASS_CANCEL and 2 * len(cancelled) >= len(self.tracked):
-            self.detach = True
-            self.detach_reason = f"{len(cancelled)} jobs were cancelled from outside: the study pauses"
-        return self.detach
-
-    def _cancelled_outside(self, trial: Tracked) -> bool:
-        job = trial.record.job
-        fleet = None if job is None else self.fleets.get(job.launcher)
-        return job is not None and fleet is not None and fleet.cancelled(job) and not trial.dir.result_json.exists()
-
-    def _blame(self, trial: Tracked) -> None:
-        """A trial that died on a node and then ended well on another one speaks against the first."""
-        died_on, ended_on = self._deaths.pop(trial.number, ""), trial.node()
-        self._bad_nodes.pop(ended_on, None)  # it is not the node, if others end well there
-        if not died_on or not ended_on or died_on == ended_on:
-            return
-        self._bad_nodes[died_on] += 1
-        if self._bad_nodes[died_on] == BAD_NODE_DEATHS:
-            self.fleet.exclude(died_on)
-            self._notice(f"node {died_on}: {BAD_NODE_DEATHS} trials died there but not elsewhere; it gets no more")
-
     # ---------------------------------------------------------------- start trials
 
     def slots(self) -> int:
@@ -439,7 +421,7 @@ class Driver:
         self.stop_asking = self.stop_asking or budgets.exceeded(budget, self.account, running)
 
     def _refill(self) -> None:
-        if self.clock.now() < self._paused_until:
+        if self._dispatch.paused():
             return
         for _ in range(min(self._wanted(), self.slots() - len(self.tracked))):
             trial_id, record = self.proposer.propose(self.standings.finished + len(self.tracked))
@@ -447,62 +429,21 @@ class Driver:
             record.write(directory.trial_json)
             trial = Tracked(trial_id, record, directory)
             self.tracked[record.number] = trial
-            self._queue.append(trial)
+            self._dispatch.queue.append(trial)
             for observer in self.observers:
                 observer.started(trial)
 
-    def _submit_queued(self) -> None:
-        """Submit what is due: as one array where several start at once, singly otherwise."""
-        if self.clock.now() < self._paused_until or self._launcher in self._silent:
+    def _submit(self) -> None:
+        if self._dispatch.launcher in self._silent:
             return
-        self._queue = [trial for trial in self._queue if trial.dir.result() is None]  # cancelled while they waited
-        while self._queue and not self.detach:
-            batch, self._queue = self._queue[:MAX_ARRAY], self._queue[MAX_ARRAY:]
-            try:
-                self._submit(batch)
-            except Busy as busy:
-                self._queue = batch + self._queue
-                self.pause(30.0, f"the launcher takes no more jobs now: {busy}")
-            except MaybeSubmitted as silence:
-                self.pause(5.0, f"the launcher did not answer: {silence}")
-            except Interrupted as interruption:
-                self.detach, self.detach_reason = True, str(interruption)
-
-    def _submit(self, batch: Sequence[Tracked]) -> None:
-        uuid = uuid4().hex
-        submission = Submission(
-            uuid,
-            str(self.payload),
-            str(self.study.folder),
-            len(self.standings.directions),
-            self.settings.watch.verdict,
-            [Assignment(trial.number, trial.record.attempt, str(trial.dir.path)) for trial in batch],
-        )
-        path = self.study.submissions / f"{uuid}.json"
-        self.store.check_lease()
-        submission.write(path)
-        for index, trial in enumerate(batch):
-            trial.write(submission=uuid, launcher=self._launcher, index=index, job=None)
-            trial.searches = 0
-        self.store.check_lease()
         try:
-            jobs = self.fleet.submit(path, uuid, len(batch))
-        except (Busy, Interrupted, UserError):
-            for trial in batch:
-                trial.write(submission=None)
-            raise
-        for trial, job in zip(batch, jobs, strict=True):
-            trial.write(job=job)
-        self._moved = True
-        self._next_refresh = 0.0
-        self._pause_reason = ""
-
-    def pause(self, seconds: float, reason: str) -> None:
-        """Start nothing for a while; say why, once."""
-        self._paused_until = self.clock.now() + seconds
-        if reason != self._pause_reason:
-            self._pause_reason = reason
-            self._notice(reason)
+            submitted = self._dispatch.submit_queued()
+        except Interrupted as interruption:
+            self.detach, self.detach_reason = True, str(interruption)
+            return
+        if submitted:
+            self._moved = True
+            self._next_refresh = 0.0
 
     def _notice_once(self, message: str, about: str = "") -> None:
         """Say it, unless it was said of another trial."""
@@ -521,7 +462,7 @@ class Driver:
         error = {"type": standings_of.CANCELLED, "message": "the study was cancelled", "traceback": ""}
         for trial in self.tracked.values():
             trial.dir.commit(Result(TrialState.FAIL, None, error, {}, None, {}))
-        self._queue.clear()
+        self._dispatch.queue.clear()
         self._cancel_jobs(list(self.tracked.values()))
         self.stop_asking = "the study was cancelled"
 

@@ -1,8 +1,8 @@
 """What the driver asks of a launcher's jobs: start these, what are they doing, where is that one, stop them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from trialfleet.sweep.reconcile import Job
 from trialfleet.tracking.submission import JobRef
@@ -20,11 +20,12 @@ class Interrupted(Exception):
     """Somebody interrupted a launcher that blocks. Its trials did not end."""
 
 
-class Fleet(Protocol):
-    """The jobs of one launcher. One conformance suite is passed by every implementation."""
+class Fleet(ABC):
+    """The jobs of one launcher."""
 
     limit: int  # jobs in flight at most
 
+    @abstractmethod
     def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
         """Start the `count` elements of a submission, at once.
 
@@ -34,36 +35,34 @@ class Fleet(Protocol):
             Interrupted: by the user; only from launchers that block.
             UserError: the launcher refuses for a reason that stays.
         """
-        ...
 
+    @abstractmethod
     def refresh(self) -> bool:
         """Ask once for the state of all jobs. False if it cannot be told now: all that was known stands."""
-        ...
 
+    @abstractmethod
     def phase(self, job: JobRef) -> Job:
         """What the job was doing at the last refresh."""
-        ...
 
+    @abstractmethod
     def find(self, uuid: str, index: int) -> JobRef | None:
         """The job of a submission's element as of the last refresh, if there is one."""
-        ...
 
     def why(self, job: JobRef) -> str:
         """The launcher's word on a job: why it waits, how it ended. Empty if it has none."""
-        ...
+        return ""
 
     def timed_out(self, job: JobRef) -> bool:
         """Whether the job ended by its time limit."""
-        ...
+        return False
 
     def cancelled(self, job: JobRef) -> bool:
         """Whether the launcher says that somebody cancelled the job."""
-        ...
+        return False
 
-    def exclude(self, node: str) -> None:
+    def exclude(self, node: str) -> None:  # noqa: B027  # most launchers have one node
         """Give no more jobs to a node."""
-        ...
 
+    @abstractmethod
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         """End jobs. Those that are over already are none of its business."""
-        ...

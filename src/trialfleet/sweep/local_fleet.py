@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from trialfleet.errors import UserError
+from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.reconcile import Job
 from trialfleet.sweep.slurm_fleet import outside_of_jobs
 from trialfleet.tracking.processes import Process
@@ -26,7 +27,7 @@ LAUNCHER = "local"
 ELEMENT = "TRIALFLEET_ELEMENT"  # tells a job which element of its submission it is, as Slurm's arrays do
 
 
-class LocalFleet:
+class LocalFleet(Fleet):
     """Args:
     params: the node `hydra.launcher` of submitit_local; None to follow jobs without starting any.
     environment: what the jobs' environment has besides ours.
@@ -103,18 +104,6 @@ class LocalFleet:
             except (psutil.Error, ProcessLookupError):
                 continue  # it ended while we looked, or is somebody else's
         return None
-
-    def why(self, job: JobRef) -> str:
-        return ""
-
-    def timed_out(self, job: JobRef) -> bool:
-        return False
-
-    def cancelled(self, job: JobRef) -> bool:
-        return False
-
-    def exclude(self, node: str) -> None:
-        """Nothing: there is one node."""
 
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         for job in jobs:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.fleet import Busy, MaybeSubmitted
+from trialfleet.sweep.fleet import Busy, Fleet, MaybeSubmitted
 from trialfleet.sweep.reconcile import Job
 from trialfleet.tracking.submission import WARNING, JobRef
 
@@ -78,7 +78,7 @@ class _Question:
         self.answer = self._ask()
 
 
-class SlurmFleet:
+class SlurmFleet(Fleet):
     """Args:
     parameters: submitit's parameters of a Slurm script; None to follow jobs without starting any.
     python: command that starts Python on the nodes; None for this one.

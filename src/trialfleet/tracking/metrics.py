@@ -4,7 +4,9 @@ A line is {"step": int, "time": float, "values": {name: number}}; `time` is Unix
 clock. The last line may be torn when its writer was killed: a reader takes whole lines only.
 """
 
+import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -12,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trialfleet.tracking import records
+
+MAX_STEP = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,25 @@ def read_from(path: Path, offset: int = 0) -> tuple[list[Line], int]:
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
-    lines = [_parse(raw) for raw in data[:end].splitlines()]
-    return [line for line in lines if line is not None], offset + end
+    lines = []
+    for raw in data[:end].splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(parse(raw))
+    return lines, offset + end
 
 
-def _parse(raw: bytes) -> Line | None:
-    """None for what a full disk left of a line."""
+def parse(raw: bytes) -> Line:
+    """A line as reported.
+
+    Raises:
+        ValueError: it is no report: a full disk cut it short, or it was not written here.
+    """
     try:
         line = json.loads(raw)
-    except ValueError:
-        return None
-    values = {name: records.number(value) for name, value in line["values"].items()}
-    return Line(int(line["step"]), float(line["time"]), values)
+        values = {str(name): records.number(value) for name, value in line["values"].items()}
+        found = Line(int(line["step"]), float(line["time"]), values)
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"no report: {error!r}") from error
+    if abs(found.step) > MAX_STEP or not math.isfinite(found.time):
+        raise ValueError("step or time out of range")
+    return found

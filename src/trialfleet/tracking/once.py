@@ -5,7 +5,6 @@ report that was forwarded stands. Steps nearly always rise, so per metric only t
 memory; the values behind it are read from the files again when a step comes back.
 """
 
-import json
 import logging
 import math
 import re
@@ -16,13 +15,11 @@ from pathlib import Path
 from posixpath import normpath
 from typing import NamedTuple
 
-from trialfleet.tracking import records
-from trialfleet.tracking.metrics import Line
+from trialfleet.tracking.metrics import Line, parse
 
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
-MAX_STEP = 2**63 - 1
 
 
 class Row(NamedTuple):
@@ -149,12 +146,7 @@ def read_range(path: Path, start: int, end: int) -> Iterator[Line]:
 
 def _parse(raw: bytes, path: Path) -> Line | None:
     try:
-        line = json.loads(raw)
-        step, time = int(line["step"]), float(line["time"])
-        values = {str(name): records.number(value) for name, value in line["values"].items()}
-        if abs(step) > MAX_STEP or not math.isfinite(time):
-            raise ValueError("step or time out of range")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return parse(raw)
+    except ValueError as error:
         log.warning("%s: a line that is no report is left out (%s): %.80r", path, error, raw)
         return None
-    return Line(step, time, values)
