@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ from jobs.cluster import Cluster, Settings, Unavailable, free_port_block
 from tests.tasks.studies import NewStudy, in_folders_of
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """The cluster of this test process, taken down at its end. Each worker of pytest-xdist has one of its own.
+@contextlib.contextmanager
+def cluster_for_tests(settings: Settings) -> Iterator[Cluster]:
+    """A cluster that is up, and taken down at the end.
 
     Where Slurm cannot be had the tests are skipped with the reason; on CI, which must have it, they fail.
     """
@@ -23,7 +24,7 @@ def cluster() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="trialfleet-") as parent:
         cluster = Cluster(Path(parent, "cluster"))
         try:
-            cluster.up(Settings(nodes=2, port=free_port_block()))
+            cluster.up(settings)
         except Unavailable as reason:
             if "CI" in os.environ:
                 pytest.fail(f"no Slurm on CI: {reason}")
@@ -32,6 +33,13 @@ def cluster() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.down()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster of this test process. Each worker of pytest-xdist has one of its own."""
+    with cluster_for_tests(Settings(nodes=2, port=free_port_block())) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)

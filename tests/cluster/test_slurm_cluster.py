@@ -311,26 +311,6 @@ def test_an_up_that_fails_cleans_up_and_shows_the_log(
     assert all(another.status().values())
 
 
-def test_an_accounting_database_knows_of_jobs(another: Cluster, tmp_path: Path) -> None:
-    if missing := packages.missing_packages("dbd"):
-        pytest.skip(f"sacct needs a database, which is not installed: {' '.join(missing)}")
-    another.up(Settings(nodes=1, port=free_port_block(), accounting="dbd"))
-    job = another.run("sbatch", "--parsable", f"--output={tmp_path}/out", "--wrap", "exit 3").stdout.strip()
-
-    def recorded() -> bool:
-        query = (
-            "sacct",
-            "--noheader",
-            "--allocations",
-            "--parsable2",
-            "--format=State,ExitCode",
-            f"--jobs={job}",
-        )
-        return another.run(*query).stdout == "FAILED|3:0\n"
-
-    assert wait_until(recorded, timeout=60.0)
-
-
 def test_taken_ports_are_refused(cluster: Cluster, another: Cluster) -> None:
     with pytest.raises(ClusterError, match="in use"):
         another.up(cluster.settings)
