@@ -9,6 +9,7 @@ import pytest
 
 from tests.training.harness import composed
 from trialfleet.errors import UserError
+from trialfleet.tracking.trial_dir import TrialDir
 from trialfleet.training import train
 from trialfleet.training.setup import find_factory
 
@@ -34,13 +35,15 @@ def test_the_example_learns(new_run, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_of_the_example_works(tmp_path):
-    command = [sys.executable, "-m", "pipelines.train", f"hydra.searchpath=[file://{FOLDER / 'conf'}]"]
-    options = ["workload=spirals", "training.max_steps=20", f"hydra.run.dir={tmp_path / 'out'}"]
-    tracking = [f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]
+def test_the_example_is_swept_like_any_other(tmp_path):
+    command = [sys.executable, "-m", "pipelines.sweep", f"hydra.searchpath=[file://{FOLDER / 'conf'}]"]
+    options = ["workload=spirals", "training.max_steps=20", "hydra.sweeper.n_trials=2"]
+    space = ["optimizer.learning_rate=tag(log,interval(1e-3,1e-1))"]
     environment = {**os.environ, "PYTHONPATH": str(FOLDER), "XLA_FLAGS": ""}
-    done = subprocess.run([*command, *options, *tracking], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*command, *options, *space], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [TrialDir(path).result() for path in tmp_path.glob("sweeps/*/trials/*")]
+    assert [result and result.state.value for result in results] == ["COMPLETE", "COMPLETE"]
 
 
 @pytest.mark.parametrize(

