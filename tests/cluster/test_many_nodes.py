@@ -13,6 +13,7 @@ from jobs.cluster import Cluster
 from jobs.cluster.processes import wait_until
 from tests.end_to_end.agreement import assert_agreement, load_study
 from tests.end_to_end.conftest import Run, compiled, database, here, run, tables  # noqa: F401  # fixtures
+from tests.training.harness import SMALL
 from trialfleet.tracking.submission import TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir
 
@@ -27,6 +28,7 @@ SPANNING = (
     "+experiment=quick_test",
     "hydra.sweeper.study_name=spanning",
     "hydra.sweeper.n_jobs=1",
+    *(override for override in SMALL if override.startswith(("model.", "dataset."))),
 )
 ENDLESS = "training.max_steps=100000"
 

@@ -16,8 +16,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compilation cache that the tests of a session share, so that each program is compiled once."""
-    return tmp_path_factory.mktemp("cache")
+    """A compilation cache that all tests share, those of pytest-xdist's other workers too: programs are compiled once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
@@ -32,9 +35,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Pat
 
 
 @pytest.fixture(scope="session")
-def tables(compiled: Path) -> Path:
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: making one takes seconds, copying it none."""
-    path = compiled / "mlflow.db"
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
     schema.ensure(path)
     return path
 

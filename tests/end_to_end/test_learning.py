@@ -37,7 +37,7 @@ def test_the_default_study_learns_to_hear(here: Path, run: Run) -> None:
 @pytest.mark.usefixtures("database")
 def test_mvfoul_learns_to_see(here: Path, run: Run) -> None:
     """Twice as good as chance, or better, in the mean over classes: 1 in 6 severities, 1 in 10 actions."""
-    seen = train(run, here / "mvfoul", "workload=mvfoul", "training.max_epochs=6")
+    seen = train(run, here / "mvfoul", "workload=mvfoul", "training.max_epochs=5")
     assert max(seen["val/sev_balanced_acc"]) > 0.4
     assert max(seen["val/action_balanced_acc"]) > 0.4
 
@@ -48,7 +48,7 @@ def test_grpo_raises_the_rewards_of_a_base_that_knows_the_format(here: Path, run
     base = train(run, here / "base", "workload=grpo_base")
     assert base["val/format_accuracy"][-1] > 0.9
     saved = max(path.parent for path in (here / "base" / "checkpoints").glob("*/manifest.json"))
-    policy = train(run, here / "policy", "workload=grpo", f"training.init_from={saved}", "training.max_steps=150")
+    policy = train(run, here / "policy", "workload=grpo", f"training.init_from={saved}", "training.max_steps=120")
     worth = policy["train/reward_mean"]
-    assert mean(worth[-3:]) > mean(worth[:3]) + 0.8
-    assert policy["val/accuracy"][-1] > base["val/accuracy"][-1] + 0.1 > 0.1
+    assert mean(worth[-3:]) > mean(worth[:3]) + 0.7
+    assert policy["val/accuracy"][-1] > base["val/accuracy"][-1] + 0.08 > 0.08

@@ -185,10 +185,7 @@ def test_the_dashboard_shows_the_best_trial_and_leaves_nothing_behind(
         assert "objective" in shown
         assert "depth" in shown
     process.send_signal(number)
-    assert process.wait(30) == 0
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    process.stdout.close()
-    process.stderr.close()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
