@@ -169,7 +169,7 @@ def test_the_dashboard_shows_the_best_trial_and_leaves_nothing_behind(
     number: int, target: Target, tmp_path: Path
 ) -> None:
     forward(target, tmp_path / "a", Study("digits", "a", {"x": "minimize"}), [3.0, 1.5, 2.0], {"depth": 3})
-    port = dashboard.choose_port(None, 5200)
+    port = dashboard.choose_port(None, 5200 + 20 * number)  # not that of the other case, which may run beside this one
     process = start_dashboard(tmp_path, "--port", str(port), f"tracking.uri=sqlite:///{target.database}")
     assert process.stdout is not None
     lines = []
