@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.sweep.driver import Clock
+from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.reconcile import Job
 from trialfleet.tracking import records
 from trialfleet.tracking.processes import Process
@@ -49,7 +50,7 @@ class SimulatedJob:
 
 
 @dataclass
-class SimulatedFleet:
+class SimulatedFleet(Fleet):
     """A fleet of simulated jobs, and the clock that they and the driver live by.
 
     Args:
@@ -110,18 +111,6 @@ class SimulatedFleet:
 
     def find(self, uuid: str, index: int) -> JobRef | None:
         return None
-
-    def why(self, job: JobRef) -> str:
-        return ""
-
-    def timed_out(self, job: JobRef) -> bool:
-        return False
-
-    def cancelled(self, job: JobRef) -> bool:
-        return False
-
-    def exclude(self, node: str) -> None:
-        """Nothing: there are no nodes."""
 
     def cancel(self, jobs: Sequence[JobRef]) -> None:
         """Nothing: nobody cancels here."""

@@ -64,6 +64,14 @@ def task(config):
         raise run.Preempted(own.stop())
     if do == "from checkpoint":
         return float(max(int(path.name) for folder in own.earlier_checkpoints for path in folder.iterdir()))
+    if do == "peer lost":
+        raise run.PeerLost("another process of this training is gone")
+    if do == "second fails":
+        if os.environ["SLURM_PROCID"] == "1":
+            raise Odd("only here")
+        while own.stop() is None:  # as in a collective, but that this one can be told to stop
+            time.sleep(0.01)
+        raise run.Preempted(own.stop())
     if do == "superseded":
         (own.directory.parent / "2.0").mkdir()
         claim = (own.directory / "claim").read_text().replace('"attempt": 1', '"attempt": 2')
@@ -448,3 +456,21 @@ def test_the_other_processes_of_a_job_follow_the_first(study: Study) -> None:
     assert len((directory / "metrics.jsonl").read_text().splitlines()) == 1
     assert "the task speaks" in (directory / "log.1").read_text()
     assert json.loads(trial.result_json.read_text())["state"] == "COMPLETE"
+
+
+def test_a_run_that_lost_another_process_leaves_the_trial_to_the_next(study: Study) -> None:
+    worker = study.start(study.submit(["do=peer lost"]), **slurm(7))
+    worker.communicate(timeout=60)
+    assert worker.returncode == 1  # by which srun ends what is left of the job
+    assert not study.trial(0).result_json.exists()
+
+
+@pytest.mark.slow
+def test_a_failure_of_another_process_alone_ends_the_trial(study: Study) -> None:
+    submission = study.submit(["do=second fails"])
+    workers = [study.start(submission, **slurm(7, SLURM_PROCID=str(rank))) for rank in (1, 0)]
+    for worker in workers:
+        worker.communicate(timeout=60)
+    result = json.loads(study.trial(0).result_json.read_text())
+    assert (result["state"], result["error"]["type"], result["error"]["message"]) == ("FAIL", "Odd", "only here")
+    assert [worker.returncode for worker in workers] == [1, 0]

@@ -67,6 +67,7 @@ def test_losses_on_a_stored_rollout_are_the_same_on_every_mesh_and_in_micro_batc
     for overrides in (
         ["mesh.data=1"],
         ["mesh.data=8"],
+        ["mesh.data=1", "mesh.fsdp=8"],
         ["mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"],
         ["training.per_device_batch=2"],
     ):
@@ -77,7 +78,7 @@ def test_losses_on_a_stored_rollout_are_the_same_on_every_mesh_and_in_micro_batc
         batch = {name: leaf.reshape(parts, 8 // parts, *leaf.shape[2:]) for name, leaf in stored.items()}
         batch = jax.device_put(batch, batch_sharding(setup.mesh))
         curve = []
-        for _ in range(10):
+        for _ in range(30):
             state, signals = setup.program.step(state, frozen, batch, setup.inputs)
             curve.append(setup.program.signals.means(np.asarray(signals))["loss"])
         curves.append(curve)

@@ -49,14 +49,20 @@ def test_layers_are_released_last_first_and_those_that_are_held_keep_their_stati
     ("norm", "others"),
     [
         ("group", [("mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"), ("training.per_device_batch=2",)]),
-        ("batch", [("mesh.data=8",)]),
+        ("batch", [("mesh.data=8",), ("mesh.data=1", "mesh.fsdp=8")]),
     ],
 )
 def test_losses_are_the_same_on_every_mesh_and_in_micro_batches(new_run, norm, others):
     curves = []
     for overrides in ((), *others):
         run = new_run()
-        quiet = ("freezing=none", "model.dropout=0", f"model.norm={norm}", "training.max_steps=10")
+        quiet = (
+            "freezing=none",
+            "model.dropout=0",
+            f"model.norm={norm}",
+            "training.max_epochs=5",
+            "training.max_steps=30",
+        )
         train(small(*SHORT, *quiet, *overrides), run)
         curves.append(run.reported("train/loss"))
     for curve in curves[1:]:
