@@ -425,9 +425,8 @@ class Driver:
             return
         for _ in range(min(self._wanted(), self.slots() - len(self.tracked))):
             trial_id, record = self.proposer.propose(self.standings.finished + len(self.tracked))
-            directory = self.study.trial_dir(record.number)
-            record.write(directory.trial_json)
-            trial = Tracked(trial_id, record, directory)
+            # trial.json comes with the submission; a driver that dies before completes it from the stored parameters.
+            trial = Tracked(trial_id, record, self.study.trial_dir(record.number))
             self.tracked[record.number] = trial
             self._dispatch.queue.append(trial)
             for observer in self.observers:

@@ -13,7 +13,7 @@ from trialfleet.tracking.submission import JobRef, TrialRecord
 from trialfleet.tracking.trial_dir import TIME_LIMIT, Claim, TrialDir
 
 
-@dataclass
+@dataclass(eq=False)  # a trial is itself, whatever is known of it
 class Tracked:
     """An unfinished trial.
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from uuid import uuid4
 
 _PIECE = 1 << 16  # bytes
@@ -47,13 +47,16 @@ def read_bytes(path: Path, offset: int = 0) -> bytes:
         os.close(descriptor)
 
 
-def write(path: Path, value: Json) -> None:
+def write(path: Path, value: Json, synced: bool = True) -> None:
     """Replace the record at `path`: a reader sees the old one or the new one, never a part.
 
     After a power cut it may be the old one, whole. What must not be undone is brought into being by `create`; the
     directory is not synced here, since that would cost a trial half of its time on the disk.
+
+    Args:
+        synced: False for what is of no use after a power cut; it may be anything then.
     """
-    with _complete_file(path, value) as temporary:
+    with _complete_file(path, value, synced) as temporary:
         os.replace(temporary, path)
 
 
@@ -63,27 +66,40 @@ def create(path: Path, value: Json) -> bool:
     Returns:
         False if somebody else's record was there first; it is left as it is.
     """
-    with _complete_file(path, value) as temporary:
+    with _complete_file(path, value, synced=True) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        finally:
+            os.unlink(temporary)  # noqa: PTH108  # called very often
         _sync_directory(path.parent)
         return True
 
 
 @contextlib.contextmanager
-def _complete_file(path: Path, value: Json) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _complete_file(path: Path, value: Json, synced: bool) -> Iterator[Path]:
+    """A complete file beside `path`, which the block gives its name or takes away."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with _opened(temporary) as file:
             file.write(dumps(value) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         yield temporary
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def _opened(path: Path) -> TextIO:
+    """Nearly always the folder is there: it is made only when the file cannot be."""
+    try:
+        return open(path, "w", encoding="utf-8")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "w", encoding="utf-8")
 
 
 def _sync_directory(directory: Path) -> None:

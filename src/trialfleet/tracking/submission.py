@@ -42,7 +42,8 @@ class Submission:
     trials: list[Assignment]
 
     def write(self, path: Path) -> None:
-        records.write(path, asdict(self))
+        """A job that finds it torn after a power cut ends without a claim, and its trials are submitted again."""
+        records.write(path, asdict(self), synced=False)
 
     @classmethod
     def read(cls, path: Path) -> "Submission":
@@ -102,4 +103,4 @@ class TrialRecord:
         return cls(**{**record, "job": JobRef(**job) if job else None})
 
     def write(self, path: Path) -> None:
-        records.write(path, asdict(self))
+        records.write(path, {**vars(self), "job": self.job and vars(self.job)})  # asdict would copy all that is in it
