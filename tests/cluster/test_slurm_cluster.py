@@ -69,7 +69,8 @@ def node_state(cluster: Cluster, node: str) -> str:
 def test_a_cluster_that_is_up_answers(cluster: Cluster) -> None:
     assert list(cluster.status()) == ["munged", "slurmctld", "n1", "n2"]
     assert all(cluster.status().values())
-    assert [node_state(cluster, node) for node in cluster.nodes] == ["idle", "idle"]
+    # Once the jobs of the test before are off them.
+    assert wait_until(lambda: [node_state(cluster, node) for node in cluster.nodes] == ["idle", "idle"], timeout=60.0)
 
 
 def test_up_leaves_alone_what_runs(cluster: Cluster) -> None:

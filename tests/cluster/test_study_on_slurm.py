@@ -54,6 +54,16 @@ def test_a_study_runs_to_its_end_its_first_jobs_as_an_array(new_study: NewStudy)
     assert "is finished: 3 of 3" in study.run()
 
 
+@pytest.mark.slow
+def test_array_parallelism_limits_the_jobs_in_flight(new_study: NewStudy) -> None:
+    study = new_study(f"{N}3", "hydra.sweeper.n_jobs=3", "hydra.launcher.array_parallelism=1")
+    study.run()
+    study.check(3)
+    ends = [study.trial(number).result_json.stat().st_mtime for number in range(3)]
+    starts = [(study.trial(number).run_dir("1.0") / "claim").stat().st_mtime for number in range(3)]
+    assert all(end < start for end, start in zip(ends, starts[1:], strict=False))
+
+
 def test_a_job_step_runs_the_trial(new_study: NewStudy) -> None:
     study = new_study(f"{N}1", "hydra.launcher.use_srun=true", "hydra.launcher.srun_args=['--kill-on-bad-exit=1']")
     study.run()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 
 from jobs.cluster.processes import wait_until
@@ -36,6 +37,18 @@ def test_more_trials_go_on_where_the_study_ended(new_study: NewStudy) -> None:
     study.run(f"{N}4")
     study.check(4)
     assert len({trial.params["x"] for trial in study.stored()}) == 4
+
+
+@pytest.mark.slow
+def test_trials_that_somebody_else_asked_for_are_left_alone(new_study: NewStudy) -> None:
+    study = new_study(f"{N}2")
+    storage = f"sqlite:///{study.place}/shared.db"
+    theirs = optuna.create_study(study_name="descent", storage=storage, direction="minimize").ask()
+    study.run(f"hydra.sweeper.storage={storage}")
+    trials = optuna.load_study(study_name="descent", storage=storage).get_trials()
+    assert [trial.state.name for trial in trials] == ["RUNNING", "COMPLETE", "COMPLETE"]
+    assert trials[0].number == theirs.number
+    assert study.numbers() == [1, 2]
 
 
 # -------------------------------------------------------------------- the driver dies

@@ -5,12 +5,13 @@ import socket
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.training.lives import start
 from tests.training.test_resume import ASR
 from trialfleet.tracking import metrics, records
-from trialfleet.training.processes import _first_host, _from_environment
+from trialfleet.training.processes import _first_host, _from_environment, lost_a_peer
 
 DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
 MESH = ("mesh.data=2", "mesh.fsdp=2", "training.max_steps=12", "training.checkpoints.every_steps=100")
@@ -101,3 +102,20 @@ def test_slurm_says_who_takes_part():
 )
 def test_the_first_host_of_a_list(nodes, first):
     assert _first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (ValueError("UNKNOWN: Gloo all-reduce failed: Read error [10.0.0.1]:9139: Connection reset by peer"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: NCCL operation ncclGroupEnd() failed: unhandled system error"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Task is not reachable"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"), False),
+        (ValueError("operands could not be broadcast together"), False),
+        (FileNotFoundError("no such data"), False),
+    ],
+)
+def test_the_loss_of_another_process_is_told_from_a_fault_of_ones_own(monkeypatch, error, lost):
+    assert not lost_a_peer(error)  # of one process alone
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert lost_a_peer(error) is lost

@@ -26,9 +26,9 @@ class KeptCheckpoints:
         if trial.state != "COMPLETE" or trial.values is None or not trial.feasible:
             return [trial.number]
         ranked = sorted([*self._best, trial], key=lambda one: self._standings.losses(one)[0])
-        self._best, dropped = ranked[: self._keep], ranked[self._keep :]
         front = {one.number for one in self._standings.front} if len(self._standings.directions) > 1 else set()
-        return [one.number for one in dropped if one.number not in front]
+        self._best = [one for place, one in enumerate(ranked) if place < self._keep or one.number in front]
+        return [one.number for one in ranked if one not in self._best]
 
 
 def drop_checkpoints(trial: TrialDir, but_of: Sequence[str] = ()) -> None:

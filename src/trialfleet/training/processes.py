@@ -63,15 +63,22 @@ def _first_host(nodes: str) -> str:
 def lost_a_peer(error: BaseException) -> bool:
     """Whether an error is what is left of a training whose other processes are gone.
 
-    The libraries below jax (gloo, NCCL, the coordination service) have no common word for it. What jax's runtime
-    raises in one of several processes is taken for it, unless it names a fault of the program's own.
+    The libraries below jax (gloo, NCCL, the coordination service) have no common word for it, and jax raises it as one
+    of several types. In one of several processes, what they say, and what jax's runtime raises without naming a fault of
+    the program's own, is taken for it.
     """
-    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+    if jax.process_count() == 1:
         return False
-    return not str(error).startswith(_OWN_FAULTS)
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return not str(error).startswith(_OWN_FAULTS)
+    return _OF_PEERS.search(str(error)) is not None
 
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "OUT_OF_RANGE")
+_OF_PEERS = re.compile(
+    r"\bgloo\b|\bnccl|coordination service|connection (reset|closed)|socket closed|heartbeat|DEADLINE_EXCEEDED|UNAVAILABLE:",
+    re.IGNORECASE,
+)
 
 
 def agreed_json(value: Any) -> Any:
