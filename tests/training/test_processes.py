@@ -92,7 +92,8 @@ def test_slurm_says_who_takes_part():
     other, *_ = _from_environment({**slurm, "SLURM_STEP_ID": "1"})
     assert address.startswith("gpu07:")
     assert (count, index) == (2, 1)
-    assert other != address  # two steps of one job must not meet at one port
+    elsewhere, *_ = _from_environment({**slurm, "SLURM_SUBMIT_DIR": "/another/study"})
+    assert len({address, other, elsewhere}) == 3  # two steps of one job must not meet at one port
     assert _from_environment({**slurm, "SLURM_STEP_NUM_TASKS": "1"}) is None
     assert _from_environment({}) is None
 

@@ -47,8 +47,12 @@ def _from_environment(environment: dict[str, str]) -> tuple[str, int, int] | Non
 
 
 def _port(environment: dict[str, str]) -> int:
-    """A port of this step's own: jax takes one from the job's id alone, which two steps of a job share."""
-    name = ":".join(environment.get(key, "") for key in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+    """A port of this step's own: jax takes one from the job's id alone, which two steps of a job share.
+
+    So do the jobs of two clusters whose nodes are one machine: hence the folder they were submitted from.
+    """
+    parts = ("SLURM_SUBMIT_DIR", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    name = ":".join(environment.get(part, "") for part in parts)
     return 20000 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 10000
 
 
@@ -63,9 +67,9 @@ def _first_host(nodes: str) -> str:
 def lost_a_peer(error: BaseException) -> bool:
     """Whether an error is what is left of a training whose other processes are gone.
 
-    The libraries below jax (gloo, NCCL, the coordination service) have no common word for it, and jax raises it as one
-    of several types. In one of several processes, what they say, and what jax's runtime raises without naming a fault of
-    the program's own, is taken for it.
+    The libraries below jax (gloo, NCCL, the coordination service) have no common word for it, and jax raises it as
+    one of several types. In one of several processes, what they say, and what jax's runtime raises without naming
+    a fault of the program's own, is taken for it.
     """
     if jax.process_count() == 1:
         return False
@@ -76,7 +80,8 @@ def lost_a_peer(error: BaseException) -> bool:
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "OUT_OF_RANGE")
 _OF_PEERS = re.compile(
-    r"\bgloo\b|\bnccl|coordination service|connection (reset|closed)|socket closed|heartbeat|DEADLINE_EXCEEDED|UNAVAILABLE:",
+    r"\bgloo\b|\bnccl|coordination service|connection (reset|closed)|socket closed|heartbeat"
+    r"|DEADLINE_EXCEEDED|UNAVAILABLE:",
     re.IGNORECASE,
 )
 
