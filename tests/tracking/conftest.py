@@ -2,7 +2,6 @@
 
 import shutil
 import sqlite3
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +17,6 @@ from trialfleet.tracking.target import Target, resolve
 def template(pytestconfig: pytest.Config) -> Path:
     """MLflow's tables without a row, kept between test runs: making them takes seconds."""
     prepare_environment()
-    with warnings.catch_warnings():
-        # SQLAlchemy 2.1 deprecates a loader strategy that MLflow's models use; said once, at their import
-        warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     path = pytestconfig.cache.mkdir(f"mlflow-{version('mlflow')}") / "mlflow.db"
     schema.ensure(path)
     return path
