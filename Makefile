@@ -60,12 +60,13 @@ cluster-down: $(READY) ## stop it and leave nothing behind
 # ---- work on the project
 
 # loadgroup hands tests out one by one, the long ones first. Three workers for two cores: the tests on a real
-# Slurm, and those of studies, wait more than they compute.
+# Slurm, and those of studies, wait more than they compute. On a machine that others use, too, take two.
+WORKERS ?= 3
 test: $(READY) ## all tests, those on a real Slurm included
-	$(PYTEST) -n 3 --dist loadgroup $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: $(READY) ## the everyday part
-	$(PYTEST) -n 3 --dist loadgroup -m "not slow and not cluster" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow and not cluster" $(ARGS)
 
 lint: $(READY) ## ruff
 	$(RUN) -m ruff check .

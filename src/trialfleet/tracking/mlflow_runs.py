@@ -253,9 +253,11 @@ def _client(uri: str) -> "MlflowClient":
 
 def _brief(text: str) -> str:
     """The cause in a line: MLflow's messages hold whole exceptions in exceptions."""
-    cause = re.search(r"\[Errno -?\d+\] [^'\")\]]+", text)
-    if cause and "API request to" in text:
-        return f"the tracking server does not answer: {cause.group().partition('] ')[2].strip()}"
+    if "API request to" in text and "failed with exception" in text:
+        number = re.search(r"\[Errno -?\d+\] [^'\")\]]+", text)
+        known = (word for word in ("timed out", "Connection aborted", "Connection reset") if word in text)
+        cause = number.group().partition("] ")[2].strip() if number else next(known, "no connection")
+        return f"the tracking server does not answer: {cause}"
     return " ".join(text.split())[:300]
 
 
