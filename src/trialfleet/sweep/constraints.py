@@ -28,14 +28,14 @@ class Constraint:
         return min(excess, MISSING)
 
 
-def parse(bounds: Mapping[str, str]) -> list[Constraint]:
-    """`hydra.sweeper.constraints`, a mapping from metric to "<= number" or ">= number".
+def parse(bounds: Mapping[str, str] | None) -> list[Constraint]:
+    """`hydra.sweeper.constraints`, a mapping from metric to "<= number" or ">= number"; None is none.
 
     Raises:
         UserError: a bound that is none, named.
     """
     constraints = []
-    for metric, text in bounds.items():
+    for metric, text in (bounds or {}).items():
         found = _BOUND.match(text)
         try:
             if found is None:

@@ -71,7 +71,7 @@ def check(request: Request) -> Plan:
     space = _space(request)
     SamplerFactory(node["sampler"], space, 0)
     proposing.imported(settings.custom_search_space)
-    constraints.parse(settings.constraints or {})
+    constraints.parse(settings.constraints)
     for point in settings.enqueue:
         proposing.known_point(point, space, settings.custom_search_space)
     if build_pruner(node.get("pruner")) is not None and len(directions) > 1:

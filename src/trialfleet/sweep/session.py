@@ -134,7 +134,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
         payload=payload,
         observers=observers,
         standings=Standings(plan.directions),
-        constraints=constraints.parse(plan.settings.constraints or {}),
+        constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(folder / "budget.json", _devices(plan.request.launcher)),
     )
     stack.callback(driver.account.save)
