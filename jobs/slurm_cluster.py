@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(argv))
     command: Callable[..., int] = options.pop("command")
     cluster = Cluster(options.pop("dir"))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background commands start deaf to it
+        signal.signal(number, _interrupt)
     try:
         return command(cluster, **options)
     except (ClusterError, ValueError) as error:

@@ -28,7 +28,8 @@ def entry() -> None:
         print(dashboard.report(target, target.shown.rstrip("/")))
         return
     port = dashboard.choose_port(arguments.port)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background commands start deaf to it
+        signal.signal(number, _interrupt)
     try:
         with dashboard.serve(target, port) as server:
             print(dashboard.report(target, f"http://{dashboard.HOST}:{port}"))

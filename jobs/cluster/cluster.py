@@ -228,6 +228,7 @@ class Cluster:
     def _kill_processes_of(self, node: str) -> None:
         def none_left() -> bool:
             pids = self._processes_of(node)
+            # Daemons before their tasks: none shall live to tell the controller how its tasks have ended.
             for pid in pids:
                 processes.send(pid, signal.SIGKILL)
             return not pids
@@ -237,8 +238,8 @@ class Cluster:
             raise ClusterError(f"processes of {node} cannot be killed: {sorted(self._processes_of(node))}")
         self._slurmd(node).kill()
 
-    def _processes_of(self, node: str) -> set[int]:
-        """Who would be gone if the node lost power.
+    def _processes_of(self, node: str) -> list[int]:
+        """Who would be gone if the node lost power, daemons first.
 
         Its slurmd and stepds, known by their working directory; tasks, known by their environment even where
         they are no longer a stepd's children; and whatever those have started.
@@ -252,7 +253,8 @@ class Cluster:
             if process.name in ("slurmd", "slurmstepd") and processes.working_directory(process.pid) == spool
         }
         tasks = {process.pid for process in running if marks <= processes.environment(process.pid)}
-        return processes.with_descendants(daemons | tasks, running)
+        rest = processes.with_descendants(daemons | tasks, running) - daemons
+        return [*daemons, *rest]
 
     # ---------------------------------------------------------------- daemons
 

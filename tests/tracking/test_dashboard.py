@@ -140,7 +140,8 @@ def test_a_server_that_can_not_start_says_why(tmp_path: Path) -> None:
 def start_dashboard(folder: Path, *words: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(project_directory()), "PYTHONUNBUFFERED": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "pipelines.dashboard", *words]
+    deaf = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as a script's background commands start
+    command = [*deaf, sys.executable, "-m", "pipelines.dashboard", *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
@@ -163,6 +164,23 @@ def page(address: str, folder: Path) -> str:
     return subprocess.run(["chromium", *options], capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+def shown_by(process: "subprocess.Popen[str]", browse: Path | None) -> None:
+    """Wait for the dashboard's links; with `browse`, a folder, look at the first one where there is a browser."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not (lines and "Ctrl-C" in lines[-1]):
+        lines.append(process.stdout.readline())
+        assert process.poll() is None
+    link = next(line.split("first", 1)[1].strip() for line in lines if "best first" in line)
+    if browse and shutil.which("chromium"):
+        shown = page(link, browse / "profile")
+        order = [shown.find(name) for name in ("trial 00001 ★ best", "trial 00002", "trial 00000")]
+        assert order == sorted(order)
+        assert order[0] > 0
+        assert "objective" in shown
+        assert "depth" in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_dashboard_shows_the_best_trial_and_leaves_nothing_behind(
@@ -170,22 +188,12 @@ def test_the_dashboard_shows_the_best_trial_and_leaves_nothing_behind(
 ) -> None:
     forward(target, tmp_path / "a", Study("digits", "a", {"x": "minimize"}), [3.0, 1.5, 2.0], {"depth": 3})
     port = dashboard.choose_port(None, 5200 + 20 * number)  # not that of the other case, which may run beside this one
-    process = start_dashboard(tmp_path, "--port", str(port), f"tracking.uri=sqlite:///{target.database}")
-    assert process.stdout is not None
-    lines = []
-    while not (lines and "Ctrl-C" in lines[-1]):
-        lines.append(process.stdout.readline())
-        assert process.poll() is None, process.stderr.read()
-    link = next(line.split("first", 1)[1].strip() for line in lines if "best first" in line)
-    if number == signal.SIGINT and shutil.which("chromium"):
-        shown = page(link, tmp_path / "profile")
-        order = [shown.find(name) for name in ("trial 00001 ★ best", "trial 00002", "trial 00000")]
-        assert order == sorted(order)
-        assert order[0] > 0
-        assert "objective" in shown
-        assert "depth" in shown
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    with start_dashboard(tmp_path, "--port", str(port), f"tracking.uri=sqlite:///{target.database}") as process:
+        try:
+            shown_by(process, tmp_path if number == signal.SIGINT else None)
+        finally:
+            process.send_signal(number)
+        _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (0, "")
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
