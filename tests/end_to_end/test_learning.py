@@ -22,6 +22,12 @@ def train(run: Run, folder: Path, *words: str) -> dict[str, list[float]]:
     return found
 
 
+def sweep(run: Run, *words: str) -> None:
+    """A study of one short trial, which also shows that the workload's own search space can be composed."""
+    shown = run("pipelines.sweep", *words, "+experiment=quick_test", "hydra.sweeper.n_trials=1").stdout
+    assert "1 of 1 trials (1 complete)" in shown
+
+
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -40,6 +46,7 @@ def test_mvfoul_learns_to_see(here: Path, run: Run) -> None:
     seen = train(run, here / "mvfoul", "workload=mvfoul", "training.max_epochs=5")
     assert max(seen["val/sev_balanced_acc"]) > 0.4
     assert max(seen["val/action_balanced_acc"]) > 0.4
+    sweep(run, "workload=mvfoul")
 
 
 @pytest.mark.usefixtures("database")
@@ -48,7 +55,9 @@ def test_grpo_raises_the_rewards_of_a_base_that_knows_the_format(here: Path, run
     base = train(run, here / "base", "workload=grpo_base")
     assert base["val/format_accuracy"][-1] > 0.9
     saved = max(path.parent for path in (here / "base" / "checkpoints").glob("*/manifest.json"))
-    policy = train(run, here / "policy", "workload=grpo", f"training.init_from={saved}", "training.max_steps=120")
+    grpo = ("workload=grpo", f"training.init_from={saved}")
+    policy = train(run, here / "policy", *grpo, "training.max_steps=120")
     worth = policy["train/reward_mean"]
     assert mean(worth[-3:]) > mean(worth[:3]) + 0.7
     assert policy["val/accuracy"][-1] > base["val/accuracy"][-1] + 0.08 > 0.08
+    sweep(run, *grpo)
