@@ -82,7 +82,7 @@ class Shape:
     reports: int = 20
     seconds: float = 60.0
     sampler: str = "random"
-    pruner: str = "median"
+    pruner: str = "threshold"  # the median pruner reads all trials at each report, for longer than all else takes
     mlflow: bool = False
 
     def milestones(self) -> list[int]:

@@ -96,6 +96,8 @@ def main(submission_file: str) -> int:
     if environment.rank > 0:
         return _follow(submission, assignment, trial, environment)
     try:
+        if TrialRecord.read(trial.trial_json) is None:
+            raise NotClaimed("a power cut left nothing of trial.json: the driver writes it anew and submits again")
         claim = trial.claim(assignment.attempt, environment.job, environment.restart)
     except NotClaimed as reason:
         print(f"trial {assignment.number}, attempt {assignment.attempt}: not run here: {reason}")

@@ -286,6 +286,15 @@ def test_a_double_of_a_submission_runs_nothing_and_writes_nothing(study: Study) 
     assert snapshot(study.folder) == before
 
 
+@pytest.mark.parametrize("left", [b"", bytes(300)])
+def test_a_trial_of_which_a_power_cut_left_nothing_is_not_claimed(study: Study, left: bytes) -> None:
+    submission = study.submit(["do=complete"])
+    study.trial(0).trial_json.write_bytes(left)
+    code, said = study.run(submission)
+    assert (code, "not run here: a power cut left nothing of trial.json" in said) == (0, True)
+    assert study.trial(0).claims() == []
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

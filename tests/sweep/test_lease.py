@@ -31,8 +31,8 @@ def lease(directory: Path) -> Iterator[Callable[..., Lease]]:
     """Makes leases that are given back at the end of the test."""
     made: list[Lease] = []
 
-    def make(stale_after: float = STALE, **more: Any) -> Lease:
-        made.append(Lease(directory, stale_after, BEAT, **more))
+    def make(stale_after: float = STALE, beat_every: float = BEAT, **more: Any) -> Lease:
+        made.append(Lease(directory, stale_after, beat_every, **more))
         return made[-1]
 
     yield make
@@ -232,6 +232,7 @@ def test_a_woken_driver_does_not_take_a_fresh_study_for_its_own(lease: Callable[
     """The folder was put aside and made anew while it slept: the epochs count from one again."""
     old = lease()
     old.acquire()
+    old.check()
     shutil.move(directory, directory.with_name("before"))
     new = lease()
     new.acquire()
@@ -247,7 +248,27 @@ def test_a_woken_driver_does_not_take_a_fresh_study_for_its_own(lease: Callable[
 def test_a_lost_lease_is_lost_whatever_became_of_the_folder(lease: Callable[..., Lease], directory: Path) -> None:
     mine = lease()
     mine.acquire()
+    mine.check()
     shutil.move(directory, directory.with_name("gone"))
+    with pytest.raises(LeaseLost):
+        mine.check()
+
+
+@pytest.mark.parametrize("cleared_away", [False, True])
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_successor_is_seen_at_once_by_a_driver_that_checks_often(
+    lease: Callable[..., Lease], directory: Path, epoch: int, cleared_away: bool
+) -> None:
+    """Or its successor, and whether they got to clear our file away or not."""
+    mine = lease(beat_every=60.0)
+    mine.acquire()
+    mine.check()
+    mine.check()
+    held_elsewhere(directory, epoch=epoch)
+    if cleared_away:
+        (directory / "00000001.json").unlink()
+    elif epoch == 3:
+        held_elsewhere(directory, epoch=2)  # whose driver died before it cleared anything away
     with pytest.raises(LeaseLost):
         mine.check()
 

@@ -1,6 +1,7 @@
 """Studies of local jobs, from the command line to the end, with all that can die dying on the way."""
 
 import contextlib
+import json
 import os
 import pty
 import random
@@ -80,6 +81,24 @@ def test_running_jobs_are_adopted_not_restarted(new_study: NewStudy) -> None:
     study.check(2, steps=40)
     assert study.undisturbed_by_restarts()
     assert [study.worker(number) for number in (0, 1)] == workers
+
+
+def test_what_a_power_cut_left_of_trial_json_is_made_anew(new_study: NewStudy) -> None:
+    """That of a first attempt is synced once its job is known: the study knows the parameters, the claim the job."""
+    study = new_study(f"{N}2", *LONG)
+    driver = study.start()
+    study.wait_for(lambda: study.saved(0) and study.saved(1), driver)
+    driver.kill()
+    driver.wait()
+    records = [study.trial(number).trial_json for number in (0, 1)]
+    before = [json.loads(record.read_text()) for record in records]
+    records[0].write_bytes(b"")
+    records[1].write_bytes(bytes(records[1].stat().st_size))
+    study.run()
+    study.check(2, steps=40)
+    assert study.undisturbed_by_restarts()
+    after = [json.loads(record.read_text()) for record in records]
+    assert [record["params"] for record in after] == [record["params"] for record in before]
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_the_study(new_study: NewStudy) -> None:

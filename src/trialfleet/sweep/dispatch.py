@@ -93,7 +93,9 @@ class Dispatch:
         self.check_lease()
         submission.write(path)
         for index, trial in enumerate(batch):
-            trial.write(submission=uuid, launcher=self.launcher, index=index, job=None)
+            # Of a first attempt nothing need outlast a power cut before the job is known: all else is in the study.
+            first = trial.record.attempt == 1
+            trial.write(submission=uuid, launcher=self.launcher, index=index, job=None, synced=not first)
             trial.searches = 0
         self.check_lease()
         try:

@@ -173,8 +173,10 @@ class Driver:
             self.detach = True
             self.detach_reason = f"{cancelled} jobs were cancelled from outside: the study pauses"
             return
+        now = self.clock.now()
         for trial in list(self.tracked.values()):
-            self._look(trial)
+            if trial.due(self.fleets, now):
+                self._look(trial)
         self._heed_budget()
         self._refill()
         self._submit()
@@ -250,7 +252,7 @@ class Driver:
         return True
 
     def _look(self, trial: Tracked) -> None:
-        if trial in self._dispatch.queue or not trial.due(self.fleets, self.clock.now()):
+        if trial in self._dispatch.queue:
             return
         before = trial.phase
         seen = trial.see(self.fleets)

@@ -33,6 +33,7 @@ class KeptCheckpoints:
 
 def drop_checkpoints(trial: TrialDir, but_of: Sequence[str] = ()) -> None:
     """Delete the checkpoints of a trial's runs, except of the runs named."""
-    for run in trial.runs.glob("*"):
-        if run.name not in but_of:
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    for label in trial.run_labels():
+        checkpoints = trial.run_dir(label) / "checkpoints"
+        if label not in but_of and checkpoints.exists():
+            shutil.rmtree(checkpoints, ignore_errors=True)

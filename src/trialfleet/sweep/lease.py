@@ -46,6 +46,8 @@ class Lease:
         self._job_ended = job_ended
         self._driver = uuid4().hex
         self._epoch: int | None = None
+        self._watched = "", ""  # our file and the one that a successor makes
+        self._checked: tuple[int, int] | None = None  # the state of our file that was found to be right
         self._stopped = threading.Event()
         self._beats: threading.Thread | None = None
 
@@ -70,6 +72,7 @@ class Lease:
                 self._outwait(epoch, holder, waiting)
             if records.create(self._file(epoch + 1), self._record()):
                 self._epoch = epoch + 1
+                self._watched = str(self._file(epoch + 1)), str(self._file(epoch + 2))
                 break  # somebody else may have been quicker: then look again
         for old in self._directory.glob("*.json"):
             if _epoch_of(old) < self.epoch:
@@ -85,6 +88,9 @@ class Lease:
         """Raises:
         LeaseLost: a newer epoch exists.
         """
+        state = self._state()
+        if state is not None and state == self._checked:  # asked before each write: nothing changed since the last time
+            return
         newest, holder = self._newest()
         # A study that was put aside for a fresh one starts again at epoch 1, so the number alone does not tell.
         if newest != self.epoch or holder is None or holder["driver"] != self._driver:
@@ -92,6 +98,16 @@ class Lease:
                 f"another driver took the study over while this one was silent (epoch {newest}, ours is {self.epoch})",
                 "watch that one; this one has stopped and writes nothing more",
             )
+        self._checked = state
+
+    def _state(self) -> tuple[int, int] | None:
+        """What tells our own file, as it is now, from any other; None if it is gone or has a successor."""
+        own, next_one = self._watched
+        try:
+            found = os.stat(own)  # noqa: PTH116  # asked before each write
+        except FileNotFoundError:
+            return None
+        return None if os.access(next_one, os.F_OK) else (found.st_ino, found.st_mtime_ns)
 
     def _lost(self) -> bool:
         try:

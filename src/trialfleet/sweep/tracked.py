@@ -12,6 +12,8 @@ from trialfleet.tracking.metrics import Line
 from trialfleet.tracking.submission import JobRef, TrialRecord
 from trialfleet.tracking.trial_dir import TIME_LIMIT, Claim, TrialDir
 
+LISTED_EVERY = 4  # looks at a trial of which nothing new is heard
+
 
 @dataclass(eq=False)  # a trial is itself, whatever is known of it
 class Tracked:
@@ -37,7 +39,8 @@ class Tracked:
     _heard: Job = Job.UNKNOWN  # the launcher's word at the last look
     _next_look: float = 0.0  # on the driver's clock
     _running_since: float | None = None  # on the driver's clock
-    _claims: list[Claim] = field(default_factory=list)  # of the last look
+    _claims: list[Claim] = field(default_factory=list)  # as last listed
+    _looks: int = 0  # since then
     timed_out: bool = False  # whether the time limit ended the job, other than by the run's leaving ahead of it
     _claims_counted: int = -1
     _fruitless_runs: int = 0
@@ -48,10 +51,10 @@ class Tracked:
     def number(self) -> int:
         return self.record.number
 
-    def write(self, **changes: object) -> None:
+    def write(self, synced: bool = True, **changes: object) -> None:
         """Change trial.json, and what we know of it once it is written."""
         record = replace(self.record, **changes)  # type: ignore[arg-type]  # the fields have many types
-        record.write(self.dir.trial_json)
+        record.write(self.dir.trial_json, synced)
         self.record = record
 
     def due(self, fleets: dict[str, Fleet], now: float) -> bool:
@@ -83,9 +86,10 @@ class Tracked:
             if record.job is None
             else Submission.DONE
         )
-        self.phase = self._heard = self._phase(fleets)
+        heard, self.phase = self._heard, self._phase(fleets)
+        self._heard = self.phase
         result = self.dir.result()
-        claims = self._claims = self.dir.claims() if result is not None or self.phase is not Job.PENDING else []
+        claims = self._claims = self._runs(ended=result is not None, news=self.phase is not heard)
         own = [claim for claim in claims if claim.attempt == record.attempt]
         if own:
             self._adopt(own[-1])
@@ -105,6 +109,21 @@ class Tracked:
             unclaimed=record.unclaimed + 1,
             timeouts=record.timeouts + self.timed_out + self._time_limits,
         )
+
+    def _runs(self, ended: bool, news: bool) -> list[Claim]:
+        """The trial's runs so far; none are looked for while its job waits in line.
+
+        To list them is half of what a look costs. A job that runs on has the runs it had, unless Slurm requeued it
+        quicker than it was asked about it: then the new run is seen a few looks late.
+        """
+        if self.phase is Job.PENDING and not ended:
+            return []
+        known = bool(self._claims) and self._claims[-1].attempt == self.record.attempt
+        self._looks += 1
+        if ended or news or not known or self.phase is not Job.RUNNING or self._looks >= LISTED_EVERY:
+            self._looks = 0
+            return self.dir.claims()
+        return self._claims
 
     def _phase(self, fleets: dict[str, Fleet]) -> Job:
         job = self.record.job

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from uuid import uuid4
 
 _PIECE = 1 << 16  # bytes
@@ -28,11 +28,12 @@ def number(value: Json) -> float:
 
 
 def read(path: Path) -> Json | None:
-    """The record at `path`, or None if there is none (yet)."""
+    """The record at `path`, or None if there is none (yet), or a power cut left nothing of one that was not synced."""
     try:
-        return json.loads(read_bytes(path).decode())
+        data = read_bytes(path)
     except FileNotFoundError:
         return None
+    return json.loads(data) if data.strip(b"\0") else None
 
 
 def read_bytes(path: Path, offset: int = 0) -> bytes:
@@ -54,7 +55,7 @@ def write(path: Path, value: Json, synced: bool = True) -> None:
     directory is not synced here, since that would cost a trial half of its time on the disk.
 
     Args:
-        synced: False for what is of no use after a power cut; it may be anything then.
+        synced: False for what can be done without after a power cut; it may be empty then.
     """
     with _complete_file(path, value, synced) as temporary:
         os.replace(temporary, path)
@@ -82,24 +83,29 @@ def _complete_file(path: Path, value: Json, synced: bool) -> Iterator[Path]:
     """A complete file beside `path`, which the block gives its name or takes away."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with _opened(temporary) as file:
-            file.write(dumps(value) + "\n")
-            file.flush()
+        descriptor = _opened(temporary)
+        try:
+            data = f"{dumps(value)}\n".encode()
+            while data:  # a signal or a nearly full disk may cut a write short
+                data = data[os.write(descriptor, data) :]
             if synced:
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _opened(path: Path) -> TextIO:
-    """Nearly always the folder is there: it is made only when the file cannot be."""
+def _opened(path: Path) -> int:
+    """A new file's descriptor. Nearly always the folder is there: it is made only when the file cannot be."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        return open(path, "w", encoding="utf-8")
+        return os.open(path, flags, 0o666)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "w", encoding="utf-8")
+        return os.open(path, flags, 0o666)
 
 
 def _sync_directory(directory: Path) -> None:

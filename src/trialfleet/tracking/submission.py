@@ -42,7 +42,7 @@ class Submission:
     trials: list[Assignment]
 
     def write(self, path: Path) -> None:
-        """A job that finds it torn after a power cut ends without a claim, and its trials are submitted again."""
+        """A job that finds nothing in it after a power cut ends without a claim: its trials are submitted again."""
         records.write(path, asdict(self), synced=False)
 
     @classmethod
@@ -102,5 +102,6 @@ class TrialRecord:
         job = record["job"]
         return cls(**{**record, "job": JobRef(**job) if job else None})
 
-    def write(self, path: Path) -> None:
-        records.write(path, {**vars(self), "job": self.job and vars(self.job)})  # asdict would copy all that is in it
+    def write(self, path: Path, synced: bool = True) -> None:
+        record = {**vars(self), "job": self.job and vars(self.job)}  # asdict would copy all that is in it
+        records.write(path, record, synced)

@@ -109,6 +109,8 @@ class TrialDir:
         return self.runs / label
 
     def result(self) -> Result | None:
+        if not os.access(self.result_json, os.F_OK):  # mostly it is not there, and this is told sooner than by an error
+            return None
         record = records.read(self.result_json)
         return None if record is None else Result.from_json(record)
 
