@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from jobs.cluster.settings import PORTS_PER_CLUSTER, Settings, default_directory
 
 # The kernel takes 107 characters for a socket's path; Slurm puts sockets at spool/NODE/NODE_JOB.STEP.
 LONGEST_DIRECTORY = 56
+_IN_SERVICE = {"IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED"}
 _SURROUNDING_JOB = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_")
 
 
@@ -191,6 +193,16 @@ class Cluster:
             self.run("scancel", *jobs(), check=False)
         return wait_until(lambda: not jobs(), timeout, interval=0.1)
 
+    def node_state(self, node: str) -> set[str]:
+        """What Slurm says of a node: {"IDLE"}, {"DOWN", "DRAIN"} …; with NOT_RESPONDING if its slurmd is silent.
+
+        Not `sinfo`, which after a restart of slurmctld calls a node mixed that had jobs then, whatever became of it.
+        """
+        shown = self.run("scontrol", "--oneliner", "show", "node", node).stdout
+        words = re.findall(r"\bState=(\S+)", shown)
+        state = set("+".join(words).rstrip("*~#!%$@^-").split("+")) - {""}
+        return state | {"NOT_RESPONDING"} if "*" in "".join(words) else state
+
     # ---------------------------------------------------------------- failures
 
     def crash_node(self, node: str | int, notice: bool = True) -> None:
@@ -296,12 +308,11 @@ class Cluster:
         return self._daemon(node, command, partial(self._in_service, node), cwd=f"spool/{node}")
 
     def _in_service(self, node: str) -> bool:
-        query = ("sinfo", "--noheader", "--partition=main", "--format=%T", f"--nodes={node}")
-        state = self.run(*query).stdout.strip()
-        if state.startswith(("down", "drain")):
+        state = self.node_state(node)
+        if state & {"DOWN", "DRAIN"}:
             # Refused while Slurm is still busy with something else there; then the next try will do.
             self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        return state in ("idle", "mixed", "allocated", "completing")
+        return bool(state) and state <= _IN_SERVICE
 
     def _succeeds(self, *command: str) -> Callable[[], bool]:
         return lambda: self.run(*command, check=False).returncode == 0

@@ -58,11 +58,6 @@ def node_of(cluster: Cluster, job: str) -> str:
     return cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%N").stdout.strip()
 
 
-def node_state(cluster: Cluster, node: str) -> str:
-    query = ("sinfo", "--noheader", "--partition=main", "--format=%T", f"--nodes={node}")
-    return cluster.run(*query).stdout.strip()
-
-
 # -------------------------------------------------------------------- jobs
 
 
@@ -70,7 +65,7 @@ def test_a_cluster_that_is_up_answers(cluster: Cluster) -> None:
     assert list(cluster.status()) == ["munged", "slurmctld", "n1", "n2"]
     assert all(cluster.status().values())
     # Once the jobs of the test before are off them.
-    assert wait_until(lambda: [node_state(cluster, node) for node in cluster.nodes] == ["idle", "idle"], timeout=60.0)
+    assert wait_until(lambda: all(cluster.node_state(node) == {"IDLE"} for node in cluster.nodes), timeout=60.0)
 
 
 def test_up_leaves_alone_what_runs(cluster: Cluster) -> None:
@@ -151,15 +146,18 @@ def test_jobs_of_a_crashed_node_are_requeued_or_lost(cluster: Cluster, submit: S
     lost = submit(script, "--no-requeue", f"--nodelist={node}")
     wait_for_file(tmp_path / f"{lost}-0")
 
+    # Of what ran at its restart the controller knows less: `sinfo` calls such a node mixed for ever.
+    cluster.stop_controller()
+    cluster.start_controller()
     cluster.crash_node(node)
-    assert node_state(cluster, node).startswith("down")
+    assert "DOWN" in cluster.node_state(node)
     assert cluster.status()[node] is None
     cluster.wait_for_job(lost, "NODE_FAIL")
     cluster.wait_for_job(requeued, "COMPLETED")
     assert (tmp_path / f"{requeued}-1").exists()
 
     cluster.start_node(node)
-    assert wait_until(lambda: node_state(cluster, node) == "idle", timeout=60.0)
+    assert wait_until(lambda: cluster.node_state(node) == {"IDLE"}, timeout=60.0)
     assert cluster.status()[node]
 
 
