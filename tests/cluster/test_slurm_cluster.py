@@ -146,7 +146,7 @@ def test_jobs_of_a_crashed_node_are_requeued_or_lost(cluster: Cluster, submit: S
     lost = submit(script, "--no-requeue", f"--nodelist={node}")
     wait_for_file(tmp_path / f"{lost}-0")
 
-    # Of what ran at its restart the controller knows less: `sinfo` calls such a node mixed for ever.
+    # After a restart of the controller `sinfo` alone would go on calling the node mixed.
     cluster.stop_controller()
     cluster.start_controller()
     cluster.crash_node(node)

@@ -1,14 +1,27 @@
-"""Studies with real processes, ended at the end of the test whatever they were doing."""
+"""Studies with real processes, ended at the end of the test whatever they were doing, and a Slurm of fakes."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.sweep.fake_slurm import FakeSlurm
 from tests.tasks.studies import NewStudy, in_folders_of
+from trialfleet.sweep import slurm_fleet
 
 
 @pytest.fixture
 def new_study(tmp_path: Path) -> Iterator[NewStudy]:
     """Makes a study of local jobs in a folder of the test's own."""
     yield from in_folders_of(tmp_path)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Slurm's commands say what the test wants them to, on a clock that is the test's, too."""
+    fake = FakeSlurm(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(slurm_fleet, "time", SimpleNamespace(monotonic=lambda: fake.now))
+    monkeypatch.setattr(slurm_fleet, "PROMPT_SECONDS", 60.0)  # a busy machine starts a fake slowly
+    return fake

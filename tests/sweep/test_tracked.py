@@ -1,88 +1,67 @@
 """What the driver sees of a trial when it looks."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from trialfleet.sweep.fleet import Fleet
-from trialfleet.sweep.reconcile import Job
+from tests.sweep.fake_slurm import FakeSlurm
+from trialfleet.sweep.slurm_fleet import LAUNCHER, SlurmFleet
 from trialfleet.sweep.tracked import LISTED_EVERY, Tracked
 from trialfleet.tracking import metrics
 from trialfleet.tracking.submission import JobRef, TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
 
-class Said(Fleet):
-    """A launcher that says of each job what it was told to say."""
-
-    limit = 1
-
-    def __init__(self) -> None:
-        self.says = Job.RUNNING
-
-    def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
-        raise NotImplementedError
-
-    def refresh(self) -> bool:
-        return True
-
-    def phase(self, job: JobRef) -> Job:
-        return self.says
-
-    def find(self, uuid: str, index: int) -> JobRef | None:
-        return None
-
-    def cancel(self, jobs: Sequence[JobRef]) -> None:
-        raise NotImplementedError
-
-
 @pytest.fixture
 def trial(tmp_path: Path) -> Tracked:
     """Trial 0, as job 7 of Slurm, which has claimed it."""
-    record = TrialRecord(0, [], {}, submission="uuid", launcher="slurm", job=JobRef("slurm", "7"))
-    claim(tmp_path, restart=0)
-    return Tracked(0, record, TrialDir(tmp_path))
+    folder = tmp_path / "00000"
+    claim(folder, restart=0)
+    record = TrialRecord(0, [], {}, submission="uuid", launcher=LAUNCHER, job=JobRef(LAUNCHER, "7"))
+    return Tracked(0, record, TrialDir(folder))
 
 
-def claim(directory: Path, restart: int) -> None:
+def claim(folder: Path, restart: int) -> None:
     """The job starts, or starts again, and reports its restart count."""
-    run = TrialDir(directory).run_dir(TrialDir(directory).claim(1, "slurm:7", restart).label)
+    run = TrialDir(folder).run_dir(TrialDir(folder).claim(1, f"{LAUNCHER}:7", restart).label)
     writer = metrics.Writer(run / "metrics.jsonl")
     writer.append(1, {"restart": restart})
     writer.close()
 
 
-def looks_until_restarted(trial: Tracked, fleet: Said) -> int:
-    for looks in range(1, 100):
-        trial.see({"slurm": fleet})
-        if any(label == "1.1" for label, _ in trial.new_lines()):
-            return looks
-    raise AssertionError("the second run was never seen")
+def look(trial: Tracked, slurm: FakeSlurm, fleet: SlurmFleet, state: str) -> list[tuple[str, dict[str, float]]]:
+    """Ask Slurm, which says that the job is in `state`, and look: what each run has newly reported."""
+    slurm.queue(f"7 {state}")
+    assert fleet.refresh()
+    trial.see({LAUNCHER: fleet})
+    return [(label, dict(line.values)) for label, line in trial.new_lines()]
 
 
-def test_a_restart_that_the_launcher_tells_of_is_seen_at_once(trial: Tracked) -> None:
-    fleet = Said()
-    trial.see({"slurm": fleet})
-    fleet.says = Job.PENDING
-    trial.see({"slurm": fleet})
+FIRST, SECOND = ("1.0", {"restart": 0.0}), ("1.1", {"restart": 1.0})
+
+
+def test_a_restart_that_slurm_tells_of_is_seen_at_once(trial: Tracked, slurm: FakeSlurm) -> None:
+    fleet = slurm.fleet()
+    assert look(trial, slurm, fleet, "RUNNING") == [FIRST]
+    assert look(trial, slurm, fleet, "PENDING BeginTime") == []
     claim(trial.dir.path, restart=1)
-    fleet.says = Job.RUNNING
-    assert looks_until_restarted(trial, fleet) == 1
+    assert look(trial, slurm, fleet, "RUNNING") == [SECOND]
 
 
-def test_a_restart_between_two_words_of_the_launcher_is_seen_a_few_looks_late(trial: Tracked) -> None:
-    fleet = Said()
-    trial.see({"slurm": fleet})
+def test_a_restart_that_slurm_was_not_asked_about_is_seen_a_few_looks_late(trial: Tracked, slurm: FakeSlurm) -> None:
+    fleet = slurm.fleet()
+    assert look(trial, slurm, fleet, "RUNNING") == [FIRST]
     claim(trial.dir.path, restart=1)
-    assert looks_until_restarted(trial, fleet) <= LISTED_EVERY
+    seen = [look(trial, slurm, fleet, "RUNNING") for _ in range(LISTED_EVERY)]
+    assert seen == [[]] * (LISTED_EVERY - 1) + [[SECOND]]
 
 
-def test_a_result_comes_with_the_run_that_brought_it(trial: Tracked) -> None:
-    fleet = Said()
-    trial.see({"slurm": fleet})
-    assert [label for label, _ in trial.new_lines()] == ["1.0"]
+def test_a_result_comes_with_the_run_that_brought_it(trial: Tracked, slurm: FakeSlurm) -> None:
+    fleet = slurm.fleet()
+    assert look(trial, slurm, fleet, "RUNNING") == [FIRST]
     claim(trial.dir.path, restart=1)
     trial.dir.commit(Result(TrialState.COMPLETE, [1.0], None, {}, "1.1", {}))
-    assert trial.see({"slurm": fleet}).result is not None
-    assert [(label, line.values) for label, line in trial.new_lines()] == [("1.1", {"restart": 1.0})]
+    ended = trial.see({LAUNCHER: fleet}).result
+    assert ended is not None
+    assert ended.run == "1.1"
+    assert [label for label, _ in trial.new_lines()] == ["1.1"]

@@ -93,7 +93,7 @@ class Terminal:
         with contextlib.suppress(OSError):  # stdout may be a file on a full disk: that must not end the study
             if self.console.is_terminal:
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-            else:  # the same without styles, for a tenth of the time
+            else:  # styles would be dropped, and cost more than the line
                 print(line, file=self.console.file, flush=True)
 
     # ---------------------------------------------------------------- the table
