@@ -255,7 +255,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
     with meter.part(OPTUNA):
         storage = stores.open_storage(None, journal, check)
     meter.measure_methods(OPTUNA, storage, public_methods(optuna.storages.BaseStorage))
-    store = MeasuredStore(meter, storage, "scale", ["minimize"], check, journal)
+    store = MeasuredStore(meter, storage, "scale", ["minimize"], check, lease.token)
     store.belong(UID, folder)
     pruner = PRUNERS[shape.pruner]()
     meter.measure_methods(PRUNER, pruner, ["prune"])
@@ -276,7 +276,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
     return Driver(
         study=Study(folder, folder / ".submitit", [UID], "loss"),
         store=store,
-        proposer=Proposer(store, UID, space, samplers, [], None, config),
+        proposer=Proposer(store, UID, space, samplers, [], folder, None, config),
         pruner=pruner,
         settings=settings,
         limits=Limits(settings.max_retries, settings.max_unclaimed, None),
@@ -286,7 +286,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
         payload=folder / "payload.pkl",
         observers=observers,
         standings=Standings(["minimize"]),
-        account=Account.open(folder / "budget.json", 1),
+        account=Account.open(folder / "budget.json", 1, lambda message: None, lambda: 0.0),
         clock=fleet.clock(),
     )
 

@@ -19,6 +19,7 @@ from trialfleet.sweep.driver import Clock
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.reconcile import Job
 from trialfleet.tracking import records
+from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.processes import Process
 from trialfleet.tracking.submission import JobRef, Submission, TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
@@ -43,6 +44,7 @@ class SimulatedJob:
     name: str
     params: dict[str, Any]
     length: float  # virtual seconds
+    identity: Identity
     started: float = 0.0
     reported: int = 0
     phase: Job = Job.PENDING
@@ -89,14 +91,17 @@ class SimulatedFleet(Fleet):
 
     # ---------------------------------------------------------------- what the driver asks
 
-    def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
+    def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         array = next(self._ids)
         names = [f"{array}_{index}" if count > 1 else str(array) for index in range(count)]
-        for assignment, name in zip(Submission.read(submission).trials, names, strict=True):
+        described = Submission.read(submission)
+        for assignment, name in zip(described.trials, names, strict=True):
             trial = TrialDir(Path(assignment.directory))
             record = TrialRecord.read(trial.trial_json)
             assert record is not None
-            job = SimulatedJob(trial, assignment.attempt, name, record.params, self.mean * (0.5 + record.params["x"]))
+            length = self.mean * (0.5 + record.params["x"])
+            identity = described.identity(assignment)
+            job = SimulatedJob(trial, assignment.attempt, name, record.params, length, identity)
             self._jobs[name] = job
             self._later(job, self._life + IN_LINE)
         return [JobRef(LAUNCHER, name) for name in names]
@@ -108,6 +113,9 @@ class SimulatedFleet(Fleet):
 
     def phase(self, job: JobRef) -> Job:
         return self._known.get(job.id, Job.PENDING if job.id in self._jobs else Job.OVER)
+
+    def lives(self, job: JobRef) -> bool:
+        return self.phase(job) is not Job.OVER
 
     def find(self, uuid: str, index: int) -> JobRef | None:
         return None
@@ -132,7 +140,13 @@ class SimulatedFleet(Fleet):
     def _start(self, job: SimulatedJob) -> None:
         run = job.trial.run_dir(f"{job.attempt}.0")
         run.mkdir(parents=True)
-        claim = {"attempt": job.attempt, "restart": 0, "job": f"{LAUNCHER}:{job.name}"}
+        claim = {
+            "study": job.identity.study,
+            "params": job.identity.params,
+            "attempt": job.attempt,
+            "restart": 0,
+            "job": f"{LAUNCHER}:{job.name}",
+        }
         _appear(run / "claim", {**claim, "process": self._process, "node": "n1"})
         job.file = os.open(run / "metrics.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         job.started, job.phase = self._life, Job.RUNNING
@@ -151,7 +165,7 @@ class SimulatedFleet(Fleet):
     def _end(self, job: SimulatedJob, state: TrialState, objectives: list[float] | None) -> None:
         os.close(job.file)
         label = f"{job.attempt}.0"
-        result = Result(state, objectives, None, {"total": self._life - job.started}, label, {})
+        result = Result(state, objectives, None, {"total": self._life - job.started}, label, {}, job.identity)
         _appear(job.trial.result_json, result.to_json())
         job.phase = Job.OVER
 

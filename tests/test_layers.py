@@ -43,7 +43,7 @@ def test_a_part_imports_nothing_above_it(part: str) -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("jobs.worker", ["optuna", "mlflow", "jax", "pandas"]),
+        ("trialfleet.worker", ["optuna", "mlflow", "jax", "pandas"]),
         ("trialfleet.sweep.sweeper", ["optuna", "mlflow", "jax", "submitit"]),
         ("trialfleet.config", ["optuna", "mlflow", "jax"]),
         ("trialfleet.training.loop", ["optuna", "mlflow", "submitit"]),

@@ -60,7 +60,7 @@ def second_process(folder: Path) -> psutil.Process | None:
     """The job's process on its second node, while there is one."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "jobs.worker" in words and words[-1].startswith(str(folder)):
+        if "trialfleet.worker" in words and words[-1].startswith(str(folder)):
             try:
                 if process.environ().get("SLURM_PROCID") == "1":
                     return process

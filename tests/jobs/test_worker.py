@@ -1,5 +1,6 @@
 """The job's worker as a real process on a real submission: every way to end, and to be ended."""
 
+import errno
 import json
 import os
 import signal
@@ -11,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cluster.processes import wait_until
 from tests.conftest import Composed
 from trialfleet.sweep.payload import write_payload
-from trialfleet.tracking import metrics, records
+from trialfleet.tracking import memory, metrics, records
+from trialfleet.tracking.identity import Identity
+from trialfleet.tracking.processes import Stat
 from trialfleet.tracking.submission import Assignment, Submission, TrialRecord
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+from trialfleet.tracking.trial_dir import OUT_OF_MEMORY, TIME_LIMIT, Result, TrialDir, TrialState
 
 PROJECT = Path(__file__).parents[2]
+UID = "0123456789abcdef"  # of the study
+PARAMS = {"x": 0.5}  # of each trial, as far as its study knows
 CONF = """
 hydra:
   sweep:
@@ -77,6 +83,9 @@ def task(config):
         claim = (own.directory / "claim").read_text().replace('"attempt": 1', '"attempt": 2')
         (own.directory.parent / "2.0" / "claim").write_text(claim)
         return 1.0
+    if do == "this":  # whatever the test has written down
+        exec(Path(config.code).read_text(), {"own": own, "trial": own.directory.parent.parent})
+        return 1.0
     if do == "ended":
         os.link(config.result, own.directory.parent.parent / "result.json")
         return 1.0
@@ -106,7 +115,7 @@ for line in sys.stdin:
         code = 99
         try:
             exec(request["first"], {})
-            runpy.run_module("jobs.worker", run_name="__main__", alter_sys=True)
+            runpy.run_module("trialfleet.worker", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             code = end.code
         except BaseException:
@@ -144,11 +153,29 @@ class Study:
         """One trial for each list of overrides, all in one submission."""
         assignments = []
         for number, own in enumerate(overrides):
-            TrialRecord(number, own, {}, attempt).write(self.trial(number).trial_json)
-            assignments.append(Assignment(number, attempt, str(self.trial(number).path)))
+            record = TrialRecord(number, own, PARAMS, study=UID, attempt=attempt)
+            record.write(self.trial(number).trial_json)
+            digest = str(record.identity.params)
+            assignments.append(Assignment(number, attempt, str(self.trial(number).path), digest, own))
         path = self.folder / ".submitit" / f"uuid{attempt}.json"
-        Submission("uuid", str(self.payload), str(self.folder), 1, 0.0, assignments).write(path)
+        Submission("uuid", str(self.payload), str(self.folder), UID, 1, 0.0, assignments).write(path)
         return path
+
+    def does(self, *bodies: str) -> Path:
+        """One trial for each body of Python, all in one submission; they have `own`, the run, and `trial`, the folder."""
+        files = [self.folder.parent / f"does-{number}" for number in range(len(bodies))]
+        for file, body in zip(files, bodies, strict=True):
+            file.write_text(body)
+        return self.submit(*(["do=this", f"+code={file}"] for file in files))
+
+    def ended(self, number: int = 0) -> Result:
+        """How the trial ended."""
+        found = self.trial(number).result()
+        assert found is not None, self.log(number)
+        return found
+
+    def log(self, number: int = 0) -> str:
+        return (self.trial(number).run_dir("1.0") / "log").read_text()
 
     def run(self, submission: Path, element: int = 0, first: str = "", **environment: str) -> tuple[int, str]:
         """A worker's exit code, and what it said outside of its run's log.
@@ -173,7 +200,7 @@ class Study:
     def start(self, submission: Path, *program: str, **environment: str) -> "subprocess.Popen[str]":
         """A worker as a launcher starts it."""
         return subprocess.Popen(
-            [sys.executable, "-u", *(program or ("-m", "jobs.worker")), str(submission)],
+            [sys.executable, "-u", *(program or ("-m", "trialfleet.worker")), str(submission)],
             env=self.environment(0, **environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -276,7 +303,7 @@ def test_a_complete_trial_leaves_everything_in_its_runs_folder(study: Study) -> 
 def test_a_double_of_a_submission_runs_nothing_and_writes_nothing(study: Study) -> None:
     """After the end, and while the first is still at it."""
     submission = study.submit(["do=complete"], ["do=complete"])
-    study.trial(1).claim(1, "slurm:7", 0)
+    study.trial(1).claim(1, "slurm:7", 0, Identity(UID, None))
     study.run(submission, 0)
     before = snapshot(study.folder)
     code, said = study.run(submission, 0)
@@ -314,6 +341,242 @@ def test_a_trial_that_ended_meanwhile_stays_as_it_ended(study: Study, result: Pa
     assert ended.state is TrialState.FAIL
 
 
+# -------------------------------------------------------------------- whose result it is
+
+
+def test_claim_and_result_say_which_trial_of_which_study_they_are_of(study: Study) -> None:
+    study.run(study.submit(["do=complete"]))
+    trial = study.trial(0)
+    ours = {"format": records.FORMAT, "study": UID, "params": records.digest(PARAMS)}
+    for path in (trial.run_dir("1.0") / "claim", trial.result_json):
+        written = json.loads(path.read_text())
+        assert {name: written[name] for name in ours} == ours
+
+
+def test_a_trial_json_of_other_parameters_is_not_run(study: Study) -> None:
+    """Its folder was taken by another trial of the same number since the job was submitted."""
+    submission = study.submit(["do=complete"])
+    TrialRecord(0, ["do=complete"], {"x": 0.75}, study=UID).write(study.trial(0).trial_json)
+    code, said = study.run(submission)
+    assert (code, "not run here: trial.json has other parameters" in said) == (0, True)
+    assert study.trial(0).claims() == []
+    assert not study.trial(0).result_json.exists()
+
+
+MOVED = "import os, errno, signal\nfrom trialfleet.tracking import run\nos.rename(trial, trial.with_name('aside'))\n"
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        "pass",
+        "raise RuntimeError",
+        "raise MemoryError",
+        "raise OSError(errno.EIO, 'away')",
+        "os.kill(os.getpid(), signal.SIGINT)",
+        "os.kill(os.getpid(), signal.SIGUSR2); raise run.Preempted",
+    ],
+)
+def test_a_run_whose_study_was_put_aside_writes_nothing_where_it_was(study: Study, then: str) -> None:
+    """A fresh study may be there now, and a trial of the same number in it."""
+    submission = study.does(MOVED + then)
+    study.run(submission, SUBMITIT_LOCAL_TIMEOUT_S="5")
+    assert not study.trial(0).path.exists()
+    assert not (study.trial(0).path.with_name("aside") / "result.json").exists()
+
+
+# -------------------------------------------------------------------- what a task leaves behind
+
+LEAVES = {
+    "a thread": "import threading, time; threading.Thread(target=time.sleep, args=(1e6,)).start()",
+    "an exit handler": "import atexit, time; atexit.register(time.sleep, 1e6)",
+    "a child": "import subprocess; child = subprocess.Popen(['sleep', '1000000']).pid",
+    "a child of a child": "import subprocess; child = subprocess.Popen(['sh', '-c', 'sleep 1000000; true']).pid",
+    "a child in a session of its own": (
+        "import subprocess; child = subprocess.Popen(['sleep', '1000000'], start_new_session=True).pid"
+    ),
+    "a child that ignores SIGTERM": (
+        "import subprocess, sys; work = 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(1e6)'"
+        "\nprocess = subprocess.Popen([sys.executable, '-u', '-c', work], stdout=subprocess.PIPE)"
+        "\nprocess.stdout.readline(); child = process.pid"
+    ),
+    "no streams": "import sys; sys.stdout = sys.stderr = None",
+    "closed streams": "import sys; sys.stderr.close(); sys.stdout.flush(); sys.stdout.close()",
+}
+LAST = "\nif 'child' in globals(): own.note(child=child)"
+
+
+@pytest.mark.parametrize("left", LEAVES)
+def test_nothing_that_a_task_leaves_behind_keeps_its_job_alive(study: Study, left: str) -> None:
+    """`run` returns when the worker's process has ended. What it had to say is in its log, to the last letter."""
+    said = "print('last words', end='')\n"
+    assert study.run(study.does(said + LEAVES[left] + LAST))[0] == 0
+    ended = study.ended()
+    assert ended.state is TrialState.COMPLETE
+    assert study.log().endswith("last words")
+    child = ended.notes.get("child")
+    assert child is None or wait_until(lambda: has_ended(child), 60)
+
+
+def has_ended(pid: int) -> bool:
+    stat = Stat.read(pid)
+    return stat is None or stat.ended
+
+
+FAILURES = {
+    "a lone surrogate": ("raise ValueError('half a pair: \\ud83d')", "ValueError"),
+    "a message that cannot be shown": (
+        "class Odd(Exception):\n    def __str__(self): raise KeyError(1)\nraise Odd",
+        "Odd",
+    ),
+    "no exception of Exception's": ("import asyncio; raise asyncio.CancelledError", "CancelledError"),
+    "closed streams": ("import sys; sys.stderr.close(); sys.stdout.close(); raise ValueError(7)", "ValueError"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_is_committed_whatever_it_has_to_say(study: Study, failure: str) -> None:
+    body, kind = FAILURES[failure]
+    study.run(study.does(body))
+    ended = study.ended()
+    assert ended.error is not None
+    assert (ended.state, ended.error["type"]) == (TrialState.FAIL, kind)
+
+
+NOTES = {
+    "an object": "own.note(thing=object())",
+    "an object without a text": "class Odd:\n    def __repr__(self): raise KeyError(1)\nown.note(thing=Odd())",
+    "an array": "import numpy; own.note(thing=numpy.arange(3), number=numpy.float32(0.5))",
+    "a cycle": "thing = {}; thing['a'] = thing['b'] = [thing, thing]; own.note(thing=thing)",
+    "half a character": "own.note(thing='\\ud83d')",
+    "what is changed afterwards": "thing = {}; own.note(thing=thing); thing['x'] = object()",
+    "ten megabytes": "own.note(thing='x' * 10_000_000)",
+    "seconds that are a number": "own.note(seconds=5)",
+    "seconds that are none": "own.note(seconds={'compile': 'long', 'total': 1e9, 'wait': float('nan')})",
+    "behind our back": "own.notes['thing'] = object(); own.notes['seconds'] = object()",
+}
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_finished_work_is_committed_whatever_the_task_noted(study: Study, note: str) -> None:
+    study.run(study.does(NOTES[note]))
+    ended = study.ended()
+    assert (ended.state, ended.objectives) == (TrialState.COMPLETE, [1.0])
+    assert 0 < ended.seconds["total"] < 1e6
+
+
+def test_an_array_that_was_noted_is_kept_as_numbers(study: Study) -> None:
+    study.run(study.does(NOTES["an array"]))
+    assert study.ended().notes == {"thing": [0, 1, 2], "number": 0.5}
+
+
+# -------------------------------------------------------------------- damaged files
+
+DAMAGED = {"empty": b"", "half": b'{"format": 2, "sta', "binary": bytes(range(128, 256)), "another": b'{"a": 1}'}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_of_a_damaged_submission_nothing_is_run(study: Study, damage: str) -> None:
+    submission = study.submit(["do=complete"])
+    whole = submission.read_bytes()
+    submission.write_bytes(DAMAGED[damage])
+    code, said = study.run(submission)
+    assert (code, submission.name in said) == (1, True)
+    assert "Traceback" not in said
+    assert (study.trial(0).claims(), study.trial(0).result_json.exists()) == ([], False)
+    submission.write_bytes(whole)
+    assert study.run(submission) == (0, "")
+    assert study.ended().state is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_trial_json_keeps_no_job_from_what_its_submission_says(study: Study, damage: str) -> None:
+    """But for an empty one: there is none where the study was put aside, and a power cut may leave it so."""
+    submission = study.submit(["do=complete"])
+    study.trial(0).trial_json.write_bytes(DAMAGED[damage])
+    code, said = study.run(submission)
+    assert (code, "Traceback" in said) == (0, False)
+    assert study.trial(0).result_json.exists() == (damage != "empty")
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_verdict_or_claim_stops_no_healthy_run(study: Study, damage: str) -> None:
+    left = f"{DAMAGED[damage]!r}"
+    body = f"""
+(trial / "verdict.json").write_bytes({left})
+(own.directory / "claim").write_bytes({left})
+own.report(1, {{"loss": 1.0}})
+assert own.stop() is None
+"""
+    assert study.run(study.does(body))[0] == 0
+    assert study.ended().state is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_result_stops_no_healthy_run_which_commits_once_it_is_set_aside(study: Study, damage: str) -> None:
+    body = f"""
+import threading, time
+(trial / "result.json").write_bytes({DAMAGED[damage]!r})
+own.report(1, {{"loss": 1.0}})
+assert own.stop() is None
+aside = lambda: (trial / "result.json").rename(trial / "aside")
+threading.Timer(0.5, aside).start()  # as the driver does
+"""
+    assert study.run(study.does(body))[0] == 0
+    assert study.ended().state is TrialState.COMPLETE
+
+
+# -------------------------------------------------------------------- who is to blame
+
+
+def test_a_local_time_limit_is_told_as_what_it_is_and_another_interrupt_as_a_failure(study: Study) -> None:
+    """submitit's local controller sends SIGINT, the first time when the limit is reached."""
+    submission = study.does(*["import os, signal; os.kill(os.getpid(), signal.SIGINT)"] * 2)
+    assert study.run(submission, 0, SUBMITIT_LOCAL_TIMEOUT_S="5")[0] == 0
+    assert not study.trial(0).result_json.exists()
+    assert (study.trial(0).run_dir("1.0") / TIME_LIMIT).exists()
+    assert "the job's time limit is reached" in study.log(0)
+    assert study.run(submission, 1, SUBMITIT_LOCAL_TIMEOUT_S="100000")[0] == 1
+    error = study.ended(1).error
+    assert error is not None
+    assert error["type"] == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "raise MemoryError('cannot allocate 7 TiB')",
+        "import errno; raise OSError(errno.ENOMEM, 'Cannot allocate memory')",
+        "import numpy; numpy.zeros(1 << 50)",
+    ],
+)
+def test_without_the_hosts_memory_there_is_a_word_to_the_driver_and_no_result(study: Study, failure: str) -> None:
+    assert study.run(study.does(failure))[0] == 0
+    assert not study.trial(0).result_json.exists()
+    word = records.read(study.trial(0).run_dir("1.0") / memory.RECORD)
+    assert word is not None
+    assert "allocate" in word["message"]
+
+
+def test_out_of_memory_on_the_device_ends_the_trial_under_a_name_of_its_own(study: Study) -> None:
+    study.run(study.does("import jax.numpy; jax.numpy.zeros((1 << 50,)).block_until_ready()"), JAX_PLATFORMS="cpu")
+    error = study.ended().error
+    assert error is not None
+    assert error["type"] == OUT_OF_MEMORY
+    assert error["message"].startswith("out of memory on the device: ")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "wrapped", ["raise {error}", "try: raise {error}\nexcept OSError as e: raise ValueError from e"]
+)
+def test_a_file_system_that_fails_in_the_task_is_not_the_trials_fault(study: Study, number: int, wrapped: str) -> None:
+    error = f"OSError({number}, {os.strerror(number)!r}, 'checkpoint')"
+    assert study.run(study.does(wrapped.format(error=error)))[0] == 0
+    assert not study.trial(0).result_json.exists()
+    assert "not the trial's fault" in study.log()
+
+
 # -------------------------------------------------------------------- signals
 
 
@@ -331,7 +594,7 @@ def test_a_signal_lets_the_task_save_and_another_run_goes_on(study: Study, name:
     assert trial.result() is None
     asked = study.folder.parent / "asked"
     assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if requeues else "")
-    TrialRecord(0, ["do='from checkpoint'"], {}).write(trial.trial_json)
+    study.submit(["do='from checkpoint'"])
     assert study.run(submission, **slurm(7, restart=1), **path)[0] == 0
     ended = trial.result()
     assert ended is not None
@@ -349,7 +612,7 @@ class Signals:
 
 sys.meta_path.insert(0, Signals())
 sys.argv = ["worker", sys.argv[1]]
-runpy.run_module("jobs.worker", run_name="__main__", alter_sys=True)
+runpy.run_module("trialfleet.worker", run_name="__main__", alter_sys=True)
 """
 
 

@@ -1,5 +1,6 @@
 """One driver at a time, on one machine or many, whatever dies, sleeps or wakes."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from jobs.cluster.processes import wait_until
 from trialfleet.errors import UserError
 from trialfleet.sweep.lease import Lease, LeaseLost
 from trialfleet.tracking import records
@@ -294,6 +296,151 @@ def test_a_holder_gives_signs_of_life(lease: Callable[..., Lease], directory: Pa
     nonces = set()
     while len(nonces) < 3:
         nonces.add(records.read(directory / "00000001.json")["nonce"])
+
+
+def test_foreign_names_in_the_folder_are_ignored(lease: Callable[..., Lease], directory: Path) -> None:
+    """An editor's copies, a note, a file of an NFS server's."""
+    directory.mkdir()
+    for name in ("notes.json", "00000001.json~", "00000009 (copy).json", ".nfs00000007.json", "1.json", "x"):
+        (directory / name).write_text("{")
+    (directory / "folder.json").mkdir()
+    mine = lease(stale_after=3600.0)
+    mine.acquire()
+    mine.check()
+    assert mine.epoch == 1
+    (directory / "zzz.json").write_text("{")
+    mine.check()
+    mine.release()
+    lease(stale_after=3600.0).acquire()
+    assert (directory / "00000009 (copy).json").exists()
+
+
+DAMAGED = ["", "\0\0\0\0", '{"driver": "th', "[]", "{}", '{"process": {}}', '{"driver": 1, "process": {"pid": "x"}}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_file_is_a_holder_who_cannot_be_named(
+    lease: Callable[..., Lease], directory: Path, content: str
+) -> None:
+    """It may live, so it is waited for; as long as the file stays as it is nobody writes it."""
+    directory.mkdir()
+    (directory / "00000004.json").write_text(content)
+    told: list[str] = []
+    before = time.monotonic()
+    mine = lease()
+    mine.acquire(told.append)
+    assert time.monotonic() - before >= STALE
+    assert mine.epoch == 5
+    assert len(told) == 1
+    assert f"lease file {directory / '00000004.json'} is damaged" in told[0]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_file_that_is_written_anew_is_a_driver_that_lives(
+    lease: Callable[..., Lease], directory: Path, content: str
+) -> None:
+    directory.mkdir()
+    (directory / "00000004.json").write_text(content)
+    with pytest.raises(UserError, match="this study has a driver already: process 77 on elsewhere"):
+        lease(stale_after=3600.0).acquire(lambda message: held_elsewhere(directory) and None)
+    (directory / "00000004.json").write_text(content)
+    with pytest.raises(UserError, match=r"has a driver already: .*00000004\.json is damaged"):
+        lease(stale_after=3600.0).acquire(lambda message: (directory / "00000004.json").write_text("{") and None)
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_driver_whose_own_file_is_damaged_goes_on_and_writes_it_anew(
+    lease: Callable[..., Lease], directory: Path, content: str
+) -> None:
+    mine = lease()
+    mine.acquire()
+    mine.check()
+    (directory / "00000001.json").write_text(content)
+    mine.check()
+    assert mine.held()
+    mended = wait_until(lambda: mine.token[2:] in (directory / "00000001.json").read_text(), 60.0)
+    assert mended
+    mine.check()
+    with pytest.raises(UserError, match=f"process {os.getpid()} on "):
+        lease(stale_after=60.0).acquire()
+
+
+def test_a_damaged_file_of_a_fresh_study_is_not_ours(lease: Callable[..., Lease], directory: Path) -> None:
+    old = lease(beat_every=60.0)
+    old.acquire()
+    shutil.move(directory, directory.with_name("before"))
+    directory.mkdir()
+    (directory / "00000001.json").write_text("{")
+    with pytest.raises(LeaseLost):
+        old.check()
+    assert not old.held()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize("call", ["stat", "listdir", "open"])
+def test_a_hiccup_of_the_file_system_is_no_lost_lease(
+    lease: Callable[..., Lease], directory: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised as it is, whichever look at the folder meets it; afterwards the lease is held as before."""
+    mine = lease(beat_every=60.0)
+    mine.acquire()
+    real = getattr(os, call)
+
+    def fails(path: Any, *arguments: Any, **named: Any) -> Any:
+        if str(path).startswith(str(directory)):
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails)
+        with pytest.raises(OSError, match=os.strerror(number)) as raised:
+            mine.check()
+    assert raised.value.errno == number
+    mine.check()
+
+
+def test_a_successor_that_cannot_be_looked_for_is_not_taken_for_absent(
+    lease: Callable[..., Lease], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = lease(beat_every=60.0)
+    mine.acquire()
+    mine.check()
+    real = os.stat
+
+    def fails(path: Any, *arguments: Any, **named: Any) -> Any:
+        if str(path).endswith("00000002.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "stat", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        mine.check()
+
+
+def test_a_lease_that_cannot_be_given_back_raises_nothing(
+    lease: Callable[..., Lease], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of a session on a full disk: the next driver sees that this process is gone."""
+    mine = lease(beat_every=60.0)
+    mine.acquire()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records, "write", full)
+    mine.release()
+    assert not mine.held()
+
+
+def test_a_token_is_one_drivers(lease: Callable[..., Lease], directory: Path) -> None:
+    """Also among drivers of the same epoch, of a study and its fresh one."""
+    old, new = lease(), lease()
+    old.acquire()
+    shutil.move(directory, directory.with_name("before"))
+    new.acquire()
+    assert (old.epoch, new.epoch) == (1, 1)
+    assert old.token.startswith("1:")
+    assert old.token != new.token
 
 
 @pytest.mark.parametrize(("array", "job"), [(None, "12"), ("10", None)])

@@ -14,19 +14,41 @@ from trialfleet.sweep.settings import Budget
 NONE = {"wall_hours": None, "device_hours": None, "no_improvement": None}
 
 
+def opened(folder: Path, devices: int, notices: list[str] | None = None) -> Account:
+    """The account of a study whose ended trials say that they took 1,800 seconds."""
+    said: list[str] = [] if notices is None else notices
+    return Account.open(folder / "budget.json", devices, said.append, lambda: 1800.0)
+
+
 def test_time_is_counted_over_all_drivers(tmp_path: Path) -> None:
-    first = Account.open(tmp_path / "budget.json", devices=4)
-    first.pass_time()
-    first.trial_over(900.0)
+    first = opened(tmp_path, devices=4)
+    first.pass_time({7: {"1.0": 2.5}, 8: {}})
+    first.trial_over(3, 900.0)
     first.save()
-    second = Account.open(tmp_path / "budget.json", devices=4)
+    second = opened(tmp_path, devices=4)
     assert second.device_seconds == 3600.0
     assert second.wall_seconds == first.wall_seconds > 0
+    assert second.running == {7: {"1.0": 2.5}}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"wall_seconds": "much"}', '{"device_seconds": -1}', '{"running": 3}']
+)
+def test_a_damaged_budget_is_set_aside_and_known_from_the_trials(tmp_path: Path, content: str) -> None:
+    (tmp_path / "budget.json").write_text(content)
+    notices: list[str] = []
+    account = opened(tmp_path, devices=2, notices=notices)
+    if not content:  # as a power cut may leave it: nothing is known that could be lost
+        assert (account.device_seconds, notices) == (0.0, [])
+        return
+    assert account.device_seconds == 3600.0
+    assert str(tmp_path / "budget.json") in notices[0]
+    assert [path.read_text() for path in tmp_path.glob("budget.json.damaged-*")] == [content]
 
 
 def test_device_hours_count_running_trials_too(tmp_path: Path) -> None:
-    account = Account.open(tmp_path / "budget.json", devices=2)
-    account.trial_over(1000.0)
+    account = opened(tmp_path, devices=2)
+    account.trial_over(0, 1000.0)
     budget = Budget(**{**NONE, "device_hours": 1.0})
     assert exceeded(budget, account, running_seconds=700.0) == ""
     assert "device_hours=1.0" in exceeded(budget, account, running_seconds=800.0)

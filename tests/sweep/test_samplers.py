@@ -18,8 +18,7 @@ from trialfleet.sweep import space as spaces
 from trialfleet.sweep.proposer import Proposer
 from trialfleet.sweep.samplers import SamplerFactory, build_pruner, trial_seed
 from trialfleet.sweep.space import Space
-from trialfleet.sweep.store import StudyStore, open_storage
-from trialfleet.tracking.trial_dir import Result, TrialState
+from trialfleet.sweep.store import StudyStore, Told, open_storage
 
 SPACE = spaces.parse(["lr=tag(log,interval(1e-5,1e-1))", "depth=int(interval(1,64))", "kind=a,b,c,d"])
 GRID = spaces.parse(["lr=0.1,0.2,0.3", "kind=a,b", "depth=range(1,4)"])  # 18 points
@@ -60,7 +59,7 @@ class Sweep:
         storage = open_storage(None, journal, lambda: None)
         self.store = StudyStore(storage, "study", ["minimize"], lambda: None)
         factory = SamplerFactory(sampler, space, seed)
-        self.proposer = Proposer(self.store, "uid", space, factory, [], None, OmegaConf.create())
+        self.proposer = Proposer(self.store, "uid", space, factory, [], Path("nowhere"), None, OmegaConf.create())
 
     def propose(self) -> tuple[int, dict[str, Any]]:
         trial_id, record = self.proposer.propose(len(self.store.trials()))
@@ -69,7 +68,7 @@ class Sweep:
     def tell(self, trial_id: int) -> None:
         params = self.store.frozen(trial_id).params
         value = float(sum(value for value in params.values() if isinstance(value, int | float)))
-        self.store.tell(trial_id, Result(TrialState.COMPLETE, [value], None, {}, "1.0", {}))
+        self.store.tell(trial_id, Told(optuna.trial.TrialState.COMPLETE, [value], {}, None))
 
 
 def proposals(make: Callable[[], Sweep], count: int, in_flight: int, lives: int) -> list[dict[str, Any]]:
@@ -223,3 +222,24 @@ def test_pruners() -> None:
         build_pruner(OmegaConf.create({"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": -2}))
     with pytest.raises(UserError, match=r"hydra\.sweeper\.pruner"):
         build_pruner(OmegaConf.create({"_target_": "optuna.pruners.NoSuchPruner"}))
+
+
+def test_a_pruner_and_a_sampler_of_the_users_own_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra builds what it is allowed to by name; a name that the user typed is allowed, wherever it is nested."""
+    (tmp_path / "users_own.py").write_text(
+        "import optuna\n\nclass Pruner(optuna.pruners.MedianPruner):\n    pass\n\n"
+        "class Sampler(optuna.samplers.RandomSampler):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = build_pruner(OmegaConf.create({"_target_": "users_own.Pruner", "n_startup_trials": 2}))
+    patient = {"_target_": "optuna.pruners.PatientPruner", "wrapped_pruner": {"_target_": "users_own.Pruner"}}
+    nested = build_pruner(OmegaConf.create({**patient, "patience": 1}))
+    assert type(own).__name__ == "Pruner"
+    assert type(nested._wrapped_pruner).__name__ == "Pruner"  # type: ignore[union-attr]
+    assert SamplerFactory(OmegaConf.create({"_target_": "users_own.Sampler"}), NUMBERS, 0).name == "Sampler"
+
+
+@pytest.mark.parametrize(("name", "takes"), [("TPESampler", True), ("NSGAIISampler", True), ("RandomSampler", False)])
+def test_which_samplers_learn_from_violated_constraints(name: str, takes: bool) -> None:
+    node = OmegaConf.create({"_target_": f"optuna.samplers.{name}"})
+    assert SamplerFactory(node, NUMBERS, 0).takes_constraints is takes

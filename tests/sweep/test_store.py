@@ -1,26 +1,36 @@
 """The study in its storage: created, told, and never written by a driver that lost it."""
 
-import json
 import math
 import shutil
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as State
 
+from tests.sweep.postgres import Postgres, closed_after, running_or_skip
 from trialfleet.errors import UserError
+from trialfleet.sweep import study_record
+from trialfleet.sweep.fencing import TOKEN
 from trialfleet.sweep.lease import LeaseLost
-from trialfleet.sweep.store import FAILURE, OWNER, StudyStore, cut_torn_tail, instantiated, mask_password, open_storage
+from trialfleet.sweep.projection import told
+from trialfleet.sweep.store import (
+    FAILURE,
+    OWNER,
+    StudyStore,
+    Told,
+    described,
+    instantiated,
+    open_storage,
+    put_study_aside,
+)
 from trialfleet.tracking.trial_dir import Result, TrialState
 
 
@@ -42,7 +52,7 @@ class Check:
 
 
 def opened(journal: Path, check: Callable[[], None] = held, directions: tuple[str, ...] = ("minimize",)) -> StudyStore:
-    return StudyStore(open_storage(None, journal, check), "study", directions, check, journal)
+    return StudyStore(open_storage(None, journal, check), "study", directions, check)
 
 
 @pytest.fixture
@@ -50,8 +60,8 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "sweeps" / "study" / "optuna_journal.log"
 
 
-def ended(state: TrialState, objectives: list[float] | None = None, error: dict[str, str] | None = None) -> Result:
-    return Result(state, objectives, error, {}, "1.0", {})
+def ended(state: TrialState, objectives: list[float] | None = None, error: dict[str, str] | None = None) -> Told:
+    return told(Result(state, objectives, error, {}, "1.0", {}), takes_constraints=True, violations={})
 
 
 # -------------------------------------------------------------------- trials
@@ -188,11 +198,29 @@ def test_a_study_with_another_direction_is_refused(journal: Path) -> None:
         opened(journal, directions=("maximize",))
 
 
+def a_study_in(folder: Path, uid: str = "uid-1") -> None:
+    """A folder that holds the study of this uid."""
+    folder.mkdir()
+    record = study_record.create("study", folder, 1, "sampler", "null", {}, {})
+    study_record.write(folder / "study.yaml", replace(record, uid=uid))
+
+
+def test_a_driver_of_another_folder_is_refused_and_the_studys_own_goes_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    a_study_in(ours)
+    store = _on(url)
+    store.belong("uid-1", ours)
+    with pytest.raises(UserError, match="belongs to the sweep folder"):
+        _on(url).belong("uid-2", theirs)
+    store.create("uid-1")
+
+
 def test_two_folders_on_one_storage_are_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    for folder in (ours, theirs):
-        folder.mkdir()
+    a_study_in(ours)
+    theirs.mkdir()
     _on(url).belong("uid-1", ours)
     _on(url).belong("uid-1", ours)  # a resume
     with pytest.raises(UserError, match=r"belongs to the sweep folder .*ours"):
@@ -203,7 +231,7 @@ def test_two_folders_on_one_storage_are_refused(tmp_path: Path) -> None:
 def test_a_moved_folder_takes_its_study_along(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
+    a_study_in(old)
     _on(url).belong("uid-1", old)
     shutil.move(old, new)
     _on(url).belong("uid-1", new)
@@ -238,93 +266,6 @@ def test_plain_optuna_opens_the_journal(journal: Path) -> None:
     assert store.trial(store.create("uid")).suggest_float("x", 0, 1) == 0.125
 
 
-# -------------------------------------------------------------------- the journal of a killed driver
-
-
-WRITES_AND_DIES = """
-import os, sys
-from pathlib import Path
-from trialfleet.sweep.store import StudyStore, open_storage
-
-journal, left = Path(sys.argv[1]), int(sys.argv[2])
-write = os.write
-
-class Torn:
-    '''The journal's file, whose driver is killed in the middle of a record.'''
-    def __init__(self, file):
-        self.file = file
-    def __enter__(self):
-        return self
-    def __exit__(self, *failure):
-        self.file.close()
-    def write(self, data):
-        self.file.write(data[:left])
-        self.file.flush()
-        os.kill(os.getpid(), 9)
-
-store = StudyStore(open_storage(None, journal, lambda: None), "study", ["minimize"], lambda: None)
-store.create("uid")
-import optuna.storages.journal._file as file
-file.open = lambda path, mode: Torn(open(path, mode)) if mode == "ab" else open(path, mode)
-store.create("uid")
-"""
-
-
-def test_a_driver_killed_in_the_middle_of_a_record_loses_that_record_only(journal: Path) -> None:
-    subprocess.run([sys.executable, "-c", WRITES_AND_DIES, str(journal), "20"], check=False, timeout=60)
-    assert not journal.read_bytes().endswith(b"\n")
-    store = opened(journal)
-    assert [trial.number for trial in store.trials()] == [0]
-    assert store.frozen(store.create("uid")).number == 1
-    assert len(opened(journal).trials()) == 2
-
-
-def test_without_the_cut_a_torn_record_breaks_the_study(journal: Path) -> None:
-    """Why the cut is there: the next write succeeds, and only then the study can no longer be opened."""
-    opened(journal).create("uid")
-    with open(journal, "ab") as file:
-        file.write(b'{"op_code": 4, "worker_id"')
-    torn = optuna.load_study(study_name="study", storage=plain(journal))
-    torn.set_user_attr("note", "the first write still succeeds")
-    with pytest.raises(json.JSONDecodeError):
-        optuna.load_study(study_name="study", storage=plain(journal)).set_user_attr("note", "the second does not")
-
-
-@given(st.binary(max_size=30), st.integers(0, 200_000), st.booleans())
-def test_the_cut_drops_what_follows_the_last_newline(tmp_path: Path, head: bytes, tail: int, ends: bool) -> None:
-    path = tmp_path / "journal.log"
-    kept = head + b"\n" if ends or not head else head.rpartition(b"\n")[0] + b"\n" * (b"\n" in head)
-    torn = b"x" * tail if ends or not head else head.rpartition(b"\n")[2] + b"x" * tail
-    path.write_bytes(kept + torn)
-    assert cut_torn_tail(path) == len(torn)
-    assert path.read_bytes() == kept
-    assert cut_torn_tail(path) == 0
-
-
-def test_no_journal_is_no_torn_journal(tmp_path: Path) -> None:
-    assert cut_torn_tail(tmp_path / "absent.log") == 0
-
-
-def test_half_a_write_on_a_full_disk_is_dropped(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver that saw it goes on: it drops the half before its next write."""
-    store = opened(journal)
-    store.create("uid")
-    with open(journal, "ab") as file:
-        file.write(b'{"op_code"')
-    store.mend()
-    store.create("uid")
-    assert len(opened(journal).trials()) == 2
-
-
-def test_the_journal_is_found_after_a_change_of_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    store = opened(Path("journal.log"))
-    (tmp_path / "job").mkdir()
-    monkeypatch.chdir(tmp_path / "job")
-    store.create("uid")
-    assert len(opened(tmp_path / "journal.log").trials()) == 1
-
-
 # -------------------------------------------------------------------- a driver that was overtaken
 
 
@@ -352,15 +293,6 @@ def test_a_woken_driver_writes_nothing_into_the_journal(journal: Path, write: Ca
     opened(journal).create("uid")
 
 
-def test_the_lease_is_looked_at_inside_of_the_lock(journal: Path) -> None:
-    """Looked at before, it may be lost by the time the lock is had."""
-    locks: list[bool] = []
-    store = opened(journal, lambda: locks.append(journal.with_name(f"{journal.name}.lock").exists()))
-    locks.clear()
-    store.storage.set_study_user_attr(store.study._study_id, "note", 1)
-    assert locks == [True]
-
-
 def test_a_woken_driver_writes_nothing_into_a_database(tmp_path: Path) -> None:
     check = Check()
     url = f"sqlite:///{tmp_path / 'studies.db'}"
@@ -374,22 +306,6 @@ def test_a_woken_driver_writes_nothing_into_a_database(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------- the storage
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["sqlite:////no/such/folder/studies.db", "postgresql://u:secret@127.0.0.1:1/none", "oracel://x", "not a url"],
-)
-def test_a_storage_that_cannot_be_opened_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(UserError, match=r"hydra\.sweeper\.storage=") as refusal:
-        open_storage(url, Path("unused"), held)
-    assert "secret" not in str(refusal.value)
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "studies.db").write_text("this is no database, but a text of some length" * 50)
-    with pytest.raises(UserError, match="cannot be opened"):
-        open_storage(f"sqlite:///{tmp_path / 'studies.db'}", Path("unused"), held)
 
 
 def test_a_storage_may_be_built_by_the_config(tmp_path: Path) -> None:
@@ -409,7 +325,9 @@ def test_a_storage_may_be_built_by_the_config(tmp_path: Path) -> None:
         ("mysql+pymysql://me:s%40cret@host:3306/db", "mysql+pymysql://me:***@host:3306/db"),
         ("redis://:secret@host:6379/0", "redis://:***@host:6379/0"),
         ("https://me:secret@host/path", "https://me:***@host/path"),
-        ("sqlite:///studies.db", "sqlite:///studies.db"),
+        ("sqlite:///studies.db", f"sqlite:///{Path.cwd() / 'studies.db'}"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
         ("sqlite:////tmp/a b.db", "sqlite:////tmp/a b.db"),
         ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
         ("not a url", "not a url"),
@@ -417,4 +335,124 @@ def test_a_storage_may_be_built_by_the_config(tmp_path: Path) -> None:
     ],
 )
 def test_passwords_are_masked(storage: str | None, shown: str) -> None:
-    assert mask_password(storage) == shown
+    assert described(storage) == shown
+
+
+# -------------------------------------------------------------------- putting a study aside
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with running_or_skip() as one:
+        yield one
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[optuna.storages.BaseStorage]:
+    """An empty storage of each kind."""
+    if request.param == "journal":
+        yield open_storage(None, tmp_path / "journal.log", held)
+        return
+    url = f"sqlite:///{tmp_path}/studies.db" if request.param == "sqlite" else request.getfixturevalue("server").url
+    with closed_after(open_storage(url, Path("unused"), held)) as empty:
+        for study in empty.get_all_studies():
+            empty.delete_study(study._study_id)
+        yield empty
+
+
+def of_every_kind(storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """A study that has trials of all states, with everything that a trial and a study can have."""
+    study = optuna.create_study(study_name="study", storage=storage, directions=["minimize", "maximize"])
+    study.set_user_attr("note", {"deep": [1, None]})
+    storage.set_study_system_attr(study._study_id, "sampler", [1.5])
+    for state in State:
+        x = None if state is State.WAITING else {"x": 0.25, "y": "a"}
+        trial = optuna.trial.create_trial(
+            state=state,
+            values=[0.5, math.inf] if state is State.COMPLETE else None,
+            params=x,
+            distributions=x and {"x": FloatDistribution(0, 1), "y": CategoricalDistribution(["a", "b"])},
+            user_attrs={"who": state.name},
+            system_attrs={"fixed_params": {"x": 0.5}},
+            intermediate_values=x and {1: 0.5, 2: math.inf},
+            constraints=x and {"memory": 2.0},
+        )
+        storage.create_new_trial(study._study_id, template_trial=trial)
+    return study
+
+
+def contents(study: optuna.Study) -> Any:
+    attributes = {key: value for key, value in study.user_attrs.items() if key != TOKEN}
+    trials = [{**vars(trial), "_trial_id": None} for trial in study.get_trials()]
+    return study.directions, attributes, study._storage.get_study_system_attrs(study._study_id), trials
+
+
+def names(storage: optuna.storages.BaseStorage) -> list[str]:
+    return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def test_a_study_is_put_aside_with_everything_it_has(storage: optuna.storages.BaseStorage) -> None:
+    before = contents(of_every_kind(storage))
+    assert len(before[-1]) == len(State)
+    put_study_aside(storage, "study", "study-before")
+    assert names(storage) == ["study-before"]
+    assert contents(optuna.load_study(study_name="study-before", storage=storage)) == before
+    put_study_aside(storage, "study", "study-before")  # nothing is left to do
+    assert names(storage) == ["study-before"]
+
+
+@pytest.mark.parametrize("dies_at", ["create_new_study", "set_study_user_attr", "create_new_trial", "delete_study"])
+def test_putting_aside_is_finished_by_the_next_try(
+    storage: optuna.storages.BaseStorage, dies_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it died: after the second of such steps, or before the only one."""
+    before = contents(of_every_kind(storage))
+    real, calls = getattr(storage, dies_at), []
+
+    def dies(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2 or dies_at == "delete_study":
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, dies_at, dies)
+        if dies_at == "create_new_study":  # is called once: dies right after it
+            patched.setattr(storage, "set_study_system_attr", None)
+            with pytest.raises(TypeError):
+                put_study_aside(storage, "study", "study-before")
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                put_study_aside(storage, "study", "study-before")
+    assert "study" in names(storage)
+    put_study_aside(storage, "study", "study-before")
+    assert names(storage) == ["study-before"]
+    assert contents(optuna.load_study(study_name="study-before", storage=storage)) == before
+
+
+def test_a_study_is_not_put_in_anothers_place(storage: optuna.storages.BaseStorage) -> None:
+    """One that was put aside earlier, say."""
+    of_every_kind(storage)
+    put_study_aside(storage, "study", "study-before")
+    before = contents(optuna.load_study(study_name="study-before", storage=storage))
+    of_every_kind(storage)
+    with pytest.raises(UserError, match="there is a study 'study-before' in this storage already"):
+        put_study_aside(storage, "study", "study-before")
+    assert names(storage) == ["study", "study-before"]
+    assert contents(optuna.load_study(study_name="study-before", storage=storage)) == before
+
+
+def test_a_driver_whose_study_is_put_aside_writes_nothing_more(tmp_path: Path) -> None:
+    """Neither into the old study, after it was copied, nor into a new one, whose ids may be the same."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    store = _on(url)
+    store.belong("uid", tmp_path)
+    trial = store.create("uid")
+    put_study_aside(open_storage(url, Path("unused"), held), "study", "study-before")
+    fresh = _on(url)
+    fresh.belong("uid-2", tmp_path / "absent")
+    fresh.create("uid-2")
+    for write in (store.create, lambda uid: store.storage.set_trial_user_attr(trial, "note", uid)):
+        with pytest.raises((LeaseLost, KeyError)):
+            write("uid")
+    assert [found.user_attrs for found in fresh.trials()] == [{OWNER: "uid-2"}]

@@ -122,17 +122,6 @@ def test_a_copied_folder_is_a_study_of_its_own_and_keeps_its_trials(tmp_path: Pa
     assert at_home(copied, tmp_path / "third").former_uids == [record.uid, copied.uid]
 
 
-def test_a_fresh_start_puts_the_old_folder_aside(tmp_path: Path) -> None:
-    for _ in range(3):  # within a second, too
-        record = made(tmp_path / "study")
-        study_record.put_aside(tmp_path / "study")
-    assert not (tmp_path / "study").exists()
-    kept = [study_record.read(folder / "study.yaml") for folder in tmp_path.iterdir()]
-    assert len(kept) == 3
-    assert record in kept
-    study_record.put_aside(tmp_path / "study")  # nothing there
-
-
 def test_flat() -> None:
     assert flat({"a": {"b": {"c": 1}, "empty": {}}, "d": [1, {"e": 2}]}) == {
         "a.b.c": 1,

@@ -8,8 +8,11 @@ from tests.sweep.fake_slurm import FakeSlurm
 from trialfleet.sweep.slurm_fleet import LAUNCHER, SlurmFleet
 from trialfleet.sweep.tracked import LISTED_EVERY, Tracked
 from trialfleet.tracking import metrics
+from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.submission import JobRef, TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+
+OURS = Identity("study", "params")
 
 
 @pytest.fixture
@@ -18,26 +21,26 @@ def trial(tmp_path: Path) -> Tracked:
     folder = tmp_path / "00000"
     claim(folder, restart=0)
     record = TrialRecord(0, [], {}, submission="uuid", launcher=LAUNCHER, job=JobRef(LAUNCHER, "7"))
-    return Tracked(0, record, TrialDir(folder))
+    return Tracked(0, record, TrialDir(folder), ["study"], 1, tmp_path)
 
 
 def claim(folder: Path, restart: int) -> None:
     """The job starts, or starts again, and reports its restart count."""
-    run = TrialDir(folder).run_dir(TrialDir(folder).claim(1, f"{LAUNCHER}:7", restart).label)
+    run = TrialDir(folder).run_dir(TrialDir(folder).claim(1, f"{LAUNCHER}:7", restart, OURS).label)
     writer = metrics.Writer(run / "metrics.jsonl")
     writer.append(1, {"restart": restart})
     writer.close()
 
 
-def look(trial: Tracked, slurm: FakeSlurm, fleet: SlurmFleet, state: str) -> list[tuple[str, dict[str, float]]]:
-    """Ask Slurm, which says that the job is in `state`, and look: what each run has newly reported."""
+def look(trial: Tracked, slurm: FakeSlurm, fleet: SlurmFleet, state: str) -> list[dict[str, float]]:
+    """Ask Slurm, which says that the job is in `state`, and look: what is newly reported."""
     slurm.queue(f"7 {state}")
     assert fleet.refresh()
     trial.see({LAUNCHER: fleet})
-    return [(label, dict(line.values)) for label, line in trial.new_lines()]
+    return [dict(line.values) for line in trial.new_lines()]
 
 
-FIRST, SECOND = ("1.0", {"restart": 0.0}), ("1.1", {"restart": 1.0})
+FIRST, SECOND = {"restart": 0.0}, {"restart": 1.0}
 
 
 def test_a_restart_that_slurm_tells_of_is_seen_at_once(trial: Tracked, slurm: FakeSlurm) -> None:
@@ -60,8 +63,8 @@ def test_a_result_comes_with_the_run_that_brought_it(trial: Tracked, slurm: Fake
     fleet = slurm.fleet()
     assert look(trial, slurm, fleet, "RUNNING") == [FIRST]
     claim(trial.dir.path, restart=1)
-    trial.dir.commit(Result(TrialState.COMPLETE, [1.0], None, {}, "1.1", {}))
+    trial.dir.commit(Result(TrialState.COMPLETE, [1.0], None, {}, "1.1", {}), Identity(None, None))
     ended = trial.see({LAUNCHER: fleet}).result
     assert ended is not None
     assert ended.run == "1.1"
-    assert [label for label, _ in trial.new_lines()] == ["1.1"]
+    assert [line.values for line in trial.new_lines()] == [{"restart": 1.0}]

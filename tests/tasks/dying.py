@@ -12,18 +12,18 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from optuna.storages.journal import JournalFileBackend
 
-from jobs import worker
 from tests.tasks.descent import task
 from tests.tasks.studies import PROJECT
+from trialfleet import worker
 from trialfleet.config.location import conf_directory
 from trialfleet.sweep import session, slurm_fleet  # noqa: F401  # imported before the first fork, not after each
+from trialfleet.sweep.journal import OwnJournal
 from trialfleet.sweep.local_fleet import ELEMENT, LocalFleet
 from trialfleet.tracking import metrics
 from trialfleet.tracking.processes import Process
@@ -56,9 +56,9 @@ def let_die(fate: Fate) -> None:
     for name in ("link", "replace"):
         real = getattr(os, name)
         setattr(os, name, _fateful(real, fate))
-    append, append_line = JournalFileBackend.append_logs, metrics.Writer.append
+    append, append_line = OwnJournal.append_logs, metrics.Writer.append
 
-    def append_logs(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self: OwnJournal, logs: list[dict[str, Any]]) -> None:
         def half() -> None:
             with open(self._file_path, "ab") as file:
                 file.write(b'{"op_code": 4, "worker_id": "')
@@ -68,7 +68,7 @@ def let_die(fate: Fate) -> None:
     def append_report(self: metrics.Writer, step: int, values: Any) -> None:
         fate.meet(lambda: append_line(self, step, values), lambda: os.write(self._descriptor, b'{"step": 1, "ti'))
 
-    JournalFileBackend.append_logs = append_logs  # type: ignore[method-assign]
+    OwnJournal.append_logs = append_logs  # type: ignore[method-assign]
     metrics.Writer.append = append_report  # type: ignore[method-assign]
 
 
@@ -126,8 +126,12 @@ def leave(entry: Callable[[], Any]) -> None:
         os._exit(code)
 
 
-def live(place: Path, who: str, fate: Fate | None) -> int:
-    """One life of a driver in `place`; its exit code."""
+def live(place: Path, who: str, fate: Fate | None, overrides: Sequence[str] = OVERRIDES, first: str = "") -> int:
+    """One life of a driver in `place`; its exit code.
+
+    Args:
+        first: code that the driver's process runs before anything else.
+    """
     pid = os.fork()
     if pid == 0:
         os.setsid()
@@ -139,8 +143,9 @@ def live(place: Path, who: str, fate: Fate | None) -> int:
         if fate is not None and who == "driver":
             let_die(fate)
         conf = str(PROJECT / "tests" / "tasks" / "conf")
-        sys.argv = ["descent", "--config-dir", conf, "-m", *OVERRIDES]
+        sys.argv = ["descent", "--config-dir", conf, "-m", *overrides]
         sys.orig_argv = ["python", "-m", "tests.tasks", *sys.argv[1:]]
+        exec(first, {})
         leave(lambda: hydra.main(config_path=str(conf_directory()), config_name="descent")(task)())
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

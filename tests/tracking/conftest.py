@@ -29,6 +29,13 @@ def target(template: Path, tmp_path: Path) -> Target:
     return resolve("sqlite:///mlflow.db", "trialfleet", tmp_path)
 
 
+@pytest.fixture
+def quick_tables(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's tables are copied, not built, which takes seconds."""
+    code = f"import shutil, sys; shutil.copy({str(template)!r}, sys.argv[1].removeprefix('sqlite:///'))"
+    monkeypatch.setattr(schema, "_BUILD", code)
+
+
 Query = Callable[..., list[tuple]]
 
 

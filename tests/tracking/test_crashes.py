@@ -20,7 +20,7 @@ from trialfleet.tracking.mlflow_runs import Away, Runs
 from trialfleet.tracking.target import Target
 
 WAYS = ["before", "after", "half", "no answer", "lost answer"]
-WRITES = {"create", "log", "set_params", "set_tags", "remove_tag", "rename", "set_status", "upload"}
+WRITES = {"create", "log", "set_params", "set_tags", "remove_tag", "rename", "reopen", "end", "upload"}
 
 
 class Died(BaseException):
@@ -138,7 +138,15 @@ def live(world: World, target: Target, fate: Fate, acts: int = 4) -> bool:
         tags, params = {"trialfleet.code": "c0de"}, {"n_trials": "3"}
         study = Study("digits", world.uid, {"val/wer": "minimize"}, tags, params)
         forwarder = Forwarder(cursor, study, lambda: FatefulRuns(target, fate))
+        told = 0
+
+        def tell_again() -> None:
+            for act in range(told + 1):
+                world.tell(forwarder, act)
+
+        forwarder.on_lost = tell_again
         for act in range(acts):
+            told = act
             world.write(act)
             world.tell(forwarder, act)
             for _ in range(20):
@@ -174,7 +182,8 @@ def expected_rows() -> list[tuple]:
 def check(database: Path, uid: str) -> None:
     """The study with this uid is in MLflow exactly as it should be."""
     connection = sqlite3.connect(database)
-    mine = "run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'trialfleet.study_uid' AND value = ?)"
+    mine = "run_uuid IN (SELECT run_uuid FROM tags JOIN runs USING (run_uuid) WHERE lifecycle_stage = 'active'"
+    mine += " AND key = 'trialfleet.study_uid' AND value = ?)"
 
     def ask(columns: str, rest: str) -> list[tuple]:
         return connection.execute(f"SELECT {columns} FROM {rest.format(mine=mine)}", (uid,)).fetchall()
@@ -211,6 +220,47 @@ def suffer(way: str, at: int, target: Target, folder: Path) -> bool:
     assert target.database is not None
     check(target.database, world.uid)
     return fate.struck
+
+
+def suffer_deletion(names: tuple[str, ...], way: str, at: int, target: Target, folder: Path) -> bool:
+    """A person deletes runs of a study, then comes the blow of fate. Returns whether it fell."""
+    world = World(folder, f"uid-deleted-{len(names)}-{way.replace(' ', '-')}-{at}")
+    assert live(world, target, Fate(), acts=3)
+    assert target.database is not None
+    connection = sqlite3.connect(target.database)
+    query = "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) WHERE key = 'trialfleet.study_uid' AND value = ?"
+    found = [connection.execute(f"{query} AND name = ?", (world.uid, name)).fetchall() for name in names]
+    connection.close()
+    runs = Runs(target)
+    for ((run_id,),) in found:
+        runs.delete(run_id)
+    fate = Fate(way, at)
+    if not live(world, target, fate):
+        assert live(world, target, Fate())
+    check(target.database, world.uid)
+    return fate.struck
+
+
+DELETED = [("digits",), ("digits", "trial 00001"), ("digits", "trial 00001", "trial 00002")]
+
+
+@pytest.mark.parametrize("names", DELETED)
+def test_any_write_after_a_deletion_can_be_the_last(names: tuple[str, ...], target: Target, tmp_path: Path) -> None:
+    for at in range(1, 1000, 4):
+        if not suffer_deletion(names, WAYS[at % len(WAYS)], at, target, tmp_path / str(at)):
+            assert at > 10
+            return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("names", DELETED)
+def test_each_write_after_a_deletion_can_be_the_last(
+    names: tuple[str, ...], way: str, target: Target, tmp_path: Path
+) -> None:
+    for at in range(1, 1000):
+        if not suffer_deletion(names, way, at, target, tmp_path / str(at)):
+            return
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -35,11 +35,13 @@ def story(folder: Path) -> list[note.Record]:
         events.append(note.create(number, 1e9 + number, {"lr": repr(0.1 * number)}, {"a": "b"}))
         events.append(note.follow(number, "1.0", folder / f"trials/{number:05d}/runs/1.0", folder))
         if number:
-            events += [note.created(number, f"run{number}", number == 2), {"event": "ready", "trial": number}]
+            run = note.created(number, f"run{number}", 1e9 + number, number == 2)
+            events += [run, {"event": "ready", "trial": number}]
             events += [note.sending(number, Range("1.0", 0, 10)), note.sending(number, Range("1.0", 10, 30))]
             events += [note.follow(number, "2.0", folder / f"trials/{number:05d}/runs/2.0", folder)]
             events += [note.sending(number, Range("2.0", 0, 7)), note.sending(number, Range("1.0", 30, 40))]
     ended = {"event": "ended", "trial": 3, "state": "FAIL", "at": 2.0, "objectives": {"x": float("nan")}}
+    ended |= {"error": None, "tags": {}, "artifacts": {}}
     events += [ended, note.done(3, "run3"), note.marking([3], []), note.marking([], [3, 1])]
     return [*events, {"event": "study_tags", "tags": {"n": "x"}}, {"event": "study_state", "state": "STOPPED"}]
 
@@ -111,14 +113,58 @@ def test_a_torn_tail_is_cut_off(tmp_path_factory: pytest.TempPathFactory, cut: i
     shutil.rmtree(folder)
 
 
-def test_zeros_after_a_power_cut_end_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"\0" * 100, b'{"event": "cre' + b"\0" * 100, b"\0" * 10 + b"\n\0\n", b'{"event'])
+def test_what_a_power_cut_or_a_kill_leaves_at_the_end_is_cut_off(tmp_path: Path, end: bytes) -> None:
     cursor = Cursor(tmp_path / "c.jsonl")
     cursor.note(note.study("1", "parent"))
     cursor.close()
     with cursor.path.open("ab") as file:
-        file.write(b"\0" * 100 + b'\n{"event": "study_state", "state": "FAIL"}\n')
+        file.write(end)
     again = opened(cursor.path)
-    assert (again.parent, again.study_state) == ("parent", None)
+    assert (again.parent, again.damage) == ("parent", None)
+    assert again.path.read_bytes().endswith(b"}\n")
+
+
+WRONG = {
+    "garbage": b"\xff\xfe\x00 garbage\n",
+    "no JSON": b"{nonsense\n",
+    "no event": b'{"step": 1}\n',
+    "a list": b"[1, 2]\n",
+    "an event nobody notes": b'{"event": "other", "trial": 1}\n',
+    "an unknown trial": b'{"event": "ready", "trial": 99}\n',
+    "a number for a text": b'{"event": "done", "trial": 1, "run_id": 7}\n',
+    "a text for a number": b'{"event": "range", "trial": 1, "run": "1.0", "from": "a", "to": "b"}\n',
+    "a list for an object": b'{"event": "create", "trial": 9, "at": 1.0, "params": [], "tags": {}}\n',
+    "texts for trials": b'{"event": "marking", "best": ["a"], "maybe": []}\n',
+    "brackets in brackets": b"[" * 100_000 + b"\n",
+    "zeros in the middle": b"\0" * 4096 + b"\n",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+def test_a_damaged_cursor_is_put_aside_and_named(tmp_path: Path, wrong: bytes) -> None:
+    """What is missing in the middle is not known: nothing of the file can be trusted."""
+    path = tmp_path / "c.jsonl"
+    lines = [(records.dumps(event) + "\n").encode() for event in story(tmp_path)]
+    path.write_bytes(b"".join([*lines[:9], wrong, *lines[9:]]))
+    before = path.read_bytes()
+    cursor = Cursor(path)
+    assert (cursor.trials, cursor.finished, cursor.parent) == ({}, {}, None)
+    assert str(path) in str(cursor.damage)
+    (aside,) = tmp_path.glob("c.jsonl.*")
+    assert aside.name in str(cursor.damage)
+    assert aside.read_bytes() == before
+    cursor.note(note.study("1", "new"))
+    cursor.close()
+    again = opened(path)
+    assert (again.parent, again.damage) == ("new", None)
+
+
+def test_a_folder_in_the_place_of_the_cursor_is_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl" / "inside").mkdir(parents=True)
+    cursor = opened(tmp_path / "c.jsonl")
+    assert "is a folder" in str(cursor.damage)
+    assert cursor.path.is_file()
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,11 +183,11 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="no space"):
-        cursor.note(note.created(0, "run"))
+        cursor.note(note.created(0, "run", 1.0))
     monkeypatch.undo()
     assert cursor.trials[0].run_id is None
     assert cursor.path.read_bytes() == before
-    cursor.note(note.created(0, "run"))
+    cursor.note(note.created(0, "run", 1.0))
     cursor.close()
     assert opened(cursor.path).trials[0].run_id == "run"
 
@@ -150,7 +196,7 @@ def test_ten_thousand_finished_trials_open_in_well_under_two_seconds(tmp_path: P
     path = tmp_path / "c.jsonl"
     lines = []
     for number in range(10_000):
-        trial = [note.create(number, 1.0, {"lr": "0.1", "depth": "3"}, {}), note.created(number, "r" * 32)]
+        trial = [note.create(number, 1.0, {"lr": "0.1", "depth": "3"}, {}), note.created(number, "r" * 32, 1.0)]
         lines += [*trial, note.follow(number, "1.0", tmp_path / "x", tmp_path), note.done(number, "r" * 32)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     start = time.process_time()

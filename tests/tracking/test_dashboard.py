@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -129,10 +130,11 @@ def test_the_view_grows_with_the_parameters_of_later_trials(target: Target, tmp_
 
 
 @pytest.mark.slow
-def test_a_server_that_can_not_start_says_why(tmp_path: Path) -> None:
-    database = tmp_path / "mlflow.db"
-    database.write_bytes(b"SQLite format 3\0" + b"rubbish" * 1000)
-    target = resolve("sqlite:///mlflow.db", "trialfleet", tmp_path)
+def test_a_server_that_can_not_start_says_why(target: Target) -> None:
+    connection = sqlite3.connect(str(target.database))
+    connection.execute("UPDATE alembic_version SET version_num = 'of another MLflow'")
+    connection.commit()
+    connection.close()
     with pytest.raises(UserError, match="does not start"), dashboard.serve(target, dashboard.choose_port(None, 5300)):
         pass
 

@@ -1,5 +1,6 @@
 """The ingester as the driver uses it, against a real MLflow on SQLite."""
 
+import json
 import logging
 import math
 import sqlite3
@@ -211,19 +212,20 @@ def test_the_database_can_be_deleted(folder: Path, target: Target, template: Pat
         ingester.trial_started(0, {"lr": 0.1})
         ingester.follow(0, "1.0", report(folder / "0"))
         ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
-        assert ingester.flush(60)
 
     report(folder / "0", (1, {"x": 1.0}))
     with opened(folder, target) as ingester:
         tell(ingester)
+        assert ingester.flush(60)
     connection = sqlite3.connect(target.database)
     for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
         connection.execute(f"DELETE FROM {table}")
     connection.commit()
     connection.close()
     with opened(folder, target) as ingester:
-        assert ingester.finished == frozenset()  # so that the driver tells of them again
-        tell(ingester)
+        ingester.on_lost(lambda: tell(ingester))
+        assert ingester.flush(60)
+        assert ingester.finished == {0}
     assert query(ROWS, "0") == [("objective", 0, 1.0, 0), ("x", 1, 1.0, 0)]
 
 
@@ -478,3 +480,107 @@ def test_a_run_that_a_late_request_brings_into_being_is_removed(
         ("trial 00000", "deleted"),
     ]
     assert [status for _, stage, status in runs if stage == "active"] == ["FINISHED", "FINISHED"]
+
+
+HOSTILE = "a\ud800b\0c\udfff"
+
+
+def test_hostile_text_is_stored_without_what_no_store_takes(ingester: Ingester, folder: Path, query: Query) -> None:
+    """Half of a pair of surrogates is no UTF-8, NUL is refused by PostgreSQL: neither may hold up the trial."""
+    params = {"lr": HOSTILE, HOSTILE: "1", "long": "\ud800" * 1_000_000, "a@b": "1", "a?b": "2", "../x": "3", "": "4"}
+    tags = {"trialfleet.retry": HOSTILE, HOSTILE: HOSTILE, "trialfleet.seconds.a\0//b": "1", "much": "x" * 1_000_000}
+    line = {"step": 1, "time": 1e300, "values": {HOSTILE: 1.0, "x" * 1_000_000: 2.0}}
+    (folder / "0").mkdir()
+    (folder / "0" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    ingester.trial_started(0, params, tags)
+    ingester.trial_tagged(0, {"trialfleet.retry": HOSTILE + "again"})
+    ingester.follow(0, "1.0", folder / "0")
+    ingester.trial_ended(0, FAIL, error=HOSTILE + "y" * 1_000_000, tags={"trialfleet.seconds." + HOSTILE: HOSTILE})
+    ingester.describe(HOSTILE)
+    ingester.study_tagged({HOSTILE: HOSTILE})
+    ingester.study_ended("COMPLETE")
+    assert ingester.flush(60)
+    assert (ingester.problem(), ingester.finished) == (None, {0})
+    stored = dict(query("SELECT key, value FROM params"))
+    assert len(stored) == len(params)
+    assert stored["a_b"] + stored["a_b_2"] == "12"
+    tagged = dict(query(TAGS, "0"))
+    assert tagged["trialfleet.state"] == "FAIL"
+    assert tagged["trialfleet.error"].startswith("a\ufffdb")
+    assert tagged["trialfleet.retry"].endswith("again")
+    assert tagged["trialfleet.seconds.a_/b"] == "1"
+    assert {key for key, *_ in query(ROWS, "0")} == {"a_b_c_", "x" * 250}
+    texts = query("SELECT key || value FROM tags UNION SELECT key || value FROM params")
+    assert not any("\0" in text for (text,) in texts)
+    assert query("SELECT value FROM tags WHERE key = 'mlflow.note.content'")[0][0].startswith("a\ufffdb")
+
+
+def test_a_line_that_is_no_report_is_told_once_with_its_file(ingester: Ingester, folder: Path, query: Query) -> None:
+    (folder / "0").mkdir()
+    path = folder / "0" / "metrics.jsonl"
+    ingester.trial_started(0, {})
+    ingester.follow(0, "1.0", folder / "0")
+    for step in range(3):
+        with path.open("a") as file:
+            file.write(f'rubbish\n{{"step": {step}, "time": 1, "values": {{"x": 1}}}}\n')
+        assert ingester.flush(60)
+    assert [row[1] for row in query(ROWS, "0")] == [0, 1, 2]
+    problem = str(ingester.problem())
+    assert problem.startswith(f"trial 0: {path}: a line that is no report is left out")
+    assert "more" not in problem
+
+
+def times(query: Query, name: str) -> tuple[int, int]:
+    ((start, end),) = query("SELECT start_time, end_time FROM runs WHERE name LIKE ?", f"{name}%")
+    return start, end
+
+
+def test_no_run_ends_before_it_starts(ingester: Ingester, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is done to the clock meanwhile."""
+    ingester.trial_started(0, {}, started_at=2e9)
+    assert ingester.flush(60)
+    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    ingester.study_ended("COMPLETE")
+    assert ingester.flush(60)
+    assert times(query, "trial") == (2 * 10**12, 2 * 10**12)
+    start, end = times(query, "digits")
+    assert start == end > 10**12
+
+
+def test_a_run_that_was_found_again_does_not_end_before_it_starts(folder: Path, target: Target, query: Query) -> None:
+    for started_at in (2e9 + 0.001, 1e9):
+        with opened(folder, target) as ingester:
+            ingester.trial_started(0, {}, started_at=started_at)
+            if started_at == 1e9:
+                ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9 + 5)
+            assert ingester.flush(60)
+        for path in folder.glob("mlflow-*.jsonl"):
+            path.unlink()
+    assert times(query, "trial") == (2 * 10**12 + 1, 2 * 10**12 + 1)
+
+
+def test_a_single_run_that_is_taken_up_again_does_not_end_before_it_starts(
+    tmp_path: Path, target: Target, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for now in (2e9, 1e9):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        with single_run(tmp_path / "out", target, "asr", {}, poll_interval=0.02):
+            pass
+    assert times(query, "asr") == (2 * 10**12, 2 * 10**12)
+
+
+def test_a_result_that_has_arrived_stays_as_it_is(folder: Path, target: Target, query: Query) -> None:
+    """Its time is that of a file, which a copy of the study's folder can have changed."""
+    for ended_at in (1e9, 1e9 + 7):
+        with opened(folder, target) as ingester:
+            ingester.trial_started(0, {}, started_at=1e9)
+            ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=ended_at)
+            assert ingester.flush(60)
+        for path in folder.glob("mlflow-*.jsonl"):
+            path.unlink()
+        connection = sqlite3.connect(target.database)
+        connection.execute("UPDATE runs SET status = 'RUNNING' WHERE name LIKE 'trial%'")  # died before it ended it
+        connection.commit()
+        connection.close()
+    assert query(ROWS, "0") == [("objective", 0, 1.0, 0)]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,17 +93,23 @@ def test_what_mlflow_has_is_not_sent_again() -> None:
         ("objective/val/wer", "reported/objective/val/wer"),
         ("objectives", "objectives"),
         ("x" * 300, "x" * 250),
+        ("a\ud800b\0c", "a_b_c"),
+        ("objective/" + "x" * 230 + "/y/z", "reported/objective/" + "x" * 230),
     ],
 )
 def test_metric_names_become_such_as_mlflow_takes(name: str, clean: str) -> None:
     assert metric_name(name) == clean
 
 
-@given(st.text(max_size=300))
+@given(st.text(st.characters(), max_size=300) | st.text("a/.", min_size=230, max_size=260).map("objective/".__add__))
 def test_every_metric_name_becomes_one_that_mlflow_takes(name: str) -> None:
-    from mlflow.utils.validation import _validate_metric
+    from mlflow.utils.validation import _validate_metric, _validate_param_name, _validate_tag_name
+
+    from trialfleet.tracking.mlflow_runs import param_name
 
     _validate_metric(metric_name(name), 1.0, 1, 1)
+    _validate_param_name(param_name(name))
+    _validate_tag_name(param_name(name))
     assert metric_name(metric_name(name)) in (metric_name(name), f"reported/{metric_name(name)}"[:250])
 
 
@@ -143,6 +150,7 @@ def test_lines_are_read_whole_and_in_pieces(tmp_path: Path, monkeypatch: pytest.
         '{"step": 1, "time": 1, "values": {"a": null}}',
         '{"step": 1, "time": 1, "values": {"a": "high"}}',
         json.dumps({"step": MAX_STEP + 1, "time": 1, "values": {}}),
+        "[" * 100_000,
     ],
 )
 def test_a_line_that_is_no_report_is_left_out(tmp_path: Path, bad: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,3 +161,62 @@ def test_a_line_that_is_no_report_is_left_out(tmp_path: Path, bad: str, caplog: 
     assert [line.step for line in lines] == [5]
     assert end == path.stat().st_size
     assert "is no report" in caplog.text
+
+
+def endless(path: Path, size: int) -> None:
+    """A report, a line of `size` bytes, another report."""
+    with path.open("wb") as file:
+        file.write(b'{"step": 1, "time": 1, "values": {"a": 1}}\n')
+        file.seek(size, 1)  # a hole, which costs no disk
+        file.write(b'\n{"step": 2, "time": 1, "values": {"a": 2}}\n')
+
+
+def test_an_endless_line_is_passed_over_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    endless(path, 300 << 20)
+    told: list[str] = []
+    steps, start = [], 0
+    tracemalloc.start()
+    while True:
+        lines, end = read_lines(path, start, complain=told.append)
+        if end == start:
+            break
+        steps += [line.step for line in lines]
+        start = end
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert steps == [1, 2]
+    assert start == path.stat().st_size
+    assert peak < 40 << 20
+    (text,) = told
+    assert str(path) in text
+    assert "is no report and is left out" in text
+    assert [line.step for line in read_range(path, 0, start, told.append)] == [1, 2]
+
+
+def test_an_endless_line_that_has_no_end_yet_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    endless(path, 30 << 20)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 30 << 20])
+    start = read_lines(path, 0)[1]
+    assert read_lines(path, start) == ([], start)
+    path.write_bytes(whole)
+    behind = read_lines(path, start)[1]
+    assert read_lines(path, start, behind - 1) == ([], start)  # a range that ends within it
+    assert [line.step for line in read_lines(path, behind)[0]] == [2]
+
+
+def test_of_many_lines_that_are_no_reports_the_first_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("rubbish\n" * 1000)
+    told: list[str] = []
+    assert read_lines(path, 0, complain=told.append) == ([], 8000)
+    (text,) = told
+    assert "a line and 999 more" in text
+
+
+@pytest.mark.parametrize("seconds", [1e300, -1e300, 1e18])
+def test_times_that_no_store_can_hold_become_some_that_it_can(seconds: float) -> None:
+    rows, _ = once_with([]).take([Line(1, seconds, {"a": 1.0})])
+    assert 0 <= rows[0].time < 1 << 48

@@ -126,3 +126,47 @@ def test_a_server_that_is_killed_frozen_and_late_loses_and_doubles_nothing(
     expected = trials * steps * 2
     whole = {"rows": expected, "distinct": expected, "runs": trials + 2, "names": trials + 2, "ended": trials + 1}
     assert counts(server.database) == whole
+
+
+def test_what_a_person_deletes_on_a_server_is_there_again_once(server: Server, tmp_path: Path) -> None:
+    """A study that is complete, and nothing else to send: the server is asked all the same."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path / "study"
+    folder.mkdir()
+    server.start()
+    target = resolve(f"http://127.0.0.1:{server.port}", "trialfleet", tmp_path)
+    hostile = "a\ud800b\0c"
+
+    def tell() -> None:
+        for trial in range(2):
+            if not ingester.has(trial):
+                ingester.trial_started(trial, {"lr": hostile}, {hostile: hostile})
+                ingester.follow(trial, "1.0", folder / str(trial))
+                ingester.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5}, error=hostile)
+
+    writer = Writer(folder / "0" / "metrics.jsonl")
+    writer.append(1, {"x": 1.0, hostile: 1.0})
+    writer.close()
+    client = MlflowClient(target.uri)
+    for deleted in ((), ("digits",), ("digits", "trial 00000"), ("digits", "trial 00000", "trial 00001")):
+        connection = sqlite3.connect(server.database)
+        query = "SELECT run_uuid FROM runs WHERE name = ? AND lifecycle_stage = 'active'"
+        for name in deleted:
+            ((run_id,),) = connection.execute(query, (name,)).fetchall()
+            client.delete_run(run_id)
+        with Ingester(folder, target, STUDY, poll_interval=0.05) as ingester:
+            ingester.on_lost(tell)
+            tell()
+            ingester.study_ended("COMPLETE")
+            assert ingester.flush(60), ingester.problem()
+            assert ingester.problem() is None
+        active = "FROM runs WHERE lifecycle_stage = 'active' AND status = 'FINISHED'"
+        names = connection.execute(f"SELECT name {active} ORDER BY name").fetchall()
+        assert names == [("digits",), ("trial 00000",), ("trial 00001",)]
+        points = connection.execute(f"SELECT count(*) FROM metrics WHERE run_uuid IN (SELECT run_uuid {active})")
+        assert points.fetchone() == (4,)
+        parents = "SELECT DISTINCT value FROM tags WHERE key = 'mlflow.parentRunId' AND run_uuid IN"
+        ((parent,),) = connection.execute(f"{parents} (SELECT run_uuid {active})").fetchall()
+        assert connection.execute(f"SELECT name {active} AND run_uuid = ?", (parent,)).fetchall() == [("digits",)]
+        connection.close()

@@ -40,9 +40,10 @@ def test_a_process_that_ended_is_dead_even_before_it_is_reaped() -> None:
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
         assert not process.is_alive()
-        with pytest.raises(ProcessLookupError):
-            Process.of(child.pid)
+        assert Process.of(child.pid) == process
     assert not process.is_alive()
+    with pytest.raises(ProcessLookupError):
+        Process.of(child.pid)
 
 
 def test_a_command_with_brackets_in_its_name_is_read_right() -> None:

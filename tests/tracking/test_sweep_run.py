@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from trialfleet.tracking import metrics, records, run
+from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.run import Stop
 from trialfleet.tracking.sweep_run import FollowerRun, LocalRun, SweepRun
 from trialfleet.tracking.trial_dir import Claim, Result, TrialDir, TrialState
+
+OURS = Identity("study", "params")
 
 
 @dataclass
@@ -29,7 +32,7 @@ def started(trial: TrialDir, claim: Claim, look_every: float = 0.0, signals: Sig
 
 
 def test_an_undisturbed_run_goes_on(trial: TrialDir) -> None:
-    own = started(trial, trial.claim(1, "slurm:7", 0))
+    own = started(trial, trial.claim(1, "slurm:7", 0, OURS))
     own.report(1, {"loss": 0.5})
     assert own.stop() is None
     own.close()
@@ -38,7 +41,7 @@ def test_an_undisturbed_run_goes_on(trial: TrialDir) -> None:
 
 
 def test_a_verdict_prunes(trial: TrialDir) -> None:
-    own = started(trial, trial.claim(1, "slurm:7", 0))
+    own = started(trial, trial.claim(1, "slurm:7", 0, OURS))
     records.create(trial.verdict_json, {"prune_at": 3, "value": 0.5})
     assert own.stop() is Stop.PRUNE
     own.close()
@@ -46,18 +49,18 @@ def test_a_verdict_prunes(trial: TrialDir) -> None:
 
 def test_a_verdict_outlives_the_run_it_was_made_for(trial: TrialDir) -> None:
     """It is a request to the trial: a run that takes the trial over heeds it, too."""
-    first = started(trial, trial.claim(1, "slurm:7", 0))
+    first = started(trial, trial.claim(1, "slurm:7", 0, OURS))
     records.create(trial.verdict_json, {"prune_at": 3, "value": 0.5})
     first.close()
-    second = started(trial, trial.claim(2, "slurm:8", 0))
+    second = started(trial, trial.claim(2, "slurm:8", 0, OURS))
     assert second.stop() is Stop.PRUNE
     second.close()
 
 
 @pytest.mark.parametrize("newer", [(1, "slurm:7", 1), (2, "slurm:8", 0)])
 def test_a_newer_run_of_the_trial_stops_the_older(trial: TrialDir, newer: tuple[int, str, int]) -> None:
-    old = started(trial, trial.claim(1, "slurm:7", 0))
-    new = started(trial, trial.claim(*newer))
+    old = started(trial, trial.claim(1, "slurm:7", 0, OURS))
+    new = started(trial, trial.claim(*newer, OURS))
     assert old.stop() is Stop.SUPERSEDED
     assert new.stop() is None
     old.close()
@@ -65,24 +68,24 @@ def test_a_newer_run_of_the_trial_stops_the_older(trial: TrialDir, newer: tuple[
 
 
 def test_a_trial_that_ended_stops_its_run(trial: TrialDir) -> None:
-    own = started(trial, trial.claim(1, "slurm:7", 0))
-    trial.commit(Result(TrialState.FAIL, None, None, {}, None, {}))
+    own = started(trial, trial.claim(1, "slurm:7", 0, OURS))
+    trial.commit(Result(TrialState.FAIL, None, None, {}, None, {}), OURS)
     assert own.stop() is Stop.SUPERSEDED
     own.close()
 
 
 def test_a_newer_run_comes_before_a_verdict(trial: TrialDir) -> None:
     """A superseded run must write nothing, so it must not take the verdict for its own."""
-    old = started(trial, trial.claim(1, "slurm:7", 0))
+    old = started(trial, trial.claim(1, "slurm:7", 0, OURS))
     records.create(trial.verdict_json, {"prune_at": 3, "value": 0.5})
-    trial.claim(2, "slurm:8", 0)
+    trial.claim(2, "slurm:8", 0, OURS)
     assert old.stop() is Stop.SUPERSEDED
     old.close()
 
 
 def test_a_signal_preempts(trial: TrialDir) -> None:
     signals = Signals()
-    own = started(trial, trial.claim(1, "slurm:7", 0), signals=signals)
+    own = started(trial, trial.claim(1, "slurm:7", 0, OURS), signals=signals)
     assert own.stop() is None
     signals.came = True
     assert own.stop() is Stop.PREEMPT
@@ -90,7 +93,7 @@ def test_a_signal_preempts(trial: TrialDir) -> None:
 
 
 def test_files_are_looked_at_once_in_a_while_and_after_a_report(trial: TrialDir) -> None:
-    own = started(trial, trial.claim(1, "slurm:7", 0), look_every=3600.0)
+    own = started(trial, trial.claim(1, "slurm:7", 0, OURS), look_every=3600.0)
     assert own.stop() is None
     records.create(trial.verdict_json, {"prune_at": 1, "value": 0.5})
     assert own.stop() is None  # not looked
@@ -103,7 +106,7 @@ def test_files_are_looked_at_once_in_a_while_and_after_a_report(trial: TrialDir)
 
 def test_a_run_reads_earlier_checkpoints_newest_run_first(trial: TrialDir) -> None:
     for attempt, job, restart in [(1, "slurm:7", 0), (1, "slurm:7", 2), (2, "slurm:8", 0)]:
-        claim = trial.claim(attempt, job, restart)
+        claim = trial.claim(attempt, job, restart, OURS)
     own = started(trial, claim)
     assert own.earlier_checkpoints == [trial.runs / "1.2" / "checkpoints", trial.runs / "1.0" / "checkpoints"]
     assert own.checkpoints == trial.runs / "2.0" / "checkpoints"

@@ -17,7 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.trial_dir import Claim, NotClaimed, Result, TrialDir, TrialState, described, judged
+
+OURS = Identity("study", "params")
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def complete(value: float, label: str | None = "1.0") -> Result:
 
 
 def test_the_first_claim_of_an_attempt_makes_it_the_jobs_own(trial: TrialDir) -> None:
-    claim = trial.claim(1, "slurm:7", 0)
+    claim = trial.claim(1, "slurm:7", 0, OURS)
     assert (claim.label, claim.attempt, claim.restart, claim.job) == ("1.0", 1, 0, "slurm:7")
     assert claim.process.is_alive()
     assert trial.claims() == [claim]
@@ -41,75 +44,75 @@ def test_the_first_claim_of_an_attempt_makes_it_the_jobs_own(trial: TrialDir) ->
 
 def test_a_double_of_the_same_submission_is_turned_away(trial: TrialDir) -> None:
     """sbatch timed out, the driver submitted again, and both jobs came."""
-    first = trial.claim(1, "slurm:7", 0)
+    first = trial.claim(1, "slurm:7", 0, OURS)
     with pytest.raises(NotClaimed, match="belongs to slurm:7"):
-        trial.claim(1, "slurm:8", 0)
+        trial.claim(1, "slurm:8", 0, OURS)
     with pytest.raises(NotClaimed, match="belongs to slurm:7"):
-        trial.claim(1, "slurm:8", 1)
+        trial.claim(1, "slurm:8", 1, OURS)
     assert trial.claims() == [first]
 
 
 def test_a_requeued_job_takes_up_its_own_attempt(trial: TrialDir) -> None:
     """It keeps its id, so that a claim by job alone would lock it out, or let both lives run."""
-    trial.claim(1, "slurm:7", 0)
-    second = trial.claim(1, "slurm:7", 1)
+    trial.claim(1, "slurm:7", 0, OURS)
+    second = trial.claim(1, "slurm:7", 1, OURS)
     assert second.label == "1.1"
-    third = trial.claim(1, "slurm:7", 4)  # requeued more often than it came to claim
+    third = trial.claim(1, "slurm:7", 4, OURS)  # requeued more often than it came to claim
     assert [claim.label for claim in trial.claims()] == ["1.0", "1.1", "1.4"]
     assert third.newer_than(second)
 
 
 def test_a_job_requeued_before_its_first_claim_still_owns_the_attempt_exclusively(trial: TrialDir) -> None:
-    first = trial.claim(1, "slurm:7", 2)
+    first = trial.claim(1, "slurm:7", 2, OURS)
     assert (first.label, first.restart) == ("1.0", 2)
     with pytest.raises(NotClaimed):
-        trial.claim(1, "slurm:8", 0)
+        trial.claim(1, "slurm:8", 0, OURS)
     with pytest.raises(NotClaimed):  # its earlier life wakes up
-        trial.claim(1, "slurm:7", 1)
-    assert trial.claim(1, "slurm:7", 3).label == "1.3"
+        trial.claim(1, "slurm:7", 1, OURS)
+    assert trial.claim(1, "slurm:7", 3, OURS).label == "1.3"
 
 
 def test_the_same_life_of_a_job_claims_once(trial: TrialDir) -> None:
-    trial.claim(1, "slurm:7", 1)
+    trial.claim(1, "slurm:7", 1, OURS)
     with pytest.raises(NotClaimed, match="restart 1 of attempt 1 exists"):
-        trial.claim(1, "slurm:7", 1)
+        trial.claim(1, "slurm:7", 1, OURS)
     with pytest.raises(NotClaimed):
-        trial.claim(1, "slurm:7", 0)
+        trial.claim(1, "slurm:7", 0, OURS)
 
 
 def test_an_older_attempt_is_over(trial: TrialDir) -> None:
-    trial.claim(1, "slurm:7", 0)
-    trial.claim(2, "slurm:9", 0)
+    trial.claim(1, "slurm:7", 0, OURS)
+    trial.claim(2, "slurm:9", 0, OURS)
     with pytest.raises(NotClaimed, match="attempt 2 exists"):
-        trial.claim(1, "slurm:7", 1)
+        trial.claim(1, "slurm:7", 1, OURS)
 
 
 def test_nobody_runs_a_trial_that_has_ended(trial: TrialDir) -> None:
-    trial.commit(complete(1.0))
+    trial.commit(complete(1.0), OURS)
     with pytest.raises(NotClaimed, match="ended"):
-        trial.claim(1, "slurm:7", 0)
+        trial.claim(1, "slurm:7", 0, OURS)
     assert trial.claims() == []
 
 
 def test_a_trial_that_ends_during_the_claim_is_not_run(trial: TrialDir) -> None:
-    racing = Racing(trial.path, lambda: trial.commit(complete(1.0)))
+    racing = Racing(trial.path, lambda: trial.commit(complete(1.0), OURS))
     with pytest.raises(NotClaimed, match="ended"):
-        racing.claim(1, "slurm:7", 0)
+        racing.claim(1, "slurm:7", 0, OURS)
 
 
 def test_claims_are_ordered_by_number_not_by_name(trial: TrialDir) -> None:
     for attempt in (9, 10):
-        trial.claim(attempt, f"slurm:{attempt}", 0)
-    trial.claim(10, "slurm:10", 2)
-    trial.claim(10, "slurm:10", 11)
+        trial.claim(attempt, f"slurm:{attempt}", 0, OURS)
+    trial.claim(10, "slurm:10", 2, OURS)
+    trial.claim(10, "slurm:10", 11, OURS)
     assert [claim.label for claim in trial.claims()] == ["9.0", "10.0", "10.2", "10.11"]
 
 
 def test_only_older_runs_are_superseded(trial: TrialDir) -> None:
-    first = trial.claim(1, "slurm:7", 0)
+    first = trial.claim(1, "slurm:7", 0, OURS)
     assert not trial.superseded(first)
-    second = trial.claim(1, "slurm:7", 1)
-    third = trial.claim(2, "slurm:8", 0)
+    second = trial.claim(1, "slurm:7", 1, OURS)
+    third = trial.claim(2, "slurm:8", 0, OURS)
     assert trial.superseded(first)
     assert trial.superseded(second)
     assert not trial.superseded(third)
@@ -119,20 +122,22 @@ def test_a_run_without_a_claim_is_none(trial: TrialDir) -> None:
     """A process that died between making its folder and claiming."""
     trial.run_dir("1.0").mkdir(parents=True)
     assert trial.claims() == []
-    assert trial.claim(1, "slurm:7", 0).label == "1.0"
+    assert trial.claim(1, "slurm:7", 0, OURS).label == "1.0"
 
 
 CLAIM_MANY = """
 import sys
 from pathlib import Path
+from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.trial_dir import NotClaimed, TrialDir
 
+OURS = Identity("study", "params")
 folder, job = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(30):
     try:
-        print(number, TrialDir(folder / str(number)).claim(1, job, 0).label)
+        print(number, TrialDir(folder / str(number)).claim(1, job, 0, OURS).label)
     except NotClaimed:
         pass
 """
@@ -163,20 +168,20 @@ def test_a_result_is_read_as_committed(trial: TrialDir) -> None:
     error = {"type": "ValueError", "message": "no", "traceback": "Traceback …"}
     result = Result(TrialState.FAIL, None, error, {"total": 2.0}, "2.1", {"device": "cpu"})
     assert trial.result() is None
-    assert trial.commit(result)
+    assert trial.commit(result, OURS)
     assert trial.result() == result
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_infinite_objectives_survive(trial: TrialDir, value: float) -> None:
-    trial.commit(complete(value))
+    trial.commit(complete(value), OURS)
     assert trial.result() == complete(value)
 
 
 def test_who_commits_first_is_the_truth(trial: TrialDir) -> None:
     """Of a run that completes and a driver that gives it up."""
-    assert trial.commit(complete(1.0))
-    assert not trial.commit(Result(TrialState.FAIL, None, None, {}, None, {}))
+    assert trial.commit(complete(1.0), OURS)
+    assert not trial.commit(Result(TrialState.FAIL, None, None, {}, None, {}), OURS)
     assert trial.result() == complete(1.0)
 
 
@@ -185,7 +190,7 @@ def test_of_many_commits_at_once_one_counts(trial: TrialDir) -> None:
 
     def commit(value: float) -> None:
         start.wait()
-        if trial.commit(complete(value)):
+        if trial.commit(complete(value), OURS):
             won.append(value)
 
     threads = [threading.Thread(target=commit, args=(float(value),)) for value in range(8)]
@@ -325,7 +330,7 @@ class TrialFolder(RuleBasedStateMachine):
         life, others = order[0], order[1:]
         folder = Racing(self.path, lambda: self._claim(others)) if others else self.trial
         try:
-            life.claim = folder.claim(life.attempt, life.job, life.restart)
+            life.claim = folder.claim(life.attempt, life.job, life.restart, OURS)
         except NotClaimed:
             life.done = True
 
@@ -355,7 +360,7 @@ class TrialFolder(RuleBasedStateMachine):
         self._commit(Result(TrialState.FAIL, None, None, {}, None, {}))
 
     def _commit(self, result: Result) -> None:
-        if self.trial.commit(result):
+        if self.trial.commit(result, OURS):
             self.committed.append(result)
 
     @invariant()

@@ -1,22 +1,22 @@
-"""Where conf/ is: beside pipelines/, in a checkout, an editable install or a study's snapshot of the code."""
+"""Where conf/ is: beside src/, in a checkout, an editable install or a study's snapshot of the code."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from trialfleet.errors import UserError
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+
 
 def project_directory() -> Path:
-    """The folder that holds conf/, pipelines/ and jobs/.
+    """The folder that holds src/, conf/, pipelines/ and jobs/, found from where this package lies.
+
+    Never by the name of one of them: a user may have folders of these names.
 
     Raises:
-        UserError: pipelines/ is there without conf/.
+        UserError: the package was not installed from a checkout.
     """
-    spec = find_spec("pipelines")
-    if spec is None or spec.origin is None:
-        raise UserError("the package 'pipelines' cannot be found", "install the project: pip install -e .")
-    directory = Path(spec.origin).resolve().parents[1]
-    if not (directory / "conf").is_dir():
+    directory = _PACKAGE.parents[1]
+    if not (directory / "conf" / "config.yaml").is_file():
         raise UserError(f"{directory / 'conf'}: is missing", "run from a checkout of the project (pip install -e .)")
     return directory
 

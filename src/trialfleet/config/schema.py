@@ -54,6 +54,7 @@ class Study:
     """What a sweep may do with a study that is there already."""
 
     fresh: bool
+    rebuild: bool
     allow_changes: tuple[str, ...]  # keys, or groups of them, that may differ from what the study began with
 
 

@@ -18,7 +18,7 @@ from hydra.plugins.launcher import Launcher
 from trialfleet.sweep.fleet import Fleet, Interrupted
 from trialfleet.sweep.reconcile import Job
 from trialfleet.tracking import run
-from trialfleet.tracking.submission import Assignment, JobRef, Submission, TrialRecord
+from trialfleet.tracking.submission import Assignment, JobRef, Submission
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState, described, judged
 
 LAUNCHER = "blocking"
@@ -34,7 +34,7 @@ class BlockingFleet(Fleet):
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
 
-    def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
+    def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         described = Submission.read(submission)
         batches = [described.trials] if _consecutive(described.trials) else [[t] for t in described.trials]
         for batch in batches:
@@ -44,20 +44,23 @@ class BlockingFleet(Fleet):
     def _launch(self, submission: Submission, batch: Sequence[Assignment]) -> None:
         overrides = []
         for trial in batch:
-            record = TrialRecord.read(Path(trial.directory) / "trial.json")
-            assert record is not None, "trial.json is written before anything is submitted"
             subdir = Path(trial.directory).relative_to(submission.sweep_dir) / "runs" / f"{trial.attempt}.0"
-            overrides.append([*record.overrides, f"hydra.sweep.subdir={subdir}"])
+            overrides.append([*trial.overrides, f"hydra.sweep.subdir={subdir}"])
         with _interruptible():
             returns = self._launcher.launch(overrides, initial_job_idx=batch[0].number)
         for trial, returned in zip(batch, returns, strict=True):
-            TrialDir(Path(trial.directory)).commit(_result(returned, trial, submission.n_objectives))
+            TrialDir(Path(trial.directory)).commit(
+                _result(returned, trial, submission.n_objectives), submission.identity(trial)
+            )
 
     def refresh(self) -> bool:
         return True
 
     def phase(self, job: JobRef) -> Job:
         return Job.OVER
+
+    def lives(self, job: JobRef) -> bool:
+        return False
 
     def find(self, uuid: str, index: int) -> JobRef | None:
         return None

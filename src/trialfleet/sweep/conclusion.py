@@ -4,13 +4,17 @@ import shlex
 import sys
 
 from rich.console import Console
+from rich.text import Text
 
 from trialfleet.errors import UserError
 from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
-from trialfleet.sweep.terminal import brief
+from trialfleet.sweep.terminal import brief, state_name
 from trialfleet.tracking import secrets
+
+# What is said once and not again: a command that resumes a study must not put it aside, or rebuild it.
+_ONCE = ("study.fresh=true", "study.fresh=True", "study.rebuild=true", "study.rebuild=True")
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -26,7 +30,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         "the config of a trial has been composed and checked; nothing was started",
     ]
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
@@ -51,13 +55,13 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
 
 def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
     standings = driver.standings
-    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(standings.states.items()))
+    states = ", ".join(f"{count} {state_name(state)}" for state, count in sorted(standings.states.items()))
     console.print(f"\nstudy {plan.name!r}: {standings.finished} of {driver.n_trials} trials ({states})")
     for trial in standings.front[:10]:
         values = dict(zip(plan.metrics, trial.values or (), strict=False))
-        console.print(f"[bold green]best: trial {trial.number}[/]  {brief(values)}")
+        console.print(Text.assemble((f"best: trial {trial.number}", "bold green"), f"  {brief(values)}"))
         for name, value in trial.params.items():
-            console.print(f"    {name} = {value}", markup=False)
+            console.print(f"    {name} = {value}")
         result = driver.study.trial_dir(trial.number)
         ended = result.result()
         if ended is not None and ended.run is not None:
@@ -77,5 +81,6 @@ def resume_command(*more: str) -> str:
         more: overrides that replace those of the same keys.
     """
     replaced = {text.partition("=")[0] for text in more}
-    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0] not in replaced]
+    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in replaced]
+    words = [word for word in words if word not in _ONCE]
     return shlex.join(["python", *(secrets.masked_override(word) for word in words), *more])

@@ -17,6 +17,7 @@ from trialfleet.tracking.submission import Assignment, Submission
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
 BUSY_PAUSE = 30.0  # seconds, when the launcher takes no more jobs
 SILENCE_PAUSE = 5.0  # seconds, when it did not answer
+REFUSED_PAUSE = 1.0  # seconds after a refusal that may pass; each further one in a row takes twice as long
 
 
 @dataclass
@@ -31,6 +32,9 @@ class Dispatch:
         check_lease: raises if the study is no longer ours.
         now: seconds of a clock that never goes back.
         notice: tells the user something, once for each reason to pause.
+        study: the study's uid.
+        patience: seconds for which refusals that may pass are borne.
+        no_memory: ends a trial that the launcher refuses since it asks for more memory than the first time.
     """
 
     fleet: Fleet
@@ -43,9 +47,14 @@ class Dispatch:
     check_lease: Callable[[], None]
     now: Callable[[], float]
     notice: Callable[[str], None]
+    study: str
+    patience: float
+    no_memory: Callable[[Tracked, str], None]
     queue: list[Tracked] = field(default_factory=list)
     _paused_until: float = 0.0
     _pause_reason: str = ""
+    _refusals: int = 0  # in a row
+    _refused_since: float = 0.0
 
     def paused(self) -> bool:
         return self.now() < self._paused_until
@@ -69,26 +78,61 @@ class Dispatch:
         """
         if self.paused():
             return False
-        self.queue = [trial for trial in self.queue if trial.dir.result() is None]  # cancelled while they waited
+        self.queue = [
+            trial for trial in self.queue if not trial.dir.result_json.exists()
+        ]  # cancelled while they waited
         submitted = False
         while self.queue:
-            batch, self.queue = self.queue[:MAX_ARRAY], self.queue[MAX_ARRAY:]
+            batch = self._next_batch()
+            self.queue = [trial for trial in self.queue if trial not in batch]
             try:
                 self._submit(batch)
                 submitted = True
+                self._refusals = 0
             except Busy as busy:
                 self.queue = batch + self.queue
-                self.pause(BUSY_PAUSE, f"the launcher takes no more jobs now: {busy}")
+                self._wait_for_room(busy)
                 break
+            except UserError as refusal:
+                if batch[0].record.memory <= 1.0:
+                    raise
+                for trial in batch:
+                    self.no_memory(trial, refusal.message)
             except MaybeSubmitted as silence:
                 self.pause(SILENCE_PAUSE, f"the launcher did not answer: {silence}")
                 break
         return submitted
 
+    def _next_batch(self) -> list[Tracked]:
+        """Trials that can share a script: those that ask for as much memory as the first one."""
+        memory = self.queue[0].record.memory
+        return [trial for trial in self.queue if trial.record.memory == memory][:MAX_ARRAY]
+
+    def _wait_for_room(self, busy: Busy) -> None:
+        """Raises:
+        UserError: the launcher has refused, for a reason that does not pass, for longer than anybody waits.
+        """
+        if busy.limit:
+            self._refusals = 0
+            self.pause(BUSY_PAUSE, f"the launcher takes no more jobs now: {busy}")
+            return
+        if not self._refusals:
+            self._refused_since = self.now()
+        if self.now() - self._refused_since > self.patience:
+            raise UserError(
+                f"the launcher has refused jobs for {self.patience:.0f} s (hydra.sweeper.patience): {busy}",
+                "see hydra.launcher; the same command goes on once it accepts jobs",
+            )
+        self._refusals += 1
+        pause = min(BUSY_PAUSE, REFUSED_PAUSE * 2.0 ** (self._refusals - 1))
+        self.pause(pause, f"the launcher refused a job, which is tried again: {busy}")
+
     def _submit(self, batch: Sequence[Tracked]) -> None:
         uuid = uuid4().hex
-        trials = [Assignment(trial.number, trial.record.attempt, str(trial.dir.path)) for trial in batch]
-        submission = Submission(uuid, str(self.payload), str(self.folder), self.n_objectives, self.look_every, trials)
+        trials = [_assignment(trial) for trial in batch]
+        submission = Submission(
+            uuid, str(self.payload), str(self.folder), self.study, self.n_objectives, self.look_every, trials
+        )
         path = self.submissions / f"{uuid}.json"
         self.check_lease()
         submission.write(path)
@@ -99,7 +143,7 @@ class Dispatch:
             trial.searches = 0
         self.check_lease()
         try:
-            jobs = self.fleet.submit(path, uuid, len(batch))
+            jobs = self.fleet.submit(path, uuid, len(batch), batch[0].record.memory)
         except (Busy, Interrupted, UserError):
             for trial in batch:
                 trial.write(submission=None)
@@ -107,3 +151,8 @@ class Dispatch:
         for trial, job in zip(batch, jobs, strict=True):
             trial.write(job=job)
         self._pause_reason = ""
+
+
+def _assignment(trial: Tracked) -> Assignment:
+    record = trial.record
+    return Assignment(record.number, record.attempt, str(trial.dir.path), str(record.identity.params), record.overrides)

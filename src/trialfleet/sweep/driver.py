@@ -4,7 +4,6 @@ Recovery is no case of its own. A driver starts by tracking every unfinished tri
 what it always does; what ended meanwhile is taken in, what still runs is followed, what was lost goes on.
 """
 
-import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,27 +20,32 @@ from trialfleet.sweep import blocking_fleet
 from trialfleet.sweep import budget as budgets
 from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep.casualties import Nodes, mass_cancelled
+from trialfleet.sweep.consistency import with_claims
 from trialfleet.sweep.constraints import Constraint
+from trialfleet.sweep.databases import storage_is_transient
 from trialfleet.sweep.dispatch import Dispatch
 from trialfleet.sweep.fleet import Fleet, Interrupted
 from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
 from trialfleet.sweep.lease import LeaseLost
+from trialfleet.sweep.leaving import Leaving
+from trialfleet.sweep.projection import told
 from trialfleet.sweep.proposer import Proposer
-from trialfleet.sweep.reconcile import Action, Do, Job, Limits, Seen, reconcile
+from trialfleet.sweep.reconcile import Action, Do, Job, Limits, Memory, Seen, reconcile
 from trialfleet.sweep.settings import Settings
 from trialfleet.sweep.standings import Finished, Standings
 from trialfleet.sweep.store import FAILURE, OWNER, StudyStore
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking import records
-from trialfleet.tracking.submission import TrialRecord
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+from trialfleet.tracking import records, secrets, transient
+from trialfleet.tracking.identity import Identity
+from trialfleet.tracking.submission import JobRef, TrialRecord
+from trialfleet.tracking.trial_dir import OUT_OF_MEMORY, Result, TrialDir, TrialState, trial_dir
 
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 FULL_DISK_PAUSE = 5.0  # seconds between two looks whether there is room again
 ROOM = 1 << 16  # bytes that must fit on the disk before a trial's loss is taken for its own fault
+FIRST_REST, LONGEST_REST = 0.5, 30.0  # seconds between two tries while the storage or the file system is away
 # Slurm's reasons to let a job wait that pass by themselves; any other is shown once.
-PATIENCE = ("", "None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+ORDINARY = ("", "None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 
 
 class Observer(Protocol):
@@ -74,7 +78,7 @@ class Study:
     metric: str | None
 
     def trial_dir(self, number: int) -> TrialDir:
-        return TrialDir(self.folder / "trials" / f"{number:05d}")
+        return trial_dir(self.folder, number)
 
 
 @dataclass
@@ -92,6 +96,8 @@ class Driver:
     Attributes:
         fleets: by launcher's name, for jobs that are there already; `fleet` is where new ones go.
         payload: the file that all jobs share.
+        takes_constraints: whether the sampler learns from violated constraints.
+        ended_jobs: of trials that had ended before this driver: one that still runs has to leave.
         stop_asking: why no more trials are started; empty while they are. `failed` if that is a failure.
         detach: set to leave at once, with `detach_reason` in words.
     """
@@ -110,6 +116,8 @@ class Driver:
     standings: Standings
     account: budgets.Account
     constraints: Sequence[Constraint] = ()
+    takes_constraints: bool = False
+    ended_jobs: Sequence[tuple[int, JobRef]] = ()
     clock: Clock = field(default_factory=Clock)
     tracked: dict[int, Tracked] = field(default_factory=dict)
     stop_asking: str = ""
@@ -118,13 +126,19 @@ class Driver:
     detach_reason: str = ""
     _kept: KeptCheckpoints = field(init=False)
     _dispatch: Dispatch = field(init=False)
+    _leaving: Leaving = field(init=False)
     _next_refresh: float = 0.0
     _refresh_every: float = 0.0
     _moved: bool = True
     _full: bool = False  # the disk was, at the last write
+    _broken: bool = False  # the last turn ended in the middle, by an error that passes
+    _broken_since: float = 0.0
+    _rest: float = FIRST_REST
+    _rest_until: float = 0.0
+    _best_is_new: bool = False
     _silent: set[str] = field(default_factory=set)  # launchers that did not answer when last asked
     _said_once: set[str] = field(default_factory=set)
-    _nodes: Nodes = field(default_factory=Nodes)
+    _nodes: Nodes = field(init=False)
 
     def __post_init__(self) -> None:
         self._kept = KeptCheckpoints(self.settings.keep_checkpoints, self.standings)
@@ -139,7 +153,14 @@ class Driver:
             check_lease=self.store.check_lease,
             now=lambda: self.clock.now(),  # the clock may be replaced later
             notice=self._notice,
+            study=self.study.uids[0],
+            patience=self.settings.patience,
+            no_memory=self._give_up_memory,
         )
+        self._nodes = Nodes(self.fleet.has_other_nodes)
+        self._leaving = Leaving(self.fleets, self.settings.grace, self._notice)
+        for fleet in self.fleets.values():
+            fleet.notice = self._notice
 
     # ---------------------------------------------------------------- the loop
 
@@ -147,39 +168,82 @@ class Driver:
         """Returns when the study is finished, must not go on, or `detach` is set. `recover` comes first."""
         while not self.detach:
             try:
-                self.store.check_lease()
-                self._look_at_all()
+                if self.clock.now() >= self._rest_until:
+                    self._turn()
             except LeaseLost:
                 self.account.close()
                 raise
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                # Nothing fails and nothing new starts; what was half done is done again later.
-                self._full = True
-                self._dispatch.pause(FULL_DISK_PAUSE, f"{error.strerror}: waiting for room in {self.study.folder}")
+            except Exception as error:  # noqa: BLE001  # raised again unless it passes by itself
+                self._bear(error)
             for observer in self.observers:
                 observer.tick(self)
-            if not self.tracked and not self._wanted():
+            if not self.tracked and not self._wanted() and not self._leaving and not self._broken:
                 return
             self.clock.sleep(self.settings.watch.files)
+
+    def _turn(self) -> None:
+        """Look at everything once, and act."""
+        self.store.check_lease()
+        self._look_at_all()
+        self._broken, self._rest = False, FIRST_REST
+
+    def _bear(self, error: Exception) -> None:
+        """An error that passes by itself is waited for: nothing fails and nothing new starts meanwhile.
+
+        What was half done is done again: each turn begins with what the files and the study say.
+
+        Raises:
+            Exception: `error`, if it is of another kind.
+        """
+        if transient.is_full(error):
+            self._full = True
+            self._dispatch.pause(FULL_DISK_PAUSE, f"{_brief(error)}: waiting for room in {self.study.folder}")
+            return
+        if not transient.passes(error) and not storage_is_transient(error):
+            raise error
+        now, patience = self.clock.now(), self.settings.patience
+        if not self._broken:
+            self._broken, self._broken_since = True, now
+        if now - self._broken_since >= patience:
+            self.detach = True
+            self.detach_reason = f"{_brief(error)}: for {patience:.0f} s, as long as hydra.sweeper.patience says"
+            return
+        self._rest_until, self._rest = now + self._rest, min(2 * self._rest, LONGEST_REST)
+        self._notice_once(
+            f"{_brief(error)}: waiting until it passes, for {patience:.0f} s at most (hydra.sweeper.patience)"
+        )
 
     def _look_at_all(self) -> None:
         if self._full:
             if self._dispatch.paused():
                 return
+            self._make_sure_of_room()
+        if self._full or self._broken:
             self._mend()
-        if self._refresh() and (cancelled := mass_cancelled(self.tracked.values(), self.fleets)):
-            self.detach = True
-            self.detach_reason = f"{cancelled} jobs were cancelled from outside: the study pauses"
-            return
+        if self._refresh():
+            if cancelled := mass_cancelled(self.tracked.values(), self.fleets):
+                self.detach = True
+                self.detach_reason = f"{cancelled} jobs were cancelled from outside: the study pauses"
+                return
+            self._see_off()
         now = self.clock.now()
         for trial in list(self.tracked.values()):
             if trial.due(self.fleets, now):
                 self._look(trial)
+        if self._best_is_new:
+            self._announce_best()
         self._heed_budget()
         self._refill()
         self._submit()
+
+    def _see_off(self) -> None:
+        """Jobs whose trials have ended must leave, those that an earlier driver left behind included."""
+        now = self.clock.now()
+        for number, job in self.ended_jobs:
+            if job.launcher in self.fleets and self.fleets[job.launcher].lives(job):
+                self._leaving.add(job, number, now)
+        self.ended_jobs = ()
+        self._leaving.look(now)
 
     def recover(self) -> None:
         """Track every unfinished trial of ours and count the finished ones."""
@@ -189,32 +253,35 @@ class Driver:
             if trial.state is OptunaState.RUNNING:
                 self._track(trial._trial_id, trial.number)
             elif trial.state.is_finished():
-                finished = _finished(trial, None)
+                finished = finished_trial(trial, None)
                 self.standings.add(finished)
                 self._kept.add(finished)
                 for observer in self.observers:
                     observer.recovered(trial.number, self.study.trial_dir(trial.number))
-        if self.standings.front:
-            self._announce_best()
+        self._best_is_new = bool(self.standings.front)
 
     def _track(self, trial_id: int, number: int) -> None:
         directory = self.study.trial_dir(number)
         record = TrialRecord.read(directory.trial_json)
         if record is None:  # the driver died between asking and writing
-            record = self.proposer.complete(trial_id)
+            record = with_claims(self.proposer.complete(trial_id), directory)
             record.write(directory.trial_json)
         if record.launcher == blocking_fleet.LAUNCHER and record.job is None:
             record = replace(record, submission=None)  # it ran inside a driver that is gone
             record.write(directory.trial_json)
-        trial = Tracked(trial_id, record, directory)
-        trial.pruned = directory.verdict_json.exists()
+        trial = self._tracked(trial_id, record, directory)
+        trial.pruned = directory.verdict() is not None
         self.tracked[number] = trial
         for observer in self.observers:
             observer.started(trial)
 
+    def _tracked(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> Tracked:
+        objectives = len(self.standings.directions)
+        ran = dict(self.account.running.get(record.number, {}))
+        return Tracked(trial_id, record, directory, self.study.uids, objectives, self.study.submissions, ran)
+
     def _mend(self) -> None:
-        """The disk was full: before anything is written, put right what was cut off then."""
-        self._make_sure_of_room()
+        """A turn was cut off by an error: before anything is written, put right what was half done then."""
         self.store.mend()
         self._dispatch.queue.clear()
         for trial in self.store.trials():
@@ -235,6 +302,7 @@ class Driver:
         if now < self._next_refresh:
             return False
         concerned = {trial.record.launcher for trial in self.tracked.values() if trial.record.submission is not None}
+        concerned |= self._leaving.launchers() | {job.launcher for _, job in self.ended_jobs}
         answered = {name: self.fleets[name].refresh() for name in self.fleets if name in concerned}
         for trial in self.tracked.values():
             if trial.record.submission is not None and trial.record.job is None:
@@ -245,10 +313,10 @@ class Driver:
         self._show_why_jobs_wait()
         watch = self.settings.watch
         self._refresh_every = (
-            watch.jobs if self._moved or self._silent else min(2 * self._refresh_every, watch.max_jobs)
+            watch.jobs if self._moved or self._silent or self._leaving else min(2 * self._refresh_every, watch.max_jobs)
         )
         self._moved = False
-        self._next_refresh = now + self._refresh_every
+        self._next_refresh = now + (self._refresh_every if self.tracked else 0.0)  # nobody else is waited for then
         return True
 
     def _look(self, trial: Tracked) -> None:
@@ -260,7 +328,13 @@ class Driver:
             self._moved = True
         if trial.phase is not Job.PENDING:
             self._follow(trial)
-        trial.rest(self.clock.now(), self.settings.watch.max_files)
+        now = self.clock.now()
+        trial.pass_time(now)
+        trial.rest(now, self.settings.watch.max_files)
+        if trial.starved:
+            seen = replace(seen, memory=Memory.SPENT if self._next_memory(trial) is None else Memory.SHORT)
+        if seen.job is Job.OVER and not seen.claimed:
+            seen = replace(seen, unclaimed=trial.record.unclaimed + self._counts(trial))
         self._act(trial, reconcile(seen, self.limits), seen)
 
     def _act(self, trial: Tracked, action: Action, seen: Seen) -> None:
@@ -277,25 +351,111 @@ class Driver:
                 self._dispatch.queue.append(trial)
             case Do.FIND:
                 self._find(trial)
+            case Do.SET_ASIDE:
+                aside = records.set_aside(trial.dir.result_json)
+                self._notice(f"{action.reason}: renamed to {aside.name}; trial {trial.number} goes on without it")
             case Do.SUBMIT_AGAIN:
-                trial.write(submission=None, job=None, unclaimed=seen.unclaimed)
-                self._retry(trial, action.reason)
+                self._submit_again(trial, action.reason)
             case Do.RESUBMIT:
                 self._nodes.died(trial)
-                trial.write(
-                    attempt=trial.record.attempt + 1,
-                    submission=None,
-                    job=None,
-                    unclaimed=0,
-                    timeouts=trial.record.timeouts + trial.timed_out,
-                )
-                self._retry(trial, action.reason)
+                self._resubmit(trial, action.reason)
             case Do.PRUNE:
-                trial.dir.commit(Result(TrialState.PRUNED, None, None, {}, None, {}))
+                self._commit(trial, TrialState.PRUNED, None)
             case Do.GIVE_UP:
-                error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail(self.study.submissions)}
-                trial.dir.commit(Result(TrialState.FAIL, None, error, {}, None, {}))
+                if not seen.claimed:
+                    self._blame_node(trial)
+                error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail()}
+                if trial.starved:
+                    error |= {"type": OUT_OF_MEMORY, "message": f"{self._out_of_memory(trial)}: {action.reason}"}
+                self._commit(trial, TrialState.FAIL, error)
                 self._cancel_jobs([trial])
+
+    def _commit(self, trial: Tracked, state: TrialState, error: dict[str, str] | None) -> None:
+        """End a trial that no run of its own ended."""
+        trial.dir.commit(
+            Result(state, None, error, {}, None, {}), Identity(self.study.uids[0], trial.record.identity.params)
+        )
+
+    def _submit_again(self, trial: Tracked, reason: str) -> None:
+        """The job ended without a claim: of that its node may be to blame."""
+        counts, node = self._counts(trial), self._node(trial)
+        self._clear(trial)
+        self._blame_node(trial)
+        memory = trial.record.memory
+        if trial.starved:
+            reason, memory = self._with_more_memory(trial)
+        trial.write(submission=None, job=None, unclaimed=trial.record.unclaimed + counts, memory=memory)
+        self._retry(trial, reason if counts else f"{reason}, on node {node}, which is suspected")
+
+    def _counts(self, trial: Tracked) -> bool:
+        """Whether the end of a job before its claim counts against its trial, and not against a node."""
+        return trial.starved or self._nodes.counts(self._node(trial), trial.number)
+
+    def _blame_node(self, trial: Tracked) -> None:
+        """A job ended before its claim: its node gets no more of them if there are several."""
+        if trial.starved:
+            return
+        self._nodes.died_unclaimed(self._node(trial), trial.number)
+        for bad in self._nodes.to_exclude():
+            self.fleet.exclude(bad)
+            self._notice(f"node {bad}: jobs end there before their trials begin; it gets no more")
+
+    def _node(self, trial: Tracked) -> str:
+        """Where the launcher last saw the trial's job; empty if it did not say."""
+        job = trial.record.job
+        return "" if job is None or job.launcher not in self.fleets else self.fleets[job.launcher].node(job)
+
+    def _resubmit(self, trial: Tracked, reason: str) -> None:
+        self._clear(trial)
+        memory = trial.record.memory
+        if trial.starved:
+            reason, memory = self._with_more_memory(trial)
+        trial.write(
+            attempt=trial.record.attempt + 1,
+            submission=None,
+            job=None,
+            unclaimed=0,
+            timeouts=trial.record.timeouts + trial.timed_out,
+            memory=memory,
+        )
+        self._retry(trial, reason)
+
+    def _with_more_memory(self, trial: Tracked) -> tuple[str, float]:
+        """Why a trial that ran out of memory is started again, and the factor on the memory that it gets."""
+        reason, memory = self._out_of_memory(trial), self._next_memory(trial) or trial.record.memory
+        if memory > trial.record.memory:
+            reason += f"; again with {self.fleet.memory_gb(memory):.3g} GB"
+        return reason, memory
+
+    def _clear(self, trial: Tracked) -> None:
+        """End what a job that is over left behind."""
+        job = trial.record.job
+        if job is not None and job.launcher in self.fleets:
+            self.fleets[job.launcher].clear(job)
+
+    def _give_up_memory(self, trial: Tracked, refusal: str) -> None:
+        """The launcher has no place for a job with as much memory as the trial needs."""
+        error = {"type": OUT_OF_MEMORY, "message": f"{self._out_of_memory(trial)}: {refusal}", "traceback": ""}
+        self._commit(trial, TrialState.FAIL, error)
+
+    def _next_memory(self, trial: Tracked) -> float | None:
+        """The factor on the launcher's memory for the next run of a trial that ran out of it.
+
+        Returns:
+            None if there is no more to be had; the present one if the launcher does not say how much there is.
+        """
+        factor, most = trial.record.memory, self.settings.max_memory_gb
+        asked = self.fleet.memory_gb(factor)
+        if asked is None:
+            return factor
+        grown = factor * self.settings.memory_growth
+        if most is not None:
+            grown = min(grown, factor * most / asked)
+        return grown if grown > 1.001 * factor else None
+
+    def _out_of_memory(self, trial: Tracked) -> str:
+        asked = self.fleet.memory_gb(trial.record.memory)
+        return "out of memory" + ("" if asked is None else f": the job asked for {asked:.3g} GB")
 
     def _make_sure_of_room(self) -> None:
         """A full disk kills jobs, too: then nothing is counted against them, and nothing started, until there is room.
@@ -321,7 +481,7 @@ class Driver:
                 continue
             why = fleet.why(job)
             reason = why.partition(": ")[2]
-            if reason not in PATIENCE:
+            if reason not in ORDINARY:
                 self._notice_once(f"trial {trial.number} waits: Slurm says of job {job.id}: {why}", about=reason)
 
     def _find(self, trial: Tracked) -> None:
@@ -342,18 +502,16 @@ class Driver:
             observer.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
-    def _follow(self, trial: Tracked) -> None:
+    def _follow(self, trial: Tracked, all_of_them: bool = False) -> None:
         """Take in what the trial reported, and let the pruner judge it."""
-        known = set(trial.offsets)
-        lines = trial.new_lines()
+        known, judged = set(trial.offsets), self.pruner is not None and self.study.metric is not None
+        for line in trial.new_lines(all_of_them):
+            if judged and self.study.metric in line.values and not trial.pruned:
+                self._judge(trial, line.step, line.values[self.study.metric])
         for label in trial.offsets.keys() - known:
+            self._nodes.claimed(trial.node())
             for observer in self.observers:
                 observer.running(trial, label)
-        if self.pruner is None or self.study.metric is None:
-            return
-        for _, line in lines:
-            if self.study.metric in line.values and not trial.pruned:
-                self._judge(trial, line.step, line.values[self.study.metric])
 
     def _judge(self, trial: Tracked, step: int, value: float) -> None:
         assert self.pruner is not None
@@ -364,25 +522,31 @@ class Driver:
             trial.pruned = True
 
     def _finish(self, trial: Tracked, result: Result) -> None:
-        """Project result.json into the study, and tell everybody."""
-        self._follow(trial)
-        self.store.tell(trial.trial_id, result, self._violations(trial, result))
-        del self.tracked[trial.number]
-        self._moved = True
-        if bad_node := self._nodes.ended(trial):
-            self.fleet.exclude(bad_node)
-            self._notice(f"node {bad_node}: several trials died there but not elsewhere; it gets no more")
-        self.account.trial_over(trial.seconds())
-        finished = _finished(self.store.frozen(trial.trial_id), trial.seconds())
-        better = self.standings.add(finished)
+        """Project result.json into the study, and tell everybody.
+
+        The order is important: what may fail and is safe to repeat comes first, what is counted comes after it. So an
+        error on the way (a database that restarts) leaves a trial that is looked at again.
+        """
+        self._follow(trial, all_of_them=True)
+        self.store.tell(trial.trial_id, told(result, self.takes_constraints, self._violations(trial, result)))
+        seconds = trial.seconds(result)
+        finished = finished_trial(self.store.frozen(trial.trial_id), seconds)
         for observer in self.observers:
             observer.ended(trial, result)
-        if better:
-            self._announce_best()
-        drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
-        for number in self._kept.add(finished):
-            drop_checkpoints(self.study.trial_dir(number))
+        bad_node = self._nodes.ended(trial)
+        self._best_is_new |= self.standings.add(finished)
+        superfluous = self._kept.add(finished)
+        self.account.trial_over(trial.number, seconds)
+        self._leaving.add(trial.record.job, trial.number, self.clock.now())
+        del self.tracked[trial.number]
+        self._moved = True
         self._consider_stopping(finished)
+        if bad_node:
+            self.fleet.exclude(bad_node)
+            self._notice(f"node {bad_node}: several trials died there but not elsewhere; it gets no more")
+        drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
+        for number in superfluous:
+            drop_checkpoints(self.study.trial_dir(number))
 
     def _violations(self, trial: Tracked, result: Result) -> dict[str, float]:
         if result.state is not TrialState.COMPLETE:
@@ -399,9 +563,12 @@ class Driver:
         self.stop_asking = self.stop_asking or budgets.stagnated(self.settings.budget, self.store)
 
     def _announce_best(self) -> None:
+        if not self.standings.front:
+            return
         standings_of.write_results(self.study.folder / "optimization_results.yaml", self.standings)
         for observer in self.observers:
             observer.best(self.standings.front)
+        self._best_is_new = False
 
     # ---------------------------------------------------------------- start trials
 
@@ -416,7 +583,7 @@ class Driver:
         return max(0, self.n_trials - self.standings.finished - len(self.tracked))
 
     def _heed_budget(self) -> None:
-        self.account.pass_time()
+        self.account.pass_time({number: trial.ran for number, trial in self.tracked.items()})
         budget, running = self.settings.budget, 0.0
         if budget.device_hours is not None:
             running = sum(trial.seconds() or 0.0 for trial in self.tracked.values() if trial.phase is Job.RUNNING)
@@ -428,7 +595,7 @@ class Driver:
         for _ in range(min(self._wanted(), self.slots() - len(self.tracked))):
             trial_id, record = self.proposer.propose(self.standings.finished + len(self.tracked))
             # trial.json comes with the submission; a driver that dies before completes it from the stored parameters.
-            trial = Tracked(trial_id, record, self.study.trial_dir(record.number))
+            trial = self._tracked(trial_id, record, self.study.trial_dir(record.number))
             self.tracked[record.number] = trial
             self._dispatch.queue.append(trial)
             for observer in self.observers:
@@ -462,7 +629,7 @@ class Driver:
         """End every unfinished trial: committed as failed by us first, so that no job takes it up again."""
         error = {"type": standings_of.CANCELLED, "message": "the study was cancelled", "traceback": ""}
         for trial in self.tracked.values():
-            trial.dir.commit(Result(TrialState.FAIL, None, error, {}, None, {}))
+            self._commit(trial, TrialState.FAIL, error)
         self._dispatch.queue.clear()
         self._cancel_jobs(list(self.tracked.values()))
         self.stop_asking = "the study was cancelled"
@@ -473,8 +640,15 @@ class Driver:
             fleet.cancel([job for job in jobs if job.launcher == name])
 
 
-def _finished(trial: FrozenTrial, seconds: float | None) -> Finished:
+def finished_trial(trial: FrozenTrial, seconds: float | None) -> Finished:
+    """A trial of the study that is told, for counting and comparing."""
     values = trial.values if trial.state is OptunaState.COMPLETE else None
     feasible = all(violation <= 0 for violation in trial.constraints.values())
     error = trial.user_attrs.get(FAILURE)
     return Finished(trial.number, trial.state.name, values, trial.params, error, seconds, feasible)
+
+
+def _brief(error: BaseException) -> str:
+    """An error in one line, with the file that it is about."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return secrets.masked(text)

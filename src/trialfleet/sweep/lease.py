@@ -6,10 +6,13 @@ Clocks of two machines are never compared: a holder on another machine counts as
 still for a while of our own monotonic clock.
 """
 
+import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -47,6 +50,7 @@ class Lease:
         self._driver = uuid4().hex
         self._epoch: int | None = None
         self._watched = "", ""  # our file and the one that a successor makes
+        self._folder: tuple[int, int] | None = None  # which folder this was when the lease was taken
         self._checked: tuple[int, int] | None = None  # the state of our file that was found to be right
         self._stopped = threading.Event()
         self._beats: threading.Thread | None = None
@@ -55,6 +59,11 @@ class Lease:
     def epoch(self) -> int:
         assert self._epoch is not None, "the lease is not held"
         return self._epoch
+
+    @property
+    def token(self) -> str:
+        """What tells this driver from all others, with the epoch for people to read."""
+        return f"{self.epoch}:{self._driver}"
 
     def acquire(self, waiting: Callable[[str], None] = lambda message: None) -> None:
         """Take the lease, waiting for a silent holder to count as gone.
@@ -74,31 +83,48 @@ class Lease:
                 self._epoch = epoch + 1
                 self._watched = str(self._file(epoch + 1)), str(self._file(epoch + 2))
                 break  # somebody else may have been quicker: then look again
-        for old in self._directory.glob("*.json"):
-            if _epoch_of(old) < self.epoch:
-                old.unlink(missing_ok=True)
+        self._folder = self._folder_now()
+        for old in self._epochs():
+            if old < self.epoch:
+                self._file(old).unlink(missing_ok=True)
         self._beats = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._beats.start()
 
     def held(self) -> bool:
         """Whether this driver may write."""
-        return self._epoch is not None and self._newest()[0] == self._epoch
+        return self._epoch is not None and not self._lost()
 
     def check(self) -> None:
         """Raises:
         LeaseLost: a newer epoch exists.
+        OSError: the file system cannot tell for the moment.
         """
         state = self._state()
         if state is not None and state == self._checked:  # asked before each write: nothing changed since the last time
             return
         newest, holder = self._newest()
         # A study that was put aside for a fresh one starts again at epoch 1, so the number alone does not tell.
-        if newest != self.epoch or holder is None or holder["driver"] != self._driver:
+        if newest != self.epoch or not self._is_ours(holder):
             raise LeaseLost(
                 f"another driver took the study over while this one was silent (epoch {newest}, ours is {self.epoch})",
                 "watch that one; this one has stopped and writes nothing more",
             )
         self._checked = state
+
+    def _is_ours(self, holder: "_Holder | None") -> bool:
+        """Whether the holder at our epoch is this driver, as far as its file can say."""
+        if holder is None:
+            return False
+        if holder.process is None:  # our own file, damaged, unless the whole folder is another: our next beat mends it
+            return self._folder_now() == self._folder
+        return holder.driver == self._driver
+
+    def _folder_now(self) -> tuple[int, int] | None:
+        try:
+            found = self._directory.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _state(self) -> tuple[int, int] | None:
         """What tells our own file, as it is now, from any other; None if it is gone or has a successor."""
@@ -107,7 +133,11 @@ class Lease:
             found = os.stat(own)  # noqa: PTH116  # asked before each write
         except FileNotFoundError:
             return None
-        return None if os.access(next_one, os.F_OK) else (found.st_ino, found.st_mtime_ns)
+        try:
+            os.stat(next_one)  # noqa: PTH116  # os.access would take a failing file system for no successor
+        except FileNotFoundError:
+            return found.st_ino, found.st_mtime_ns
+        return None
 
     def _lost(self) -> bool:
         try:
@@ -117,48 +147,55 @@ class Lease:
         return False
 
     def release(self) -> None:
-        """Give the lease back, so that the next driver need not wait. Harmless if it was lost."""
+        """Give the lease back, so that the next driver need not wait. Harmless if it was lost or cannot be written."""
         self._stopped.set()
         if self._beats is not None:
             self._beats.join()
-        if self._epoch is not None and not self._lost():
-            records.write(self._file(self._epoch), {"released": True})
+        with contextlib.suppress(OSError):  # then the next driver sees that this process is gone
+            if self._epoch is not None and not self._lost():
+                records.write(self._file(self._epoch), {"released": True})
         self._epoch = None
 
-    def _newest(self) -> tuple[int, dict[str, Any] | None]:
+    def _newest(self) -> "tuple[int, _Holder | None]":
         """The highest epoch and its holder; (0, None) before the first, holder None once released."""
+        while True:
+            newest = max(self._epochs(), default=0)
+            if newest == 0:
+                return 0, None
+            with contextlib.suppress(FileNotFoundError):  # cleared away by a newer driver just now: look again
+                return newest, _read(self._file(newest))
+
+    def _epochs(self) -> list[int]:
+        """The epochs whose files are there. Whatever else is in the folder is not ours."""
         try:
             names = os.listdir(self._directory)  # noqa: PTH208  # asked before each write
         except FileNotFoundError:  # put aside with the study
-            names = []
-        newest = max((name for name in names if name.endswith(".json")), default=None)
-        if newest is None:
-            return 0, None
-        holder = records.read(self._directory / newest)
-        return int(newest[:-5]), None if holder is None or holder.get("released") else holder
+            return []
+        return [int(name[:-5]) for name in names if _EPOCH_FILE.fullmatch(name)]
 
-    def _gone(self, holder: dict[str, Any]) -> bool:
-        process = Process.from_json(holder["process"])
-        if process.is_here():
-            return not process.is_alive()
-        return bool(holder["job"]) and self._job_ended(holder["job"]) is True
+    def _gone(self, holder: "_Holder") -> bool:
+        if holder.process is None:
+            return False
+        if holder.process.is_here():
+            return not holder.process.is_alive()
+        return bool(holder.job) and self._job_ended(str(holder.job)) is True
 
-    def _outwait(self, epoch: int, holder: dict[str, Any], waiting: Callable[[str], None]) -> None:
+    def _outwait(self, epoch: int, holder: "_Holder", waiting: Callable[[str], None]) -> None:
         """Returns once the holder counts as gone.
 
         Raises:
             UserError: the holder gave a sign of life.
         """
-        who = _describe(holder)
+        who = str(holder)
         pause = min(0.2, self._beat_every / 4)
         still, told, looked = 0.0, False, time.monotonic()
         while True:
             now_epoch, now = self._newest()
             if now is None:
                 return  # released meanwhile
-            if now_epoch != epoch or now["nonce"] != holder["nonce"]:
+            if now_epoch != epoch or now.nonce != holder.nonce:
                 raise UserError(
-                    f"this study has a driver already: {who if now_epoch == epoch else _describe(now)}",
+                    f"this study has a driver already: {now if now.process or now_epoch != epoch else who}",
                     "watch that one, or stop it first (Ctrl-C there leaves its jobs running)",
                 )
             if self._gone(now) or still >= self._stale_after:
@@ -193,11 +230,52 @@ class Lease:
         return self._directory / f"{epoch:08d}.json"
 
 
-def _epoch_of(path: Path) -> int:
-    return int(path.stem)
+_EPOCH_FILE = re.compile(r"[0-9]{8,}\.json")
 
 
-def _describe(holder: dict[str, Any]) -> str:
-    process = Process.from_json(holder["process"])
-    job = f", Slurm job {holder['job']}" if holder["job"] else ""
-    return f"process {process.pid} on {process.host}{job}"
+@dataclass(frozen=True)
+class _Holder:
+    """Who holds an epoch, as its file says.
+
+    Attributes:
+        nonce: a change of it is a sign of life.
+        process: None if the file is damaged and cannot say.
+        job: the Slurm job that the driver runs in.
+    """
+
+    file: Path
+    driver: str
+    nonce: str
+    process: Process | None
+    job: str | None
+
+    def __str__(self) -> str:
+        if self.process is None:
+            return f"its lease file {self.file} is damaged and does not say which"
+        job = f", Slurm job {self.job}" if self.job else ""
+        return f"process {self.process.pid} on {self.process.host}{job}"
+
+
+def _read(file: Path) -> _Holder | None:
+    """The holder that a lease file names; None if it was released.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    record: Any
+    try:
+        record = records.read(file)
+    except records.Damaged:
+        record = None
+    if isinstance(record, dict) and record.get("released"):
+        return None
+    try:
+        process = Process.from_json(record["process"])
+        driver, nonce, job = record["driver"], record["nonce"], record["job"]
+        right = isinstance(process.pid, int) and all(isinstance(text, str) for text in (process.host, driver, nonce))
+        if right and isinstance(job, str | None):
+            return _Holder(file, driver, nonce, process, job)
+    except (KeyError, TypeError, AttributeError):
+        pass
+    found = file.lstat()  # as long as it stays as it is nobody writes it
+    return _Holder(file, "", f"{found.st_ino} {found.st_mtime_ns} {found.st_size}", None, None)

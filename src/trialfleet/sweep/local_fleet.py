@@ -4,8 +4,7 @@ Unlike submitit's, each job has a session of its own, so that a terminal's Ctrl-
 is known by its pid and start time, so that another driver can take it up.
 """
 
-import contextlib
-import os
+import errno
 import shlex
 import signal
 import subprocess
@@ -14,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from trialfleet.errors import UserError
-from trialfleet.sweep.fleet import Fleet
+from trialfleet.sweep import local_processes
+from trialfleet.sweep.fleet import WORKER, Busy, Fleet, MaybeSubmitted
+from trialfleet.sweep.local_processes import MARKER, Member
 from trialfleet.sweep.reconcile import Job
-from trialfleet.sweep.slurm_fleet import outside_of_jobs
+from trialfleet.sweep.slurm_command import outside_of_jobs
 from trialfleet.tracking.processes import Process
 from trialfleet.tracking.submission import JobRef
 
@@ -39,12 +38,23 @@ class LocalFleet(Fleet):
         self._params = params
         self._environment = dict(environment)
         self._children: list[subprocess.Popen[bytes]] = []
+        self._members: list[Member] | None = None  # as of the last refresh, once somebody asked
+        self._cancelled: set[str] = set()
         if params is not None and params["nodes"] != 1:
             raise UserError(f"hydra.launcher.nodes={params['nodes']}: local jobs have one node", "set it to 1")
 
-    def submit(self, submission: Path, uuid: str, count: int) -> list[JobRef]:
+    def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         assert self._params is not None, "this fleet only follows jobs"
-        return [self._start(submission, uuid, element) for element in range(count)]
+        started: list[JobRef] = []
+        try:
+            for element in range(count):
+                started.append(self._start(submission, uuid, element))
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+                raise
+            words = f"this machine starts no more processes: {error.strerror}"
+            raise MaybeSubmitted(words) if started else Busy(words, limit=False) from None
+        return started
 
     def _start(self, submission: Path, uuid: str, element: int) -> JobRef:
         params = self._params
@@ -52,7 +62,7 @@ class LocalFleet(Fleet):
         folder = submission.parent / uuid
         folder.mkdir(exist_ok=True)
         setup = params.get("setup") or ()
-        worker = [sys.executable, "-u", "-m", "jobs.worker", str(submission)]
+        worker = [sys.executable, "-u", "-m", WORKER, str(submission)]
         controller = [sys.executable, "-m", "submitit.local._local", str(folder)]
         environment = {
             **outside_of_jobs(),
@@ -60,6 +70,7 @@ class LocalFleet(Fleet):
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_FOLDER": str(folder),
             ELEMENT: str(element),
+            MARKER: marker(uuid, element),
             "SUBMITIT_LOCAL_NTASKS": str(params["tasks_per_node"] or 1),
             "SUBMITIT_LOCAL_COMMAND": shlex.join(worker),
             "SUBMITIT_LOCAL_TIMEOUT_S": str(int(60 * params["timeout_min"])),
@@ -80,9 +91,10 @@ class LocalFleet(Fleet):
                 start_new_session=True,
             )
         self._children.append(child)
-        return JobRef(LAUNCHER, str(child.pid), Process.of(child.pid).to_json())
+        return JobRef(LAUNCHER, str(child.pid), Process.of(child.pid).to_json(), marker(uuid, element))
 
     def refresh(self) -> bool:
+        self._members = None
         self._children = [child for child in self._children if child.poll() is None]  # reaps what has ended
         return True
 
@@ -94,26 +106,46 @@ class LocalFleet(Fleet):
         return Job.RUNNING if process.is_alive() else Job.OVER
 
     def find(self, uuid: str, index: int) -> JobRef | None:
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if "submitit.local._local" not in words or Path(words[-1]).name != uuid:
-                continue
-            try:
-                if process.environ().get(ELEMENT) == str(index):
-                    return JobRef(LAUNCHER, str(process.pid), Process.of(process.pid).to_json())
-            except (psutil.Error, ProcessLookupError):
-                continue  # it ended while we looked, or is somebody else's
-        return None
+        wanted = marker(uuid, index)
+        found = [member for member in self._seen() if member.marker == wanted]
+        if not found:
+            return None
+        # The controller, or whoever of its job is there longest if it is gone.
+        first = min(found, key=lambda member: (member.pid != member.session, member.start_time))
+        try:
+            process = Process.of(first.pid)
+        except ProcessLookupError:
+            return None
+        return JobRef(LAUNCHER, str(process.pid), process.to_json(), wanted)
+
+    def lives(self, job: JobRef) -> bool:
+        return bool(local_processes.of_job(job, self._seen()))
 
     def cancel(self, jobs: Sequence[JobRef]) -> None:
+        members = local_processes.ours() if jobs else []
         for job in jobs:
-            assert job.process is not None
-            process = Process.from_json(job.process)
-            if process.is_alive():
-                # A controller and its workers are a process group of their own: this reaches the job and nothing
-                # else, whichever of them is the one we know.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(os.getpgid(process.pid), signal.SIGTERM)
+            name = job.marker or repr(job.process)
+            if name in self._cancelled:
+                local_processes.kill(job)
+                continue
+            self._cancelled.add(name)
+            for member in local_processes.of_job(job, members):
+                member.signal(signal.SIGTERM)
+
+    def clear(self, job: JobRef) -> None:
+        if self.phase(job) is not Job.RUNNING:
+            local_processes.kill(job)
+
+    def _seen(self) -> list[Member]:
+        """Our processes as of the last refresh: /proc is looked through once for all jobs, if somebody asks."""
+        if self._members is None:
+            self._members = local_processes.ours()
+        return self._members
+
+
+def marker(uuid: str, element: int) -> str:
+    """What the environment of all processes of a submission's element says (JobRef.marker)."""
+    return f"{uuid}.{element}"
 
 
 def _shell(setup: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ storage, a study that was another one.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trialfleet.errors import UserError
 from trialfleet.sweep import constraints, study_record
+from trialfleet.sweep import fresh as fresh_start
 from trialfleet.sweep import proposer as proposing
 from trialfleet.sweep import settings as settings_of
 from trialfleet.sweep import space as spaces
@@ -24,6 +25,7 @@ from trialfleet.sweep.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.space import Space
 from trialfleet.sweep.study_record import StudyRecord
 from trialfleet.tracking.target import Target, resolve
+from trialfleet.tracking.trial_dir import trial_dir, trial_numbers
 
 PROBES = 8  # configs that are composed before the first trial to see whether trials can be
 
@@ -81,16 +83,36 @@ def check(request: Request) -> Plan:
         )
     _check_launcher(request.launcher)
     _check_configs(request, space)
-    target = _target(request.config)
     name = node.get("study_name") or folder.name
     identity = _identity(request.config, space, directions)
-    record = None if fresh(request.config) else study_record.read(folder / "study.yaml")
-    if record is not None:
-        record = study_record.accept(record, identity, allowed_changes(request.config))
+    record = _record(request, folder, identity)
+    target = _target(request.config, begun=record is not None)
     if node.get("storage") is not None:  # opened before the folder is made, so that a refusal leaves nothing
-        stores.open_storage(stores.instantiated(node["storage"]), folder, lambda: None)
+        stores.close(stores.open_storage(stores.instantiated(node["storage"]), folder, lambda: None))
     metrics = _metrics(request.config, len(directions))
     return Plan(request, settings, folder, name, directions, metrics, space, identity, record, target)
+
+
+def _record(request: Request, folder: Path, identity: Mapping[str, Any]) -> StudyRecord | None:
+    """The study that the command goes on with; None for a new one."""
+    config, path = request.config, folder / "study.yaml"
+    if fresh(config) and rebuild(config):
+        raise UserError("study.fresh and study.rebuild: a study cannot be put aside and made anew", "give one of them")
+    if fresh(config) or fresh_start.is_begun(folder):
+        return None
+    record = study_record.read(path)
+    if record is None:
+        taken = [number for number in trial_numbers(folder) if trial_dir(folder, number).is_taken()]
+        if taken:
+            raise UserError(
+                f"{path}: is missing, and the folder has {len(taken)} trials of a study that only it describes",
+                "restore it from a copy, or put the folder aside for a fresh study with study.fresh=true",
+            )
+        return None
+    allowed = allowed_changes(config)
+    storage = stores.described(request.node.get("storage"))
+    study_record.check_storage(record, storage, rebuild(config) or "hydra.sweeper.storage" in allowed)
+    return study_record.accept(replace(record, storage=storage), identity, allowed)
 
 
 _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")
@@ -158,11 +180,12 @@ def _check_configs(request: Request, space: Space) -> None:
             judge(config)
 
 
-def _target(config: DictConfig) -> Target | None:
+def _target(config: DictConfig, begun: bool) -> Target | None:
+    """Where MLflow is. Of a study that has begun a damaged database is no reason to stop: the folder has it all."""
     uri = OmegaConf.select(config, "tracking.uri")
     if uri is None:
         return None
-    return resolve(str(uri), str(config.tracking.experiment), Path.cwd())
+    return resolve(str(uri), str(config.tracking.experiment), Path.cwd(), begun)
 
 
 def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> dict[str, Any]:
@@ -179,6 +202,10 @@ def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> di
 
 def fresh(config: DictConfig) -> bool:
     return bool(OmegaConf.select(config, "study.fresh"))
+
+
+def rebuild(config: DictConfig) -> bool:
+    return bool(OmegaConf.select(config, "study.rebuild"))
 
 
 def allowed_changes(config: DictConfig) -> list[str]:

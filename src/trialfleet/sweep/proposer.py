@@ -1,6 +1,7 @@
 """From a new trial in the study to the overrides of its job: ask, suggest, and write trial.json."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -12,9 +13,10 @@ from optuna.trial import Trial
 from trialfleet.errors import UserError
 from trialfleet.sweep.samplers import SamplerFactory
 from trialfleet.sweep.space import Space
-from trialfleet.sweep.store import StudyStore
+from trialfleet.sweep.store import StudyStore, distribution_texts
 from trialfleet.tracking import secrets
 from trialfleet.tracking.submission import TrialRecord
+from trialfleet.tracking.trial_dir import trial_dir
 
 CustomSpace = Callable[[DictConfig, Trial], None]
 
@@ -24,6 +26,7 @@ class Proposer:
 
     Args:
         enqueued: parameter sets to try first, in this order.
+        folder: the study's, where trials have theirs.
         custom_space: dotted path of a function (config, trial) that suggests further parameters, or None.
         config: the sweep's config, which the custom space gets.
     """
@@ -35,12 +38,14 @@ class Proposer:
         space: Space,
         samplers: SamplerFactory,
         enqueued: Sequence[Mapping[str, Any]],
+        folder: Path,
         custom_space: str | None,
         config: DictConfig,
     ) -> None:
         self._store = store
         self._uid = uid
         self._space = space
+        self._folder = folder
         self._samplers = samplers
         store.study.sampler = samplers(0)  # samplers want to hear of trials that end before the first is asked for
         self._enqueued = [known_point(point, space, custom_space) for point in enqueued]
@@ -56,9 +61,24 @@ class Proposer:
         Returns:
             its storage id and what its trial.json is to say.
         """
+        self._refuse_taken(self._store.next_number())
         fixed = self._enqueued[made] if made < len(self._enqueued) else None
         trial_id = self._store.create(self._uid, fixed)
         return trial_id, self.complete(trial_id)
+
+    def _refuse_taken(self, number: int) -> None:
+        """A number whose folder holds a trial already is never asked for: its result is not the new trial's.
+
+        Raises:
+            UserError: the study's storage is behind the folder.
+        """
+        directory = trial_dir(self._folder, number)
+        if directory.is_taken():
+            raise UserError(
+                f"{directory.path}: holds a trial, and {self._store.shown} would ask for trial {number} anew",
+                "give the storage that the study had (hydra.sweeper.storage), or make the study anew from its folder "
+                "with study.rebuild=true",
+            )
 
     def complete(self, trial_id: int) -> TrialRecord:
         """Suggest what the trial has no value for yet. Safe to repeat: values that are stored stay.
@@ -72,7 +92,8 @@ class Proposer:
             trial._suggest(name, distribution)
         if self._custom is not None:
             self._custom(self._config, trial)
-        params = dict(self._store.frozen(trial_id).params)
+        frozen = self._store.frozen(trial_id)
+        params = dict(frozen.params)
         clash = params.keys() & self._space.fixed.keys()
         if clash:
             raise UserError(
@@ -80,7 +101,7 @@ class Proposer:
                 "remove it from the command line or from the search space",
             )
         overrides = [secrets.masked_override(text) for text in self._space.overrides(params)]
-        return TrialRecord(number, overrides, params)
+        return TrialRecord(number, overrides, params, distribution_texts(frozen.distributions), self._uid)
 
 
 def imported(path: str | None) -> CustomSpace | None:

@@ -28,6 +28,14 @@ class Job(Enum):
     OVER = "over"  # ended or gone, and settled
 
 
+class Memory(Enum):
+    """Whether the host's memory sufficed for the run that ended."""
+
+    ENOUGH = "enough"  # or nothing speaks of memory
+    SHORT = "short"  # it did not; the next run gets more, or the launcher does not say how much there is
+    SPENT = "spent"  # it did not, and was all that a run may have
+
+
 @dataclass(frozen=True)
 class Seen:
     """What is seen of one unfinished trial.
@@ -39,8 +47,10 @@ class Seen:
         claimed: whether any process claimed the present attempt.
         condemned: whether the driver has asked the trial to stop: its verdict is there.
         fruitless: ended runs in a row, up to the newest, that brought no newer checkpoint.
-        unclaimed: jobs in a row, up to the present one, that ended without a claim.
+        unclaimed: jobs in a row, up to the present one, that ended without a claim and for no fault of their node's.
         timeouts: runs that ended by their job's time limit.
+        memory: of the run that ended.
+        damage: why the file result.json is not the trial's result, though it is there.
     """
 
     result: Result | None = None
@@ -51,6 +61,8 @@ class Seen:
     fruitless: int = 0
     unclaimed: int = 0
     timeouts: int = 0
+    memory: Memory = Memory.ENOUGH
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Do(Enum):
     FIND = "find"  # look for a job of the recorded submission; none: submit it again
     RESUBMIT = "resubmit"  # a lost attempt goes on from its checkpoint as the next one
     SUBMIT_AGAIN = "submit again"  # the job ended without a claim: the same attempt, no retry spent
+    SET_ASIDE = "set aside"  # a result.json that is none, or another trial's: out of the way, and on with the trial
     PRUNE = "prune"  # lost after its verdict: the driver commits what the run would have
     GIVE_UP = "give up"  # the driver commits a failure
 
@@ -89,6 +102,8 @@ def reconcile(seen: Seen, limits: Limits) -> Action:
     """What to do about an unfinished trial. Total: every combination has an answer."""
     if seen.result is not None:
         return Action(Do.TELL)
+    if seen.damage:
+        return Action(Do.SET_ASIDE, seen.damage)
     if seen.submission is Submission.NONE:
         return Action(Do.SUBMIT)
     if seen.submission is Submission.MAYBE and not seen.claimed:
@@ -99,16 +114,22 @@ def reconcile(seen: Seen, limits: Limits) -> Action:
         if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
             return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
         if seen.fruitless > limits.max_retries:
+            causes = f", {seen.timeouts} of them by the time limit" if seen.timeouts else ""
             return Action(
                 Do.GIVE_UP,
-                f"lost {seen.fruitless} times in a row without a newer checkpoint (max_retries={limits.max_retries})",
+                f"lost {seen.fruitless} times in a row without a newer checkpoint{causes} "
+                f"(max_retries={limits.max_retries})",
             )
     if seen.job is not Job.OVER:
         return Action(Do.WAIT)
     if seen.condemned:
         return Action(Do.PRUNE)
+    if seen.memory is Memory.SPENT:
+        return Action(Do.GIVE_UP, "it had all the memory that hydra.sweeper.max_memory_gb allows")
     if not seen.claimed:
         if seen.unclaimed >= limits.max_unclaimed:
             return Action(Do.GIVE_UP, f"{seen.unclaimed} jobs in a row ended before the trial began")
         return Action(Do.SUBMIT_AGAIN, "the job ended before the trial began")
+    if seen.memory is Memory.SHORT:
+        return Action(Do.RESUBMIT, "the job ran out of memory")
     return Action(Do.RESUBMIT, "the job was lost")

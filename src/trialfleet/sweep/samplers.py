@@ -7,6 +7,7 @@ history, not on how often the driver was restarted. Grid and QMC walk a fixed se
 
 import inspect
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from math import prod
@@ -16,6 +17,7 @@ import numpy as np
 import optuna
 from hydra.errors import HydraException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, QMCSampler
 
@@ -24,6 +26,23 @@ from trialfleet.sweep import space as spaces
 from trialfleet.sweep.space import Space
 
 _TRUSTED = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.*", "optunahub.*", "trialfleet.sweep.*")
+
+
+def trusted(node: Any) -> tuple[str, ...]:
+    """What may be built from a node of the config: the usual, and whatever the node itself names.
+
+    The node is what the user typed, or has in a config of theirs; what jobs or other people write is never built.
+    """
+    return (*_TRUSTED, *_targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else node))
+
+
+def _targets(node: Any) -> list[str]:
+    if isinstance(node, Mapping):
+        own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
+        return own + [name for value in node.values() for name in _targets(value)]
+    if isinstance(node, list | tuple):
+        return [name for value in node for name in _targets(value)]
+    return []
 
 
 class SamplerFactory:
@@ -52,6 +71,8 @@ class SamplerFactory:
         own = self._build.keywords.get("seed")
         self.seed = seed if own is None else int(own)
         self.name = type(self(0)).__name__  # what the sampler refuses, it refuses now
+        # Optuna's samplers that learn from violated constraints are those that took them as an argument before.
+        self.takes_constraints = any(p.name == "constraints_func" for p in taken)
 
     def __call__(self, number: int) -> BaseSampler:
         """The sampler for trial `number`."""
@@ -72,7 +93,7 @@ def _builder(config: Any) -> "partial[BaseSampler]":
         return config
     fix = "choose one with hydra/sweeper/sampler=tpe|random|…"
     try:
-        built = instantiate(config, _partial_=True, _execution_whitelist_=_TRUSTED)
+        built = instantiate(config, _partial_=True, _execution_whitelist_=trusted(config))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"hydra.sweeper.sampler: {error.__cause__ or error}", fix) from None
     if not isinstance(built, partial):
@@ -92,7 +113,7 @@ def build_pruner(config: Any) -> optuna.pruners.BasePruner | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
-            pruner = instantiate(config, _execution_whitelist_=_TRUSTED)
+            pruner = instantiate(config, _execution_whitelist_=trusted(config))
         except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
             raise UserError(f"hydra.sweeper.pruner: {error.__cause__ or error}", "correct its settings") from None
     return None if isinstance(pruner, optuna.pruners.NopPruner) else pruner

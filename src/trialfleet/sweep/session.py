@@ -1,49 +1,50 @@
 """One driver's life: take the study, run it, hand everything over, and say how it stands."""
 
-import logging
+import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from secrets import randbits
 from typing import Any
 
 import optuna
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.text import Text
 
 from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
-from trialfleet.sweep import constraints, snapshot, study_record
+from trialfleet.sweep import constraints, snapshot
 from trialfleet.sweep import proposer as proposing
-from trialfleet.sweep import store as stores
 from trialfleet.sweep.blocking_fleet import BlockingFleet
 from trialfleet.sweep.budget import Account
-from trialfleet.sweep.code_version import code_version
 from trialfleet.sweep.conclusion import conclude, entry_point, resume_command, show_plan
+from trialfleet.sweep.databases import storage_is_transient
 from trialfleet.sweep.driver import Clock, Driver, Observer, Study
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.lease import Lease
 from trialfleet.sweep.local_fleet import LocalFleet
+from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.payload import is_submittable, write_payload
-from trialfleet.sweep.plan import Plan, Request, allowed_changes, check, fresh
+from trialfleet.sweep.plan import Plan, Request, check, fresh
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.samplers import SamplerFactory, build_pruner
+from trialfleet.sweep.settings import sweep_folder
 from trialfleet.sweep.slurm_fleet import SlurmFleet
 from trialfleet.sweep.standings import Standings
-from trialfleet.sweep.store import StudyStore
 from trialfleet.sweep.study_record import StudyRecord
 from trialfleet.sweep.terminal import Terminal
 from trialfleet.sweep.to_mlflow import ToMlflow
-from trialfleet.tracking import ingest
+from trialfleet.tracking import ingest, transient
 from trialfleet.tracking.forwarder import Study as TrackedStudy
 from trialfleet.tracking.target import on_network_file_system
 
+START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
 
 
@@ -54,21 +55,59 @@ def run_session(request: Request) -> None:
         UserError: something about the request is wrong, or too many trials failed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Console(highlight=False)
-    plan = check(request)
-    if OmegaConf.select(request.config, "dry_run"):
-        show_plan(plan, console)
-        return
-    with ExitStack() as stack:
-        driver, terminal = _assemble(plan, console, stack)
-        interrupts = stack.enter_context(Interrupts(driver, terminal, sys.stdin.isatty() and console.is_terminal))
-        driver.clock = Clock(sleep=lambda seconds: interruptible_sleep(interrupts, seconds))
-        driver.recover()
-        finished_before = driver.standings.finished
-        with terminal:
-            driver.run()
-        _hand_over(driver, console)
+    console = Console(highlight=False, markup=False)  # what users wrote is never markup
+    try:
+        plan = check(request)
+        if OmegaConf.select(request.config, "dry_run"):
+            show_plan(plan, console)
+            return
+        _run(plan, console)
+    except OSError as error:
+        raise UserError(_of_file_system(error, sweep_folder(request.config)), _what_to_do(error)) from error
+
+
+def _run(plan: Plan, console: Console) -> None:
+    """Start, wait where the storage or the file system of a study that is there is away, run, and conclude."""
+    deadline, told = time.monotonic() + plan.settings.patience, False
+    while True:
+        started = False
+        try:
+            with ExitStack() as stack:
+                driver, terminal = _assemble(plan, console, stack)
+                interactive = sys.stdin.isatty() and console.is_terminal
+                interrupts = stack.enter_context(Interrupts(driver, terminal, interactive))
+                driver.clock = Clock(sleep=lambda seconds, heard=interrupts: interruptible_sleep(heard, seconds))  # type: ignore[misc]
+                driver.recover()
+                finished_before, started = driver.standings.finished, True
+                with terminal:
+                    driver.run()
+                _hand_over(driver, console)
+            break
+        except Exception as error:
+            passes = transient.passes(error) or storage_is_transient(error)
+            if started or plan.record is None or not passes or time.monotonic() > deadline:
+                raise
+            if not told:
+                _note(console, f"{error}: waiting until it passes, for {plan.settings.patience:.0f} s at most")
+            told = True
+        time.sleep(START_AGAIN)
     conclude(plan, driver, console, finished_before)
+
+
+def _note(console: Console, message: str) -> None:
+    console.print(Text.assemble(("note", "yellow"), f"  {message}"), soft_wrap=True)
+
+
+def _of_file_system(error: OSError, folder: Path) -> str:
+    return f"{error.filename or folder}: {error.strerror or error}"
+
+
+def _what_to_do(error: OSError) -> str:
+    if transient.is_full(error):
+        return "make room there; the same command goes on then, and nothing is lost"
+    if isinstance(error, PermissionError):
+        return "make it writable, or choose another folder with hydra.sweep.dir"
+    return "the same command goes on once it is mended"
 
 
 def _hand_over(driver: Driver, console: Console) -> None:
@@ -78,20 +117,26 @@ def _hand_over(driver: Driver, console: Console) -> None:
         return
     state: ingest.StudyState = "FAIL" if driver.failed else "STOPPED" if driver.tracked or driver.detach else "COMPLETE"
     if not mlflow.finish(state, FLUSH_SECONDS if not driver.detach else FLUSH_SECONDS / 6):
-        console.print(
-            f"[yellow]note[/]  MLflow: {mlflow.problem() or 'not everything arrived'}; the same command sends the rest"
-        )
+        _note(console, f"MLflow: {mlflow.problem() or 'not everything arrived'}; the same command sends the rest")
 
 
 def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, Terminal]:
     """Take the study and build the driver; what must be given back is on the stack."""
     folder, node = plan.folder, plan.request.node
-    if fresh(plan.request.config):
-        study_record.put_aside(folder)
-    lease = Lease(folder / "driver.lock", plan.settings.lease.stale_after, plan.settings.lease.beat, _slurm_job_ended)
-    lease.acquire(lambda message: console.print(f"[yellow]note[/]  {message}"))
-    stack.callback(lease.release)
-    record, store = _open_study(plan, lease)
+
+    def notice(message: str) -> None:
+        _note(console, message)
+
+    def new_lease() -> Lease:
+        times = plan.settings.lease
+        return Lease(folder / "driver.lock", times.stale_after, times.beat, _slurm_job_ended)
+
+    finish_fresh_start(plan, new_lease, fresh(plan.request.config), notice)
+    lease = new_lease()
+    lease.acquire(notice)
+    stack.callback(_if_the_disk_lets_us, lease.release)
+    opened = open_study(plan, lease, notice)
+    record, store = opened.record, opened.store
     samplers = SamplerFactory(node["sampler"], plan.space, record.seed)
     n_trials = plan.settings.n_trials
     if samplers.grid_size is not None and samplers.grid_size < n_trials:
@@ -102,17 +147,17 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
     project = project_directory()
     code = snapshot.take(project, folder / "code" / record.code["digest"])
     fleets, fleet = _fleets(plan, {"PYTHONPATH": snapshot.python_path(code)})
-    mlflow = _to_mlflow(plan, record, lease, stack)
+    mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
     live = plan.settings.live and console.is_terminal
     terminal = Terminal(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
-    observers: list[Observer] = [terminal, *([mlflow] if mlflow else [])]
+    observers: list[Observer] = [*([mlflow] if mlflow else []), terminal]
     context = snapshot.repointed(plan.request.hydra_context, project, code)
     payload = write_payload(folder / ".submitit", context, plan.request.task_function, plan.request.config)
     driver = Driver(
         study=Study(
             folder,
             folder / ".submitit",
-            [record.uid, *record.former_uids],
+            record.uids,
             plan.metrics[0] if pruner is not None else None,
         ),
         store=store,
@@ -122,6 +167,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
             plan.space,
             samplers,
             plan.settings.enqueue,
+            folder,
             plan.settings.custom_search_space,
             plan.request.config,
         ),
@@ -135,44 +181,20 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
         observers=observers,
         standings=Standings(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
-        account=Account.open(folder / "budget.json", _devices(plan.request.launcher)),
+        account=Account.open(
+            folder / "budget.json", _devices(plan.request.launcher), notice, lambda: opened.found.seconds
+        ),
+        takes_constraints=samplers.takes_constraints,
+        ended_jobs=opened.found.ended_jobs,
     )
-    stack.callback(driver.account.save)
+    stack.callback(_if_the_disk_lets_us, driver.account.save)
     return driver, terminal
 
 
-def _open_study(plan: Plan, lease: Lease) -> tuple[StudyRecord, StudyStore]:
-    folder, storage = plan.folder, plan.request.node.get("storage")
-    code = code_version()
-    record = plan.record
-    if record is None:
-        sampler = str(OmegaConf.select(OmegaConf.create(dict(plan.request.node)), "sampler._target_"))
-        masked = stores.mask_password(storage)
-        record = study_record.create(plan.name, folder, randbits(32), sampler, masked, plan.identity, code)
-    else:
-        record = study_record.at_home(record, folder)
-        record = _with_code(record, code, "code" in allowed_changes(plan.request.config))
-    journal = folder / "optuna_journal.log"
-    opened = stores.open_storage(stores.instantiated(storage), journal, lease.check)
-    store = StudyStore(opened, plan.name, plan.directions, lease.check, None if storage else journal)
-    store.belong(record.uid, folder)
-    study_record.write(folder / "study.yaml", record)
-    return record, store
-
-
-def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool) -> StudyRecord:
-    """Jobs run the study's own copy of the code; a clear word when today's differs."""
-    if record.code.get("digest") == today["digest"]:
-        return record
-    if take_todays:
-        return replace(record, code=today)
-    logging.getLogger(__name__).warning(
-        "the code has changed since this study began (%s → %s): its trials go on with the study's own copy; "
-        "'study.allow_changes=[code]' takes today's",
-        record.code.get("digest"),
-        today["digest"],
-    )
-    return record
+def _if_the_disk_lets_us(save: Callable[[], None]) -> None:
+    """What is done on the way out must not hide why we leave: the next driver does without it."""
+    with contextlib.suppress(OSError):
+        save()
 
 
 def _devices(launcher: Launcher) -> int:
@@ -231,7 +253,7 @@ def slurm_parameters(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return dict(executor._executor.parameters)
 
 
-def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack) -> ToMlflow | None:
+def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, anew: bool) -> ToMlflow | None:
     """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
     if plan.target is None:
         return None
@@ -244,7 +266,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack) 
         {key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
     )
     poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
-    ingester = stack.enter_context(ingest.Ingester(plan.folder, plan.target, tracked, poll, lease.held))
+    ingester = stack.enter_context(ingest.Ingester(plan.folder, plan.target, tracked, poll, lease.held, anew))
     return ToMlflow(ingester, plan.metrics, tags, resume_command())
 
 

@@ -62,6 +62,10 @@ class Settings:
     constraints: dict[str, str] | None
     max_retries: Annotated[int, Ge(0)]
     max_unclaimed: Annotated[int, Ge(1)]
+    memory_growth: Annotated[float, Ge(1)]
+    max_memory_gb: Annotated[float, Gt(0)] | None
+    grace: Seconds
+    patience: Seconds
     keep_checkpoints: Annotated[int, Ge(0)] | None
     budget: Budget
     watch: Watch

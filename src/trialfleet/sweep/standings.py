@@ -9,7 +9,10 @@ from typing import Any
 
 import yaml
 
+from trialfleet.tracking.trial_dir import OUT_OF_MEMORY
+
 CANCELLED = "Cancelled"  # the type of the error of trials that somebody cancelled
+NO_MEMORY = "OUT_OF_MEMORY"  # counts of its own, whichever of Optuna's states the sampler makes the most of
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Standings:
 
     def add(self, trial: Finished) -> bool:
         """Count a finished trial. Returns whether the best changed."""
-        self.states[trial.state] += 1
+        starved = trial.error is not None and trial.error.startswith(f"{OUT_OF_MEMORY}:")
+        self.states[NO_MEMORY if starved else trial.state] += 1
         self.cancelled += trial.error is not None and trial.error.startswith(f"{CANCELLED}:")
         if trial.seconds is not None:
             count = sum(self.states.values())
@@ -60,7 +64,7 @@ class Standings:
 
     @property
     def failed(self) -> int:
-        """Trials that failed, without those that somebody cancelled."""
+        """Trials that failed, without those that somebody cancelled or that wanted more memory than there is."""
         return self.states["FAIL"] - self.cancelled
 
     def losses(self, trial: Finished) -> list[float]:

@@ -1,26 +1,31 @@
 """The Optuna study: opening its storage, creating trials in it, telling it how they ended.
 
-One driver writes. Every write of ours first makes sure, inside the journal's own lock, that the lease is
-still held, so that a driver that was suspended and woken cannot write into a study that another took over.
+One driver writes, and one that was suspended and woken cannot write into a study that another took over: see
+`journal` for the file in the study's folder and `fencing` for databases. Into a storage of the user's own that is
+neither (a `_target_` of Optuna's, `JournalStorage` or `GrpcStorageProxy` say) a window remains: the lease is looked
+at before each write, and a driver that is suspended between that look and the write's arrival still writes once
+when it wakes.
 """
 
-import os
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
+from uuid import uuid4
 
 import optuna
-from omegaconf import DictConfig
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._file import get_lock_file
+from omegaconf import DictConfig, OmegaConf
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from trialfleet.errors import UserError
+from trialfleet.sweep import study_record
+from trialfleet.sweep.databases import open_database
+from trialfleet.sweep.databases import storage_is_transient as storage_is_transient
+from trialfleet.sweep.fencing import TOKEN, Fence, database_of
+from trialfleet.sweep.journal import OwnJournal, open_journal
 from trialfleet.tracking import secrets
-from trialfleet.tracking.trial_dir import Result
-from trialfleet.tracking.trial_dir import TrialState as Ended
 
 OWNER = "trialfleet:study"  # user attribute of our studies and trials: the study's uid
 FOLDER = "trialfleet:folder"  # user attribute of our studies: the sweep folder that they belong to
@@ -38,78 +43,52 @@ def open_storage(storage: Any, journal: Path, lease_check: Callable[[], None]) -
         lease_check: raises if this driver may not write any more.
 
     Raises:
-        UserError: the storage cannot be opened.
+        UserError: the storage cannot be opened, or is damaged; then it is left as it is.
+        LeaseLost: another driver took the study over.
+        OSError: the journal's file system refuses; a full disk, say.
     """
     if storage is None:
-        path = journal.absolute()  # with a relative path Optuna's lock hangs after a change of directory
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _LeasedLock(str(path), lease_check)
-        with get_lock_file(lock):
-            cut_torn_tail(path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    if isinstance(storage, BaseStorage):
-        return storage
-    try:
-        return optuna.storages.get_storage(str(storage))
-    except (SQLAlchemyError, ValueError, ImportError, OSError) as error:
-        reason = secrets.masked(str(getattr(error, "orig", None) or error).splitlines()[0])
-        raise UserError(
-            f"hydra.sweeper.storage={mask_password(storage)}: cannot be opened: {reason}",
-            "check the URL and that its folder or server can be written, or leave the key out for a journal file",
-        ) from None
+        return open_journal(journal, lease_check)
+    return storage if isinstance(storage, BaseStorage) else open_database(str(storage))
 
 
-LEFT_BEHIND = 3  # seconds after which a lock that nobody gave back is taken for that of a killed driver
+def close(storage: BaseStorage) -> None:
+    """Give back the connections of a storage that is not used any more."""
+    database = database_of(storage)
+    if database is not None:
+        database.remove_session()
+        database.engine.dispose()
 
 
-class _LeasedLock(JournalFileOpenLock):
-    """The journal's lock, which is only granted to the driver that holds the lease."""
-
-    def __init__(self, path: str, lease_check: Callable[[], None]) -> None:
-        super().__init__(path, grace_period=LEFT_BEHIND)
-        self._lease_check = lease_check
-
-    def acquire(self) -> bool:
-        acquired = super().acquire()
-        try:
-            self._lease_check()
-        except BaseException:
-            self.release()
-            raise
-        return acquired
+def described(storage: Any) -> str:
+    """What `hydra.sweeper.storage` names, as it may be shown, recorded and compared: without passwords, whatever the
+    folder that the command is typed in."""
+    if storage is None:
+        return "null"
+    if isinstance(storage, str):
+        file = storage.removeprefix("sqlite:///")
+        relative = file != storage and file and not file.startswith((":", "/", "file:"))
+        return secrets.masked(f"sqlite:///{Path(file).absolute()}" if relative else storage)
+    if isinstance(storage, DictConfig | dict):
+        plain = OmegaConf.to_container(storage, resolve=True) if isinstance(storage, DictConfig) else storage
+        return secrets.masked(json.dumps(plain, sort_keys=True, default=str))
+    return type(storage).__name__
 
 
-def cut_torn_tail(journal: Path) -> int:
-    """Drop what follows the journal's last newline: the record that a killed driver did not finish.
+@dataclass(frozen=True)
+class Told:
+    """How a trial's end is told to the study.
 
-    Without this the next append succeeds and every later opening of the study fails.
-
-    Returns:
-        the number of bytes cut.
+    Attributes:
+        values: of the objectives; None unless COMPLETE.
+        violations: by constraint, by how much it is missed; zero or less if it is kept.
+        error: what went wrong, or None.
     """
-    if not journal.exists():
-        return 0
-    with open(journal, "r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        keep = size
-        while keep > 0:
-            start = max(0, keep - 65536)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
-        if keep < size:
-            file.truncate(keep)
-        return size - keep
 
-
-def mask_password(storage: Any) -> str:
-    """The storage's URL as it may be shown and recorded."""
-    if not isinstance(storage, str):
-        return "null" if storage is None else type(storage).__name__
-    return secrets.masked(storage)
+    state: TrialState
+    values: list[float] | None
+    violations: dict[str, float]
+    error: str | None
 
 
 class StudyStore:
@@ -117,7 +96,8 @@ class StudyStore:
 
     Args:
         lease_check: raises if this driver may not write any more; called before each write.
-        journal: the journal's path if the storage is the one in the study's folder.
+        token: tells this driver from any other, `Lease.token`; one of its own if None.
+        shown: what to call the storage in messages.
     """
 
     def __init__(
@@ -126,28 +106,32 @@ class StudyStore:
         name: str,
         directions: Sequence[str],
         lease_check: Callable[[], None],
-        journal: Path | None = None,
+        token: str | None = None,
+        shown: str = "the study's storage",
     ) -> None:
-        """Opens the study, or creates it.
+        """Opens the study, or creates it; `belong` takes it.
 
         Raises:
             UserError: the study is there with other directions.
         """
         self._lease_check = lease_check
-        self._journal = journal
-        names = {study.study_name for study in storage.get_all_studies()}
-        if name in names:
+        self.shown = shown
+        if name in {study.study_name for study in storage.get_all_studies()}:
             self.study = optuna.load_study(study_name=name, storage=storage)
-            there = [direction.name.lower() for direction in self.study.directions]
-            if there != list(directions):
-                raise UserError(
-                    f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}",
-                    "give objective.direction as it was, or another hydra.sweeper.study_name",
-                )
         else:
-            self.study = optuna.create_study(
-                study_name=name, storage=storage, directions=cast(Sequence[Direction], list(directions))
+            wanted = cast(Sequence[Direction], list(directions))
+            self.study = optuna.create_study(study_name=name, storage=storage, directions=wanted, load_if_exists=True)
+        there = [direction.name.lower() for direction in self.study.directions]
+        if there != list(directions):
+            raise UserError(
+                f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}",
+                "give objective.direction as it was, or another hydra.sweeper.study_name",
             )
+        backend, database = getattr(storage, "_backend", None), database_of(storage)
+        self._journal = backend if isinstance(backend, OwnJournal) else None
+        self._fence: Fence | None = None
+        if database is not None:
+            self._fence = Fence(database, self.study._study_id, token or uuid4().hex, lease_check)
 
     def check_lease(self) -> None:
         """Raises:
@@ -158,27 +142,34 @@ class StudyStore:
     def mend(self) -> None:
         """After a write that failed half-way (a full disk): drop the half, so that the study can be read."""
         if self._journal is not None:
-            with get_lock_file(_LeasedLock(str(self._journal.absolute()), self._lease_check)):
-                cut_torn_tail(self._journal)
+            self._journal.mend()
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether the study is in a journal of its own, in its folder."""
+        return self._journal is not None
 
     @property
     def storage(self) -> BaseStorage:
         return self.study._storage
 
     def belong(self, uid: str, folder: Path) -> None:
-        """Make the study the sweep folder's own.
+        """Make the study the sweep folder's own and this driver's: no other that had it before can write any more.
 
         Raises:
             UserError: it belongs to another folder that is still there.
+            LeaseLost: another driver took the study over.
         """
         attributes = self.study.user_attrs
         owner, other = attributes.get(OWNER), attributes.get(FOLDER)
-        foreign = owner is not None and owner != uid and other is not None and Path(other).is_dir()
+        foreign = owner is not None and owner != uid and other is not None and study_record.is_of(Path(other), owner)
         if foreign and self._journal is None:  # the journal is in the folder: copied along with it, it is the copy's
             raise UserError(
                 f"study {self.study.study_name!r} in this storage belongs to the sweep folder {other}",
                 "resume it there (hydra.sweep.dir), or give another hydra.sweeper.study_name",
             )
+        if self._fence is not None:
+            self._fence.take()
         if owner != uid:
             self.study.set_user_attr(OWNER, uid)
         if other != str(folder):
@@ -204,6 +195,16 @@ class StudyStore:
         template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: uid}, system_attrs=system)
         return self.storage.create_new_trial(self.study._study_id, template_trial=template)
 
+    def next_number(self) -> int:
+        """The number that the next trial of `create` gets."""
+        trials = self.trials()
+        return next((trial.number for trial in trials if trial.state is TrialState.WAITING), len(trials))
+
+    def add(self, trial: FrozenTrial) -> int:
+        """A trial as it is, with whatever it has already, behind the study's last one; its storage id."""
+        self._lease_check()
+        return self.storage.create_new_trial(self.study._study_id, template_trial=trial)
+
     def trial(self, trial_id: int) -> Trial:
         """The live trial object, through which the sampler proposes. Uses the study's current sampler."""
         self.study._thread_local.cached_all_trials = None
@@ -221,28 +222,63 @@ class StudyStore:
         self.storage.set_trial_intermediate_value(trial_id, step, value)
         return True
 
-    def tell(self, trial_id: int, result: Result, violations: Mapping[str, float] | None = None) -> None:
-        """Tell the study how the trial ended. A trial that is told already stays as it is.
-
-        Args:
-            violations: by constraint, by how much it is missed; zero or less if it is kept.
-        """
+    def tell(self, trial_id: int, told: Told) -> None:
+        """Tell the study how the trial ended. A trial that is told already stays as it is."""
         self._lease_check()
-        if self.storage.get_trial(trial_id).state.is_finished():
+        there = self.storage.get_trial(trial_id)
+        if there.state.is_finished():
             return
-        if result.error is not None:
-            text = f"{result.error['type']}: {result.error['message']}"
-            self.storage.set_trial_user_attr(trial_id, FAILURE, text[:2000])
-        for name, value in (violations or {}).items():
-            self.trial(trial_id).set_constraint(name, value)
-        state = TrialState[result.state.value]
-        values = list(result.objectives or []) if result.state is Ended.COMPLETE else None
-        number = self.storage.get_trial(trial_id).number
+        if told.error is not None:
+            self.storage.set_trial_user_attr(trial_id, FAILURE, told.error)
+        for name, value in told.violations.items():
+            if name not in there.constraints:  # it may have been set before an error cut this off
+                self.trial(trial_id).set_constraint(name, value)
         try:
-            self.study.tell(number, values=values, state=state, skip_if_finished=True)
+            self.study.tell(there.number, values=told.values, state=told.state, skip_if_finished=True)
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # the grid sampler's way to end an optimize(); the trial is told
                 raise
+
+
+def put_study_aside(storage: BaseStorage, name: str, aside_name: str) -> None:
+    """Give a study another name: copy it whole, then delete the old one.
+
+    Where a driver still writes the study, it cannot any more once this began. Whatever this died of, the same call
+    finishes it, and does nothing if there is nothing left to do.
+
+    Raises:
+        UserError: there is another study of the new name.
+    """
+    names = [study.study_name for study in storage.get_all_studies()]
+    if name not in names:
+        return
+    old = optuna.load_study(study_name=name, storage=storage)
+    mark = str(old.user_attrs.get(TOKEN))
+    if not mark.startswith(_ASIDE):
+        mark = f"{_ASIDE}{uuid4().hex}"
+        old.set_user_attr(TOKEN, mark)
+    if aside_name in names:
+        _delete_half_copy(storage, aside_name, mark)
+    new = optuna.create_study(study_name=aside_name, storage=storage, directions=old.directions)
+    new.set_user_attr(TOKEN, mark)  # first of all: it tells a half copy from anything else
+    for key, value in storage.get_study_system_attrs(old._study_id).items():
+        storage.set_study_system_attr(new._study_id, key, value)
+    for key, value in old.user_attrs.items():
+        new.set_user_attr(key, value)
+    for trial in old.get_trials(deepcopy=False):
+        storage.create_new_trial(new._study_id, template_trial=trial)
+    optuna.delete_study(study_name=name, storage=storage)
+
+
+_ASIDE = "aside:"  # begins the token of a study that is being put aside
+
+
+def _delete_half_copy(storage: BaseStorage, name: str, mark: str) -> None:
+    copy = optuna.load_study(study_name=name, storage=storage)
+    begun = not copy.user_attrs and not storage.get_all_trials(copy._study_id, deepcopy=False)
+    if not begun and copy.user_attrs.get(TOKEN) != mark:
+        raise UserError(f"there is a study {name!r} in this storage already", "delete or rename that study first")
+    optuna.delete_study(study_name=name, storage=storage)
 
 
 def distribution_texts(distributions: Mapping[str, Any]) -> dict[str, str]:

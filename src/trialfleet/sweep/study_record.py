@@ -11,6 +11,7 @@ from uuid import uuid4
 import yaml
 
 from trialfleet.errors import UserError
+from trialfleet.tracking import records
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class StudyRecord:
         identity: dotted keys with their values: the config without sampled keys, the space, the objective.
         code: version of the code that the study's jobs run.
         former_uids: what the study was called before its folder was copied; its trials bear them still.
+        format: of the records in the folder; version 1 did not say. Jobs of an older one cannot read today's.
     """
 
     uid: str
@@ -36,6 +38,12 @@ class StudyRecord:
     identity: dict[str, Any]
     code: dict[str, Any] = field(default_factory=dict)
     former_uids: list[str] = field(default_factory=list)
+    format: int = 1
+
+    @property
+    def uids(self) -> list[str]:
+        """The study's uid, and those that it had before."""
+        return [self.uid, *self.former_uids]
 
 
 def read(path: Path) -> StudyRecord | None:
@@ -43,11 +51,25 @@ def read(path: Path) -> StudyRecord | None:
     if not path.exists():
         return None
     try:
-        return StudyRecord(**yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, TypeError) as error:
+        record = StudyRecord(**yaml.safe_load(records.tail(path, records.MAX_BYTES)))
+        for name, kind in _TYPES.items():
+            if not isinstance(getattr(record, name), kind):
+                raise TypeError(f"{name} is {getattr(record, name)!r}")
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: is no study record: {error}", "restore it from a copy, or use another folder"
+            f"{path}: is no study record: {error}", "restore it from a copy, or start anew with study.fresh=true"
         ) from None
+    if record.format > records.FORMAT:
+        raise UserError(f"{path}: was written by a newer version of trialfleet", "resume the study with that one")
+    return record
+
+
+_TYPES = {
+    **dict.fromkeys(("uid", "name", "folder", "created", "sampler", "storage"), str),
+    **dict.fromkeys(("seed", "format"), int),
+    **dict.fromkeys(("identity", "code"), dict),
+    "former_uids": list,
+}
 
 
 def write(path: Path, record: StudyRecord) -> None:
@@ -63,7 +85,8 @@ def create(
     name: str, folder: Path, seed: int, sampler: str, storage: str, identity: Mapping[str, Any], code: Mapping[str, Any]
 ) -> StudyRecord:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return StudyRecord(uuid4().hex, name, str(folder), now, seed, sampler, storage, dict(identity), dict(code))
+    made = (uuid4().hex, name, str(folder), now, seed, sampler, storage, dict(identity), dict(code))
+    return StudyRecord(*made, format=records.FORMAT)
 
 
 def at_home(record: StudyRecord, folder: Path) -> StudyRecord:
@@ -122,9 +145,36 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "(not there)"
 
 
-def put_aside(folder: Path) -> None:
-    """Make room for a fresh study: the old folder is renamed, never deleted."""
-    if folder.exists():
-        name = f"{folder.name}.before-{datetime.now():%Y%m%d-%H%M%S}"
-        taken = len(list(folder.parent.glob(f"{name}*")))
-        folder.rename(folder.with_name(f"{name}-{taken}" if taken else name))
+def is_of(folder: Path, uid: str) -> bool:
+    """Whether the folder holds the study of this uid, or one that was copied from it."""
+    try:
+        record = read(folder / "study.yaml")
+    except UserError:
+        return True  # it cannot be told: better to ask than to take a study from its folder
+    return record is not None and uid in record.uids
+
+
+def check_storage(record: StudyRecord, storage: str, allowed: bool) -> None:
+    """A study lives in one storage: another one would know nothing of its trials and number new ones like them.
+
+    Args:
+        storage: that of the command, as `store.described` has it.
+        allowed: whether the user permits another address of it, or has the study made anew there.
+
+    Raises:
+        UserError: it is another one than the study's.
+    """
+    if record.storage == storage or allowed:
+        return
+    if record.format == 1 and record.storage in (storage, storage.replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")):
+        return  # it was recorded as it was typed
+    raise UserError(
+        f"study {record.name!r} is in the storage {_named(record.storage)}, and this command names {_named(storage)}",
+        f"give hydra.sweeper.storage={record.storage}; or if it is the same one under another address, allow it with "
+        "'study.allow_changes=[hydra.sweeper.storage]'; or make the study anew there from its folder with "
+        "study.rebuild=true",
+    )
+
+
+def _named(storage: str) -> str:
+    return "in its own folder (null)" if storage == "null" else storage

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.reconcile import Job
-from trialfleet.sweep.standings import Finished
+from trialfleet.sweep.standings import NO_MEMORY, Finished
 from trialfleet.sweep.tracked import Tracked
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
@@ -64,7 +64,7 @@ class Terminal:
         self._line(f"trial {trial.number:>4}  again      attempt {trial.record.attempt}: {reason}")
 
     def ended(self, trial: Tracked, result: Result) -> None:
-        seconds = trial.seconds()
+        seconds = trial.seconds(result)
         took = "" if seconds is None else f"  {seconds:.0f} s"
         line = Text.assemble(
             f"trial {trial.number:>4}  ",
@@ -126,7 +126,9 @@ class Terminal:
         counts = [f"{standings.finished}/{driver.n_trials} done", f"{running} running"]
         counts.append(f"{len(driver.tracked) - running} waiting")
         counts += [
-            f"{standings.states[state]} {state.lower()}" for state in ("PRUNED", "FAIL") if standings.states[state]
+            f"{standings.states[state]} {state_name(state)}"
+            for state in ("PRUNED", "FAIL", NO_MEMORY)
+            if standings.states[state]
         ]
         line = Text(", ".join(counts), style="bold")
         if standings.front and len(self._metrics) == 1:
@@ -169,6 +171,11 @@ class Terminal:
             brief(dict(list(others.items())[:3])),
             "" if seconds is None else duration(seconds),
         ]
+
+
+def state_name(state: str) -> str:
+    """A state as people read it."""
+    return state.lower().replace("_", " ")
 
 
 def brief(values: Mapping[str, Any]) -> str:

@@ -1,18 +1,21 @@
 """One unfinished trial as the driver follows it: its files, its job, and what both say together."""
 
-import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trialfleet.sweep.fleet import Fleet
+from trialfleet.sweep.local_fleet import marker
 from trialfleet.sweep.reconcile import Job, Seen, Submission
-from trialfleet.tracking import metrics
+from trialfleet.tracking import memory, metrics, records
 from trialfleet.tracking.checkpoints import newest_step
 from trialfleet.tracking.metrics import Line
+from trialfleet.tracking.records import Damaged
 from trialfleet.tracking.submission import JobRef, TrialRecord
-from trialfleet.tracking.trial_dir import TIME_LIMIT, Claim, TrialDir
+from trialfleet.tracking.trial_dir import TIME_LIMIT, Claim, Result, TrialDir
 
 LISTED_EVERY = 4  # looks at a trial of which nothing new is heard
+LOG_TAIL = 4000  # characters of a log that are looked at and shown
 
 
 @dataclass(eq=False)  # a trial is itself, whatever is known of it
@@ -20,22 +23,33 @@ class Tracked:
     """An unfinished trial.
 
     Attributes:
+        uids: the study's uid, and those that it had before it was copied.
+        n_objectives: how many numbers a result must have.
+        submissions: where the launcher's logs lie.
+        ran: seconds that drivers saw each run go on, by label, on clocks that no change of the time of day alters.
         offsets: bytes of each run's metrics.jsonl that were read.
         latest: the newest value of each metric, and `step` the newest step.
         searches: refreshes of the launcher since a submission whose answer is missing.
         pruned: whether its verdict was written.
+        starved: whether the job that ended ran out of the host's memory.
     """
 
     trial_id: int
     record: TrialRecord
     dir: TrialDir
+    uids: Collection[str]
+    n_objectives: int
+    submissions: Path
+    ran: dict[str, float] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     step: int | None = None
     searches: int = 0
     pruned: bool = False
     started: float | None = None  # Unix seconds of the first claim
+    starved: bool = False
     phase: Job = Job.UNKNOWN
+    _looked: float | None = None  # on the driver's clock, while it runs
     _heard: Job = Job.UNKNOWN  # the launcher's word at the last look
     _next_look: float = 0.0  # on the driver's clock
     _running_since: float | None = None  # on the driver's clock
@@ -60,6 +74,13 @@ class Tracked:
     def due(self, fleets: dict[str, Fleet], now: float) -> bool:
         """Whether it is time to look: `rest` is over, or the launcher says something new of the job."""
         return now >= self._next_look or self._phase(fleets) is not self._heard
+
+    def pass_time(self, now: float) -> None:
+        """Count the time since the last look for the run that was seen to go on then."""
+        if self._looked is not None and self._claims:
+            label = self._claims[-1].label
+            self.ran[label] = self.ran.get(label, 0.0) + max(0.0, now - self._looked)
+        self._looked = now if self.phase is Job.RUNNING and self._claims else None
 
     def rest(self, now: float, longest: float) -> None:
         """Look again after a twentieth of the time that the trial has been running, after `longest` seconds at most.
@@ -88,10 +109,10 @@ class Tracked:
         )
         heard, self.phase = self._heard, self._phase(fleets)
         self._heard = self.phase
-        result = self.dir.result()
+        result, damage = self._result()
         claims = self._claims = self._runs(ended=result is not None, news=self.phase is not heard)
         own = [claim for claim in claims if claim.attempt == record.attempt]
-        if own:
+        if own and not own[-1].damaged:
             self._adopt(own[-1])
             self.phase = self._with_worker(own[-1])
         if claims and self.started is None:
@@ -99,8 +120,10 @@ class Tracked:
         over = self.phase is Job.OVER
         job = self.record.job
         self.timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
+        self.starved = over and result is None and job is not None and self._starved(fleets[job.launcher], job, own)
         return Seen(
             result=result,
+            damage=damage,
             submission=submission if job is None else Submission.DONE,
             job=self.phase,
             claimed=bool(own),
@@ -109,6 +132,26 @@ class Tracked:
             unclaimed=record.unclaimed + 1,
             timeouts=record.timeouts + self.timed_out + self._time_limits,
         )
+
+    def _result(self) -> tuple[Result | None, str]:
+        """The trial's result, if there is one; or why what is there is not."""
+        try:
+            result = self.dir.result()
+        except Damaged as damage:
+            return None, str(damage)
+        if result is None:
+            return None, ""
+        if not result.identity.is_of(self.record.identity, self.uids):
+            return None, f"{self.dir.result_json}: is the result of another trial, or of another study"
+        if result.objectives is not None and len(result.objectives) != self.n_objectives:
+            return None, f"{self.dir.result_json}: has {len(result.objectives)} objectives, not {self.n_objectives}"
+        return result, ""
+
+    def _starved(self, fleet: Fleet, job: JobRef, own: list[Claim]) -> bool:
+        """Whether the job ended for want of memory: by the launcher's word, the run's own, or its log's."""
+        if fleet.out_of_memory(job) or any((self.dir.run_dir(one.label) / memory.RECORD).exists() for one in own[-1:]):
+            return True
+        return memory.killed(self.log_tail())
 
     def _runs(self, ended: bool, news: bool) -> list[Claim]:
         """The trial's runs so far; none are looked for while its job waits in line.
@@ -135,7 +178,7 @@ class Tracked:
 
     def _adopt(self, claim: Claim) -> None:
         """The job that claimed the attempt is the one to follow, whichever the launcher named to us."""
-        job = _job_of(claim)
+        job = job_of(claim, self.record)
         if self.record.job is None or (job.launcher == "slurm" and job.id != self.record.job.id):
             self.write(job=job)
 
@@ -162,21 +205,24 @@ class Tracked:
                 newest = max(newest, step)
         return self._fruitless_runs
 
-    def new_lines(self) -> list[tuple[str, Line]]:
-        """Metrics lines that came since the last call, with the label of their run, in order of the runs.
+    def new_lines(self, all_of_them: bool = False) -> Iterator[Line]:
+        """Metrics lines that came since the last call, in order of the runs that the last look saw.
 
-        Of the runs that the last look saw.
+        Args:
+            all_of_them: read on to the end; else as much as one look should take.
         """
-        lines: list[tuple[str, Line]] = []
         for label in [claim.label for claim in self._claims]:
             if label not in self.offsets:
                 self.offsets[label], self._reports[label] = 0, self.dir.run_dir(label) / "metrics.jsonl"
-            new, self.offsets[label] = metrics.read_from(self._reports[label], self.offsets[label])
-            lines += [(label, line) for line in new]
-        for _, line in lines:
-            self.latest.update(line.values)
-            self.step = line.step
-        return lines
+            while True:
+                before = self.offsets[label]
+                new, self.offsets[label] = metrics.read_from(self._reports[label], before)
+                for line in new:
+                    self.latest.update(line.values)
+                    self.step = line.step
+                    yield line
+                if not all_of_them or self.offsets[label] == before:
+                    break
 
     def run_labels(self) -> list[str]:
         """The runs that the trial has, oldest first."""
@@ -187,26 +233,33 @@ class Tracked:
         claims = self.dir.claims()
         return claims[-1].node if claims else ""
 
-    def log_tail(self, submissions: Path, size: int = 4000) -> str:
+    def log_tail(self) -> str:
         """The end of the newest log of a trial that never said how it ended."""
         logs = [self.dir.run_dir(label) / "log" for label in self.run_labels()]
         if self.record.submission is not None:
-            folder, job = submissions / self.record.submission, self.record.job
+            folder, job = self.submissions / self.record.submission, self.record.job
             everybody = sorted(folder.glob("*.out")) + sorted(folder.glob("*.err"))
             own = [log for log in everybody if job is not None and log.name.startswith(f"{job.id}_")]
             logs += own or everybody
-        for log in reversed(logs):
-            if log.exists() and log.stat().st_size:
-                return log.read_text(errors="replace")[-size:]
-        return ""
+        return next((text for log in reversed(logs) if (text := records.tail(log, LOG_TAIL))), "")
 
-    def seconds(self) -> float | None:
-        """Since the first claim."""
-        return None if self.started is None else max(0.0, time.time() - self.started)
+    def seconds(self, result: Result | None = None) -> float | None:
+        """How long the trial ran, over all of its runs; None if it never did.
+
+        The run that brought the result says so itself. Of the others counts what drivers saw: what a trial did while
+        there was no driver is left out.
+        """
+        if self.started is None:
+            return None
+        total = 0.0 if result is None or result.run is None else result.seconds.get("total", 0.0)
+        known = {result.run} if result is not None and total > 0 else set()
+        return total + sum(seconds for label, seconds in self.ran.items() if label not in known)
 
 
-def _job_of(claim: Claim) -> JobRef:
+def job_of(claim: Claim, record: TrialRecord) -> JobRef:
+    """The job that made a claim, as its launcher knows it."""
     launcher, _, rest = claim.job.partition(":")
     if launcher == "slurm":
         return JobRef("slurm", rest)
-    return JobRef("local", str(claim.process.pid), claim.process.to_json())
+    marked = None if record.submission is None else marker(record.submission, record.index)
+    return JobRef("local", str(claim.process.pid), claim.process.to_json(), marked)

@@ -2,8 +2,11 @@
 
 An append-only file of JSON lines in the study's folder, written by the driver alone. Whatever is about to be
 sent is noted first; so after a death at any point it is known what *may* have been sent, and sending that
-again changes nothing in MLflow. There is no fsync: a tail lost with the machine's power means only that the
-same lines are sent once more. A torn last line is cut off when the file is opened.
+again changes nothing in MLflow. There is an fsync only before a run is made: a tail lost with the machine's
+power means that lines are sent once more, and never that a trial gets a second run.
+
+A torn last line is cut off when the file is opened. A file that is damaged otherwise is put aside, since what is
+missing in its middle is not known; MLflow then tells what it has (see `forwarder`).
 """
 
 import json
@@ -34,7 +37,7 @@ class Trial:
     """What is known of a trial that is not completely forwarded yet."""
 
     number: int
-    created_at: float  # Unix seconds
+    created_at: float  # Unix seconds; the start of its run in MLflow
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     run_id: str | None = None
@@ -70,8 +73,15 @@ class NotOurs(Exception):
     """Somebody else forwards the study now: nothing was noted, and nothing may be sent."""
 
 
+class _Damaged(Exception):
+    """The file holds what was not written here."""
+
+
 class Cursor:
     """The memory itself. `note` changes it and writes it down in one append; opening one reads it back.
+
+    Attributes:
+        damage: what was found to be wrong with the file, if it was put aside for that; for the user.
 
     Args:
         path: the file; its folder must exist. Trials' directories are kept relative to that folder, so that
@@ -85,13 +95,24 @@ class Cursor:
     def __init__(self, path: Path, ours: Callable[[], bool] = lambda: True) -> None:
         self.path = path
         self._ours = ours
-        self._open()
+        self.damage: str | None = None
+        try:
+            self._open()
+        except _Damaged as error:
+            self.close()
+            aside = records.set_aside(path)
+            self.damage = (
+                f"{path} is damaged ({error}) and was put aside as {aside.name}; "
+                "nothing is lost: what MLflow has of the study is found again by the study's uid"
+            )
+            self._open()
 
     def _open(self) -> None:
         self.trials: dict[int, Trial] = {}  # those not completely forwarded
         self.finished: dict[int, str] = {}  # the others: number → MLflow's run id
         self.experiment_id: str | None = None
         self.parent: str | None = None  # MLflow's run id of the study
+        self.database: str | None = None  # which SQLite file that is in, see `target.file_identity`
         self.study_state: str | None = None
         self.study_tags: dict[str, str] = {}  # those that were set beyond the study's own
         self.columns: list[str] = []  # the parameters that the study's saved view shows
@@ -110,14 +131,18 @@ class Cursor:
         """
         if not self._ours():
             raise NotOurs
-        self._write("".join(records.dumps(event) + "\n" for event in events).encode())
+        self._write(_lines(events))
         for event in events:
             self._apply(event)
         if self._size > self._compact_at:
             self._compact()
 
+    def sync(self) -> None:
+        """Whatever was noted survives the loss of the machine's power, too."""
+        os.fsync(self._descriptor)
+
     def forget(self) -> None:
-        """Start from nothing, keeping the old file aside: MLflow does not know these runs any more."""
+        """Start from nothing, keeping the old file aside: what MLflow has is asked there."""
         self.close()
         self.path.replace(self.path.with_name(f"{self.path.name}.{uuid4().hex[:8]}.old"))
         self._open()
@@ -139,37 +164,50 @@ class Cursor:
             raise
 
     def _load(self) -> None:
+        if self.path.is_dir():
+            raise _Damaged("it is a folder")
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         data = self.path.read_bytes()
-        good = 0
-        lines = 0
-        for line in data.splitlines(keepends=True):
-            event = _parse(line)
-            if event is None:  # torn, or, after a power cut, zeros: what follows is sent again
+        whole = data[: data.rfind(b"\n") + 1]
+        end = len(whole.rstrip(b"\0\n"))  # a power cut leaves zeros where it lost an end
+        good, count = 0, 0
+        for line in whole.splitlines(keepends=True):
+            if good >= end:
                 break
-            self._apply(event)
+            self._take(line, count + 1)
             good += len(line)
-            lines += 1
+            count += 1
         if good < len(data):
             os.ftruncate(self._descriptor, good)
         self._size = good
         self._compact_at = good + COMPACT_BYTES
-        if lines > 2 * (len(self.finished) + len(self.trials)) + 1000:
+        if count > 2 * (len(self.finished) + len(self.trials)) + 1000:
             self._compact()
+
+    def _take(self, line: bytes, number: int) -> None:
+        try:
+            event = json.loads(line)
+            _check(event)
+            self._apply(event)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _Damaged(f"line {number}: {type(error).__name__} {error}"[:200]) from error
 
     def _compact(self) -> None:
         temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
-        lines = "".join(records.dumps(event) + "\n" for event in self._snapshot())
-        temporary.write_text(lines, encoding="utf-8")
+        data = _lines(self._snapshot())
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(self.path)
         os.close(self._descriptor)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
-        self._size = len(lines.encode())
+        self._size = len(data)
         self._compact_at = self._size + COMPACT_BYTES
 
     def _snapshot(self) -> Iterator[Record]:
         if self.parent is not None or self.experiment_id is not None:
-            yield study(self.experiment_id, self.parent)
+            yield study(self.experiment_id, self.parent, self.database)
         for number, run_id in self.finished.items():
             yield done(number, run_id)
         for trial in self.trials.values():
@@ -187,6 +225,8 @@ class Cursor:
         match event["event"]:
             case "study":
                 self.experiment_id, self.parent = event["experiment_id"], event["run_id"]
+                self.database = event.get("database")
+                self.study_state, self.study_tags, self.columns = event.get("state"), {}, []
             case "study_state":
                 self.study_state = event["state"]
             case "study_tags":
@@ -198,13 +238,18 @@ class Cursor:
             case "done":
                 self.finished[event["trial"]] = event["run_id"]
                 self.trials.pop(event["trial"], None)
+            case "lost":
+                for number in event["trials"]:
+                    self.finished.pop(number, None)
             case "create":
                 number = event["trial"]
+                self.finished.pop(number, None)
                 self.trials[number] = Trial(number, event["at"], event["params"], event["tags"])
             case "reopen":
                 number = event["trial"]
                 run_id = self.finished.pop(number, None) or self.trials[number].run_id
-                self.trials[number] = Trial(number, 0.0, run_id=run_id, ready=True, unlisted=True)
+                told = (event.get("at", 0.0), event.get("params", {}), event.get("tags", {}))
+                self.trials[number] = Trial(number, *told, run_id=run_id, ready=True, unlisted=True)
             case _:
                 self._apply_to_trial(self.trials[event["trial"]], event)
 
@@ -213,6 +258,7 @@ class Cursor:
             case "created":
                 trial.run_id, trial.doubtful = event["run_id"], event["doubtful"]
                 trial.unlisted = event["unlisted"]
+                trial.created_at = event.get("at", trial.created_at)
             case "ready":
                 trial.ready = True
             case "follow":
@@ -223,21 +269,82 @@ class Cursor:
                 trial.ended = event
 
 
-def _parse(line: bytes) -> Record | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and "event" in event else None
+def _lines(events: Iterable[Record]) -> bytes:
+    return "".join(records.dumps(event) + "\n" for event in events).encode(errors="replace")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_trials(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(number, int) for number in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(records.number(number) is not None for number in value.values())
+
+
+_SHAPES: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "study": {"experiment_id": _is_text_or_none, "run_id": _is_text_or_none},
+    "study_state": {"state": _is_text_or_none},
+    "study_tags": {"tags": _are_texts},
+    "view": {"params": _are_names},
+    "marking": {"best": _are_trials, "maybe": _are_trials},
+    "done": {"trial": _is_whole, "run_id": _is_text},
+    "lost": {"trials": _are_trials},
+    "create": {"trial": _is_whole, "at": _is_number, "params": _are_texts, "tags": _are_texts},
+    "reopen": {"trial": _is_whole},
+    "created": {"trial": _is_whole, "run_id": _is_text, "doubtful": _is_whole, "unlisted": _is_whole},
+    "ready": {"trial": _is_whole},
+    "follow": {"trial": _is_whole, "run": _is_text, "directory": _is_text},
+    "range": {"trial": _is_whole, "run": _is_text, "from": _is_whole, "to": _is_whole},
+    "ended": {
+        "trial": _is_whole,
+        "state": lambda state: state in ("COMPLETE", "PRUNED", "FAIL"),
+        "at": _is_number,
+        "objectives": _are_numbers,
+        "error": _is_text_or_none,
+        "tags": _are_texts,
+        "artifacts": _are_texts,
+    },
+}  # what each event holds at least
+
+
+def _check(event: Any) -> None:
+    """Raises:
+    KeyError, TypeError, ValueError: this is no event that was noted here.
+    """
+    for name, fits in _SHAPES[event["event"]].items():
+        if not fits(event[name]):
+            raise TypeError(f"{name} is {event[name]!r}")
 
 
 def _story(trial: Trial, folder: Path) -> Iterator[Record]:
     """The events that lead to a trial's present state, in order."""
     yield create(trial.number, trial.created_at, trial.params, trial.tags)
     if trial.run_id is not None:
-        yield created(trial.number, trial.run_id, trial.doubtful, trial.unlisted)
+        yield created(trial.number, trial.run_id, trial.created_at, trial.doubtful, trial.unlisted)
     if trial.ready:
         yield {"event": "ready", "trial": trial.number}
     for run, directory in trial.runs.items():
@@ -248,9 +355,17 @@ def _story(trial: Trial, folder: Path) -> Iterator[Record]:
         yield trial.ended
 
 
-def study(experiment_id: str | None, run_id: str | None) -> Record:
-    """The study has this run in this experiment."""
-    return {"event": "study", "experiment_id": experiment_id, "run_id": run_id}
+def study(
+    experiment_id: str | None, run_id: str | None, database: str | None = None, state: str | None = None
+) -> Record:
+    """The study has this run, to which nothing more was told yet.
+
+    Args:
+        database: the SQLite file that it is in (`target.file_identity`).
+        state: how the study ended, by what the run says.
+    """
+    where = {"experiment_id": experiment_id, "run_id": run_id, "database": database}
+    return {"event": "study", **where, "state": state}
 
 
 def create(number: int, at: float, params: Mapping[str, str], tags: Mapping[str, str]) -> Record:
@@ -258,19 +373,26 @@ def create(number: int, at: float, params: Mapping[str, str], tags: Mapping[str,
     return {"event": "create", "trial": number, "at": at, "params": dict(params), "tags": dict(tags)}
 
 
-def created(number: int, run_id: str, doubtful: bool = False, unlisted: bool = False) -> Record:
+def created(number: int, run_id: str, at: float, doubtful: bool = False, unlisted: bool = False) -> Record:
     """The trial has this run.
 
     Args:
+        at: the run's start in MLflow, Unix seconds.
         doubtful: a request without an answer may bring another one into being.
         unlisted: the run was found with metrics in it.
     """
-    return {"event": "created", "trial": number, "run_id": run_id, "doubtful": doubtful, "unlisted": unlisted}
+    certain = {"event": "created", "trial": number, "run_id": run_id, "at": at}
+    return {**certain, "doubtful": doubtful, "unlisted": unlisted}
 
 
-def reopen(number: int) -> Record:
-    """The trial had ended, and goes on in the run it has."""
-    return {"event": "reopen", "trial": number}
+def reopen(number: int, at: float, params: Mapping[str, str], tags: Mapping[str, str]) -> Record:
+    """The trial had ended, and goes on in the run it has; if MLflow has lost that, in one made as by `create`."""
+    return {"event": "reopen", "trial": number, "at": at, "params": dict(params), "tags": dict(tags)}
+
+
+def lost(numbers: Iterable[int]) -> Record:
+    """MLflow has nothing of these trials any more, which were there completely."""
+    return {"event": "lost", "trials": sorted(numbers)}
 
 
 def follow(number: int, run: str, directory: Path, folder: Path) -> Record:

@@ -18,8 +18,8 @@ from typing import IO
 from trialfleet.errors import UserError
 from trialfleet.tracking import views
 from trialfleet.tracking.forwarder import DIRECTION, OBJECTIVE
-from trialfleet.tracking.mlflow_runs import Runs, TrackingError, prepare_environment
-from trialfleet.tracking.target import Target
+from trialfleet.tracking.mlflow_runs import Damaged, Runs, TrackingError, prepare_environment
+from trialfleet.tracking.target import DamagedDatabase, Target, damage
 from trialfleet.tracking.trial_forwarder import KIND, STATE, STUDY, UID
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password: not for other machines
@@ -41,10 +41,15 @@ class StudyPages:
 
 def check(target: Target) -> None:
     """Raises:
-    UserError: there is nothing to show yet.
+    UserError: there is nothing to show yet, or the database is damaged.
     """
     database = target.database
-    if database is not None and not (database.exists() and database.stat().st_size > 0):
+    if database is None:
+        return
+    wrong = damage(database)
+    if wrong is not None:
+        raise DamagedDatabase(database, wrong)
+    if not (database.exists() and database.stat().st_size > 0):
         fix = "run a study first (python -m pipelines.sweep), or say where it is: tracking.uri=sqlite:///PATH"
         raise UserError(f"there are no results yet: {database} does not exist", fix)
 
@@ -132,6 +137,9 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, target: Target,
         time.sleep(0.2)
     output.seek(0)
     words = target.without_secrets(output.read().decode(errors="replace")).splitlines()[-8:]
+    wrong = None if target.database is None else damage(target.database)
+    if target.database is not None and wrong is not None:
+        raise DamagedDatabase(target.database, wrong)
     raise UserError("MLflow's server does not start:\n" + "\n".join(words), f"look at {target.shown}")
 
 
@@ -154,10 +162,16 @@ def _group_exists(group: int) -> bool:
 
 
 def report(target: Target, base: str, shown: int = 10) -> str:
-    """What the user is told: where MLflow is, and the links of the newest studies."""
+    """What the user is told: where MLflow is, and the links of the newest studies.
+
+    Raises:
+        UserError: the database is damaged.
+    """
     lines = [f"MLflow is at {base}   (results: {target.shown})"]
     try:
         pages = studies(target, base)
+    except Damaged as error:
+        raise UserError(str(error)) from error
     except TrackingError as error:
         return "\n".join([*lines, f"its studies can not be listed: {error}"])
     if not pages:

@@ -1,6 +1,12 @@
 """A study on its way into MLflow: the study's run, its trials, the marks of the best. No threads in here.
 
 `round` does all there is to do, in the caller's thread, and says whether anything is left.
+
+The cursor says what MLflow has, and is believed as long as the study's run is there, in the same SQLite file. When it
+is not (the cursor is new or was lost, a person deleted the run, a file was moved away or an older one put back), what
+is there is looked for by the study's uid: the trials' runs that are found go on to be theirs, under the study's run,
+which is made anew if need be; whatever else had arrived is sent again. A trial's run that a person deleted singly
+stays deleted.
 """
 
 import contextlib
@@ -14,15 +20,18 @@ from pathlib import Path
 from trialfleet.tracking import cursor as note
 from trialfleet.tracking import views
 from trialfleet.tracking.cursor import Cursor, Record, Trial
-from trialfleet.tracking.mlflow_runs import Away, Found, Refused, Runs, TrackingError
+from trialfleet.tracking.mlflow_runs import Away, Damaged, Found, Refused, Runs, TrackingError, Unusable, clean
+from trialfleet.tracking.once import milliseconds
 from trialfleet.tracking.trial_forwarder import (
     BEST,
     KIND,
+    PARENT,
     STATE,
     STUDY,
     TRIAL,
     UID,
     Place,
+    StudyGone,
     TrialForwarder,
     remove_doubles,
     run_name,
@@ -72,16 +81,34 @@ class Forwarder:
         cursor: what was forwarded before; unfinished trials in it go on by themselves.
         study: what it is.
         connect: makes a client; may take seconds and raise TrackingError.
+        plainly_there: whether it is plain, without a client, that the study's run is where the cursor says.
+
+    Attributes:
+        on_lost: called when trials that had arrived completely are gone in MLflow, and are no longer among the
+            cursor's finished ones: whoever knows of them must tell of them again.
+        lost: whether that has happened.
     """
 
-    def __init__(self, cursor: Cursor, study: Study, connect: Callable[[], Runs]) -> None:
+    def __init__(
+        self,
+        cursor: Cursor,
+        study: Study,
+        connect: Callable[[], Runs],
+        plainly_there: Callable[[str, str | None], bool] = lambda _run_id, _database: True,
+    ) -> None:
         self.cursor = cursor
+        self.on_lost: Callable[[], None] = lambda: None
+        self.lost = False
         self.study = study
         self.problems: dict[str, None] = {}  # what the user should know, in order, each once
         self.waiting: dict[int, str] = {}  # trials that are tried again later, and why
         self.where: Place | None = None
         self._connect = connect
+        self._plainly_there = plainly_there
         self._runs: Runs | None = None
+        self._looked = False  # whether it was seen to that the study's run is where the cursor says
+        if cursor.damage is not None:
+            self._complain(cursor.damage)
         self._trials = {n: TrialForwarder(t, cursor, False, self._complain) for n, t in cursor.trials.items()}
         self._param_names = dict.fromkeys(name for t in cursor.trials.values() for name in t.params)
         self._best: set[int] | None = None
@@ -95,9 +122,9 @@ class Forwarder:
         if number in self.cursor.finished:
             if not self.study.single:
                 return
-            self.cursor.note(note.reopen(number))  # a training that is taken up again goes on in its run
+            # a training that is taken up again goes on in its run
+            self.cursor.note(note.reopen(number, at, params, tags))
             self._trials[number] = TrialForwarder(self.cursor.trials[number], self.cursor, False, self._complain)
-        self._end = None
         if number in self._trials:
             self._trials[number].tag(tags)
             return
@@ -132,6 +159,7 @@ class Forwarder:
 
     def end_study(self, state: str, at: float) -> None:
         self._end = (state, at)
+        self._looked = False
 
     def hurry(self) -> None:
         """Try at the next round what rests after an error."""
@@ -151,14 +179,50 @@ class Forwarder:
         Raises:
             Away: nobody could be served; call again later. Trouble with one trial only delays that trial.
         """
+        if self._runs is not None and not self._runs.is_current():
+            self._disconnect()
+            self._looked = False
         if not self._anything_to_do():
-            return True
+            return self._looked or self._look()
+        try:
+            runs, place = self._settled()
+            left = [trial for trial in list(self._trials.values()) if not self._advance(trial)]
+            return self._per_study(runs, place.parent) and not left
+        except StudyGone as error:
+            log.info("MLflow: the study's runs are looked for anew: %s", error)
+            self.where = None
+            return False
+        except Unusable:
+            self._disconnect()
+            raise
+
+    def _settled(self) -> tuple[Runs, Place]:
         if self._runs is None:
             self._runs = self._connect()
         if self.where is None:
             self.where = self._settle(self._runs)
-        left = [trial for trial in list(self._trials.values()) if not self._advance(trial)]
-        return self._per_study(self._runs, self.where.parent) and not left
+            self._looked = True
+        return self._runs, self.where
+
+    def _look(self) -> bool:
+        """There is nothing to send. Still, a person may have deleted the study's run since it was last looked at."""
+        parent = self.cursor.parent
+        if parent is not None and not self._plainly_there(parent, self.cursor.database):
+            self.where = None
+            try:
+                self._settled()
+            except Damaged as error:
+                self.waiting[STUDYS_OWN] = str(error)
+                self._disconnect()
+                return True  # nobody waits for it; it is looked at again all the same
+            except TrackingError as error:
+                log.info("MLflow can not be asked for the study's run: %s", error)
+        self._looked = True
+        self.waiting.pop(STUDYS_OWN, None)
+        return not self._anything_to_do()
+
+    def _disconnect(self) -> None:
+        self._runs = self.where = None
 
     def _anything_to_do(self) -> bool:
         marks = self._best is not None and (self._best != self.cursor.best or self.cursor.maybe_best)
@@ -172,7 +236,7 @@ class Forwarder:
         assert self.where is not None
         try:
             idle = trial.advance(self._runs, self.where)
-        except Away:
+        except (Away, StudyGone):
             raise
         except (TrackingError, OSError) as error:
             trial.failures += 1
@@ -186,70 +250,113 @@ class Forwarder:
         return idle
 
     def _settle(self, runs: Runs) -> Place:
-        """Find or make the experiment and the study's run."""
+        """Find or make the experiment and the study's run, and see whether the cursor is right about them."""
         experiment_id = runs.experiment()
-        anchor = self.cursor.parent or next((t.run_id for t in self.cursor.trials.values() if t.run_id), None)
-        if anchor is not None and not runs.is_active(anchor):
-            self._start_over()
         listing = None
-        if not self.study.single:
-            if self.cursor.parent is None:
-                listing = self._parent(runs, experiment_id)
-            assert self.cursor.parent is not None
+        if self.study.single:
+            self._start_over_if_gone(runs)
+        elif not self._is_known(runs):
+            listing = self._take_stock(runs, experiment_id)
+        if self.cursor.parent is not None:
             with contextlib.suppress(Refused):
                 runs.set_tags(self.cursor.parent, self.study.parent_tags())
         return Place(experiment_id, self.cursor.parent, self.study.name, self.study.common_tags(), listing)
 
-    def _start_over(self) -> None:
-        """MLflow has lost the study (its database was deleted, say): what the cursor says is void."""
-        trials, lost = list(self.cursor.trials.values()), len(self.cursor.finished)
-        self.cursor.forget()
-        for trial in trials:
-            self._retell(trial)
-        if lost:
-            self._complain(f"MLflow has lost this study; {lost} ended trials go there at the next start")
+    def _start_over_if_gone(self, runs: Runs) -> None:
+        """A single run that MLflow has no more is made again."""
+        for trial in list(self.cursor.trials.values()):
+            if trial.run_id is not None and not runs.is_active(trial.run_id):
+                self.cursor.note(*_retold(trial, self.cursor.path.parent))
+                self._forward(trial.number)
 
-    def _retell(self, trial: Trial) -> None:
-        events = [note.create(trial.number, trial.created_at, trial.params, trial.tags)]
+    def _is_known(self, runs: Runs) -> bool:
+        """Whether the study's run is where the cursor says, and not that of the study this one is a copy of."""
+        parent, same_file = self.cursor.parent, self.cursor.database in (None, runs.database)
+        return parent is not None and same_file and runs.is_active(parent, self.study.uid)
+
+    def _take_stock(self, runs: Runs, experiment_id: str) -> dict[int, Found]:
+        """Agree with MLflow on what is there. It is noted at the end: until then it is done again from the start."""
+        listing = self._listing(runs, experiment_id)
+        parent, state = self._parent(runs, experiment_id, [run.start / 1000 for run in listing.values()])
+        for run in listing.values():
+            if run.tags.get(PARENT) != parent:
+                runs.set_tags(run.run_id, {PARENT: parent})
+        there = {n: run.run_id for n, run in listing.items() if run.status != "RUNNING" and STATE in run.tags}
+        lost = [
+            n for n in self.cursor.finished if n not in there and not self._deleted_singly(runs, n, parent, listing)
+        ]
+        retold = [trial for trial in self.cursor.trials.values() if self._is_void(trial, runs, listing)]
         folder = self.cursor.path.parent
-        events += [note.follow(trial.number, run, place, folder) for run, place in trial.runs.items()]
-        events += [trial.ended] if trial.ended is not None else []
-        self.cursor.note(*events)
-        known = self.cursor.trials[trial.number]
-        self._trials[trial.number] = TrialForwarder(known, self.cursor, False, self._complain)
+        events = [event for trial in retold if trial.number not in there for event in _retold(trial, folder)]
+        self._keep_for_the_new_run()
+        self.cursor.note(
+            note.lost(lost),
+            note.marking([], [n for n, run in listing.items() if BEST in run.tags]),
+            *[note.done(number, run_id) for number, run_id in there.items()],
+            *events,
+            note.study(experiment_id, parent, runs.database, state),  # last: without it, all is done again
+        )
+        for number in [*there, *(trial.number for trial in retold)]:
+            self._forward(number)
+        if lost:
+            log.warning("MLflow has lost %d of this study's trials: they are sent there anew", len(lost))
+            self.lost = True
+            self.on_lost()
+        return listing
 
-    def _parent(self, runs: Runs, experiment_id: str) -> dict[int, Found] | None:
-        """Adopt or create the study's run. If it was there, the cursor was lost: list what else is."""
-        tags = self.study.parent_tags()
+    def _parent(self, runs: Runs, experiment_id: str, starts: Iterable[float]) -> tuple[str, str | None]:
+        """Adopt or create the study's run; how the study ended, by what an adopted one says."""
         found = runs.find(experiment_id, {UID: self.study.uid, KIND: "study"})
-        listing = None
+        state = None
         if found:
             run_id = found[0].run_id
-            listing = self._adopt(runs.find(experiment_id, {UID: self.study.uid, KIND: "trial"}))
+            state = found[0].tags.get(STATE) if found[0].status != "RUNNING" else None
         else:
-            at = int(min([time.time(), *(t.created_at for t in self.cursor.trials.values())]) * 1000)
+            at = min([time.time(), *starts, *(t.created_at for t in self.cursor.trials.values())])
             self._parent_doubtful, self._parent_asked = self._parent_asked, True
-            run_id = runs.create(experiment_id, at, self.study.name, tags)
+            self.cursor.sync()
+            run_id = runs.create(experiment_id, milliseconds(at), self.study.name, self.study.parent_tags())
         with contextlib.suppress(Refused):  # an adopted run has other values already: they stand
             runs.set_params(run_id, self.study.params)
-        self.cursor.note(note.study(experiment_id, run_id))
+        return run_id, state
+
+    def _listing(self, runs: Runs, experiment_id: str) -> dict[int, Found]:
+        """The run of each trial that has one. Of several the complete one counts, or the oldest; others are deleted."""
+        listing: dict[int, Found] = {}
+        found = [run for run in runs.find(experiment_id, {UID: self.study.uid, KIND: "trial"}) if _number(run) >= 0]
+        found.sort(key=lambda run: run.status == "RUNNING" or STATE not in run.tags)  # stable: else the oldest first
+        for run in found:
+            if listing.setdefault(_number(run), run) is not run:
+                runs.delete(run.run_id)
         return listing
 
-    def _adopt(self, found: list[Found]) -> dict[int, Found]:
-        listing: dict[int, Found] = {}
-        for run in found:
-            number = int(run.tags[TRIAL])
-            first = listing.setdefault(number, run)
-            if run.status != "RUNNING" and STATE in run.tags and first is run:
-                self.cursor.note(note.done(number, run.run_id))
-                self._trials.pop(number, None)
-        self.cursor.note(note.marking([], [n for n, run in listing.items() if BEST in run.tags]))
-        return listing
+    def _deleted_singly(self, runs: Runs, number: int, parent: str, listing: Mapping[int, Found]) -> bool:
+        """Whether a person deleted this trial's run alone, and wants to see it no more."""
+        return parent == self.cursor.parent and number not in listing and runs.exists(self.cursor.finished[number])
+
+    def _is_void(self, trial: Trial, runs: Runs, listing: Mapping[int, Found]) -> bool:
+        """Whether what the cursor says of an unfinished trial's run no longer holds."""
+        if trial.run_id is None:
+            return False
+        found = listing.get(trial.number)
+        same_file = self.cursor.database in (None, runs.database)
+        return found is None or found.run_id != trial.run_id or not same_file
+
+    def _keep_for_the_new_run(self) -> None:
+        """What was told of the study itself is to be told again."""
+        self._parent_tags = {**self.cursor.study_tags, **self._parent_tags}
+        self._param_names = dict.fromkeys([*self.cursor.columns, *self._param_names])
+
+    def _forward(self, number: int) -> None:
+        """Go on with a trial from what the cursor says."""
+        self._trials.pop(number, None)
+        if number in self.cursor.trials:
+            self._trials[number] = TrialForwarder(self.cursor.trials[number], self.cursor, False, self._complain)
 
     def _reopen(self, runs: Runs, parent: str) -> None:
         """The study had ended, and there are trials again."""
         if self.cursor.study_state is not None and self._end is None and self._trials:
-            runs.set_status(parent, "RUNNING")
+            runs.reopen(parent)
             runs.remove_tag(parent, STATE)
             self.cursor.note({"event": "study_state", "state": None})
 
@@ -269,6 +376,8 @@ class Forwarder:
         except Away:
             raise
         except (TrackingError, OSError) as error:
+            if isinstance(error, Refused) and not runs.is_active(parent):
+                raise StudyGone(str(error)) from error
             self.waiting[STUDYS_OWN] = f"the study's run waits: {error}"
             return False
         self.waiting.pop(STUDYS_OWN, None)
@@ -324,15 +433,29 @@ class Forwarder:
             return
         state, at = self._end
         runs.set_tags(parent, {STATE: state})
-        runs.set_status(parent, STUDY_STATUS[state], int(at * 1000))
+        runs.end(parent, STUDY_STATUS[state], milliseconds(at))
         if self._parent_doubtful and self.where is not None:
             remove_doubles(runs, parent, self.where.experiment_id, {UID: self.study.uid, KIND: "study"})
         self.cursor.note({"event": "study_state", "state": state})
 
     def _complain(self, text: str) -> None:
+        text = clean(text)
         if text not in self.problems:
             log.warning("MLflow: %s", text)
             self.problems[text] = None
+
+
+def _number(run: Found) -> int:
+    """Which trial a run is of; -1 if its tag was changed to something else."""
+    text = run.tags.get(TRIAL, "")
+    return int(text) if text.isascii() and text.isdigit() else -1
+
+
+def _retold(trial: Trial, folder: Path) -> list[Record]:
+    """The events of a trial of which MLflow has nothing yet, from those of one that was partly there."""
+    events = [note.create(trial.number, trial.created_at, trial.params, trial.tags)]
+    events += [note.follow(trial.number, run, place, folder) for run, place in trial.runs.items()]
+    return events + ([trial.ended] if trial.ended is not None else [])
 
 
 def waiting_time(failures: int, longest: float = LONGEST_WAIT) -> float:

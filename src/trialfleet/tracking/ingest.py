@@ -14,6 +14,7 @@ costs delay only. The exact rules are in `once` (metrics), `cursor` (crashes) an
 """
 
 import contextlib
+import functools
 import getpass
 import logging
 import os
@@ -29,9 +30,17 @@ from uuid import uuid4
 from trialfleet.tracking import records, schema
 from trialfleet.tracking.cursor import Cursor, NotOurs
 from trialfleet.tracking.forwarder import LONGEST_WAIT, NOTE, Forwarder, Study, waiting_time
-from trialfleet.tracking.mlflow_runs import Away, Runs, TrackingError, prepare_environment
+from trialfleet.tracking.mlflow_runs import (
+    Away,
+    Damaged,
+    Runs,
+    TrackingError,
+    clean,
+    prepare_environment,
+    release,
+)
 from trialfleet.tracking.run import Preempted, Pruned
-from trialfleet.tracking.target import Target, knows_run
+from trialfleet.tracking.target import DamagedDatabase, Target, knows_run
 from trialfleet.tracking.trial_dir import TrialState
 from trialfleet.tracking.trial_forwarder import SOURCE, USER
 
@@ -59,6 +68,7 @@ class Ingester:
         study: whose results.
         poll_interval: seconds between two looks at the files of running trials.
         ours: tells whether the study is still ours to forward; once it is not, nothing more is sent.
+        rebuild: put what is remembered aside: what MLflow has is found there again, and the rest is sent again.
 
     Raises:
         OSError: the cursor can not be read or written.
@@ -71,13 +81,14 @@ class Ingester:
         study: Study,
         poll_interval: float = POLL_SECONDS,
         ours: Callable[[], bool] = lambda: True,
+        rebuild: bool = False,
     ) -> None:
         self._target = target
         self._interval = poll_interval
         cursor = Cursor(directory / f"mlflow-{target.key}.jsonl", ours)
-        if cursor.parent is not None and not knows_run(target, cursor.parent):
-            cursor.forget()  # the database was deleted: everything is sent anew
-        self._forwarder = Forwarder(cursor, study, self._connect)
+        if rebuild:
+            cursor.forget()
+        self._forwarder = Forwarder(cursor, study, self._connect, functools.partial(knows_run, target, study.uid))
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -85,6 +96,7 @@ class Ingester:
         self._flush_done = 0
         self._behind = 0
         self._away: str | None = None
+        self._damaged = False
         self._failures = 0
         self._not_before = 0.0  # monotonic seconds
         self._thread = threading.Thread(target=self._work, name="mlflow-ingester", daemon=True)
@@ -102,6 +114,15 @@ class Ingester:
     def has(self, number: int) -> bool:
         """Whether the trial is in MLflow completely."""
         return number in self._forwarder.cursor.finished
+
+    def on_lost(self, call: Callable[[], None]) -> None:
+        """Have `call` called when trials that had arrived are gone in MLflow: it tells of all that `has` denies.
+
+        It is called in the ingester's thread, and may call the ingester.
+        """
+        self._forwarder.on_lost = call
+        if self._forwarder.lost:  # meanwhile
+            call()
 
     def trial_started(
         self,
@@ -184,6 +205,8 @@ class Ingester:
 
     def problem(self) -> str | None:
         """A line for the user, or None: the server is away, or something was refused and left out."""
+        if self._away is not None and self._damaged:
+            return self._away
         if self._away is not None:
             return f"{self._target.shown}: {self._away}; tried again until it works, nothing is lost"
         problems = [*self._forwarder.problems, *self._forwarder.waiting.values()]
@@ -229,9 +252,12 @@ class Ingester:
         self._calls.append((function, arguments))
 
     def _connect(self) -> Runs:
+        release(self._target)  # connections to a file that was here before
         if self._target.database is not None:
             try:
                 schema.ensure(self._target.database)
+            except DamagedDatabase as error:
+                raise Damaged(str(error)) from error
             except (schema.SchemaError, OSError) as error:
                 raise Away(f"its database can not be made ({error})") from error
         return Runs(self._target)
@@ -265,7 +291,7 @@ class Ingester:
         except NotOurs:
             self._stopping = True
         except (TrackingError, OSError) as error:
-            self._rest(str(error))
+            self._rest(str(error), isinstance(error, Damaged))
         except Exception as error:  # a defect in here must neither end the study nor spin
             log.exception("forwarding to MLflow failed")
             self._rest(f"{type(error).__name__}: {error} (a defect, see the log)")
@@ -274,9 +300,9 @@ class Ingester:
             return idle
         return False
 
-    def _rest(self, reason: str) -> None:
+    def _rest(self, reason: str, damaged: bool = False) -> None:
         self._failures += 1
-        self._away = reason
+        self._away, self._damaged = clean(reason), damaged
         hurried = self._flush_wanted > self._flush_done
         longest = HURRIED_WAIT if hurried else LONGEST_WAIT
         self._not_before = time.monotonic() + waiting_time(self._failures, longest)

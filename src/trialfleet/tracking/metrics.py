@@ -16,6 +16,7 @@ from pathlib import Path
 from trialfleet.tracking import records
 
 MAX_STEP = 2**63 - 1
+CHUNK = 8 << 20  # bytes that a reader takes at a time; a longer line is no report
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,18 @@ class Writer:
 
 
 def read_from(path: Path, offset: int = 0) -> tuple[list[Line], int]:
-    """Whole lines from byte `offset` on; what a full disk cut short is passed over.
+    """Whole lines from byte `offset` on, of about CHUNK bytes at most; what is no report is passed over.
 
     Returns:
         the lines, and the offset behind the last whole one (where the next call goes on).
     """
     try:
-        data = records.read_bytes(path, offset)
+        data = records.read_bytes(path, offset, CHUNK)
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
+    if end == 0 and len(data) >= CHUNK:  # in the middle of something endless: only its end is of interest
+        return [], offset + len(data)
     lines = []
     for raw in data[:end].splitlines():
         with contextlib.suppress(ValueError):
@@ -78,7 +81,7 @@ def parse(raw: bytes) -> Line:
         line = json.loads(raw)
         values = {str(name): records.number(value) for name, value in line["values"].items()}
         found = Line(int(line["step"]), float(line["time"]), values)
-    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"no report: {error!r}") from error
     if abs(found.step) > MAX_STEP or not math.isfinite(found.time):
         raise ValueError("step or time out of range")

@@ -6,18 +6,20 @@ Importing mlflow takes seconds, so it is imported when a `Runs` is made, in the 
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trialfleet.tracking.once import Row
-from trialfleet.tracking.target import Target
+from trialfleet.tracking.once import Row, mlflow_name
+from trialfleet.tracking.target import DamagedDatabase, Target, damage, file_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 T = TypeVar("T")
 
@@ -46,6 +48,8 @@ _AWAY = {
     "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
     "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND", "CANCELLED",
 }  # fmt: skip
+_DAMAGE = ("database disk image is malformed", "file is not a database")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class TrackingError(Exception):
@@ -60,6 +64,14 @@ class Refused(TrackingError):
     """MLflow will never take this: asking again is pointless."""
 
 
+class Unusable(Away):
+    """The SQLite file gives errors of its own: the next try must open it anew."""
+
+
+class Damaged(Unusable):
+    """The target's SQLite file holds something else than MLflow's tables. The text names it and says what to do."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A run that MLflow has."""
@@ -68,17 +80,27 @@ class Found:
     status: str
     tags: dict[str, str]
     metrics: tuple[str, ...]  # their names
+    start: int = 0  # milliseconds since 1970
 
 
 class Runs:
-    """A client of one target. Methods block; all raise Away, Refused or, if unsure, TrackingError."""
+    """A client of one target. Methods block; all raise Away, Refused or, if unsure, TrackingError.
+
+    Attributes:
+        database: which file an SQLite target is, so that another one in its place is noticed; else None.
+    """
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self.database = file_identity(target.database)
         self._client = self._call("connecting", _client, target.uri)
         from mlflow.entities import Metric, Param, RunTag
 
         self._metric, self._param, self._tag = Metric, Param, RunTag
+
+    def is_current(self) -> bool:
+        """False once the SQLite file was moved away, deleted or replaced: then nothing that is sent would be kept."""
+        return self.database == file_identity(self._target.database)
 
     def existing_experiment(self) -> str | None:
         """The id of the target's experiment, if there is one."""
@@ -115,15 +137,15 @@ class Runs:
         while True:
             search = self._client.search_runs
             page = self._call("search", search, [experiment_id], query, 1, PAGE, order, token)
-            found += [Found(r.info.run_id, r.info.status, r.data.tags, tuple(r.data.metrics)) for r in page]
+            found += [_found(run) for run in page]
             token = page.token
             if not token:
                 return found
 
     def create(self, experiment_id: str, start: int, name: str, tags: Mapping[str, str]) -> str:
         """A new run, started at `start` (ms). After an error look with `find` before asking again."""
-        cut = {key: shortened(value, MAX_TAG) for key, value in tags.items()}
-        run = self._call("create run", self._client.create_run, experiment_id, start, cut, name)
+        cut = {key: value for batch in batches(tags, MAX_TAG) for key, value in batch.items()}
+        run = self._call("create run", self._client.create_run, experiment_id, start, cut, clean(name))
         return str(run.info.run_id)
 
     def log(self, run_id: str, rows: Sequence[Row]) -> None:
@@ -134,7 +156,7 @@ class Runs:
     def set_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Parameters; setting one again to the same value changes nothing, another value is Refused."""
         for batch in batches(params, MAX_PARAM):
-            entities = [self._param(param_name(name), value) for name, value in batch.items()]
+            entities = [self._param(name, value) for name, value in batch.items()]
             self._call("log params", self._client.log_batch, run_id, params=entities, synchronous=True)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -153,24 +175,40 @@ class Runs:
     def rename(self, run_id: str, name: str) -> None:
         self._call("rename run", self._client.update_run, run_id, name=name)
 
-    def set_status(self, run_id: str, status: str, end: int | None = None) -> None:
-        """RUNNING again, or one of FINISHED, FAILED, KILLED at the time `end` (ms)."""
-        if end is None:
-            self._call("set status", self._client.update_run, run_id, status=status)
-        else:
-            self._call("end run", self._client.set_terminated, run_id, status, end)
+    def reopen(self, run_id: str) -> None:
+        """The run goes on: its status is RUNNING again."""
+        self._call("set status", self._client.update_run, run_id, status="RUNNING")
+
+    def end(self, run_id: str, status: str, at: int, start: int | None = None) -> None:
+        """FINISHED, FAILED or KILLED at the time `at` (ms), but not before its start, whatever the clock did.
+
+        Args:
+            start: the run's start in MLflow (ms), if it is known; MLflow is asked otherwise.
+        """
+        if start is None:
+            start = self._call("get run", self._client.get_run, run_id).info.start_time or 0
+        self._call("end run", self._client.set_terminated, run_id, status, max(start, at))
 
     def delete(self, run_id: str) -> None:
         """Hide a run (MLflow keeps it among the deleted ones)."""
         self._call("delete run", self._client.delete_run, run_id)
 
-    def is_active(self, run_id: str) -> bool:
-        """Whether MLflow has this run, undeleted."""
+    def is_active(self, run_id: str, uid: str | None = None) -> bool:
+        """Whether MLflow has this run, undeleted, and of the study `uid` if that is given."""
         try:
             run = self._call("get run", self._client.get_run, run_id)
         except Refused:
             return False
-        return bool(run.info.lifecycle_stage == "active")
+        own = uid is None or run.data.tags.get("trialfleet.study_uid") == uid
+        return bool(run.info.lifecycle_stage == "active") and own
+
+    def exists(self, run_id: str) -> bool:
+        """Whether MLflow has this run, deleted or not."""
+        try:
+            self._call("get run", self._client.get_run, run_id)
+        except Refused:
+            return False
+        return True
 
     def metric_names(self, run_id: str) -> tuple[str, ...]:
         """The names of the metrics that a run has."""
@@ -195,6 +233,13 @@ class Runs:
 
     def _meaning(self, what: str, error: Exception) -> TrackingError:
         text = self._target.without_secrets(str(error))
+        database = self._target.database
+        if database is not None and "(sqlite3." in text:
+            said = next((f"is damaged ({word})" for word in _DAMAGE if word in text), None)
+            if wrong := damage(database) or said:
+                return Damaged(str(DamagedDatabase(database, wrong)))
+            if "disk I/O error" in text:
+                return Unusable("disk I/O error")
         code = getattr(error, "error_code", None)
         if code in _REFUSED and type(error).__module__.startswith("mlflow"):
             return Refused(f"{what}: {_brief(text)}")
@@ -218,6 +263,24 @@ def prepare_environment() -> None:
             logger.propagate = False
 
 
+def release(target: Target) -> None:
+    """Close this process's connections to an SQLite target: MLflow keeps them for good, to whatever file was there."""
+    if target.database is None or "mlflow.store.tracking.sqlalchemy_store" not in sys.modules:
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    engine = SqlAlchemyStore._engine_map.pop(target.uri, None)
+    if engine is not None:
+        engine.dispose()
+    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()
+
+
+def clean(text: str) -> str:
+    """`text` in characters that every store takes: no NUL, no half of a pair of surrogates."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 def shortened(value: str, limit: int) -> str:
     """`value`, cut to `limit` characters with a note that says so."""
     note = f" … [cut: {len(value)} characters in all]"
@@ -226,15 +289,20 @@ def shortened(value: str, limit: int) -> str:
 
 def param_name(name: str) -> str:
     """`name` in the letters that MLflow takes (`model@encoder` has one that it does not)."""
-    return re.sub(r"[^/\w.\- :]", "_", name).strip("/")[:250] or "unnamed"
+    return mlflow_name(name.strip("/"))
 
 
 def batches(pairs: Mapping[str, str], limit: int) -> Iterator[dict[str, str]]:
-    """`pairs` in requests that MLflow takes, values cut to `limit` characters."""
+    """`pairs` in requests that MLflow takes: names in its letters, values cut to `limit` characters.
+
+    Of names that become the same only the first keeps it: the others get a number, lest MLflow refuses them all.
+    """
     batch: dict[str, str] = {}
+    taken: set[str] = set()
     size = 0
-    for name, value in pairs.items():
-        cut = shortened(value, limit)
+    for raw, value in pairs.items():
+        name = _untaken(param_name(raw), taken)
+        cut = clean(shortened(value, limit))
         cost = len(name) + len(cut.encode("ascii", "backslashreplace"))
         if batch and (len(batch) == MAX_PAIRS or size + cost > MAX_REQUEST):
             yield batch
@@ -243,6 +311,20 @@ def batches(pairs: Mapping[str, str], limit: int) -> Iterator[dict[str, str]]:
         size += cost
     if batch:
         yield batch
+
+
+def _untaken(name: str, taken: set[str]) -> str:
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name[:240]}_{number}"
+    taken.add(found)
+    return found
+
+
+def _found(run: "Run") -> Found:
+    info, data = run.info, run.data
+    return Found(info.run_id, info.status, data.tags, tuple(data.metrics), info.start_time or 0)
 
 
 def _client(uri: str) -> "MlflowClient":

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from trialfleet.tracking import metrics
 from trialfleet.tracking.metrics import Line, parse
 
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
+LATEST = 253_402_300_799_000  # milliseconds: the end of the year 9999; later ones SQL stores can not hold
+Complain = Callable[[str], None]
 
 
 class Row(NamedTuple):
@@ -83,7 +86,7 @@ class Once:
                     conflicts.append(Conflict(name, line.step, first, value))
                 return
         self._remember(name, line.step, value)
-        rows.append(Row(name, value, max(0, int(line.time * 1000)), line.step))
+        rows.append(Row(name, value, milliseconds(line.time), line.step))
 
     def _remember(self, name: str, step: int, value: float) -> None:
         self._highest[name] = max(step, self._highest.get(name, step))
@@ -103,19 +106,35 @@ class Once:
         return self._values
 
 
-def metric_name(name: str) -> str:
-    """`name` in the letters that MLflow takes; `objective` itself is kept for the trials' results."""
+def mlflow_name(name: str) -> str:
+    """`name` in the letters that MLflow takes for metrics, parameters and tags, and as short as it wants them."""
     clean = re.sub(r"[^/\w.\- :]", "_", name)[:250]
     if normpath(clean) != clean or clean.startswith(("/", "..")) or clean == ".":
         clean = "/".join(part for part in clean.split("/") if part.strip(".")) or "unnamed"
-    return f"reported/{clean}"[:250] if clean.split("/")[0] == "objective" else clean
+    return clean
 
 
-def read_lines(path: Path, start: int, end: int | None = None) -> tuple[list[Line], int]:
+def metric_name(name: str) -> str:
+    """`name` in the letters that MLflow takes; `objective` itself is kept for the trials' results."""
+    clean = mlflow_name(name)
+    return mlflow_name(f"reported/{clean}") if clean.split("/")[0] == "objective" else clean
+
+
+def milliseconds(seconds: float) -> int:
+    """A time as MLflow keeps it, from Unix seconds; what no store can hold becomes the nearest that it can."""
+    return int(min(max(0.0, seconds * 1000), LATEST))
+
+
+def read_lines(
+    path: Path, start: int, end: int | None = None, complain: Complain = log.warning
+) -> tuple[list[Line], int]:
     """Whole lines from byte `start` on, at most about a mebibyte of them, none beyond `end`.
 
+    Args:
+        complain: is told, once a call, of lines that are no report; they are left out.
+
     Returns:
-        the lines, without those that are no report (a warning says so), and the offset behind the last one.
+        the lines, and the offset behind the last one, left out or not.
 
     Raises:
         OSError: the file is there but can not be read.
@@ -126,27 +145,42 @@ def read_lines(path: Path, start: int, end: int | None = None) -> tuple[list[Lin
             file.seek(start)
             data = file.read(size)
             if len(data) == size and b"\n" not in data:  # one line longer than a chunk
-                data += file.readline()
+                data += file.readline(metrics.CHUNK)
+                if not data.endswith(b"\n") and len(data) > metrics.CHUNK:
+                    return [], _behind_endless_line(file, path, start, end, complain)
     except FileNotFoundError:
         return [], start
     whole = data[: data.rfind(b"\n") + 1]
-    lines = [_parse(raw, path) for raw in whole.splitlines()]
-    return [line for line in lines if line is not None], start + len(whole)
+    lines: list[Line] = []
+    wrong: list[str] = []
+    for raw in whole.splitlines():
+        try:
+            lines.append(parse(raw))
+        except (ValueError, RecursionError) as error:  # the latter: brackets in brackets in brackets
+            wrong.append(f"{error}: {raw[:80]!r}")
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        complain(f"{path}: a line{more} that is no report is left out ({wrong[0]})")
+    return lines, start + len(whole)
 
 
-def read_range(path: Path, start: int, end: int) -> Iterator[Line]:
+def _behind_endless_line(file: BinaryIO, path: Path, start: int, end: int | None, complain: Complain) -> int:
+    """The offset behind a line that is too long for a report, read in pieces; `start` while it has no end."""
+    while data := file.readline(CHUNK_BYTES):
+        if data.endswith(b"\n"):
+            behind = file.tell()
+            if end is not None and behind > end:
+                return start
+            complain(f"{path}: a line of {behind - start} bytes, from byte {start} on, is no report and is left out")
+            return behind
+    return start
+
+
+def read_range(path: Path, start: int, end: int, complain: Complain = log.warning) -> Iterator[Line]:
     """All whole lines of a range; fewer if the file is shorter than it was."""
     while start < end:
-        lines, behind = read_lines(path, start, end)
+        lines, behind = read_lines(path, start, end, complain)
         if behind == start:
             return
         yield from lines
         start = behind
-
-
-def _parse(raw: bytes, path: Path) -> Line | None:
-    try:
-        return parse(raw)
-    except ValueError as error:
-        log.warning("%s: a line that is no report is left out (%s): %.80r", path, error, raw)
-        return None

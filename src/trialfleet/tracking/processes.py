@@ -9,6 +9,31 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Stat:
+    """What the kernel says of a process.
+
+    Attributes:
+        ended: whether it only waits to be reaped.
+        start_time: clock ticks from boot to the process's start.
+    """
+
+    ended: bool
+    session: int
+    start_time: int
+
+    @classmethod
+    def read(cls, pid: int) -> "Stat | None":
+        """None if no process has this pid."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The command in parentheses may contain anything, so count from the last one.
+        fields = stat.rpartition(")")[2].split()
+        return cls(fields[0] in "ZX", int(fields[3]), int(fields[19]))
+
+
+@dataclass(frozen=True)
 class Process:
     """One life of a process on one host."""
 
@@ -23,15 +48,15 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> "Process":
-        """The process that has this pid on this host now.
+        """The process that has this pid on this host now, be it one that has ended and is not reaped yet.
 
         Raises:
             ProcessLookupError: there is none.
         """
-        start = _start_time(pid)
-        if start is None:
+        stat = Stat.read(pid)
+        if stat is None:
             raise ProcessLookupError(pid)
-        return cls(socket.gethostname(), boot_id(), pid, start)
+        return cls(socket.gethostname(), boot_id(), pid, stat.start_time)
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Process":
@@ -46,20 +71,13 @@ class Process:
 
     def is_alive(self) -> bool:
         """Whether the process still runs. Only true or false of processes of this host (`is_here`)."""
-        return self.is_here() and self.boot_id == boot_id() and _start_time(self.pid) == self.start_time
+        if not self.is_here() or self.boot_id != boot_id():
+            return False
+        stat = Stat.read(self.pid)
+        return stat is not None and stat.start_time == self.start_time and not stat.ended
 
 
 @cache
 def boot_id() -> str:
     """The kernel's random id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _start_time(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command in parentheses may contain anything, so count from the last one.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])

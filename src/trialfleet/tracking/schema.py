@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-from trialfleet.tracking.target import on_network_file_system
+from trialfleet.tracking.target import DamagedDatabase, damage, on_network_file_system, sidecars
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def ensure(database: Path) -> None:
 
     Raises:
         SchemaError: MLflow's own tool failed; the message holds its last lines.
+        DamagedDatabase: there is something else in its place.
         OSError: the folder can not be made or written.
     """
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +47,15 @@ def ensure(database: Path) -> None:
         with _lock(database):
             if not _filled(database):
                 _build(database)
+    wrong = damage(database)
+    if wrong is not None:
+        raise DamagedDatabase(database, wrong)
     if not on_network_file_system(database.parent):
         _use_wal(database)
 
 
 def _filled(database: Path) -> bool:
-    return database.exists() and database.stat().st_size > 0
+    return database.exists() and (database.is_dir() or database.stat().st_size > 0)
 
 
 def _build(database: Path) -> None:
@@ -66,6 +70,8 @@ def _build(database: Path) -> None:
             raise SchemaError("MLflow could not make its tables: " + "\n".join(done.stderr.splitlines()[-5:]))
         if database.exists() and not _filled(database):
             database.unlink()  # an empty file, as `touch` leaves one
+        for rest in sidecars(database):  # of a file that was moved away: SQLite would play them into the new one
+            rest.rename(rest.with_name(f"{rest.name}.{uuid4().hex[:8]}.old"))
         with contextlib.suppress(FileExistsError):  # another machine was quicker: theirs is as good
             os.link(temporary, database)
     finally:
@@ -87,7 +93,7 @@ def _use_wal(database: Path) -> None:
     try:
         if connection.execute("PRAGMA journal_mode").fetchone()[0].lower() != "wal":
             connection.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.OperationalError as error:  # in use: works without, the next start tries again
+    except sqlite3.DatabaseError as error:  # in use: works without, the next start tries again
         log.debug("no WAL for %s yet: %s", database, error)
     finally:
         connection.close()

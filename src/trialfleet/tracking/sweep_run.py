@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trialfleet.tracking import metrics, records
+from trialfleet.tracking import metrics, records, transient
+from trialfleet.tracking.records import Damaged
 from trialfleet.tracking.run import Stop
 from trialfleet.tracking.trial_dir import Claim, TrialDir
 
 Signalled = Callable[[], bool]  # whether a signal asked this process to save and leave
+PATIENCE = 60.0  # seconds for which a report waits for a file system to come back
 
 
 class LocalRun:
@@ -27,13 +29,14 @@ class LocalRun:
         self._metrics = metrics.Writer(directory / "metrics.jsonl")
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
-        self._metrics.append(step, values)
+        transient.patiently(lambda: self._metrics.append(step, values), PATIENCE)
 
     def stop(self) -> Stop | None:
         return Stop.PREEMPT if self._signalled() else None
 
     def note(self, **entries: Any) -> None:
-        for name, value in entries.items():
+        """Whatever JSON has no form for is kept as its text, now: it must not stand in the way of the result later."""
+        for name, value in records.plain(entries).items():
             old = self.notes.get(name)
             self.notes[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
 
@@ -68,13 +71,20 @@ class SweepRun(LocalRun):
     def stop(self) -> Stop | None:
         if self._seen is None and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + self._look_every
-            self._seen = self._look()
+            self._seen = transient.patiently(self._look, PATIENCE)
         return self._seen or super().stop()
 
     def _look(self) -> Stop | None:
-        if self._trial.result_json.exists() or self._trial.superseded(self._claim):
+        if self._ended() or self._trial.superseded(self._claim):
             return Stop.SUPERSEDED
-        return Stop.PRUNE if records.read(self._trial.verdict_json) else None
+        return Stop.PRUNE if self._trial.verdict() else None
+
+    def _ended(self) -> bool:
+        """Whether the trial has a result: one that cannot be read is none, and the driver sets it aside."""
+        try:
+            return self._trial.result() is not None
+        except Damaged:
+            return False
 
 
 class FollowerRun:

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ NETWORK_FILE_SYSTEMS = {
     "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "orangefs",
     "panfs", "prl_fs", "pvfs2", "smb3", "smbfs", "vboxsf", "virtiofs", "wekafs",
 }  # fmt: skip
+_SQLITE = b"SQLite format 3\0"
 _SET = "set tracking.uri (or MLFLOW_TRACKING_URI) to "
 _SQLITE_FIX = _SET + "sqlite:///PATH/mlflow.db in a folder you can write"
 _ANY_FIX = _SET + "sqlite:///mlflow.db, http://HOST:PORT or a database URL"
@@ -58,7 +60,23 @@ class Target:
         return text
 
 
-def resolve(uri: str, experiment: str, directory: Path) -> Target:
+class DamagedDatabase(UserError):
+    """MLflow's SQLite file holds something else. Nothing is lost by that, and the message says what to do.
+
+    Args:
+        database: the file.
+        what: what is wrong with it, as the end of a sentence that starts with its name.
+    """
+
+    def __init__(self, database: Path, what: str) -> None:
+        fix = f"move it away ({_family(database)}), and everything is sent anew, or put a copy of it back"
+        super().__init__(f"{database} {what}; nothing is lost, the study's folder holds all results", fix)
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.fix}"
+
+
+def resolve(uri: str, experiment: str, directory: Path, begun: bool = False) -> Target:
     """The target that the settings mean, refused at once if nothing could ever be written there.
 
     A server that does not answer is no reason to refuse: that costs delay only, and may be over in a minute.
@@ -67,6 +85,7 @@ def resolve(uri: str, experiment: str, directory: Path) -> Target:
         uri: `tracking.uri`; a relative SQLite path means one in `directory`.
         experiment: `tracking.experiment`.
         directory: the folder in which the command was typed.
+        begun: results go there already: then a file that is damaged is no reason to leave the study alone.
 
     Raises:
         UserError: the URI is nonsense, its driver is not installed, or its file can not be written.
@@ -75,7 +94,8 @@ def resolve(uri: str, experiment: str, directory: Path) -> Target:
         raise UserError("tracking.experiment is empty", "give the MLflow experiment a name, say 'trialfleet'")
     if uri.startswith("sqlite:"):
         database = _sqlite_path(uri, directory)
-        _check_database(uri, database)
+        if not (begun and database.exists()):
+            _check_database(uri, database)
         query = urlsplit(uri).query
         return Target(f"sqlite:///{database}" + (f"?{query}" if query else ""), experiment, database)
     check(uri)
@@ -102,6 +122,37 @@ def check(uri: str) -> None:
         _check_driver(uri, kind, scheme.partition("+")[2])
     elif scheme != "databricks" and scheme not in _plugins():
         raise UserError(f"tracking.uri={masked(uri)}: MLflow knows no '{scheme}'", _ANY_FIX)
+
+
+def damage(database: Path) -> str | None:
+    """What is wrong with an SQLite file, as far as a quick look tells; None if nothing is, or there is no file."""
+    try:
+        if database.is_dir():
+            return "is a folder"
+        if not database.exists() or database.stat().st_size == 0:
+            return None
+        with database.open("rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        return f"can not be read ({error.strerror})"
+    if not header.startswith(_SQLITE):
+        return "is not an SQLite database"
+    if database.stat().st_size < _bytes_promised(header) and not _has_log(database):
+        return "is cut short: a part of the SQLite database is missing"
+    return _damage_inside(database)
+
+
+def file_identity(path: Path | None) -> str | None:
+    """What tells a file from another one that is put in its place; None if there is none."""
+    try:
+        return None if path is None else str(path.stat().st_ino)
+    except OSError:
+        return None
+
+
+def sidecars(database: Path) -> list[Path]:
+    """What SQLite keeps beside a file. They belong to this file: another one in its place would be spoilt by them."""
+    return [path for suffix in ("-wal", "-shm", "-journal") if (path := _beside(database, suffix)).exists()]
 
 
 def masked(uri: str) -> str:
@@ -154,8 +205,52 @@ def _check_is_sqlite(uri: str, path: Path) -> None:
             header = file.read(16)
     except OSError as error:
         raise UserError(f"tracking.uri={uri}: can not be read ({error.strerror})", _SQLITE_FIX) from error
-    if header and header != b"SQLite format 3\0":
-        raise UserError(f"tracking.uri={uri}: {path} is not an SQLite database", _SQLITE_FIX)
+    if header and header != _SQLITE:
+        fix = f"if it was one, nothing is lost: move it away, and all results are sent anew; or {_SQLITE_FIX}"
+        raise UserError(f"tracking.uri={uri}: {path} is not an SQLite database", fix)
+
+
+def _bytes_promised(header: bytes) -> int:
+    """The size that an SQLite file should have, from its header (https://www.sqlite.org/fileformat.html, 1.3)."""
+    size = int.from_bytes(header[16:18], "big")
+    trusted = header[24:28] == header[92:96]
+    return (65536 if size == 1 else size) * int.from_bytes(header[28:32], "big") if trusted else 0
+
+
+def _has_log(database: Path) -> bool:
+    """Whether there is a log, of what the file itself lacks, or of what is just being written into it."""
+    logs = (_beside(database, "-wal"), _beside(database, "-journal"))
+    return any(log.exists() and log.stat().st_size > 0 for log in logs)
+
+
+def _damage_inside(database: Path) -> str | None:
+    try:
+        connection = _read_only(database)
+        try:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for name in tables:
+                connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
+        finally:
+            connection.close()
+    except sqlite3.OperationalError:  # in use, say: that is no damage
+        return None
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        return f"is damaged ({error})"
+    return None
+
+
+def _read_only(database: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5)
+
+
+def _beside(database: Path, suffix: str) -> Path:
+    return database.with_name(database.name + suffix)
+
+
+def _family(database: Path) -> str:
+    """The file with what SQLite keeps beside it, as one types it."""
+    names = [database, *sidecars(database)]
+    return "mv " + " ".join(shlex.quote(str(name)) for name in names) + " ELSEWHERE"
 
 
 def _check_address(uri: str) -> None:
@@ -187,18 +282,25 @@ def _plugins() -> set[str]:
     return {point.name for point in importlib.metadata.entry_points(group="mlflow.tracking_store")}
 
 
-def knows_run(target: Target, run_id: str) -> bool:
-    """Whether an SQLite target holds this run, undeleted, asked without MLflow; True for any other target."""
-    if target.database is None:
-        return True
-    if not target.database.exists():
+def knows_run(target: Target, uid: str, run_id: str, database: str | None = None) -> bool:
+    """Whether it is plain, without MLflow, that a run of a study is there, undeleted: an SQLite file is asked.
+
+    Args:
+        uid: the study's.
+        database: `file_identity` of the file that it was sent to; None if that is not known.
+
+    Returns:
+        False if the run is not there, or if only MLflow can tell.
+    """
+    if target.database is None or database not in (None, file_identity(target.database)):
         return False
     try:
-        connection = sqlite3.connect(f"{target.database.as_uri()}?mode=ro", uri=True, timeout=5)
+        connection = _read_only(target.database)
         try:
-            query = "SELECT 1 FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
-            return connection.execute(query, (run_id,)).fetchone() is not None
+            query = "SELECT 1 FROM runs JOIN tags USING (run_uuid) WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+            query += " AND key = 'trialfleet.study_uid' AND value = ?"
+            return connection.execute(query, (run_id, uid)).fetchone() is not None
         finally:
             connection.close()
-    except sqlite3.OperationalError as error:
-        return "no such table" not in str(error)  # busy: believe the cursor; no tables: a new database
+    except sqlite3.DatabaseError:
+        return False

@@ -11,16 +11,20 @@ runs elsewhere). Claims are ordered by (attempt, restart); only the newest may c
 
 import math
 import os
+import re
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from trialfleet.tracking import records
+from trialfleet.tracking import causes, records
+from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.processes import Process
+from trialfleet.tracking.records import Damaged
 
+OUT_OF_MEMORY = "OutOfMemory"  # type of the error of a trial that needs more memory than it can have
 TIME_LIMIT = "time_limit.json"  # in a run's folder: the run saved and left because of its job's time limit
 
 
@@ -42,6 +46,7 @@ class Result:
         seconds: where the time went, by part.
         run: label of the run that committed ("2.0"), or None when the driver did.
         notes: what else the run had to say of itself.
+        identity: the trial that it is the result of; `TrialDir.commit` sets it.
     """
 
     state: TrialState
@@ -50,9 +55,12 @@ class Result:
     seconds: dict[str, float]
     run: str | None
     notes: dict[str, Any]
+    identity: Identity = field(default=Identity(None, None), compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "study": self.identity.study,
+            "params": self.identity.params,
             "state": self.state.value,
             "objectives": self.objectives,
             "error": self.error,
@@ -63,15 +71,24 @@ class Result:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Result":
-        values = record["objectives"]
+        """Raises:
+        KeyError, TypeError, ValueError: the record is no result.
+        """
+        values, error, seconds, notes = record["objectives"], record["error"], record["seconds"], record["notes"]
+        state = TrialState(record["state"])
         objectives = None if values is None else [records.number(value) for value in values]
+        if (state is TrialState.COMPLETE) != (objectives is not None):
+            raise ValueError(f"{state} with objectives {objectives}")
+        if error is not None and not all(isinstance(error[key], str) for key in ("type", "message", "traceback")):
+            raise TypeError("error holds something else than texts")
         return cls(
-            TrialState(record["state"]),
+            state,
             objectives,
-            record["error"],
-            record["seconds"],
-            record["run"],
-            record["notes"],
+            error,
+            {str(part): records.number(value) for part, value in dict(seconds).items()},
+            None if record["run"] is None else str(record["run"]),
+            dict(notes),
+            Identity(record.get("study"), record.get("params")),
         )
 
 
@@ -82,9 +99,15 @@ class Claim:
     attempt: int
     restart: int  # how often Slurm had restarted the job when this run began
     label: str  # the run's directory: "1.0"
-    job: str  # the job's identity: the same for all restarts of a Slurm job
+    job: str  # the job's identity: the same for all restarts of a Slurm job; "" if the file is damaged
     process: Process
     node: str  # where it runs, by the launcher's name for it
+    identity: Identity = field(default=Identity(None, None), compare=False)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the file says nothing that can be read: a run of this label began, and nobody knows whose."""
+        return self.job == ""
 
     def newer_than(self, other: "Claim") -> bool:
         return (self.attempt, self.restart) > (other.attempt, other.restart)
@@ -109,39 +132,92 @@ class TrialDir:
         return self.runs / label
 
     def result(self) -> Result | None:
+        """How the trial ended; None while it has not.
+
+        Raises:
+            Damaged: result.json is there, and is no result.
+        """
         if not os.access(self.result_json, os.F_OK):  # mostly it is not there, and this is told sooner than by an error
             return None
         record = records.read(self.result_json)
-        return None if record is None else Result.from_json(record)
+        if record is None:
+            if not self.result_json.exists():
+                return None
+            raise Damaged(self.result_json, "is empty")
+        try:
+            return Result.from_json(record)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise Damaged(self.result_json, f"is no result ({error!r})") from None
 
-    def commit(self, result: Result) -> bool:
-        """End the trial, once. False if it had ended already: the result that is there is the truth."""
-        return records.create(self.result_json, result.to_json())
+    def commit(self, result: Result, identity: Identity) -> bool:
+        """End the trial, once. False if it had ended already: the result that is there is the truth.
+
+        Args:
+            identity: the trial that the result is of.
+        """
+        return records.create(self.result_json, replace(result, identity=identity).to_json())
+
+    def verdict(self) -> dict[str, Any] | None:
+        """The driver's request to stop, or None. A file that is no request is none: it must not end a trial."""
+        if not os.access(self.verdict_json, os.F_OK):
+            return None
+        try:
+            record = records.read(self.verdict_json)
+        except Damaged:
+            return None
+        return record if record is not None and isinstance(record.get("prune_at"), int) else None
+
+    def is_taken(self) -> bool:
+        """Whether the folder holds a trial already, or what is left of one."""
+        return self.trial_json.exists() or self.result_json.exists() or bool(self.claims())
 
     def claims(self) -> list[Claim]:
-        """All claims, oldest first."""
+        """All claims, oldest first; one that cannot be read counts, too: its run began."""
+        known = dict(self._claims)
         for label in self.run_labels():
-            if label not in self._claims:
-                record = records.read(self.run_dir(label) / "claim")
-                if record is not None:
-                    process = Process.from_json(record["process"])
-                    order, job, node = (record["attempt"], record["restart"]), record["job"], record["node"]
-                    self._claims[label] = Claim(*order, label, job, process, node)
-        return sorted(self._claims.values(), key=lambda claim: (claim.attempt, claim.restart))
+            if label not in known:
+                claim = self._read_claim(label)
+                if claim is not None:
+                    known[label] = claim
+                    if not claim.damaged:
+                        self._claims[label] = claim
+        return sorted(known.values(), key=lambda claim: (claim.attempt, claim.restart))
+
+    def _read_claim(self, label: str) -> Claim | None:
+        path = self.run_dir(label) / "claim"
+        try:
+            record = records.read(path)
+            if record is None and not path.exists():
+                return None
+            record = record or {}
+            process = Process.from_json(record["process"])
+            job, node, identity = (
+                str(record["job"]),
+                str(record["node"]),
+                Identity(record.get("study"), record.get("params")),
+            )
+            return Claim(int(record["attempt"]), int(record["restart"]), label, job, process, node, identity)
+        except (Damaged, KeyError, TypeError, ValueError, OverflowError):
+            attempt, restart = _order(label)
+            return Claim(attempt, restart, label, "", NOBODY, "")
 
     def run_labels(self) -> list[str]:
-        """The runs that the trial has, oldest first."""
+        """The runs that the trial has, oldest first. What else lies in the folder is not ours."""
         try:
             labels = os.listdir(self.runs)  # noqa: PTH208  # asked very often
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(labels, key=_order) if len(labels) > 1 else labels
+        return sorted((label for label in labels if _LABEL.fullmatch(label)), key=_order)
 
-    def claim(self, attempt: int, job: str, restart: int) -> Claim:
+    def claim(self, attempt: int, job: str, restart: int, identity: Identity) -> Claim:
         """Claim attempt `attempt` for this process of `job`, or learn that it must not run.
 
         The first run of an attempt is k.0: creating it exclusively is what makes the attempt the job's own.
-        A job that Slurm requeued keeps its id, finds its own k.0 and creates k.<restart>.
+        A job that Slurm requeued keeps its id, finds its own k.0 and creates k.<restart>. Where k.0 is damaged, a job
+        that was restarted takes it for its own: nobody else would go on with the attempt.
+
+        Args:
+            identity: the trial that the job was submitted for.
 
         Raises:
             NotClaimed: the trial has ended, the attempt is another job's, or a newer run exists.
@@ -152,24 +228,58 @@ class TrialDir:
         own = [claim for claim in claims if claim.attempt == attempt]
         if claims and (claims[-1].attempt > attempt):
             raise NotClaimed(f"attempt {claims[-1].attempt} exists")
-        if own and own[0].job != job:
+        if own and own[0].job != job and not (own[0].damaged and restart > 0):
             raise NotClaimed(f"attempt {attempt} belongs to {own[0].job}")
         if own and own[-1].restart >= restart:
             raise NotClaimed(f"restart {own[-1].restart} of attempt {attempt} exists")
         label = f"{attempt}.{restart if own else 0}"
         own_process = Process.own()
         node = os.environ.get("SLURMD_NODENAME", own_process.host)
-        claim = Claim(attempt, restart, label, job, own_process, node)
-        record = {"attempt": attempt, "restart": restart, "job": job, "process": own_process.to_json(), "node": node}
-        if not records.create(self.run_dir(label) / "claim", record):
+        claim = Claim(attempt, restart, label, job, own_process, node, identity)
+        record = {
+            "study": identity.study,
+            "params": identity.params,
+            "attempt": attempt,
+            "restart": restart,
+            "job": job,
+            "process": own_process.to_json(),
+            "node": node,
+        }
+        # It may be there by our own doing: a file system can report an error of what it did.
+        if not records.create(self.run_dir(label) / "claim", record) and self._read_claim(label) != claim:
             raise NotClaimed(f"run {label} was claimed at the same moment")
         if self.result_json.exists():  # it may have ended between the first look and the claim
             raise NotClaimed("the trial has ended")
         return claim
 
     def superseded(self, claim: Claim) -> bool:
-        """Whether a newer run of the trial exists: `claim`'s run must stop and may not commit."""
+        """Whether `claim`'s run must stop and may not commit: a newer run of the trial exists, or the folder is gone.
+
+        It goes when the study is put aside for a fresh one, which makes a folder of the same name.
+        """
+        try:
+            os.stat(self.run_dir(claim.label) / "claim")  # noqa: PTH116  # tells what is not there from what cannot be told
+        except FileNotFoundError:
+            return True
         return any(other.newer_than(claim) for other in self.claims())
+
+
+def trial_dir(study: Path, number: int) -> TrialDir:
+    """The folder of a trial in its study's."""
+    return TrialDir(study / "trials" / f"{number:05d}")
+
+
+def trial_numbers(study: Path) -> list[int]:
+    """The trials that have a folder in the study's, in order. What else lies there is not ours."""
+    try:
+        names = os.listdir(study / "trials")  # noqa: PTH208  # thousands, and only their names are wanted
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{5,}", name))
+
+
+_LABEL = re.compile(r"[0-9]+\.[0-9]+")
+NOBODY = Process("", "", 0, 0)  # stands in a claim that cannot be read
 
 
 def _order(label: str) -> tuple[int, ...]:
@@ -190,6 +300,9 @@ def judged(value: Any, n_objectives: int) -> tuple[TrialState, Sequence[float] |
 
 
 def described(failure: BaseException) -> dict[str, str]:
-    """An exception as result.json records it."""
-    trace = "".join(traceback.format_exception(failure))
-    return {"type": type(failure).__name__, "message": str(failure)[:2000], "traceback": trace[-20000:]}
+    """An exception as result.json records it, whatever its author's __str__ does."""
+    try:
+        trace = "".join(traceback.format_exception(failure))
+    except Exception:  # noqa: BLE001  # raised by the exception's own code
+        trace = ""
+    return {"type": type(failure).__name__, "message": causes.text(failure)[:2000], "traceback": trace[-20000:]}

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trialfleet.tracking import cursor as note
+from trialfleet.tracking import records
 from trialfleet.tracking.cursor import Cursor, Range, Trial
 from trialfleet.tracking.metrics import Line
 from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError
-from trialfleet.tracking.once import Conflict, Once, Row, read_lines, read_range
+from trialfleet.tracking.once import Conflict, Once, Row, milliseconds, read_lines, read_range
 from trialfleet.tracking.views import objective_names
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ UPLOAD_TRIES = 3  # for a trial's artifacts together
 CHUNKS_A_TURN = 8  # of about a mebibyte each; then the other trials have their turn
 
 
+class StudyGone(TrackingError):
+    """A trial's run is gone, and so is the study's own: the study's runs have to be looked for anew."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where trials' runs go: an experiment, the study's run in it, and what every run is tagged with."""
@@ -37,7 +42,7 @@ class Place:
     parent: str | None
     name: str
     tags: Mapping[str, str]
-    listing: Mapping[int, Found] | None = None  # all runs of the study, if the cursor was lost
+    listing: Mapping[int, Found] | None = None  # the runs of its trials, if it had to be looked what is there
 
 
 @dataclass
@@ -74,6 +79,7 @@ class TrialForwarder:
         self._outbox: Outbox | None = None
         self._conflicted = False
         self._upload_failures = 0
+        self._unreadable: set[Path] = set()  # files of which it was told that they hold more than reports
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._wanted.update(tags)
@@ -90,6 +96,7 @@ class TrialForwarder:
             False if there is more to send.
 
         Raises:
+            StudyGone: nothing is lost; look for the study's runs first.
             TrackingError, OSError: nothing is lost; call again later.
         """
         try:
@@ -101,7 +108,7 @@ class TrialForwarder:
             if self.trial.ended is not None:
                 self._finish(runs, run_id, place)
         except Refused as error:
-            self._give_up_if_deleted(runs, error)
+            self._give_up_if_deleted(runs, error, place)
         return True
 
     def _run(self, runs: Runs, place: Place) -> str:
@@ -110,14 +117,15 @@ class TrialForwarder:
             return trial.run_id
         found = self._find(runs, place)
         doubtful = self._uncertain and not found
+        at = trial.created_at
         if found:
-            run_id = found[0].run_id
+            run_id, at = found[0].run_id, found[0].start / 1000
         else:
             self._uncertain = True
+            self._cursor.sync()
             name = run_name(trial.number) if place.parent else place.name
-            start = int(trial.created_at * 1000)
-            run_id = runs.create(place.experiment_id, start, name, self._identity(place))
-        self._cursor.note(note.created(trial.number, run_id, doubtful, bool(found and found[0].metrics)))
+            run_id = runs.create(place.experiment_id, milliseconds(at), name, self._identity(place))
+        self._cursor.note(note.created(trial.number, run_id, at, doubtful, bool(found and found[0].metrics)))
         return run_id
 
     def _identity(self, place: Place) -> dict[str, str]:
@@ -151,7 +159,7 @@ class TrialForwarder:
         for run in list(self.trial.runs):
             while True:
                 start = self.trial.offset(run)
-                lines, end = read_lines(self._file(run), start)
+                lines, end = read_lines(self._file(run), start, complain=self._complainer(run))
                 if end == start:
                     break
                 if turns == 0:
@@ -201,7 +209,7 @@ class TrialForwarder:
         pieces = [*self.trial.sent, *([self.trial.last] if self.trial.last else [])]
         lost = any(_size(self._file(piece.run)) < piece.end for piece in pieces)  # by a power cut, say
         if self.trial.unlisted or lost:
-            runs.set_status(run_id, "RUNNING")
+            runs.reopen(run_id)
             once.assume(runs.history(run_id, runs.metric_names(run_id)))
         self._behind, box = [], None
         for piece in pieces:
@@ -216,7 +224,7 @@ class TrialForwarder:
     def _replay(self, once: Once, piece: Range) -> Iterator[tuple[list[Row], list[Conflict]]]:
         start = piece.start
         while start < piece.end:
-            lines, end = read_lines(self._file(piece.run), start, piece.end)
+            lines, end = read_lines(self._file(piece.run), start, piece.end, self._complainer(piece.run))
             if end == start:
                 return
             yield once.take(lines)
@@ -225,24 +233,31 @@ class TrialForwarder:
 
     def _earlier(self) -> Iterator[Line]:
         for piece in self._behind:
-            yield from read_range(self._file(piece.run), piece.start, piece.end)
+            yield from read_range(self._file(piece.run), piece.start, piece.end, self._complainer(piece.run))
 
     def _finish(self, runs: Runs, run_id: str, place: Place) -> None:
         ended = self.trial.ended
         assert ended is not None
-        at = int(ended["at"] * 1000)
-        names = objective_names(ended["objectives"])
-        rows = [Row(n, float(value), at, 0) for n, value in zip(names, ended["objectives"].values(), strict=True)]
-        if rows:
+        start = milliseconds(self.trial.created_at + 0.0005)  # rounded: MLflow may have told it
+        at = max(start, milliseconds(ended["at"]))
+        if rows := self._results(runs, run_id, place, at):
             self._send_rows(runs, run_id, rows)
         for name, relative in ended["artifacts"].items():
             self._upload(runs, run_id, name, self._cursor.path.parent / relative)
         tags = {**ended["tags"], STATE: ended["state"], **({ERROR: ended["error"]} if ended["error"] else {})}
         self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, tags))
-        runs.set_status(run_id, STATUS[ended["state"]], at)
+        runs.end(run_id, STATUS[ended["state"]], at, None if place.parent is None else start)
         if self.trial.doubtful:
             remove_doubles(runs, run_id, place.experiment_id, self._marks(place))
         self._cursor.note(note.done(self.trial.number, run_id))
+
+    def _results(self, runs: Runs, run_id: str, place: Place, at: int) -> list[Row]:
+        """The objectives as points; those that a run has which was found with metrics stay as they are."""
+        assert self.trial.ended is not None
+        objectives = self.trial.ended["objectives"]
+        has = runs.metric_names(run_id) if self.trial.unlisted and place.parent is not None and objectives else ()
+        pairs = zip(objective_names(objectives), objectives.values(), strict=True)
+        return [Row(name, records.number(value), at, 0) for name, value in pairs if name not in has]
 
     def _upload(self, runs: Runs, run_id: str, name: str, path: Path) -> None:
         """Artifacts are copies of what lies in the trial's folder: if one can not be stored, all goes on."""
@@ -266,15 +281,27 @@ class TrialForwarder:
                 raise
             self._report(f"its {what} are refused by MLflow ({error})")
 
-    def _give_up_if_deleted(self, runs: Runs, error: Refused) -> None:
+    def _give_up_if_deleted(self, runs: Runs, error: Refused, place: Place) -> None:
         run_id = self.trial.run_id
         if run_id is None or runs.is_active(run_id):
             raise TrackingError(str(error)) from error
+        if place.parent is not None and not runs.is_active(place.parent):
+            raise StudyGone(str(error)) from error
         self._report("its run was deleted in MLflow; nothing more is sent there")
         self._cursor.note(note.done(self.trial.number, run_id))
 
     def _report(self, text: str) -> None:
         self._complain(f"trial {self.trial.number}: {text}")
+
+    def _complainer(self, run: str) -> Callable[[str], None]:
+        """Tells of lines that are no reports, once a file: there may be millions of them."""
+
+        def complain(text: str) -> None:
+            if self._file(run) not in self._unreadable:
+                self._unreadable.add(self._file(run))
+                self._report(text)
+
+        return complain
 
     def _file(self, run: str) -> Path:
         return self.trial.runs[run] / "metrics.jsonl"

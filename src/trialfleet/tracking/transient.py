@@ -1,0 +1,72 @@
+"""Errors of a file system that pass by themselves, and waiting for them to pass.
+
+A network file system whose server restarts answers ESTALE or EIO for a while; a full disk is emptied. None of
+them says anything about the trial that met it.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from trialfleet.tracking import causes
+
+T = TypeVar("T")
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_PASSING = (
+    errno.ESTALE,
+    errno.EIO,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ENOLCK,
+    errno.EREMOTEIO,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ECONNRESET,
+    errno.ENFILE,
+)
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds between two tries; each pause is twice the one before
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error is that of a full disk or quota, under whatever a library has made of it."""
+    return _caused_by(error, FULL)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error is one of the file system's that pass by themselves; a full disk is none of these."""
+    return _caused_by(error, _PASSING)
+
+
+def patiently(call: Callable[[], T], patience: float, give_up: Callable[[], bool] = lambda: False) -> T:
+    """What `call` returns, tried again with growing pauses while it meets errors that pass.
+
+    Args:
+        patience: seconds after which the error is raised after all.
+        give_up: asked before each pause; true if there is no time to wait.
+    """
+    deadline, pause = time.monotonic() + patience, FIRST_PAUSE
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            if not passes(error) or give_up() or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _caused_by(error: BaseException, numbers: tuple[int, ...]) -> bool:
+    """Whether an OSError of one of these numbers is the error, its cause, or quoted in its text."""
+    for cause in causes.chain(error):
+        if isinstance(cause, OSError) and cause.errno in numbers:
+            return True
+        words = "" if isinstance(cause, OSError) else causes.text(cause)
+        if any(os.strerror(number) in words for number in numbers):
+            return True
+    return False

@@ -1,0 +1,220 @@
+"""Damaged files are named, set aside, and in nobody's way: the other trials go on, and what can be known is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.test_storage_and_folder import check
+from tests.tasks.forked import QuickStudy
+from trialfleet.tracking.trial_dir import TrialDir
+
+NewQuickStudy = Callable[..., QuickStudy]
+
+DAMAGE = {
+    "empty": b"",
+    "half": None,
+    "zeros": b"\0" * 40,
+    "binary": bytes(range(256)),
+    "other JSON": b"[3]\n",
+    "not its shape": b"{}\n",
+}
+
+
+def damage(path: Path, kind: str) -> None:
+    content = DAMAGE[kind]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
+
+
+def set_aside(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.name}.damaged-*"))
+
+
+ALL_AT_ONCE = (f"hydra.sweeper.n_trials={len(DAMAGE)}", f"hydra.sweeper.n_jobs={len(DAMAGE)}")
+
+
+def result_of(study: QuickStudy, number: int) -> float:
+    result = study.trial(number).result()
+    assert result is not None
+    assert result.objectives is not None
+    return result.objectives[0]
+
+
+def check_values(study: QuickStudy, count: int) -> None:
+    """All complete, with the values in their files."""
+    stored = study.stored()
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * count, study.report()
+    assert [trial.value for trial in stored] == [result_of(study, number) for number in range(count)]
+
+
+@pytest.mark.parametrize("name", ["trial.json", "result.json"])
+def test_a_finished_trials_file_is_made_again_from_the_study(quick_study: NewQuickStudy, name: str) -> None:
+    """Each trial's in another way."""
+    study = quick_study(*ALL_AT_ONCE)
+    study.run()
+    paths = {kind: study.trial(number).path / name for number, kind in enumerate(DAMAGE)}
+    before = {kind: json.loads(path.read_text()) for kind, path in paths.items()}
+    for kind, path in paths.items():
+        damage(path, kind)
+    said = study.run(f"hydra.sweeper.n_trials={len(DAMAGE) + 1}")
+    for kind, path in paths.items():
+        if name == "trial.json" and kind in ("empty", "zeros"):  # as a power cut may leave it: the study has it all
+            continue
+        assert str(path) in said
+        assert set_aside(path)
+        after = json.loads(path.read_text())
+        for key in ("params", "overrides", "number") if name == "trial.json" else ("state", "objectives", "params"):
+            assert after[key] == before[kind][key]
+    check_values(study, len(DAMAGE) + 1)
+
+
+# What happens between a job's commit and the driver's look: the driver finds the result like that.
+STRIKE = """
+from pathlib import Path
+from tests.sweep.test_damaged_files import DAMAGE, damage
+from trialfleet.tracking.trial_dir import TrialDir
+result = TrialDir.result
+def strikes(self):
+    struck = self.path / "struck"
+    if self.result_json.exists() and not struck.exists():
+        struck.touch()
+        damage(self.result_json, list(DAMAGE)[int(self.path.name)])
+    return result(self)
+TrialDir.result = strikes
+"""
+
+
+def test_an_untold_result_that_is_damaged_is_set_aside_and_the_trial_goes_on(quick_study: NewQuickStudy) -> None:
+    study = quick_study(*ALL_AT_ONCE)
+    said = study.run(first=STRIKE)
+    for number in range(len(DAMAGE)):
+        assert f"{study.trial(number).result_json}" in said
+        assert set_aside(study.trial(number).result_json)
+        assert study.labels(number) == ["1.0", "2.0"]
+    check(study, len(DAMAGE))
+
+
+DIE = """
+import os
+from trialfleet.sweep.local_fleet import LocalFleet
+start = LocalFleet.submit
+def dies(self, *arguments, **named):
+    {start_them}
+    os._exit(9)
+LocalFleet.submit = dies
+"""
+
+
+@pytest.mark.parametrize("start_them", ["pass", "start(self, *arguments, **named)"], ids=["waiting", "running"])
+def test_a_running_trials_record_is_made_again(quick_study: NewQuickStudy, start_them: str) -> None:
+    """The driver died after it wrote them, or after it started the jobs, and its successor finds them damaged."""
+    study = quick_study(*ALL_AT_ONCE)
+    study.run(code=9, first=DIE.format(start_them=start_them))
+    if start_them != "pass":  # the jobs have ended or run on: whatever they do, they are followed
+        study.wait_for(lambda: all(study.labels(number) for number in range(len(DAMAGE))))
+    for number, kind in enumerate(DAMAGE):
+        damage(study.trial(number).trial_json, kind)
+    study.run()
+    check(study, len(DAMAGE))
+
+
+def test_a_damaged_verdict_prunes_nobody(quick_study: NewQuickStudy) -> None:
+    study = quick_study(*ALL_AT_ONCE, "steps=6")
+    study.run(
+        first="from tests.sweep.test_damaged_files import DAMAGE\n"
+        "from trialfleet.tracking.submission import TrialRecord\n"
+        "write = TrialRecord.write\ndef also(self, path, synced=True):\n    write(self, path, synced)\n"
+        "    content = list(DAMAGE.values())[self.number] or b'{\"prune_at\": '\n"
+        "    path.with_name('verdict.json').write_bytes(content)\nTrialRecord.write = also"
+    )
+    study.check(len(DAMAGE), steps=6)
+
+
+def test_a_damaged_claim_fails_nobody(quick_study: NewQuickStudy) -> None:
+    """Damaged as soon as it is there, while its run goes on."""
+    study = quick_study(*ALL_AT_ONCE)
+    study.run(
+        first="from tests.sweep.test_damaged_files import DAMAGE, damage\nfrom trialfleet.tracking.trial_dir import TrialDir\n"
+        "claim = TrialDir.claim\ndef strikes(self, *arguments):\n    made = claim(self, *arguments)\n"
+        "    damage(self.run_dir(made.label) / 'claim', list(DAMAGE)[int(self.path.name)])\n    return made\n"
+        "TrialDir.claim = strikes"
+    )
+    check_values(study, len(DAMAGE))
+    assert all([path.name for path in study.trial(n).runs.iterdir()] == ["1.0"] for n in range(len(DAMAGE)))
+
+
+def test_foreign_names_are_passed_over(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    for path in ("trials/README", "trials/00001/runs/backup", "trials/00001/runs/1.x", "driver.lock/notes.json"):
+        (study.folder / path).write_text("a person was here")
+    (study.folder / "trials/old").mkdir()
+    (study.folder / "trials/00001/runs/copy of 1.0").mkdir()
+    study.run("hydra.sweeper.n_trials=3")
+    assert study.states() == {"COMPLETE": 3}
+
+
+def test_a_damaged_budget_costs_the_study_nothing(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    damage(study.folder / "budget.json", "half")
+    said = study.run("hydra.sweeper.n_trials=3", "hydra.sweeper.budget.device_hours=100")
+    assert f"{study.folder / 'budget.json'} is damaged" in said
+    check(study, 3)
+
+
+def test_a_damaged_study_yaml_is_named_and_left(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    path = study.folder / "study.yaml"
+    whole = path.read_bytes()
+    for kind in ("empty", "zeros", "binary", "other JSON", "not its shape"):
+        damage(path, kind)
+        damaged = path.read_bytes()
+        assert f"{path}: is no study record" in study.run("hydra.sweeper.n_trials=3", code=1)
+        assert path.read_bytes() == damaged
+    path.write_bytes(whole)
+    study.run("hydra.sweeper.n_trials=3")
+    check(study, 3)
+
+
+@pytest.mark.parametrize("where", [0, -2])
+def test_a_garbled_journal_is_named_and_made_anew_when_the_user_says_so(quick_study: NewQuickStudy, where: int) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    path = study.folder / "optuna_journal.log"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[where] = b"\x00garbage\n"
+    path.write_bytes(b"".join(lines))
+    said = study.run("hydra.sweeper.n_trials=3", code=1)
+    assert f"{path} is damaged in line" in said
+    assert path.read_bytes() == b"".join(lines)
+    study.run("hydra.sweeper.n_trials=3", "study.rebuild=true")
+    check(study, 3)
+
+
+def test_a_record_of_a_newer_version_is_not_misread(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=1")
+    study.run()
+    path = study.folder / "study.yaml"
+    path.write_text(path.read_text().replace("format: 2", "format: 99"))
+    assert "newer version" in study.run(code=1)
+
+
+def test_a_result_of_two_numbers_is_none_of_a_study_with_one_objective(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    strike = STRIKE.replace(
+        "damage(self.result_json, list(DAMAGE)[int(self.path.name)])",
+        "import json; r = json.loads(self.result_json.read_text()); r['objectives'] *= 2; "
+        "self.result_json.write_text(json.dumps(r))",
+    )
+    assert "has 2 objectives, not 1" in study.run(first=strike)
+    check(study, 2)
+
+
+def test_what_is_no_run_is_none(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "1.0").mkdir(parents=True)
+    (tmp_path / "runs" / "x").mkdir()
+    assert TrialDir(tmp_path).run_labels() == ["1.0"]
+    assert TrialDir(tmp_path).claims() == []

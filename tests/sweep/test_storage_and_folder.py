@@ -1,0 +1,327 @@
+"""A study is in its folder and in its storage: whatever happens to one of the two, no trial gets another one's result."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.tasks.descent import undisturbed
+from tests.tasks.forked import QuickStudy
+from trialfleet.sweep.lease import Lease
+
+NewQuickStudy = Callable[..., QuickStudy]
+STEPS = 4
+
+
+def trials(study: QuickStudy, url: str | None = None) -> list[optuna.trial.FrozenTrial]:
+    """The trials, by plain Optuna."""
+    if url is None:
+        return study.stored()
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return optuna.load_study(study_name="descent", storage=storage).get_trials()
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def check(study: QuickStudy, count: int, url: str | None = None) -> None:
+    """Each trial is there once, complete, with the value of its own parameters, in the study and in its folder."""
+    stored = trials(study, url)
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * count, study.report()
+    for trial in stored:
+        record = json.loads((study.trial(trial.number).trial_json).read_text())
+        result = json.loads((study.trial(trial.number).result_json).read_text())
+        assert record["params"] == trial.params
+        assert trial.values == result["objectives"] == [undisturbed(trial.params["x"], trial.params["y"], STEPS)]
+    assert study.numbers() == list(range(count))
+
+
+def database(study: QuickStudy, name: str = "study") -> str:
+    return f"sqlite:///{study.place / name}.db"
+
+
+# -------------------------------------------------------------------- another storage than the study's
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("study", None), (None, "study"), ("study", "other")], ids=["forgotten", "added", "changed"]
+)
+def test_a_storage_that_is_not_the_studys_is_refused(
+    quick_study: NewQuickStudy, before: str | None, after: str | None
+) -> None:
+    """Today's trials would take the numbers, and the results, of the old ones."""
+    study = quick_study("hydra.sweeper.n_trials=3")
+    own, other = ([f"hydra.sweeper.storage={database(study, name)}"] if name else [] for name in (before, after))
+    study.run(*own)
+    said = study.run("hydra.sweeper.n_trials=5", *other, code=1)
+    for name in (before, after):
+        assert (database(study, name) if name else "in its own folder (null)") in said
+    study.run("hydra.sweeper.n_trials=5", *own)
+    check(study, 5, database(study) if before else None)
+
+
+def test_a_password_is_not_shown_where_a_storage_is_refused(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    said = study.run("hydra.sweeper.storage=postgresql://me:s3cret@nowhere/db", code=1)
+    assert "postgresql://me:***@nowhere/db" in said
+    assert "s3cret" not in said
+
+
+def test_the_same_file_by_another_name_is_the_same_storage(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run("hydra.sweeper.storage=sqlite:///study.db")
+    study.run("hydra.sweeper.n_trials=3", f"hydra.sweeper.storage={database(study)}")
+    check(study, 3, database(study))
+
+
+def test_another_address_of_the_same_storage_is_taken_by_permission(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run(f"hydra.sweeper.storage={database(study)}")
+    (study.place / "link.db").symlink_to("study.db")
+    other = f"hydra.sweeper.storage={database(study, 'link')}"
+    study.run("hydra.sweeper.n_trials=3", other, code=1)
+    study.run("hydra.sweeper.n_trials=3", other, "study.allow_changes=[hydra.sweeper.storage]")
+    check(study, 3, database(study))
+    study.run("hydra.sweeper.n_trials=4", other)
+
+
+def test_permission_does_not_make_a_foreign_storage_the_studys(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    other = [f"hydra.sweeper.storage={database(study)}", "study.allow_changes=[hydra.sweeper.storage]"]
+    assert "knows nothing of this study" in study.run("hydra.sweeper.n_trials=3", *other, code=1)
+    study.run("hydra.sweeper.n_trials=3")
+    check(study, 3)
+
+
+# -------------------------------------------------------------------- a storage that is gone, and the study made anew
+
+
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_a_storage_that_is_gone_is_made_anew_when_the_user_says_so(quick_study: NewQuickStudy, kind: str) -> None:
+    study = quick_study("hydra.sweeper.n_trials=4", "hydra/sweeper/sampler=tpe")
+    own = [f"hydra.sweeper.storage={database(study)}"] if kind == "database" else []
+    url = database(study) if own else None
+    study.run(*own)
+    before = trials(study, url)
+    (study.place / "study.db" if own else study.folder / "optuna_journal.log").unlink()
+    said = study.run(*own, "hydra.sweeper.n_trials=6", code=1)
+    assert "study.rebuild=true" in said
+    said = study.run(*own, "hydra.sweeper.n_trials=6", "study.rebuild=true")
+    assert "4 trials from their files" in said
+    after = trials(study, url)
+    for old, new in zip(before, after, strict=False):
+        assert (old.params, old.values, old.state, old.distributions) == (
+            new.params,
+            new.values,
+            new.state,
+            new.distributions,
+        )
+    check(study, 6, url)
+    assert "study.rebuild" not in study.said().rpartition("resume:")[2]
+
+
+def test_a_study_moves_to_another_storage(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=3")
+    study.run()
+    study.run(f"hydra.sweeper.storage={database(study)}", "study.rebuild=true", "hydra.sweeper.n_trials=4")
+    check(study, 4, database(study))
+    study.run(f"hydra.sweeper.storage={database(study)}", "hydra.sweeper.n_trials=5")
+    check(study, 5, database(study))
+
+
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study: NewQuickStudy, kind: str) -> None:
+    study = quick_study("hydra.sweeper.n_trials=4")
+    own = [f"hydra.sweeper.storage={database(study)}"] if kind == "database" else []
+    study.run(*own)
+    die = "from trialfleet.sweep.store import StudyStore as S\nimport os\nadd, n = S.add, [0]\n"
+    die += "def dies(self, trial):\n    n[0] += 1\n    n[0] == 3 and os._exit(9)\n    return add(self, trial)\nS.add = dies"
+    study.run(*own, "study.rebuild=true", code=9, first=die)
+    said = study.run(*own, "hydra.sweeper.n_trials=5")
+    assert "this is done again" in said
+    check(study, 5, database(study) if own else None)
+
+
+def test_trials_of_others_keep_their_numbers_when_the_study_is_made_anew(quick_study: NewQuickStudy) -> None:
+    """A shared storage: somebody else's trial has number 1."""
+    study = quick_study("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
+    own = f"hydra.sweeper.storage={database(study)}"
+    study.run(own, "hydra.sweeper.n_trials=1")
+    storage = optuna.storages.RDBStorage(database(study))
+    optuna.load_study(study_name="descent", storage=storage).add_trial(
+        optuna.trial.create_trial(value=0.5, user_attrs={"whose": "theirs"})
+    )
+    storage.remove_session()
+    storage.engine.dispose()
+    study.run(own)
+    study.run(own, "study.rebuild=true", "hydra.sweeper.n_trials=3")
+    stored = trials(study, database(study))
+    assert [trial.user_attrs.get("whose") for trial in stored] == [None, "theirs", None, None]
+    assert study.numbers() == [0, 2, 3]
+
+
+# -------------------------------------------------------------------- the study and the files disagree
+
+
+def lines(study: QuickStudy) -> list[str]:
+    return (study.folder / "optuna_journal.log").read_text().splitlines(keepends=True)
+
+
+def test_a_journal_whose_end_was_lost_is_mended_by_the_files(quick_study: NewQuickStudy, tmp_path: Path) -> None:
+    """Each number of acknowledged lines that a disk may have lost with its power."""
+    study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
+    study.run()
+    whole = lines(study)
+    for lost in (1, 2, 3, 4, 7, len(whole) - 4):
+        (study.folder / "optuna_journal.log").write_text("".join(whole[:-lost]))
+        study.run()
+        check(study, 3)
+
+
+def test_a_parameter_that_the_study_lost_is_said_and_mended(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
+    study.run()
+    whole = lines(study)
+    parameter = next(index for index, line in enumerate(whole) if '"param_name":"y"' in line)
+    (study.folder / "optuna_journal.log").write_text("".join(whole[:parameter] + whole[parameter + 1 :]))
+    said = study.run()
+    assert "trial 0: the study has the parameters {'x'" in said
+    check(study, 3)
+
+
+def test_a_value_that_the_study_has_otherwise_is_said_and_mended(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    log = study.folder / "optuna_journal.log"
+    value = json.loads(study.trial(1).result_json.read_text())["objectives"][0]
+    log.write_text(log.read_text().replace(repr(value), "0.125"))
+    assert "the study has COMPLETE [0.125]" in study.run()
+    check(study, 2)
+
+
+def test_a_database_that_differs_is_left_as_it_is_until_the_user_says_so(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    own = f"hydra.sweeper.storage={database(study)}"
+    study.run(own)
+    with sqlite3.connect(study.place / "study.db") as connection:
+        connection.execute("UPDATE trial_values SET value = 0.125 WHERE trial_id = 1")
+    connection.close()
+    said = study.run(own, code=1)
+    assert "trial 0: the study has COMPLETE [0.125]" in said
+    assert "study.rebuild=true" in said
+    assert trials(study, database(study))[0].value == 0.125
+    study.run(own, "study.rebuild=true")
+    check(study, 2, database(study))
+
+
+def test_a_number_whose_folder_holds_a_trial_is_never_asked_for(quick_study: NewQuickStudy) -> None:
+    """Somebody copied it there while the driver ran."""
+    study = quick_study("hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1")
+    study.run("hydra.sweeper.n_trials=2")
+    copy = (
+        "import shutil\nfrom trialfleet.sweep.driver import Driver\nrecover = Driver.recover\n"
+        "def copies(self):\n    recover(self)\n    shutil.copytree(self.study.folder / 'trials/00000', self.study.folder / 'trials/00002')\n"
+        "Driver.recover = copies"
+    )
+    said = study.run(code=1, first=copy)
+    assert f"{study.folder / 'trials/00002'}: holds a trial" in said
+    assert len(study.stored()) == 2
+
+
+def test_a_result_of_another_trial_is_not_told(quick_study: NewQuickStudy) -> None:
+    """A result.json from elsewhere in the place of one that is not there yet."""
+    study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
+    study.run("hydra.sweeper.n_trials=1")
+    foreign = (
+        "import os, shutil\nfrom trialfleet.tracking.submission import TrialRecord\nwrite = TrialRecord.write\n"
+        "def copies(self, path, synced=True):\n    write(self, path, synced)\n"
+        "    if self.number == 1 and self.submission is None or self.job is None and self.number == 1 and not os.path.exists('done'):\n"
+        "        open('done', 'w').close()\n"
+        "        shutil.copy(path.parent.parent / '00000/result.json', path.parent / 'result.json')\n"
+        "TrialRecord.write = copies"
+    )
+    said = study.run(first=foreign)
+    assert "is the result of another trial" in said
+    check(study, 3)
+    assert list(study.trial(1).path.glob("result.json.damaged-*"))
+
+
+def test_a_study_without_its_study_yaml_is_refused(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    whole = (study.folder / "study.yaml").read_text()
+    (study.folder / "study.yaml").unlink()
+    assert f"{study.folder / 'study.yaml'}: is missing" in study.run("hydra.sweeper.n_trials=3", code=1)
+    assert not (study.folder / "study.yaml").exists()
+    (study.folder / "study.yaml").write_text(whole)
+    study.run("hydra.sweeper.n_trials=3")
+    check(study, 3)
+
+
+# -------------------------------------------------------------------- a fresh start
+
+
+def test_a_fresh_start_puts_the_old_study_aside_in_a_database_too(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    own = f"hydra.sweeper.storage={database(study)}"
+    study.run(own)
+    first = [trial.params for trial in trials(study, database(study))]
+    said = study.run(own, "study.fresh=true")
+    assert "study.fresh" not in said.rpartition("resume:")[2]
+    study.run(own, "hydra.sweeper.n_trials=3")
+    check(study, 3, database(study))
+    assert [trial.params for trial in trials(study, database(study))][:2] != first
+    storage = optuna.storages.RDBStorage(database(study))
+    names = sorted(one.study_name for one in storage.get_all_studies())
+    aside = optuna.load_study(study_name=names[1], storage=storage).get_trials()
+    storage.remove_session()
+    storage.engine.dispose()
+    assert [trial.params for trial in aside] == first
+    assert names[0] == "descent"
+    assert names[1].startswith("descent.before-")
+    assert len(list(study.folder.parent.glob("descent.before-*"))) == 1
+
+
+STEPS_OF_A_FRESH_START = ["begin", "put_study_aside", "rename", "unlink"]
+
+
+@pytest.mark.parametrize("step", STEPS_OF_A_FRESH_START)
+def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(quick_study: NewQuickStudy, step: str) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    own = f"hydra.sweeper.storage={database(study)}"
+    study.run(own)
+    die = {
+        "begin": "from trialfleet.sweep import fresh\nimport os\nfresh.finish = lambda *_: os._exit(9)",
+        "put_study_aside": "from trialfleet.sweep import fresh\nimport os\nfresh.put_study_aside = lambda *_: os._exit(9)",
+        "rename": "from pathlib import Path\nimport os\nPath.rename = lambda *_: os._exit(9)",
+        "unlink": "from pathlib import Path\nimport os\nreal = Path.unlink\n"
+        "def dies(self, **k):\n    os._exit(9) if self.name.endswith('.fresh.json') else real(self, **k)\nPath.unlink = dies",
+    }[step]
+    study.run(own, "study.fresh=true", code=9, first=die)
+    said = study.run(own)
+    assert "a fresh start that was interrupted is finished" in said
+    check(study, 2, database(study))
+    assert len(list(study.folder.parent.glob("descent.before-*"))) == 1
+    study.run(own, "hydra.sweeper.n_trials=3")
+    check(study, 3, database(study))
+
+
+def test_a_study_that_has_a_driver_is_not_put_aside(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    lease = Lease(study.folder / "driver.lock", stale_after=60.0, beat_every=0.05)
+    lease.acquire()
+    try:
+        assert f"this study has a driver already: process {os.getpid()}" in study.run("study.fresh=true", code=1)
+        assert study.numbers() == [0, 1]
+    finally:
+        lease.release()
+    study.run("study.fresh=true", "hydra.sweeper.n_trials=1")
+    check(study, 1)

@@ -1,0 +1,307 @@
+"""What people delete, move or put back in MLflow: the study's run is made anew once, and each trial is there once."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from trialfleet.tracking import views
+from trialfleet.tracking.ingest import Ingester, Study
+from trialfleet.tracking.metrics import Writer
+from trialfleet.tracking.target import Target, sidecars
+from trialfleet.tracking.trial_dir import TrialState
+
+STUDY = Study("digits", "5eed", {"val/wer": "minimize"}, {"a": "b"}, {"space.lr": "log"})
+FINISHED, RUNNING, ALL = [0, 1, 2], 3, {"0", "1", "2", "3"}
+
+
+class Owner:
+    """Tells an ingester of a study of four trials, as a driver does; the last one runs."""
+
+    def __init__(self, folder: Path, target: Target, rebuild: bool = False, ended: bool = False) -> None:
+        self.folder, self.target = folder, target
+        self.finished = [*FINISHED, RUNNING] if ended else list(FINISHED)
+        self.ingester = Ingester(folder, target, STUDY, poll_interval=0.02, rebuild=rebuild)
+        self.ingester.start()
+        self.ingester.on_lost(self.tell_finished)
+        self.tell_finished()
+        if not ended:
+            self.start(RUNNING)
+        self.ingester.mark_best([0])
+        self.ingester.describe("about the study")
+
+    def tell_finished(self) -> None:
+        for number in self.finished:
+            if not self.ingester.has(number):
+                self.start(number)
+                self.end(number)
+
+    def start(self, number: int) -> None:
+        self.ingester.trial_started(number, {"lr": number / 10}, {}, 1e9 + number)
+        self.ingester.follow(number, "1.0", self.run(number))
+
+    def end(self, number: int) -> None:
+        self.ingester.trial_ended(number, TrialState.COMPLETE, {"val/wer": float(number)}, ended_at=1e9 + number + 5)
+
+    def run(self, number: int) -> Path:
+        return self.folder / "trials" / str(number)
+
+    def report(self, number: int, *steps: int) -> None:
+        writer = Writer(self.run(number) / "metrics.jsonl")
+        for step in steps:
+            writer.append(step, {"x": float(step)})
+        writer.close()
+
+    def finish(self) -> None:
+        self.report(RUNNING, 2)
+        self.end(RUNNING)
+        self.finished.append(RUNNING)
+        self.stop()
+
+    def stop(self) -> None:
+        self.ingester.study_ended("COMPLETE")
+        assert self.ingester.flush(60), self.ingester.problem()
+
+    def leave(self) -> None:
+        self.ingester.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "study").mkdir()
+    return tmp_path / "study"
+
+
+def begun(folder: Path, target: Target) -> Owner:
+    """Three trials have arrived, and the beginning of the fourth."""
+    owner = Owner(folder, target)
+    for number in FINISHED:
+        owner.report(number, 1, 2)
+    owner.report(RUNNING, 1)
+    owner.end(RUNNING - 1)
+    assert owner.ingester.flush(60)
+    return owner
+
+
+def runs(target: Target, tag: str, active: bool = True) -> dict[str, str]:
+    """The run of each value of a tag, of the active or the deleted ones; each value has one."""
+    connection = sqlite3.connect(target.database)
+    query = "SELECT t.value, run_uuid FROM runs JOIN tags t USING (run_uuid) WHERE key = ? AND lifecycle_stage = ?"
+    found = connection.execute(query, (tag, "active" if active else "deleted")).fetchall()
+    connection.close()
+    if tag == "trialfleet.trial":
+        assert len(found) == len(dict(found)), "a trial has two runs"
+    return dict(found)
+
+
+def study_run(target: Target) -> str:
+    connection = sqlite3.connect(target.database)
+    query = "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) WHERE key = 'trialfleet.kind' AND value = 'study'"
+    found = connection.execute(query + " AND lifecycle_stage = 'active'").fetchall()
+    connection.close()
+    ((run_id,),) = found  # one
+    return str(run_id)
+
+
+def check(target: Target, expected: set[str]) -> None:
+    """The study is in MLflow, once, with these trials, each once and complete."""
+    client = MlflowClient(f"sqlite:///{target.database}")
+    parent, trials = client.get_run(study_run(target)), runs(target, "trialfleet.trial")
+    assert set(trials) == expected
+    for number, run_id in trials.items():
+        run = client.get_run(run_id)
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert (run.info.status, run.info.start_time) == ("FINISHED", (10**9 + int(number)) * 1000)
+        assert run.data.params == {"lr": repr(int(number) / 10)}
+        assert ("trialfleet.best" in run.data.tags) == ("★" in run.info.run_name) == (number == "0")
+        points = [(p.step, p.value) for p in client.get_metric_history(run_id, "x")]
+        assert points == [(1, 1.0), (2, 2.0)]
+        assert [point.value for point in client.get_metric_history(run_id, "objective")] == [float(number)]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params == {"space.lr": "log"}
+    assert parent.data.tags["mlflow.note.content"] == "about the study"
+    experiment = client.get_experiment(parent.info.experiment_id)
+    view = json.loads(json.loads(experiment.tags[views.tag_name(STUDY.uid)])["state"])
+    assert parent.info.run_id in view["searchFilter"]
+    assert "params.`lr`" in view["selectedColumns"]
+
+
+def delete(target: Target, *run_ids: str) -> None:
+    client = MlflowClient(f"sqlite:///{target.database}")
+    for run_id in run_ids:
+        client.delete_run(run_id)
+
+
+def parent_only(target: Target) -> None:
+    delete(target, study_run(target))
+
+
+def everything(target: Target) -> None:
+    delete(target, study_run(target), *runs(target, "trialfleet.trial").values())
+
+
+def trials_first(target: Target) -> None:
+    delete(target, *runs(target, "trialfleet.trial").values(), study_run(target))
+
+
+def parent_and_some(target: Target) -> None:
+    trials = runs(target, "trialfleet.trial")
+    delete(target, study_run(target), trials["1"], trials["3"])
+
+
+def one_trial(target: Target) -> None:
+    delete(target, runs(target, "trialfleet.trial")["1"])
+
+
+def the_file(target: Target) -> None:
+    assert target.database is not None
+    target.database.unlink()  # and not what SQLite keeps beside it
+
+
+DELETIONS = [
+    (parent_only, ALL),
+    (everything, ALL),
+    (trials_first, ALL),
+    (parent_and_some, ALL),
+    (one_trial, ALL - {"1"}),
+    (the_file, ALL),
+]
+
+
+@pytest.mark.usefixtures("quick_tables")
+@pytest.mark.parametrize("when", ["while the driver runs", "as it ends", "between two drivers", "after the end"])
+@pytest.mark.parametrize(("deletion", "expected"), DELETIONS, ids=[deletion.__name__ for deletion, _ in DELETIONS])
+def test_what_a_person_deletes_is_there_again_once(
+    deletion: Callable[[Target], None], expected: set[str], when: str, folder: Path, target: Target
+) -> None:
+    owner = begun(folder, target)
+    if when == "after the end":
+        owner.finish()
+    if when in ("between two drivers", "after the end"):
+        owner.leave()
+    deletion(target)
+    if when == "while the driver runs":  # it hears of it from the trial that runs, and goes on
+        owner.report(RUNNING, 1)
+        assert owner.ingester.flush(60)
+    if when in ("while the driver runs", "as it ends"):
+        owner.finish()
+    elif when == "between two drivers":
+        owner = Owner(folder, target)
+        owner.finish()
+    else:
+        owner = Owner(folder, target, ended=True)
+        owner.stop()
+    check(target, expected)
+    first, trials = study_run(target), runs(target, "trialfleet.trial")
+    owner.leave()
+    owner = Owner(folder, target, ended=True)  # and once more: nothing is made again
+    owner.stop()
+    owner.leave()
+    check(target, expected)
+    assert (study_run(target), runs(target, "trialfleet.trial")) == (first, trials)
+
+
+def test_runs_that_are_still_there_are_adopted(folder: Path, target: Target) -> None:
+    owner = begun(folder, target)
+    before = runs(target, "trialfleet.trial")
+    delete(target, study_run(target), before["2"])
+    owner.finish()
+    owner.leave()
+    after = runs(target, "trialfleet.trial")
+    assert {number: run_id for number, run_id in after.items() if number != "2"} == {
+        number: run_id for number, run_id in before.items() if number != "2"
+    }
+    assert after["2"] != before["2"]
+
+
+@pytest.mark.usefixtures("quick_tables")
+@pytest.mark.parametrize("running", [True, False])
+def test_an_older_copy_of_the_database_is_filled_up(running: bool, folder: Path, target: Target) -> None:
+    """Runs that it lacks are made, those that it has as they were then are completed."""
+    database = target.database
+    assert database is not None
+    copy = database.with_name("copy.db")
+    owner = begun(folder, target)
+    connection = sqlite3.connect(database)
+    connection.execute("VACUUM INTO ?", (str(copy),))
+    connection.close()
+    owner.finish()
+    if not running:
+        owner.leave()
+    older = sqlite3.connect(copy)
+    for table in ("tags", "metrics", "latest_metrics", "params", "runs"):
+        older.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (runs(target, "trialfleet.trial")["1"],))
+    older.commit()
+    older.close()
+    copy.replace(database)
+    for path in sidecars(database):
+        path.unlink()
+    if not running:
+        owner = Owner(folder, target, ended=True)
+    owner.stop()
+    owner.leave()
+    check(target, ALL)
+
+
+def test_a_study_is_rebuilt_from_what_is_there_and_what_is_told(folder: Path, target: Target) -> None:
+    owner = begun(folder, target)
+    owner.leave()
+    delete(target, runs(target, "trialfleet.trial")["1"])  # whoever rebuilds wants everything
+    before = study_run(target)
+    owner = Owner(folder, target, rebuild=True)
+    owner.finish()
+    owner.leave()
+    check(target, ALL)
+    assert study_run(target) == before
+    assert len(list(folder.glob("mlflow-*.old"))) == 1
+
+
+def test_a_damaged_cursor_doubles_nothing(folder: Path, target: Target) -> None:
+    owner = begun(folder, target)
+    owner.leave()
+    (cursor,) = folder.glob("mlflow-*.jsonl")
+    lines = cursor.read_bytes().splitlines(keepends=True)
+    cursor.write_bytes(b"".join([*lines[:7], b"\xff\x00garbage\n", *lines[7:]]))
+    owner = Owner(folder, target)
+    assert str(cursor) in str(owner.ingester.problem())
+    owner.finish()
+    owner.leave()
+    check(target, ALL)
+
+
+def test_a_copy_of_a_study_leaves_the_runs_of_the_other_alone(folder: Path, target: Target) -> None:
+    """A copied folder gets a new uid; the cursor in it is still the other study's."""
+    owner = begun(folder, target)
+    owner.finish()
+    owner.leave()
+    before = study_run(target)
+    copied = Study("copy", "c0b1", STUDY.objectives)
+    shutil.copytree(folder, folder.with_name("copy"))
+    with Ingester(folder.with_name("copy"), target, copied, poll_interval=0.02) as ingester:
+        ingester.trial_started(4, {})
+        ingester.trial_ended(4, TrialState.COMPLETE, {"val/wer": 0.5})
+        assert ingester.flush(60)
+    client = MlflowClient(f"sqlite:///{target.database}")
+    tags = client.get_run(before).data.tags
+    assert (tags["trialfleet.study_uid"], tags["trialfleet.study"]) == (STUDY.uid, STUDY.name)
+    assert len(client.search_runs(["1"], "tags.`trialfleet.study_uid` = 'c0b1'")) == 2
+
+
+def test_doubles_of_a_trial_are_removed(folder: Path, target: Target) -> None:
+    """An earlier version could send a study twice."""
+    owner = begun(folder, target)
+    owner.finish()
+    owner.leave()
+    client = MlflowClient(f"sqlite:///{target.database}")
+    run = client.get_run(runs(target, "trialfleet.trial")["1"])
+    tags = {key: value for key, value in run.data.tags.items() if key != "trialfleet.state"}
+    client.create_run(run.info.experiment_id, 1, tags, "trial 00001")
+    delete(target, study_run(target))
+    owner = Owner(folder, target, ended=True)
+    owner.stop()
+    owner.leave()
+    check(target, ALL)
