@@ -320,35 +320,34 @@ def _commit_for_the_first(trial: TrialDir, claim: Claim, failure: BaseException)
 
 
 def _commit(trial: TrialDir, outcome: Result, identity: Identity) -> bool:
-    """Commit, and wait for whatever is in the way, since the work is done and must not be lost.
-
-    That is a full disk, one that is away, or a damaged file of the result's name, which the driver sets aside.
+    """Commit; a full disk, or one that is away, is waited for, since the work is done and must not be lost.
 
     Returns:
-        whether this outcome is the trial's result now.
+        False if the trial has a result already.
     """
-    deadline = time.monotonic() + SET_ASIDE_SECONDS
+
+    def commit() -> bool:
+        if trial.commit(outcome, identity):
+            return True
+        if trial.ended(identity):
+            return False
+        print(f"{trial.result_json.name} was no result of this trial: renamed to {_set_aside(trial)}")
+        return trial.commit(outcome, identity)
+
     while True:
         try:
-            if transient.patiently(lambda: trial.commit(outcome, identity), COMMIT_PATIENCE, lambda: bool(_signals)):
-                return True
-            if not _damaged(trial) or _signals or time.monotonic() > deadline:
-                return False
-            pause = LOOK_SECONDS
+            return transient.patiently(commit, COMMIT_PATIENCE, lambda: bool(_signals))
         except OSError as error:
             if not transient.is_full(error) or _signals:
                 raise
-            pause = FULL_DISK_SECONDS
-        time.sleep(pause)
+            time.sleep(FULL_DISK_SECONDS)
 
 
-def _damaged(trial: TrialDir) -> bool:
-    """Whether what is there in the place of a result is none."""
+def _set_aside(trial: TrialDir) -> str:
     try:
-        trial.result()
-    except Damaged:
-        return True
-    return False
+        return records.set_aside(trial.result_json).name
+    except FileNotFoundError:  # the driver was quicker
+        return "what the driver says"
 
 
 def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.tracking import metrics, records, transient
-from trialfleet.tracking.records import Damaged
 from trialfleet.tracking.run import Stop
 from trialfleet.tracking.trial_dir import Claim, TrialDir
 
@@ -75,16 +74,9 @@ class SweepRun(LocalRun):
         return self._seen or super().stop()
 
     def _look(self) -> Stop | None:
-        if self._ended() or self._trial.superseded(self._claim):
+        if self._trial.ended(self._claim.identity) or self._trial.superseded(self._claim):
             return Stop.SUPERSEDED
         return Stop.PRUNE if self._trial.verdict() else None
-
-    def _ended(self) -> bool:
-        """Whether the trial has a result: one that cannot be read is none, and the driver sets it aside."""
-        try:
-            return self._trial.result() is not None
-        except Damaged:
-            return False
 
 
 class FollowerRun:

@@ -157,6 +157,14 @@ class TrialDir:
         """
         return records.create(self.result_json, replace(result, identity=identity).to_json())
 
+    def ended(self, identity: Identity) -> bool:
+        """Whether the trial has a result: a file that is damaged, or of other parameters, is none."""
+        try:
+            result = self.result()
+        except Damaged:
+            return False
+        return result is not None and result.identity.params in (None, identity.params)
+
     def verdict(self) -> dict[str, Any] | None:
         """The driver's request to stop, or None. A file that is no request is none: it must not end a trial."""
         if not os.access(self.verdict_json, os.F_OK):
@@ -222,7 +230,7 @@ class TrialDir:
         Raises:
             NotClaimed: the trial has ended, the attempt is another job's, or a newer run exists.
         """
-        if self.result_json.exists():
+        if self.ended(identity):
             raise NotClaimed("the trial has ended")
         claims = self.claims()
         own = [claim for claim in claims if claim.attempt == attempt]
@@ -248,7 +256,7 @@ class TrialDir:
         # It may be there by our own doing: a file system can report an error of what it did.
         if not records.create(self.run_dir(label) / "claim", record) and self._read_claim(label) != claim:
             raise NotClaimed(f"run {label} was claimed at the same moment")
-        if self.result_json.exists():  # it may have ended between the first look and the claim
+        if self.ended(identity):  # it may have ended between the first look and the claim
             raise NotClaimed("the trial has ended")
         return claim
 
