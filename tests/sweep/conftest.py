@@ -12,8 +12,6 @@ from tests.tasks.forked import QuickStudy, host
 from tests.tasks.studies import NewStudy, in_folders_of
 from trialfleet.sweep import slurm_fleet
 
-NewQuickStudy = Callable[..., QuickStudy]
-
 
 @pytest.fixture
 def new_study(tmp_path: Path) -> Iterator[NewStudy]:

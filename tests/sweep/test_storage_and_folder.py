@@ -49,7 +49,13 @@ def database(study: QuickStudy, name: str = "study") -> str:
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("study", None), (None, "study"), ("study", "other")], ids=["forgotten", "added", "changed"]
+    ("before", "after"),
+    [
+        ("study", None),
+        pytest.param(None, "study", marks=pytest.mark.slow),
+        pytest.param("study", "other", marks=pytest.mark.slow),
+    ],
+    ids=["forgotten", "added", "changed"],
 )
 def test_a_storage_that_is_not_the_studys_is_refused(
     quick_study: NewQuickStudy, before: str | None, after: str | None
@@ -80,6 +86,7 @@ def test_the_same_file_by_another_name_is_the_same_storage(quick_study: NewQuick
     check(study, 3, database(study))
 
 
+@pytest.mark.slow
 def test_another_address_of_the_same_storage_is_taken_by_permission(quick_study: NewQuickStudy) -> None:
     study = quick_study("hydra.sweeper.n_trials=2")
     study.run(f"hydra.sweeper.storage={database(study)}")
@@ -103,7 +110,7 @@ def test_permission_does_not_make_a_foreign_storage_the_studys(quick_study: NewQ
 # -------------------------------------------------------------------- a storage that is gone, and the study made anew
 
 
-@pytest.mark.parametrize("kind", ["journal", "database"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])
 def test_a_storage_that_is_gone_is_made_anew_when_the_user_says_so(quick_study: NewQuickStudy, kind: str) -> None:
     study = quick_study("hydra.sweeper.n_trials=4", "hydra/sweeper/sampler=tpe")
     own = [f"hydra.sweeper.storage={database(study)}"] if kind == "database" else []
@@ -127,6 +134,7 @@ def test_a_storage_that_is_gone_is_made_anew_when_the_user_says_so(quick_study: 
     assert "study.rebuild" not in study.said().rpartition("resume:")[2]
 
 
+@pytest.mark.slow
 def test_a_study_moves_to_another_storage(quick_study: NewQuickStudy) -> None:
     study = quick_study("hydra.sweeper.n_trials=3")
     study.run()
@@ -136,7 +144,7 @@ def test_a_study_moves_to_another_storage(quick_study: NewQuickStudy) -> None:
     check(study, 5, database(study))
 
 
-@pytest.mark.parametrize("kind", ["journal", "database"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])
 def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study: NewQuickStudy, kind: str) -> None:
     study = quick_study("hydra.sweeper.n_trials=4")
     own = [f"hydra.sweeper.storage={database(study)}"] if kind == "database" else []
@@ -149,6 +157,7 @@ def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study
     check(study, 5, database(study) if own else None)
 
 
+@pytest.mark.slow
 def test_trials_of_others_keep_their_numbers_when_the_study_is_made_anew(quick_study: NewQuickStudy) -> None:
     """A shared storage: somebody else's trial has number 1."""
     study = quick_study("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
@@ -289,10 +298,8 @@ def test_a_fresh_start_puts_the_old_study_aside_in_a_database_too(quick_study: N
     assert len(list(study.folder.parent.glob("descent.before-*"))) == 1
 
 
-STEPS_OF_A_FRESH_START = ["begin", "put_study_aside", "rename", "unlink"]
-
-
-@pytest.mark.parametrize("step", STEPS_OF_A_FRESH_START)
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["begin", "put_study_aside", "rename", "unlink"])
 def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(quick_study: NewQuickStudy, step: str) -> None:
     study = quick_study("hydra.sweeper.n_trials=2")
     own = f"hydra.sweeper.storage={database(study)}"

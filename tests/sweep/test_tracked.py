@@ -1,5 +1,7 @@
 """What the driver sees of a trial when it looks."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,39 @@ def test_a_result_comes_with_the_run_that_brought_it(trial: Tracked, slurm: Fake
     assert ended is not None
     assert ended.run == "1.1"
     assert [line.values for line in trial.new_lines()] == [{"restart": 1.0}]
+
+
+# ---------------------------------------------------------------- durations
+
+
+def test_a_step_of_the_time_of_day_is_no_time_that_passed(
+    trial: Tracked, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that brought no result counts what the driver saw, on its own clock; of that which did, its own word."""
+    fleet, today = slurm.fleet(), time.time
+    for second, step in enumerate([0, 4 * 3600, 0, -4 * 3600]):
+        monkeypatch.setattr(time, "time", lambda step=step: today() + step)
+        os.utime(trial.dir.run_dir("1.0") / "claim", (today() + step, today() + step))
+        look(trial, slurm, fleet, "RUNNING")
+        trial.pass_time(float(second))
+    assert trial.seconds() == 3.0
+    claim(trial.dir.path, restart=1)
+    result = Result(TrialState.COMPLETE, [1.0], None, {"total": 20.0}, "1.1", {})
+    assert trial.seconds(result) == 23.0
+
+
+def test_time_that_nobody_saw_does_not_count(trial: Tracked, slurm: FakeSlurm) -> None:
+    """The driver was suspended, or the job was in line, from one look to the next."""
+    fleet = slurm.fleet()
+    for now, state in [(0.0, "RUNNING"), (5.0, "PENDING BeginTime"), (100.0, "RUNNING"), (101.0, "RUNNING")]:
+        look(trial, slurm, fleet, state)
+        trial.pass_time(now)
+    assert trial.seconds() == 6.0
+
+
+def test_a_clock_that_goes_back_takes_nothing_away(trial: Tracked, slurm: FakeSlurm) -> None:
+    fleet = slurm.fleet()
+    for now in (10.0, 12.0, 4.0, 5.0):
+        look(trial, slurm, fleet, "RUNNING")
+        trial.pass_time(now)
+    assert trial.seconds() == 3.0

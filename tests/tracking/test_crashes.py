@@ -244,6 +244,7 @@ def suffer_deletion(names: tuple[str, ...], way: str, at: int, target: Target, f
 DELETED = [("digits",), ("digits", "trial 00001"), ("digits", "trial 00001", "trial 00002")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", DELETED)
 def test_any_write_after_a_deletion_can_be_the_last(names: tuple[str, ...], target: Target, tmp_path: Path) -> None:
     for at in range(1, 1000, 4):
@@ -254,6 +255,7 @@ def test_any_write_after_a_deletion_can_be_the_last(names: tuple[str, ...], targ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 @pytest.mark.parametrize("names", DELETED)
 def test_each_write_after_a_deletion_can_be_the_last(
     names: tuple[str, ...], way: str, target: Target, tmp_path: Path

@@ -97,3 +97,37 @@ def test_two_writers_never_mix_their_lines(tmp_path: Path) -> None:
         writer.close()
     lines, _ = metrics.read_from(tmp_path / "metrics.jsonl")
     assert [line.step for line in lines] == list(range(20))
+
+
+def test_a_huge_line_is_passed_over_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something wrote what is no report into the file: what comes before and after it counts."""
+    monkeypatch.setattr(metrics, "CHUNK", 1 << 16)
+    path = tmp_path / "metrics.jsonl"
+    writer = metrics.Writer(path)
+    writer.append(1, {"loss": 1})
+    with open(path, "ab") as file:
+        file.write(b"x" * (10 << 16) + b"\n")
+    writer.append(2, {"loss": 2})
+    writer.close()
+    lines, offset, calls = [], 0, 0
+    while offset < path.stat().st_size:
+        new, offset = metrics.read_from(path, offset)
+        lines += new
+        calls += 1
+    assert [line.step for line in lines] == [1, 2]
+    assert calls > 10
+
+
+def test_a_line_of_any_kind_is_a_report_or_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    odd = ["", "null", "[]", "{}", "{", '{"step": 1e999, "time": 1, "values": {}}', "\u2028", '"' + "9" * 5000 + '"']
+    odd += ['{"step": 1, "time": NaN, "values": {}}', '{"step": 1, "time": 1, "values": {"loss": [1]}}', "9" * 5000]
+    odd += [
+        '{"step": 9223372036854775808, "time": 1, "values": {}}',
+        '{"step": 1, "time": 1, "values": 3}',
+        "[" * 99999,
+    ]
+    path.write_text("\n".join([*odd, '{"step": 7, "time": 1, "values": {"loss": "NaN"}}', ""]))
+    lines, end = metrics.read_from(path)
+    assert [line.step for line in lines] == [7]
+    assert end == path.stat().st_size
