@@ -31,12 +31,12 @@ def child_of_ours(cache: str, began: float) -> None:
 
     class FirstStep(TimedRun):
         def report(self, step: int, values: Any) -> None:
-            from trialfleet.training import account
+            from trialfleet.training import goodput
 
             parts = {
                 "imports": composing - began,
                 "rest": time.time() - composing,
-                "of which compiling": account.compilations.seconds,
+                "of which compiling": goodput.compilations.seconds,
             }
             print(json.dumps({"seconds": time.time() - began, "parts": parts}), flush=True)
             os._exit(0)

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-from pipelines import front
+from pipelines import cli
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
 from trialfleet.tracking import dashboard
@@ -45,4 +45,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    front.main(entry)
+    cli.main(entry)

@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pipelines import front
+from pipelines import cli
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
 from trialfleet.tracking import run as runs
@@ -129,4 +129,4 @@ if __name__ == "__main__":
     # The task function is imported by its name, so that jobs load it as pipelines.train and not as a copy.
     from pipelines.train import task as named
 
-    front.main(hydra.main(config_path=str(conf_directory()), config_name="train")(named))
+    cli.main(hydra.main(config_path=str(conf_directory()), config_name="train")(named))

@@ -8,7 +8,7 @@ and, since whatever can be trained can be swept,
     python -m pipelines.sweep 'hydra.searchpath=[file://examples/spirals/conf]' workload=spirals \
         'optimizer.learning_rate=tag(log, interval(1e-3, 1e-1))' 'model.dropout=interval(0, 0.5)'
 
-What each method must do is said in `trialfleet.training.contract`. (The driver of a sweep imports this file for
+What each method must do is said in `trialfleet.training.workload`. (The driver of a sweep imports this file for
 the config. Put the config into a file of its own, without jax, to spare it half a second.)
 """
 
@@ -22,8 +22,8 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config import Config
-from trialfleet.config.marks import STRICT, Host, Traced
-from trialfleet.training.contract import Loss, Plan, Summary, Workload
+from trialfleet.config.traced import STRICT, Host, Traced
+from trialfleet.training.workload import BatchPlan, Loss, Summary, Workload
 
 # ---- the config: every value of it stands in conf/workload/spirals.yaml ---------------------------------------
 
@@ -65,13 +65,13 @@ class Spirals:
     def __init__(self, config: Points, batch: int, split: str) -> None:
         self.config, self.batch, self.split = config, batch, split
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         if self.split == "train":  # shuffled, and full batches only
             rows = np.random.default_rng([seed, epoch]).permutation(self.config.train)
             rows = rows[: len(rows) // self.batch * self.batch]
         else:
             rows = np.arange(self.config.held_out)
-        return [Plan(tuple(map(int, rows[i : i + self.batch])), bucket=0) for i in range(0, len(rows), self.batch)]
+        return [BatchPlan(tuple(map(int, rows[i : i + self.batch])), bucket=0) for i in range(0, len(rows), self.batch)]
 
     def example(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
         own = np.random.default_rng([row, ["train", "val", "test"].index(self.split)])

@@ -135,7 +135,8 @@ def test_a_damaged_claim_fails_nobody(quick_study: NewQuickStudy) -> None:
     """Damaged as soon as it is there, while its run goes on."""
     study = quick_study(*ALL_AT_ONCE)
     study.run(
-        first="from tests.sweep.test_damaged_files import DAMAGE, damage\nfrom trialfleet.tracking.trial_dir import TrialDir\n"
+        first="from tests.sweep.test_damaged_files import DAMAGE, damage\n"
+        "from trialfleet.tracking.trial_dir import TrialDir\n"
         "claim = TrialDir.claim\ndef strikes(self, *arguments):\n    made = claim(self, *arguments)\n"
         "    damage(self.run_dir(made.label) / 'claim', list(DAMAGE)[int(self.path.name)])\n    return made\n"
         "TrialDir.claim = strikes"

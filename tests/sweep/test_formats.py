@@ -76,7 +76,8 @@ def test_a_result_that_does_not_say_whose_it_is_counts_for_no_trial_of_today(
     foreign = json.loads((FORMATS / "1.json").read_text())["trials/00000/result.json"]
     study.run(
         first="from trialfleet.tracking.submission import TrialRecord\nwrite = TrialRecord.write\n"
-        "def also(self, path, synced=True):\n    write(self, path, synced)\n    result = path.with_name('result.json')\n"
+        "def also(self, path, synced=True):\n    write(self, path, synced)\n"
+        "    result = path.with_name('result.json')\n"
         f"    if self.number == 1 and not struck: struck.append(result.write_text({foreign!r}))\n"
         "struck = []\nTrialRecord.write = also"
     )

@@ -1,4 +1,4 @@
-"""A study is in its folder and in its storage: whatever happens to one of the two, no trial gets another one's result."""
+"""A study is in its folder and in its storage: whatever happens to either, no trial gets another one's result."""
 
 import json
 import os
@@ -149,8 +149,17 @@ def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study
     study = quick_study("hydra.sweeper.n_trials=4")
     own = [f"hydra.sweeper.storage={database(study)}"] if kind == "database" else []
     study.run(*own)
-    die = "from trialfleet.sweep.store import StudyStore as S\nimport os\nadd, n = S.add, [0]\n"
-    die += "def dies(self, trial):\n    n[0] += 1\n    n[0] == 3 and os._exit(9)\n    return add(self, trial)\nS.add = dies"
+    die = """
+import os
+from trialfleet.sweep.store import StudyStore
+add, added = StudyStore.add, []
+def dies(self, trial):
+    added.append(trial)
+    if len(added) == 3:
+        os._exit(9)
+    return add(self, trial)
+StudyStore.add = dies
+"""
     study.run(*own, "study.rebuild=true", code=9, first=die)
     said = study.run(*own, "hydra.sweeper.n_trials=5")
     assert "this is done again" in said
@@ -234,11 +243,15 @@ def test_a_number_whose_folder_holds_a_trial_is_never_asked_for(quick_study: New
     """Somebody copied it there while the driver ran."""
     study = quick_study("hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1")
     study.run("hydra.sweeper.n_trials=2")
-    copy = (
-        "import shutil\nfrom trialfleet.sweep.driver import Driver\nrecover = Driver.recover\n"
-        "def copies(self):\n    recover(self)\n    shutil.copytree(self.study.folder / 'trials/00000', self.study.folder / 'trials/00002')\n"
-        "Driver.recover = copies"
-    )
+    copy = """
+import shutil
+from trialfleet.sweep.driver import Driver
+recover = Driver.recover
+def copies(self):
+    recover(self)
+    shutil.copytree(self.study.folder / "trials/00000", self.study.folder / "trials/00002")
+Driver.recover = copies
+"""
     said = study.run(code=1, first=copy)
     assert f"{study.folder / 'trials/00002'}: holds a trial" in said
     assert len(study.stored()) == 2
@@ -248,14 +261,16 @@ def test_a_result_of_another_trial_is_not_told(quick_study: NewQuickStudy) -> No
     """A result.json from elsewhere in the place of one that is not there yet."""
     study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
     study.run("hydra.sweeper.n_trials=1")
-    foreign = (
-        "import os, shutil\nfrom trialfleet.tracking.submission import TrialRecord\nwrite = TrialRecord.write\n"
-        "def copies(self, path, synced=True):\n    write(self, path, synced)\n"
-        "    if self.number == 1 and self.submission is None or self.job is None and self.number == 1 and not os.path.exists('done'):\n"
-        "        open('done', 'w').close()\n"
-        "        shutil.copy(path.parent.parent / '00000/result.json', path.parent / 'result.json')\n"
-        "TrialRecord.write = copies"
-    )
+    foreign = """
+import shutil
+from trialfleet.tracking.submission import TrialRecord
+write, struck = TrialRecord.write, []
+def copies(self, path, synced=True):
+    write(self, path, synced)
+    if self.number == 1 and not struck:
+        struck.append(shutil.copy(path.parent.parent / "00000/result.json", path.parent / "result.json"))
+TrialRecord.write = copies
+"""
     said = study.run(first=foreign)
     assert "is the result of another trial" in said
     check(study, 3)
@@ -304,13 +319,15 @@ def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(quick_stu
     study = quick_study("hydra.sweeper.n_trials=2")
     own = f"hydra.sweeper.storage={database(study)}"
     study.run(own)
-    die = {
-        "begin": "from trialfleet.sweep import fresh\nimport os\nfresh.finish = lambda *_: os._exit(9)",
-        "put_study_aside": "from trialfleet.sweep import fresh\nimport os\nfresh.put_study_aside = lambda *_: os._exit(9)",
-        "rename": "from pathlib import Path\nimport os\nPath.rename = lambda *_: os._exit(9)",
-        "unlink": "from pathlib import Path\nimport os\nreal = Path.unlink\n"
-        "def dies(self, **k):\n    os._exit(9) if self.name.endswith('.fresh.json') else real(self, **k)\nPath.unlink = dies",
-    }[step]
+    dies = {
+        "begin": "fresh.finish = dies",
+        "put_study_aside": "fresh.put_study_aside = dies",
+        "rename": "Path.rename = dies",
+        "unlink": "unlink = Path.unlink\n"
+        "Path.unlink = lambda self, **named: (dies if self.name.endswith('.fresh.json') else unlink)(self, **named)",
+    }
+    die = "import os\nfrom pathlib import Path\nfrom trialfleet.sweep import fresh\n"
+    die += f"def dies(*_, **__):\n    os._exit(9)\n{dies[step]}"
     study.run(own, "study.fresh=true", code=9, first=die)
     said = study.run(own)
     assert "a fresh start that was interrupted is finished" in said

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import hydra
 
-from pipelines import front
+from pipelines import cli
 from tests.tasks.descent import task
 from trialfleet.config.location import conf_directory
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["--config-dir", str(Path(__file__).parent / "conf")]
-    front.main(hydra.main(config_path=str(conf_directory()), config_name="descent")(task))
+    cli.main(hydra.main(config_path=str(conf_directory()), config_name="descent")(task))

@@ -10,7 +10,7 @@ from tests.training.test_freezing import arrays
 from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import NonFinite, evaluate, train
-from trialfleet.training.account import compilations
+from trialfleet.training.goodput import compilations
 
 KINDS = ["adamw", "adam", "sgd", "lion", "muon", "adafactor"]
 

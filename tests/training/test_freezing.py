@@ -9,7 +9,7 @@ from tests.training.harness import after
 from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import checkpoints, control, describe, lora, train
-from trialfleet.training.account import compilations
+from trialfleet.training.goodput import compilations
 
 
 def arrays(run, step=16):

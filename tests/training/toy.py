@@ -12,10 +12,10 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config import Config
-from trialfleet.config.marks import STRICT, Traced
+from trialfleet.config.traced import STRICT, Traced
 from trialfleet.training import lora
-from trialfleet.training.contract import Loss, Plan, Summary, Workload
-from trialfleet.training.memory import rematerialized
+from trialfleet.training.remat import rematerialized
+from trialfleet.training.workload import BatchPlan, Loss, Summary, Workload
 
 WIDTH = 8
 
@@ -40,10 +40,10 @@ class ToySource:
     def __init__(self, split: str, batch: int) -> None:
         self.split, self.batch = split, batch
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         rows = np.random.default_rng([seed, epoch]).permutation(64 if self.split == "train" else 20)
         last = len(rows) if self.split != "train" else len(rows) - self.batch + 1
-        return [Plan(tuple(map(int, rows[i : i + self.batch])), 0) for i in range(0, last, self.batch)]
+        return [BatchPlan(tuple(map(int, rows[i : i + self.batch])), 0) for i in range(0, last, self.batch)]
 
     def example(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
         x = np.random.default_rng([row, self.split == "train"]).normal(size=WIDTH).astype(np.float32)

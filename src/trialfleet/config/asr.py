@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
-from trialfleet.config.marks import STRICT, Host, Traced
 from trialfleet.config.schema import Config
+from trialfleet.config.traced import STRICT, Host, Traced
 
 DIGITS_FILE = "digits.npz"
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trialfleet.config.marks import Mark, schema_fields
 from trialfleet.config.schema import Config
+from trialfleet.config.traced import Mark, schema_fields
 
 Plain = Any  # what JSON can say
 

@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from trialfleet.config.marks import STRICT, Host
+from trialfleet.config.traced import STRICT, Host
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic.dataclasses import dataclass
 
-from trialfleet.config.marks import STRICT, Gated, Traced
 from trialfleet.config.schema import Config
+from trialfleet.config.traced import STRICT, Gated, Traced
 
 Temperature = Annotated[Traced[float], Gt(0)]
 TopP = Annotated[Traced[float], Gt(0), Le(1)]

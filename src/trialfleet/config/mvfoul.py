@@ -6,8 +6,8 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from trialfleet.config.marks import STRICT, Gated, Host, Traced
 from trialfleet.config.schema import Config
+from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
 Count = Annotated[int, Ge(0)]
 Factor = Annotated[Host[float], Ge(1)]

@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from trialfleet.config.marks import STRICT, Host, Traced
+from trialfleet.config.traced import STRICT, Host, Traced
 
 Rate = Annotated[Traced[float], Ge(0)]
 Beta = Annotated[Traced[float], Ge(0), Lt(1)]

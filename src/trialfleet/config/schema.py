@@ -10,8 +10,8 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.freezing import Freezing
-from trialfleet.config.marks import STRICT, Host, Traced
 from trialfleet.config.optimizers import Optimizer, Scheduler
+from trialfleet.config.traced import STRICT, Host, Traced
 
 Direction = Literal["minimize", "maximize"]
 

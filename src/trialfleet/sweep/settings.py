@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.location import conf_directory
-from trialfleet.config.marks import STRICT
+from trialfleet.config.traced import STRICT
 from trialfleet.errors import UserError
 
 Seconds = Annotated[float, Ge(0)]

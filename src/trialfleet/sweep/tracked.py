@@ -49,7 +49,7 @@ class Tracked:
     started: float | None = None  # Unix seconds of the first claim
     starved: bool = False
     phase: Job = Job.UNKNOWN
-    _looked: float | None = None  # on the driver's clock, while it runs
+    _looked: tuple[str, float] | None = None  # the run that went on at the last look, and when that was
     _heard: Job = Job.UNKNOWN  # the launcher's word at the last look
     _next_look: float = 0.0  # on the driver's clock
     _running_since: float | None = None  # on the driver's clock
@@ -77,10 +77,10 @@ class Tracked:
 
     def pass_time(self, now: float) -> None:
         """Count the time since the last look for the run that was seen to go on then."""
-        if self._looked is not None and self._claims:
-            label = self._claims[-1].label
-            self.ran[label] = self.ran.get(label, 0.0) + max(0.0, now - self._looked)
-        self._looked = now if self.phase is Job.RUNNING and self._claims else None
+        if self._looked is not None:
+            label, before = self._looked
+            self.ran[label] = self.ran.get(label, 0.0) + max(0.0, now - before)
+        self._looked = (self._claims[-1].label, now) if self.phase is Job.RUNNING and self._claims else None
 
     def rest(self, now: float, longest: float) -> None:
         """Look again after a twentieth of the time that the trial has been running, after `longest` seconds at most.

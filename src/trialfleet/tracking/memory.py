@@ -1,4 +1,4 @@
-"""Out of memory: of a device, which the same parameters would need again, or of the host, which a job can have more of."""
+"""Out of memory: of a device, whose size is what it is, or of the host, of which a job can ask for more."""
 
 import errno
 

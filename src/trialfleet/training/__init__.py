@@ -23,13 +23,13 @@ def train(config: Config, run: Run) -> Outcome:
     from trialfleet.training import environment
 
     environment.prepare(config)  # before jax is imported, which reads it once
-    from trialfleet.training import processes
+    from trialfleet.training import distributed
     from trialfleet.training.seeds import fit_all
 
     try:
         return fit_all(config, run)
     except Exception as error:
-        if processes.lost_a_peer(error):
+        if distributed.lost_a_peer(error):
             raise PeerLost("another process of this training is gone") from error
         raise
     finally:
@@ -63,7 +63,7 @@ def evaluate(config: Config, run: Run, checkpoint: str, split: str = "val") -> d
     from trialfleet.training import environment
 
     environment.prepare(config)
-    from trialfleet.training.scoring import score
+    from trialfleet.training.evaluate_checkpoint import score
 
     return score(config, run, checkpoint, split)
 
@@ -73,6 +73,6 @@ def describe(config: Config) -> str:
     from trialfleet.training import environment
 
     environment.prepare(config)
-    from trialfleet.training.description import text
+    from trialfleet.training.dry_run import text
 
     return text(config)

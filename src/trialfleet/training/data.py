@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from trialfleet.config import schema
-from trialfleet.training.contract import Batch, Example, Plan, Source
+from trialfleet.training.workload import Batch, BatchPlan, Example, Source
 
 
 class Position(NamedTuple):
@@ -40,7 +40,7 @@ class Fed(NamedTuple):
     ends_epoch: bool
 
 
-def plans_of(source: Source, seed: int, epoch: int, overfit_batches: int | None) -> Sequence[Plan]:
+def plans_of(source: Source, seed: int, epoch: int, overfit_batches: int | None) -> Sequence[BatchPlan]:
     """The plans of a training epoch."""
     if overfit_batches is not None:
         return source.epoch(seed, 0)[:overfit_batches]
@@ -60,7 +60,9 @@ def total_steps(source: Source, seed: int, training: schema.Training, updates_pe
     return total
 
 
-def examples_of(source: Source, plan: Plan, seed: int, epoch: int, first: int, rows: Sequence[int]) -> list[Example]:
+def examples_of(
+    source: Source, plan: BatchPlan, seed: int, epoch: int, first: int, rows: Sequence[int]
+) -> list[Example]:
     """The examples at some rows of a plan; `first` is the position in the epoch of the plan's first row."""
     return [source.example(plan.rows[row], _generator(seed, epoch, first + row)) for row in rows]
 
@@ -89,7 +91,7 @@ class Loader:
         needed = [index[-1].indices(self._per_group) for index in indices if index is not None]
         self._low, self._high = min(low for low, _, _ in needed), max(high for _, high, _ in needed)
 
-    def load(self, plan: Plan, seed: int, epoch: int, index: int) -> Batch:
+    def load(self, plan: BatchPlan, seed: int, epoch: int, index: int) -> Batch:
         """The batch of a plan, on the devices; a plan that is too short is filled up with examples of weight 0."""
         size = self._groups * self._per_group
         rows = [group * self._per_group + i for group in range(self._groups) for i in range(self._low, self._high)]

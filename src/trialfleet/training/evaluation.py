@@ -10,11 +10,11 @@ from jax.sharding import PartitionSpec as P
 
 from trialfleet.config import schema
 from trialfleet.tracking.run import Run
-from trialfleet.training.contract import Extra, Params, Rows, Summary, Workload
 from trialfleet.training.data import Loader
 from trialfleet.training.mesh import BATCH
 from trialfleet.training.program import Inputs, Program
-from trialfleet.training.wishes import Wish, Wishes
+from trialfleet.training.stop_sync import Request, StopSync
+from trialfleet.training.workload import Extra, Params, Rows, Summary, Workload
 
 
 class Evaluator:
@@ -30,21 +30,21 @@ class Evaluator:
         self._loader = Loader(source, NamedSharding(program.mesh, P(BATCH)), training.eval_batch, None)
 
     def __call__(
-        self, params: Params, frozen: Params, extra: Extra, inputs: Inputs, wishes: Wishes
+        self, params: Params, frozen: Params, extra: Extra, inputs: Inputs, stop_sync: StopSync
     ) -> tuple[Summary | None, int]:
         """The summary of the split, or None if processes wished to stop on the way; and what they wished."""
         flying: list[tuple[Rows, jax.Array]] = []
         parts: list[dict[str, np.ndarray]] = []
         for index, plan in enumerate(self._plans):
             batch = self._loader.load(plan, 0, 0, index)
-            now = inputs._replace(stop=wishes.sent())
+            now = inputs._replace(stop=stop_sync.sent())
             flying.append(self._program.evaluate(params, frozen, extra, batch, np.int32(index), now))
-            wish = _land(flying, parts) if len(flying) > 1 else 0
-            if (wish := max(wish, wishes.alone())) > Wish.SAVE:
-                return None, wish
+            request = _land(flying, parts) if len(flying) > 1 else 0
+            if (request := max(request, stop_sync.alone())) > Request.SAVE:
+                return None, request
         while flying:
-            if (wish := _land(flying, parts)) > Wish.SAVE:
-                return None, wish
+            if (request := _land(flying, parts)) > Request.SAVE:
+                return None, request
         return self._workload.summarize(_joined(parts), self.split), 0
 
 
@@ -58,11 +58,11 @@ def write_files(summary: Summary, split: str, run: Run) -> None:
 
 def _land(flying: list[tuple[Rows, jax.Array]], parts: list[dict[str, np.ndarray]]) -> int:
     """Brings the oldest batch's rows to the host; what the processes wished at that time."""
-    rows, wish = flying.pop(0)
+    rows, request = flying.pop(0)
     host = {name: np.asarray(leaf) for name, leaf in rows.items()}
     counted = host["weight"] > 0
     parts.append({name: leaf[counted] for name, leaf in host.items()})
-    return int(wish)
+    return int(request)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> Rows:

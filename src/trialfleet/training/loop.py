@@ -9,17 +9,17 @@ import numpy as np
 
 from trialfleet.config import Config, signature
 from trialfleet.tracking.run import Preempted, Pruned, Run
-from trialfleet.training import beginning, checkpoints, control, processes, trees
-from trialfleet.training.account import Account, Profiler, utilization
+from trialfleet.training import checkpoints, control, distributed, restore, trees
 from trialfleet.training.checkpoints import Checkpoints
-from trialfleet.training.contract import Batch, Params, Workload
 from trialfleet.training.data import Fed, Feed, Loader, Position
 from trialfleet.training.evaluation import Evaluator, write_files
+from trialfleet.training.goodput import Goodput, Profiler, utilization
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.outcome import NonFinite, Outcome
 from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import Purpose, State, purpose_key
-from trialfleet.training.wishes import Wish, Wishes
+from trialfleet.training.stop_sync import Request, StopSync
+from trialfleet.training.workload import Batch, Params, Workload
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ class InFlight(NamedTuple):
 
 def fit(config: Config, run: Run) -> Outcome:
     """See `trialfleet.training.train`."""
-    account = Account()
-    with account.spent("start"):
-        processes.join()
+    goodput = Goodput()
+    with goodput.spent("start"):
+        distributed.join()
         setup = Setup(config)
-    training = Training(config, run, setup, account)
+    training = Training(config, run, setup, goodput)
     try:
         training.begin()
-        return training.to_the_end()
+        return training.train()
     finally:
         training.close()
 
@@ -52,11 +52,11 @@ def fit(config: Config, run: Run) -> Outcome:
 class Training:
     """One run's work on a trial: the state on the devices, the position in the data, what control knows."""
 
-    def __init__(self, config: Config, run: Run, setup: Setup, account: Account) -> None:
-        self.config, self.run, self.setup, self.account = config, run, setup, account
+    def __init__(self, config: Config, run: Run, setup: Setup, goodput: Goodput) -> None:
+        self.config, self.run, self.setup, self.goodput = config, run, setup, goodput
         self.program = setup.program
         self.saves = Checkpoints(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
-        self.wishes = Wishes(setup.mesh, run, config.training.checkpoints.every_seconds)
+        self.stop_sync = StopSync(setup.mesh, run, config.training.checkpoints.every_seconds)
         self.profiler = Profiler(config.training.profile, run.artifacts)
         self.evaluators: dict[str, Evaluator] = {}
         self.known = control.start()
@@ -80,18 +80,18 @@ class Training:
     def begin(self) -> None:
         """The first state: from the seed, from published weights, or from where the trial was left."""
         config, program = self.config, self.program
-        with self.account.spent("start"):
+        with self.goodput.spent("start"):
             self.state, self.frozen = program.init(self.setup.inputs.hp, self.setup.inputs.seed)
-            self.state, self.frozen = beginning.with_published(self.setup.workload, program, self.state, self.frozen)
-        with self.account.spent("restore"):
+            self.state, self.frozen = restore.with_published(self.setup.workload, program, self.state, self.frozen)
+        with self.goodput.spent("restore"):
             if program.layout.frozen:  # which are in no checkpoint of this trial
-                self._take_over()
-            self.frozen_digest = beginning.digest(self.frozen)
-            resumed = beginning.resumed(config, program, self.saves, self.frozen_digest)
+                self._init_from()
+            self.frozen_digest = restore.digest(self.frozen)
+            resumed = restore.resumed(config, program, self.saves, self.frozen_digest)
             if resumed is not None:
-                self._take_up(resumed)
+                self._restore(resumed)
             elif not program.layout.frozen:
-                self._take_over()
+                self._init_from()
         self._turn_knobs()
         self.run.note(
             fingerprint=fingerprint(self.setup.mesh),
@@ -100,10 +100,10 @@ class Training:
             dropped_examples=self.setup.dropped,
         )
 
-    def to_the_end(self) -> Outcome:
+    def train(self) -> Outcome:
         """Steps and what is due after each, until there are no more or there is a reason to stop."""
-        self._heed(self.wishes.alone())  # a signal may have come while the first programs were compiled
-        self._happen()  # what the run before this one had still to do at its last step
+        self._act_on_stop(self.stop_sync.alone())  # a signal may have come while the first programs were compiled
+        self._run_due_events()  # what the run before this one had still to do at its last step
         self._open_feed()
         while self.step < self.setup.total_steps and self.knobs.stop is None:
             fed = self._fed()
@@ -111,22 +111,22 @@ class Training:
                 if update == 0:
                     fed = self._prepare(fed)
                 self._step(fed, update)
-                self._happen()
+                self._run_due_events()
                 if self.step == self.setup.total_steps:
                     break
-        self._settle(0)
+        self._drain(0)
         return self._outcome()
 
     def _fed(self) -> Fed:
-        with self.account.spent("wait for data"):
+        with self.goodput.spent("wait for data"):
             assert self.feed is not None
             fed = self.feed.next()
         return fed._replace(batch=self.prepared) if self.prepared else fed
 
     def _step(self, fed: Fed, update: int) -> None:
         """Dispatches an update and reads what the one before it said."""
-        with self.account.spent("train"), self.profiler.step(self.step):
-            inputs = self.inputs._replace(stop=self.wishes.sent())
+        with self.goodput.spent("train"), self.profiler.step(self.step):
+            inputs = self.inputs._replace(stop=self.stop_sync.sent())
             self.state, signals = self.program.step(self.state, self.frozen, fed.batch, inputs)
             self.step += 1
             last_update = update + 1 == self.setup.updates_per_batch
@@ -134,13 +134,13 @@ class Training:
             self.ends_epoch, self.evaluated = fed.ends_epoch and last_update, False
             self.due = self._due()
             self.in_flight.append(InFlight(self.step, fed, REPORT in self.due, signals))
-            wish = self._settle(1)
+            request = self._drain(1)
         if last_update:
             self.prepared = {}
-        self._heed(wish or self.wishes.alone())
+        self._act_on_stop(request or self.stop_sync.alone())
 
     def _due(self) -> list[str]:
-        """What is to happen after this step, in order; an evaluation or a wish may add a save."""
+        """What is to happen after this step, in order; an evaluation or a request may add a save."""
         training, last = self.config.training, self.step == self.setup.total_steps
         due = [REPORT] if last or self.step % training.report_every == 0 else []
         evaluate = self.ends_epoch if training.eval_every is None else self.step % training.eval_every == 0
@@ -153,12 +153,12 @@ class Training:
             due.append(SAVE)
         return due
 
-    def _happen(self) -> None:
+    def _run_due_events(self) -> None:
         """What is due. A report is written when its numbers have arrived: before any other event, or a step later."""
         happenings = {REPORT: lambda: None, EVALUATE: self._evaluate, CONTROL: self._control, SAVE: self._save}
         while self.due:
             if self.due[0] != REPORT:
-                self._settle(0)
+                self._drain(0)
             happenings[self.due[0]]()
             self.due.pop(0)
 
@@ -174,12 +174,12 @@ class Training:
         workload = self.setup.workload
         if type(workload).prepare is Workload.prepare:
             return fed
-        with self.account.spent("prepare"), jax.set_mesh(self.setup.mesh):
+        with self.goodput.spent("prepare"), jax.set_mesh(self.setup.mesh):
             key = jax.random.fold_in(purpose_key(self.inputs.seed, Purpose.PREPARE), self.step)
             whole = trees.merge(self.state.params, self.frozen)
             batch = workload.prepare(self, whole, self.state.extra, fed.batch, key, self.setup.hp)
         if batch is None:
-            self._heed(self.wishes.agreed())
+            self._act_on_stop(self.stop_sync.agreed())
             raise AssertionError("a workload breaks off its preparation only when it is told to stop")
         self.prepared = batch
         return fed._replace(batch=batch)
@@ -191,13 +191,13 @@ class Training:
 
     def stop(self) -> bool:
         """See `contract.Context`."""
-        return self.wishes.agreed() > Wish.SAVE
+        return self.stop_sync.agreed() > Request.SAVE
 
     # ---- report -------------------------------------------------------------------------------------------
 
-    def _settle(self, leave: int) -> int:
-        """Reads the signals of steps in flight but for the newest `leave`; returns what processes wish, or 0."""
-        wish = 0
+    def _drain(self, leave: int) -> int:
+        """Reads the signals of steps in flight but for the newest `leave`; returns what processes request, or 0."""
+        request = 0
         while len(self.in_flight) > leave:
             step, fed, report, signals = self.in_flight.popleft()
             values = np.asarray(signals)
@@ -207,13 +207,13 @@ class Training:
                 self._report(step, fed, values)
             if bad:
                 raise NonFinite(*bad)
-            wish = max(wish, self.program.signals.stop(values))
-        return wish
+            request = max(request, self.program.signals.stop(values))
+        return request
 
     def _report(self, step: int, fed: Fed, values: np.ndarray) -> None:
         shown = {f"train/{name}": value for name, value in self.program.signals.means(values).items()}
         shown["train/epoch"] = fed.position.epoch + (fed.position.plan + 1) / self.setup.plans(fed.position.epoch)
-        now = Work(step, self.account.of("train") + self.account.of("wait for data"), self.flops)
+        now = Work(step, self.goodput.of("train") + self.goodput.of("wait for data"), self.flops)
         steps, seconds, flops = (new - old for new, old in zip(now, self.work, strict=True))
         if seconds > 0 and steps > 0:
             shown["train/steps_per_second"] = steps / seconds
@@ -232,20 +232,20 @@ class Training:
         self.run.report(self.step, values)
 
     def _scores(self, split: str, state: State) -> dict[str, float]:
-        with self.account.spent("evaluate"):
+        with self.goodput.spent("evaluate"):
             if split not in self.evaluators:
                 self.evaluators[split] = Evaluator(self.program, self.setup.workload, split, self.config.training)
             params = state.params if self.config.training.ema_decay is None else state.ema
-            summary, wish = self.evaluators[split](params, self.frozen, state.extra, self.inputs, self.wishes)
+            summary, request = self.evaluators[split](params, self.frozen, state.extra, self.inputs, self.stop_sync)
         if summary is None:
-            self._heed(wish)
-            raise AssertionError("an evaluation is broken off only by a wish to stop")
+            self._act_on_stop(request)
+            raise AssertionError("an evaluation is broken off only by a request to stop")
         write_files(summary, split, self.run)
         return {f"{split}/{name}": value for name, value in summary.metrics.items()}
 
     def _control(self) -> None:
         # Scores are floats from host libraries: what one process found is what all of them go by.
-        values = processes.agreed_json(self.latest) if self.evaluated else None
+        values = distributed.agreed_json(self.latest) if self.evaluated else None
         event = control.Event(self.step, self.position.epoch, self.ends_epoch, values)
         self.known = control.control(self.known, event, self.config, self.setup.facts)
         self._turn_knobs()
@@ -260,28 +260,28 @@ class Training:
 
     # ---- save, stop, take up ------------------------------------------------------------------------------
 
-    def _heed(self, wish: int) -> None:
+    def _act_on_stop(self, request: int) -> None:
         """Does what the processes agreed on: saves, or ends this run."""
-        if wish == Wish.SAVE and SAVE not in self.due:
+        if request == Request.SAVE and SAVE not in self.due:
             self.due.append(SAVE)
-        if wish <= Wish.SAVE:
+        if request <= Request.SAVE:
             return
-        self._settle(0)
-        if wish == Wish.PRUNE:
+        self._drain(0)
+        if request == Request.PRUNE:
             raise Pruned(f"pruned at step {self.step}")
-        if wish == Wish.PREEMPT:
+        if request == Request.PREEMPT:
             self._save()
             self.saves.wait()
         raise Preempted(f"stopped at step {self.step}")
 
     def _save(self) -> None:
         """Saves the state with what is still due at this step, so that another run does the rest."""
-        self._settle(0)  # which raises if the state is not finite: such a state is never saved
+        self._drain(0)  # which raises if the state is not finite: such a state is never saved
         remaining = [event for event in self.due if event != REPORT]
         remaining = [] if remaining == [SAVE] else remaining
         if self.saved_at == self.step and not remaining:
             return
-        with self.account.spent("save"):
+        with self.goodput.spent("save"):
             meta = {
                 "position": list(self.position),
                 "due": remaining,
@@ -296,17 +296,15 @@ class Training:
             }
             self.saves.save(self.step, {"state": self.state, "batch": self.prepared}, meta)
         self.saved_at = self.step
-        self.wishes.saved()
+        self.stop_sync.saved()
 
-    def _take_over(self) -> None:
+    def _init_from(self) -> None:
         """Begins from the parameters of another training, if the config says so."""
         if source := self.config.training.init_from:
-            self.state, self.frozen, report = beginning.with_parameters_of(
-                source, self.program, self.state, self.frozen
-            )
+            self.state, self.frozen, report = restore.with_parameters_of(source, self.program, self.state, self.frozen)
             self.run.note(init_from=report)
 
-    def _take_up(self, resumed: beginning.Resumed) -> None:
+    def _restore(self, resumed: restore.Resumed) -> None:
         meta = resumed.saved.meta
         self.state, self.prepared, self.step = resumed.state, resumed.prepared, resumed.saved.step
         self.position, self.due = Position(*meta["position"]), meta["due"]
@@ -340,15 +338,15 @@ class Training:
         return state
 
     def close(self) -> None:
-        """Whatever happened: no thread is left, what was begun to be saved is, and the account is in the record."""
+        """Whatever happened: no thread is left, what was begun to be saved is, and the goodput is in the record."""
         if self.feed is not None:
             self.feed.close()
         self.profiler.close()
-        with self.account.spent("save"):
+        with self.goodput.spent("save"):
             self.saves.wait()
         self.run.note(
-            seconds=self.account.seconds(),
-            compilations=self.account.compiled(),
+            seconds=self.goodput.seconds(),
+            compilations=self.goodput.compiled(),
             steps=self.step,
             checkpoints=self.saves.kept(),
         )

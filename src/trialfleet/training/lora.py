@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.training import trees
-from trialfleet.training.contract import Params, PyTree
+from trialfleet.training.workload import Params, PyTree
 
 _A, _B = "_lora_a", "_lora_b"
 

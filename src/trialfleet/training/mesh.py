@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from trialfleet.config import schema
 from trialfleet.errors import UserError
-from trialfleet.training.contract import Axes
+from trialfleet.training.workload import Axes
 
 DATA, FSDP, TP = "data", "fsdp", "tp"
 BATCH = (DATA, FSDP)  # the mesh axes that a batch is split over

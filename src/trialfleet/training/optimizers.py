@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from trialfleet.config import optimizers as schema
-from trialfleet.training.contract import Axes, Hyperparameters
 from trialfleet.training.trees import Flat
+from trialfleet.training.workload import Axes, Hyperparameters
 
 OptState = dict[str, Any]  # by freeze unit
 

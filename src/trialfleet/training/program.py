@@ -21,7 +21,6 @@ from jax.sharding import PartitionSpec as P
 from trialfleet.config import Config
 from trialfleet.training import mesh as placement
 from trialfleet.training import schedules, trees
-from trialfleet.training.contract import Batch, Extra, Factory, Params, Rows, Workload
 from trialfleet.training.mesh import BATCH, DATA, FSDP, TP
 from trialfleet.training.optimizers import Optimizer
 from trialfleet.training.state import (
@@ -35,6 +34,7 @@ from trialfleet.training.state import (
     purpose_key,
     shardings_of,
 )
+from trialfleet.training.workload import Batch, Extra, Factory, Params, Rows, Workload
 
 # What the loop adds to the config's hyperparameters: they follow from the data, or are the loop's own.
 TOTAL_STEPS, REPORT_EVERY = "loop.total_steps", "loop.report_every"

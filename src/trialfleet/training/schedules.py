@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.config import optimizers as schema
-from trialfleet.training.contract import Hyperparameters
+from trialfleet.training.workload import Hyperparameters
 
 
 def factor(scheduler: schema.Scheduler, hp: Hyperparameters, step: jax.Array, total: jax.Array) -> jax.Array:

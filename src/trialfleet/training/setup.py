@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 from trialfleet.config import Config, hyperparameters, static_part
 from trialfleet.errors import UserError
 from trialfleet.training import trees
-from trialfleet.training.contract import Factory, Hyperparameters, Workload
 from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import plans_of, total_steps
 from trialfleet.training.mesh import make_mesh, put, replicated
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
+from trialfleet.training.workload import Factory, Hyperparameters, Workload
 
 
 class Setup:
@@ -116,7 +116,7 @@ def find_factory(path: str) -> Factory:
         ) from error
     if not (inspect.isclass(factory) and issubclass(factory, Workload)):
         raise UserError(
-            f"workload.factory: {path} is no workload", "inherit from trialfleet.training.contract.Workload"
+            f"workload.factory: {path} is no workload", "inherit from trialfleet.training.workload.Workload"
         )
     if lacking := sorted(factory.__abstractmethods__):
         raise UserError(f"workload.factory: {path} lacks {', '.join(lacking)}", "define what is lacking")

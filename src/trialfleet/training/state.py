@@ -13,8 +13,8 @@ from trialfleet.config.freezing import NoFreezing
 from trialfleet.errors import UserError
 from trialfleet.training import mesh as placement
 from trialfleet.training import trees
-from trialfleet.training.contract import Axes, Extra, Hyperparameters, Params, PyTree, Workload
 from trialfleet.training.optimizers import Leaf, Optimizer, leaf
+from trialfleet.training.workload import Axes, Extra, Hyperparameters, Params, PyTree, Workload
 
 
 class State(NamedTuple):

@@ -10,10 +10,10 @@ import optax
 
 from trialfleet.config.asr import CtcEncoder
 from trialfleet.training import trees
-from trialfleet.training.contract import Hyperparameters, Params
-from trialfleet.training.memory import rematerialized
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
+from trialfleet.training.remat import rematerialized
+from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.asr.text import BLANK, CLASSES
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trialfleet.config.asr import DIGITS_FILE, Digits
 from trialfleet.errors import UserError
-from trialfleet.training.contract import Batch, Example, Plan
+from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.asr import text
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -38,7 +38,7 @@ class String(NamedTuple):
 
 
 class DigitStrings:
-    """One split of the data; see `trialfleet.training.contract.Source`.
+    """One split of the data; see `trialfleet.training.workload.Source`.
 
     A row is a string: for training, `epoch · train_strings + n`, so that every epoch joins anew; in the
     held-out splits it is n alone, so that they never change.
@@ -57,7 +57,7 @@ class DigitStrings:
         self._strings: dict[int, list[String]] = {}
         self._max_labels = config.max_digits * (max(map(len, WORDS)) + 1) - 1
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         epoch = epoch if self._split == "train" else 0
         strings = self._table(epoch)
         rng = np.random.default_rng([seed, epoch, 1])
@@ -66,7 +66,7 @@ class DigitStrings:
             if (bucket := self._bucket(strings[number])) is not None:
                 by_bucket.setdefault(bucket, []).append(epoch * self._size + int(number))
         plans = [
-            Plan(tuple(rows[first : first + self._batch]), bucket)
+            BatchPlan(tuple(rows[first : first + self._batch]), bucket)
             for bucket, rows in sorted(by_bucket.items())
             for first in range(0, len(rows), self._batch)
             if self._split != "train" or first + self._batch <= len(rows)

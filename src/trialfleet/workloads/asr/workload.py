@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.asr import AsrConfig
-from trialfleet.training.contract import (
+from trialfleet.training.workload import (
     Batch,
     Extra,
     Hyperparameters,
@@ -27,7 +27,7 @@ SAMPLES = 20  # examples shown with each evaluation
 
 
 class Asr(Workload):
-    """See `trialfleet.training.contract.Workload`."""
+    """See `trialfleet.training.workload.Workload`."""
 
     def __init__(self, config: AsrConfig) -> None:
         self.config = config

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.config.grpo import GrpoBaseConfig
-from trialfleet.training.contract import Batch, Extra, Hyperparameters, Loss, Params, Source
+from trialfleet.training.workload import Batch, Extra, Hyperparameters, Loss, Params, Source
 from trialfleet.workloads.grpo import gemma, tokens
 from trialfleet.workloads.grpo.language import Language
 from trialfleet.workloads.grpo.sums import SumProblems, SumTexts
 
 
 class GrpoBase(Language):
-    """See `trialfleet.training.contract.Workload`."""
+    """See `trialfleet.training.workload.Workload`."""
 
     config: GrpoBaseConfig
 

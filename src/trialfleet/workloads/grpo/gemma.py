@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from trialfleet.config.grpo import Gemma3
 from trialfleet.training import lora, trees
-from trialfleet.training.contract import Hyperparameters, Params
-from trialfleet.training.memory import rematerialized
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
+from trialfleet.training.remat import rematerialized
+from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.grpo import tokens
 
 Remat = Literal["none", "dots", "full"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.config.grpo import Gemma3
-from trialfleet.training.contract import Hyperparameters, Params
+from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.grpo import gemma, tokens
 
 

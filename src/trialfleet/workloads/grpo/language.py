@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.grpo import LanguageConfig
-from trialfleet.training.contract import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Summary, Workload
+from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Summary, Workload
 from trialfleet.workloads.grpo import gemma, generation, rewards, tokens
 
 SAMPLES = 20  # completions shown with each evaluation

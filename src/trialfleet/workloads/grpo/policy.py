@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.grpo import Gemma3
-from trialfleet.training.contract import Hyperparameters, Params
+from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.grpo import gemma, tokens
 
 _FARTHEST = 20.0  # of two log-probabilities: beyond it a ratio is as good as 0 or infinite

@@ -7,7 +7,7 @@ import numpy as np
 
 from trialfleet.config.grpo import Generation, LanguageConfig, Sums
 from trialfleet.errors import UserError
-from trialfleet.training.contract import Batch, Example, Plan
+from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.grpo import tokens
 
 SPLITS = ("train", "val", "test")
@@ -23,7 +23,7 @@ class Problem(NamedTuple):
 
 
 class SumProblems:
-    """One split; see `trialfleet.training.contract.Source`. A row is a problem, the same in every epoch."""
+    """One split; see `trialfleet.training.workload.Source`. A row is a problem, the same in every epoch."""
 
     def __init__(self, config: LanguageConfig, split: str) -> None:
         self._config, self._split = config, split
@@ -31,13 +31,13 @@ class SumProblems:
         self._batch = training.global_batch if split == "train" else training.eval_batch
         self._size = config.dataset.train_problems if split == "train" else config.dataset.eval_problems
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         if self._split != "train":
             firsts = range(0, self._size, self._batch)
-            return [Plan(range(first, min(first + self._batch, self._size)), 0) for first in firsts]
+            return [BatchPlan(range(first, min(first + self._batch, self._size)), 0) for first in firsts]
         order = np.random.default_rng([seed, epoch, 1]).permutation(self._size)
         full = self._size // self._batch * self._batch
-        return [Plan(tuple(map(int, part)), 0) for part in order[:full].reshape(-1, self._batch)]
+        return [BatchPlan(tuple(map(int, part)), 0) for part in order[:full].reshape(-1, self._batch)]
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         one = problem(self._config.dataset, self._split, row)
@@ -69,7 +69,7 @@ class SumTexts(SumProblems):
         super().__init__(config, split)
         self._plain_epochs = config.stages.next_token_epochs
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         """Plans whose bucket is the stage: 0 or 1. Both have the same shapes."""
         return [plan._replace(bucket=int(epoch >= self._plain_epochs)) for plan in super().epoch(seed, epoch)]
 

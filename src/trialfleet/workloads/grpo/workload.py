@@ -13,15 +13,15 @@ from jax.sharding import Mesh
 from trialfleet.config import static_part
 from trialfleet.config.grpo import REWARDS, GrpoConfig
 from trialfleet.training import lora
-from trialfleet.training.contract import Batch, Context, Extra, Hyperparameters, Loss, Params, Source
 from trialfleet.training.mesh import batch_sharding
+from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Source
 from trialfleet.workloads.grpo import gemma, generation, policy, rewards, tokens
 from trialfleet.workloads.grpo.language import Language, text_of
 from trialfleet.workloads.grpo.sums import SumProblems
 
 
 class Grpo(Language):
-    """See `trialfleet.training.contract.Workload`. An example is a prompt with all of its completions.
+    """See `trialfleet.training.workload.Workload`. An example is a prompt with all of its completions.
 
     Prepared batches, with R completions of S tokens: weight (B,), prompt (B, P), drawn, counted, old and
     reference (B, R, S), advantage and length (B, R), rewards (B, 3, 1 + functions): their mean, least and largest

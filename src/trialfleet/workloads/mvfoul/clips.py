@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from trialfleet.config.mvfoul import Collisions, MvfoulConfig
-from trialfleet.training.contract import Batch, Example, Plan
+from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.mvfoul import losses, rendering, sampling
 
 SPLITS = ("train", "val", "test")
@@ -14,7 +14,7 @@ _KEPT = 2000  # clips that are not rendered again
 
 
 class CollisionClips:
-    """One split; see `trialfleet.training.contract.Source`. A row is a clip, the same in every epoch."""
+    """One split; see `trialfleet.training.workload.Source`. A row is a clip, the same in every epoch."""
 
     def __init__(self, config: MvfoulConfig, split: str) -> None:
         self._config, self._data, self._split = config, config.dataset, split
@@ -31,14 +31,14 @@ class CollisionClips:
                 for (name, own), classes in zip(named, class_counts(self._data), strict=True)
             }
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         if self._split != "train":
             firsts = range(0, self._clips, self._batch)
-            return [Plan(range(first, min(first + self._batch, self._clips)), 0) for first in firsts]
+            return [BatchPlan(range(first, min(first + self._batch, self._clips)), 0) for first in firsts]
         rng = np.random.default_rng([seed, epoch, 1])
         chosen = sampling.rows(self._config.sampling, self.severity, self.action, epoch, rng)
         full = len(chosen) // self._batch * self._batch
-        return [Plan(tuple(map(int, part)), 0) for part in chosen[:full].reshape(-1, self._batch)]
+        return [BatchPlan(tuple(map(int, part)), 0) for part in chosen[:full].reshape(-1, self._batch)]
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         views = self._rendered(row)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.mvfoul import AdaptiveFocalLoss, FocalLoss, FoulLoss, WeightedLoss
-from trialfleet.training.contract import Hyperparameters
+from trialfleet.training.workload import Hyperparameters
 
 _LARGEST_LOGIT = 10.0
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from trialfleet.config.mvfoul import Resnet3d
 from trialfleet.training import trees
-from trialfleet.training.contract import Extra, Hyperparameters, Params
-from trialfleet.training.memory import rematerialized
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
+from trialfleet.training.remat import rematerialized
+from trialfleet.training.workload import Extra, Hyperparameters, Params
 
 Remat = Literal["none", "dots", "full"]
 

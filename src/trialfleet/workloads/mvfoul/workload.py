@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.mvfoul import ACTIONS, SEVERITIES, MvfoulConfig, WeightedLoss
-from trialfleet.training.contract import (
+from trialfleet.training.workload import (
     Batch,
     Extra,
     Hyperparameters,
@@ -30,7 +30,7 @@ _COLLAPSED = 0.1  # predictions with less than this share of the largest entropy
 
 
 class Mvfoul(Workload):
-    """See `trialfleet.training.contract.Workload`."""
+    """See `trialfleet.training.workload.Workload`."""
 
     def __init__(self, config: MvfoulConfig) -> None:
         self.config = config

@@ -45,7 +45,7 @@ class Compilations:
 compilations = Compilations()
 
 
-class Account:
+class Goodput:
     """Seconds by what they were spent on; what was compiled meanwhile is taken out and counted apart."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ Hyperparameters = Mapping[str, jax.Array]  # float32 scalars by dotted config ke
 Axes = tuple[str | None, ...]  # a logical name for each axis of an array
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """One global batch: which rows, and which of the static shapes they are padded to."""
 
     rows: Sequence[int]  # G of them in training, up to E in evaluation
@@ -40,7 +40,7 @@ class Source(Protocol):
     It may have an attribute `dropped`: the number of examples that it leaves out, for the trial's record.
     """
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[Plan]:
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         """The batches of an epoch, for all processes together; evaluation asks for epoch 0 alone.
 
         Epochs may differ in length. A split for training gives full batches only.
@@ -200,7 +200,7 @@ class Workload(ABC):
     def summarize(self, rows: Rows, split: str) -> Summary:
         """Scores of a split from the rows of all its examples; numpy, padding (weight 0) already taken out."""
 
-    # ---- account ------------------------------------------------------------------------------------------
+    # ---- accounting ---------------------------------------------------------------------------------------
 
     def flops(self, bucket: int) -> float | None:
         """Floating-point operations of a forward pass over one example of a bucket, counted analytically."""

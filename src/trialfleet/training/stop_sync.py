@@ -1,7 +1,7 @@
-"""What processes wish of each other: to save, or to stop. All of them must do it at the same step.
+"""What processes request of each other: to save, or to stop. All of them must do it at the same step.
 
-A wish travels in the step's inputs and comes back, as the largest of all processes', in its outputs: no
-collective of its own. A process that is alone heeds its wish at once.
+A request travels in the step's inputs and comes back, as the largest of all processes', in its outputs: no
+collective of its own. A process that is alone heeds its request at once.
 """
 
 import time
@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trialfleet.tracking.run import Run, Stop
+from trialfleet.training.distributed import largest
 from trialfleet.training.mesh import put
-from trialfleet.training.processes import largest
 from trialfleet.training.program import stop_sharding
 
 
-class Wish(IntEnum):
+class Request(IntEnum):
     """In rising order of urgency; 0 means to go on."""
 
     SAVE = 1
@@ -26,11 +26,11 @@ class Wish(IntEnum):
     SUPERSEDED = 4
 
 
-_OF = {Stop.PREEMPT: Wish.PREEMPT, Stop.PRUNE: Wish.PRUNE, Stop.SUPERSEDED: Wish.SUPERSEDED}
+_OF = {Stop.PREEMPT: Request.PREEMPT, Stop.PRUNE: Request.PRUNE, Stop.SUPERSEDED: Request.SUPERSEDED}
 
 
-class Wishes:
-    """This process's wishes, made of what its run says and of the time since the last save."""
+class StopSync:
+    """This process's stop_sync, made of what its run says and of the time since the last save."""
 
     def __init__(self, mesh: Mesh, run: Run, save_every_seconds: float | None) -> None:
         self._mesh, self._run, self._every = mesh, run, save_every_seconds
@@ -38,27 +38,27 @@ class Wishes:
         self._saved = time.monotonic()
 
     def own(self) -> int:
-        """What this process wishes now, or 0."""
+        """What this process stop_sync now, or 0."""
         if stop := self._run.stop():
             return int(_OF[stop])
         # Only one clock decides about saves: clocks of two processes never agree.
         overdue = self._every is not None and time.monotonic() - self._saved > self._every
-        return int(Wish.SAVE) if overdue and jax.process_index() == 0 else 0
+        return int(Request.SAVE) if overdue and jax.process_index() == 0 else 0
 
     def sent(self) -> jax.Array:
         """What to give to the next step: nothing, if there is nobody else to agree with."""
-        wish = self.own() if jax.process_count() > 1 else 0
-        if wish not in self._arrays:
-            # Each process puts its own wish on its own devices.
-            self._arrays[wish] = put(np.full(self._mesh.size, wish, np.int32), stop_sharding(self._mesh))
-        return self._arrays[wish]
+        request = self.own() if jax.process_count() > 1 else 0
+        if request not in self._arrays:
+            # Each process puts its own request on its own devices.
+            self._arrays[request] = put(np.full(self._mesh.size, request, np.int32), stop_sharding(self._mesh))
+        return self._arrays[request]
 
     def alone(self) -> int:
         """What to heed at once, because no other process has to agree."""
         return self.own() if jax.process_count() == 1 else 0
 
     def agreed(self) -> int:
-        """What all processes wish, asked between two steps: a collective, so all must ask."""
+        """What all processes request, asked between two steps: a collective, so all must ask."""
         return largest(self.own())
 
     def saved(self) -> None:

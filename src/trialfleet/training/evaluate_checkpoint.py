@@ -3,22 +3,22 @@
 from trialfleet.config import Config
 from trialfleet.errors import UserError
 from trialfleet.tracking.run import Preempted, Run
-from trialfleet.training import beginning, processes
+from trialfleet.training import distributed, restore
 from trialfleet.training.evaluation import Evaluator, write_files
 from trialfleet.training.setup import Setup
-from trialfleet.training.wishes import Wishes
+from trialfleet.training.stop_sync import StopSync
 
 
 def score(config: Config, run: Run, checkpoint: str, split: str) -> dict[str, float]:
     """See `trialfleet.training.evaluate`."""
-    processes.join()
+    distributed.join()
     setup = Setup(config)
     program, inputs = setup.program, setup.inputs
     state, frozen = program.init(inputs.hp, inputs.seed)
-    state, frozen = beginning.with_published(setup.workload, program, state, frozen)
+    state, frozen = restore.with_published(setup.workload, program, state, frozen)
     if config.training.init_from is not None:  # frozen parameters are in no checkpoint of their own training
-        state, frozen, _ = beginning.with_parameters_of(config.training.init_from, program, state, frozen)
-    state, frozen, report = beginning.with_parameters_of(checkpoint, program, state, frozen)
+        state, frozen, _ = restore.with_parameters_of(config.training.init_from, program, state, frozen)
+    state, frozen, report = restore.with_parameters_of(checkpoint, program, state, frozen)
     lacking = sorted(set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
     if lacking:
         raise UserError(
@@ -26,7 +26,7 @@ def score(config: Config, run: Run, checkpoint: str, split: str) -> dict[str, fl
             "use the config that it was trained with",
         )
     evaluator = Evaluator(program, setup.workload, split, config.training)
-    summary, _ = evaluator(state.params, frozen, state.extra, inputs, Wishes(setup.mesh, run, None))
+    summary, _ = evaluator(state.params, frozen, state.extra, inputs, StopSync(setup.mesh, run, None))
     if summary is None:
         raise Preempted("stopped during an evaluation")
     write_files(summary, split, run)

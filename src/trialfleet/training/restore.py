@@ -17,11 +17,11 @@ from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, lora, trees
 from trialfleet.training.checkpoints import Checkpoints, Saved
-from trialfleet.training.contract import Batch, Params, Workload
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.program import Program
 from trialfleet.training.setup import fingerprint
 from trialfleet.training.state import State
+from trialfleet.training.workload import Batch, Params, Workload
 
 log = logging.getLogger(__name__)
 
