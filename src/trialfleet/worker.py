@@ -287,7 +287,7 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
             return 0
         time.sleep(0.1)
     claim = own[-1]
-    earlier = [c for c in trial.claims() if claim.newer_than(c)]
+    earlier = [c for c in trial.claims_of(claim.identity) if claim.newer_than(c)]
     directory = trial.run_dir(claim.label)
     _redirect_output(directory / f"log.{environment.rank}")
     checkpoints = [trial.run_dir(c.label) / "checkpoints" for c in reversed(earlier)]

@@ -8,6 +8,8 @@ import pytest
 
 from tests.sweep.test_storage_and_folder import check
 from tests.tasks.forked import QuickStudy
+from trialfleet.tracking.identity import Identity
+from trialfleet.tracking.sweep_run import SweepRun
 from trialfleet.tracking.trial_dir import TrialDir
 
 NewQuickStudy = Callable[..., QuickStudy]
@@ -59,14 +61,37 @@ def test_a_finished_trials_file_is_made_again_from_the_study(quick_study: NewQui
         damage(path, kind)
     said = study.run(f"hydra.sweeper.n_trials={len(DAMAGE) + 1}")
     for kind, path in paths.items():
-        if name == "trial.json" and kind in ("empty", "zeros"):  # as a power cut may leave it: the study has it all
-            continue
         assert str(path) in said
-        assert set_aside(path)
+        assert set_aside(path) or (name == "trial.json" and kind in ("empty", "zeros"))  # there is nothing to keep
         after = json.loads(path.read_text())
         for key in ("params", "overrides", "number") if name == "trial.json" else ("state", "objectives", "params"):
             assert after[key] == before[kind][key]
     check_values(study, len(DAMAGE) + 1)
+
+
+def test_a_trial_json_of_another_trial_is_known_by_the_runs(quick_study: NewQuickStudy) -> None:
+    """Study, claims and result agree, and trial.json alone does not: no result goes, and nothing is run again."""
+    study = quick_study("hydra.sweeper.n_trials=3")
+    study.run()
+    first, second = study.trial(0).trial_json, study.trial(1).trial_json
+    before = json.loads(first.read_text())
+    first.write_text(second.read_text().replace('"number": 1', '"number": 0'))
+    said = study.run("hydra.sweeper.n_trials=4")
+    assert f"{first}: has other parameters than the study" in said
+    assert json.loads(first.read_text())["params"] == before["params"]
+    check(study, 4)
+    assert [study.labels(number) for number in range(4)] == [["1.0"]] * 4
+
+
+def test_runs_with_other_parameters_are_none_of_the_trials(tmp_path: Path) -> None:
+    """Neither their checkpoints nor their reports."""
+    trial = TrialDir(tmp_path)
+    trial.claim(1, "slurm:1", 0, Identity("study", "others"))
+    own = trial.claim(2, "slurm:2", 0, Identity("study", "ours"))
+    run = SweepRun(trial, own, lambda: False, 0.0)
+    run.close()
+    assert run.earlier_checkpoints == []
+    assert trial.claims_of(Identity("study", "ours")) == [own]
 
 
 # What happens between a job's commit and the driver's look: the driver finds the result like that.

@@ -9,12 +9,12 @@ import pytest
 from tests.sweep.fake_slurm import FakeSlurm
 from trialfleet.sweep.slurm_fleet import LAUNCHER, SlurmFleet
 from trialfleet.sweep.tracked import LISTED_EVERY, Tracked
-from trialfleet.tracking import metrics
+from trialfleet.tracking import metrics, records
 from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.submission import JobRef, TrialRecord
 from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
 
-OURS = Identity("study", "params")
+OURS = Identity("study", records.digest({}))
 
 
 @pytest.fixture

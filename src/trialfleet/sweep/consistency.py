@@ -77,17 +77,21 @@ def compare(
     """
     found, trials = Found(), store.trials()
     for number in trial_numbers(folder):
-        files = read_files(trial_dir(folder, number), number, uids)
         trial = trials[number] if number < len(trials) else None
+        ours = trial is not None and trial.user_attrs.get(OWNER) in uids
+        files = read_files(
+            trial_dir(folder, number), number, uids, trial.params if trial is not None and ours else None
+        )
         if trial is None:
             if files.dir.is_taken():
                 found.missing.append(files)
             continue
-        if trial.user_attrs.get(OWNER) not in uids:
+        if not ours:
             if files.record is not None:
                 found.differing[number] = "the study has another one's trial of this number"
             continue
-        if files.damage or (trial.state.is_finished() and files.record is not None and files.result is None):
+        incomplete = trial.state.is_finished() and (files.record is None or files.result is None)
+        if files.damage or (incomplete and files.dir.is_taken()):
             files = _mended(files, trial, uids[0], overrides, notice)
         difference = _difference(trial, files)
         if difference:
@@ -121,7 +125,9 @@ def _mended(
         aside = records.set_aside(damage.path)
         notice(f"{damage}: renamed to {aside.name}; {_what_then(trial, damage.path.name)}")
     record, result = files.record, files.result
-    if any(damage.path == files.dir.trial_json for damage in files.damage):
+    if record is None and (files.damage or trial.state.is_finished()):
+        if not any(damage.path == files.dir.trial_json for damage in files.damage):
+            notice(f"{files.dir.trial_json}: was empty or missing, and is made again from the study")
         texts = {name: optuna.distributions.distribution_to_json(one) for name, one in trial.distributions.items()}
         record = TrialRecord(trial.number, overrides(trial.params), dict(trial.params), texts, uid)
         record = with_claims(record, files.dir)

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trialfleet.sweep.constraints import Constraint
 from trialfleet.sweep.store import FAILURE, OWNER, Told
 from trialfleet.tracking import metrics, records
+from trialfleet.tracking.identity import Identity
 from trialfleet.tracking.records import Damaged
 from trialfleet.tracking.submission import TrialRecord
 from trialfleet.tracking.trial_dir import OUT_OF_MEMORY, Result, TrialDir
@@ -66,8 +67,13 @@ class Files:
     damage: tuple[Damaged, ...]
 
 
-def read_files(directory: TrialDir, number: int, uids: Sequence[str]) -> Files:
-    """The files of one trial. `uids` are the study's, the present one first."""
+def read_files(directory: TrialDir, number: int, uids: Sequence[str], params: Mapping[str, Any] | None = None) -> Files:
+    """The files of one trial.
+
+    Args:
+        uids: the study's, the present one first.
+        params: the trial's parameters as the study has them, if it has the trial.
+    """
     damage: list[Damaged] = []
     record = result = None
     try:
@@ -79,12 +85,25 @@ def read_files(directory: TrialDir, number: int, uids: Sequence[str]) -> Files:
         damage.append(found)
     try:
         result = directory.result()
-        if result is not None and record is not None and not result.identity.is_of(record.identity, uids):
-            result = None
-            raise Damaged(directory.result_json, "is the result of another trial, or of another study")
     except Damaged as found:
         damage.append(found)
+    known = None if params is None else Identity(uids[0], records.digest(params))
+    if record is not None and known is not None and _is_contradicted(record, known, directory, result):
+        damage.append(Damaged(directory.trial_json, "has other parameters than the study, and than its runs"))
+        record = None
+    wanted = known if record is None else record.identity
+    if result is not None and wanted is not None and not result.identity.is_of(wanted, uids):
+        damage.append(Damaged(directory.result_json, "is the result of another trial, or of another study"))
+        result = None
     return Files(number, directory, record, result, tuple(damage))
+
+
+def _is_contradicted(record: TrialRecord, known: Identity, directory: TrialDir, result: Result | None) -> bool:
+    """Whether trial.json alone has other parameters than the study: what its runs left agrees with the study."""
+    if record.identity.params == known.params:
+        return False
+    witnesses = [claim.identity for claim in directory.claims()] + ([] if result is None else [result.identity])
+    return any(witness.params == known.params for witness in witnesses)
 
 
 @dataclass(frozen=True)
@@ -109,7 +128,7 @@ class Projector:
         known = {name: json_to_distribution(text) for name, text in files.record.distributions.items()}
         known = {**self.distributions, **known}
         params = {name: _stored(known[name], value) for name, value in files.record.params.items() if name in known}
-        latest, reports = self._metrics(files.dir)
+        latest, reports = self._metrics(files)
         attributes: dict[str, Any] = {OWNER: self.uid}
         state, values, violations = TrialState.RUNNING, None, {}
         if files.result is not None:
@@ -129,14 +148,15 @@ class Projector:
         _date(trial, files)
         return trial
 
-    def _metrics(self, directory: TrialDir) -> tuple[dict[str, float], dict[int, float]]:
+    def _metrics(self, files: Files) -> tuple[dict[str, float], dict[int, float]]:
         """The last value of each metric, and the first one that the objective had at each step."""
         latest: dict[str, float] = {}
         reports: dict[int, float] = {}
         if self.metric is None and not self.constraints:
             return latest, reports
-        for label in directory.run_labels():
-            path, offset = directory.run_dir(label) / "metrics.jsonl", 0
+        assert files.record is not None
+        for claim in files.dir.claims_of(files.record.identity):
+            path, offset = files.dir.run_dir(claim.label) / "metrics.jsonl", 0
             while True:
                 lines, end = metrics.read_from(path, offset)
                 for line in lines:

@@ -90,7 +90,7 @@ class ToMlflow:
         self._ingester.trial_started(record.number, record.params, {**self._tags, **_job_tags(record)}, at)
 
     def _end(self, record: TrialRecord, directory: TrialDir, result: Result) -> None:
-        for label in directory.run_labels():
+        for label in [claim.label for claim in directory.claims_of(record.identity)]:
             self._ingester.follow(record.number, label, directory.run_dir(label))
         seconds = {f"trialfleet.seconds.{part}": f"{value:.2f}" for part, value in result.seconds.items()}
         self._ingester.trial_ended(

@@ -165,7 +165,7 @@ class Tracked:
         self._looks += 1
         if ended or news or not known or self.phase is not Job.RUNNING or self._looks >= LISTED_EVERY:
             self._looks = 0
-            return self.dir.claims()
+            return self.dir.claims_of(self.record.identity)
         return self._claims
 
     def _phase(self, fleets: dict[str, Fleet]) -> Job:
@@ -226,7 +226,7 @@ class Tracked:
 
     def run_labels(self) -> list[str]:
         """The runs that the trial has, oldest first."""
-        return self.dir.run_labels()
+        return [claim.label for claim in self.dir.claims_of(self.record.identity)]
 
     def node(self) -> str:
         """Where the newest run was; empty before the first."""

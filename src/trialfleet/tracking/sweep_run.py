@@ -51,7 +51,7 @@ class SweepRun(LocalRun):
     """
 
     def __init__(self, trial: TrialDir, claim: Claim, signalled: Signalled, look_every: float) -> None:
-        earlier = [other for other in trial.claims() if claim.newer_than(other)]
+        earlier = [other for other in trial.claims_of(claim.identity) if claim.newer_than(other)]
         super().__init__(
             trial.run_dir(claim.label),
             signalled,

@@ -191,6 +191,13 @@ class TrialDir:
                         self._claims[label] = claim
         return sorted(known.values(), key=lambda claim: (claim.attempt, claim.restart))
 
+    def claims_of(self, identity: Identity) -> list[Claim]:
+        """The claims of runs that had the trial's parameters, oldest first; others are somebody else's in its folder.
+
+        A claim that does not say, of an earlier version or damaged, is taken for the trial's own.
+        """
+        return [claim for claim in self.claims() if claim.identity.params in (None, identity.params)]
+
     def _read_claim(self, label: str) -> Claim | None:
         path = self.run_dir(label) / "claim"
         try:
