@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 
 from benchmarks.toy.task import task
-from pipelines import front
+from pipelines import cli
 from trialfleet.config.location import conf_directory
 
 CONF = Path(__file__).parent / "conf"
@@ -15,6 +15,6 @@ if __name__ == "__main__":
     which = sys.argv.pop(1)
     if which == "ours":
         sys.argv[1:1] = ["--config-dir", str(CONF)]
-        front.main(hydra.main(config_path=str(conf_directory()), config_name="toy")(task))
+        cli.main(hydra.main(config_path=str(conf_directory()), config_name="toy")(task))
     else:
         hydra.main(config_path=str(CONF), config_name="toy")(task)()

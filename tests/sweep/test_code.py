@@ -16,7 +16,7 @@ PROGRAM = """\
 import hydra
 from omegaconf import DictConfig
 
-from pipelines import front
+from pipelines import cli
 from pipelines.constant import VALUE
 from trialfleet.config.location import conf_directory
 
@@ -28,7 +28,7 @@ def task(cfg: DictConfig) -> float:
 if __name__ == "__main__":
     from pipelines.probe import task as named
 
-    front.main(hydra.main(config_path=str(conf_directory()), config_name="descent")(named))
+    cli.main(hydra.main(config_path=str(conf_directory()), config_name="descent")(named))
 """
 
 
