@@ -162,7 +162,7 @@ class Study:
         return path
 
     def does(self, *bodies: str) -> Path:
-        """One trial for each body of Python, all in one submission; they have `own`, the run, and `trial`, the folder."""
+        """One trial for each body of Python, all in one submission: `own` is its run there, and `trial` its folder."""
         files = [self.folder.parent / f"does-{number}" for number in range(len(bodies))]
         for file, body in zip(files, bodies, strict=True):
             file.write_text(body)
@@ -396,7 +396,8 @@ LEAVES = {
         "import subprocess; child = subprocess.Popen(['sleep', '1000000'], start_new_session=True).pid"
     ),
     "a child that ignores SIGTERM": (
-        "import subprocess, sys; work = 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(1e6)'"
+        "import subprocess, sys"
+        "\nwork = 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(1e6)'"
         "\nprocess = subprocess.Popen([sys.executable, '-u', '-c', work], stdout=subprocess.PIPE)"
         "\nprocess.stdout.readline(); child = process.pid"
     ),

@@ -1,33 +1,46 @@
-"""Storage and file system that fail for a while, under a driver at work: it says so, waits, and goes on."""
+"""Storage and file system that fail for a while, under a driver or a job at work: it says so, waits, and goes on."""
 
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
 
+import optuna
 import pytest
 
+from tests.sweep import postgres
 from tests.tasks.forked import QuickStudy
+from tests.tasks.studies import NewStudy
 
 NewQuickStudy = Callable[..., QuickStudy]
 N = "hydra.sweeper.n_trials="
-# The study's own calls to the file system, and appends to the journal, fail from number `at` on, `times` times.
+CALLS = 130  # more than a driver makes that goes on with a study of one trial to three
+JOBS_CALLS = 20  # more than a job makes
+LAST_WORDS = (".budget.json", "driver.lock")  # are saved on the way out, if the disk lets us
+
+# From its call number `at` on, so many of a process's calls to the study's files, and appends to the journal, fail.
+# Of the jobs, this happens to one. The driver's last words about a study that is over are spared.
 OUTAGE = """
 import os, threading
+from trialfleet import worker
 from trialfleet.sweep import driver, session
 from trialfleet.sweep.journal import OwnJournal
+from trialfleet.tracking import sweep_run
 
-me, count = os.getpid(), 0
+me, count, struck = os.getpid(), 0, False
 driver.FIRST_REST = driver.LONGEST_REST = session.START_AGAIN = 0.02
+worker.BEGIN_PATIENCE = worker.COMMIT_PATIENCE = sweep_run.PATIENCE = 0.2
 
 def meet(path):
-    global count
-    mine = os.getpid() == me and threading.current_thread() is threading.main_thread()
-    if mine and "/sweeps/" in str(path):
-        count += 1
-        if {at} <= count < {at} + {times}:
-            print(path, file=open("struck", "a"))
-            raise OSError({number}, os.strerror({number}), str(path))
+    global count, struck
+    concerned = (os.getpid() == me) == ({who!r} == "driver") and threading.current_thread() is threading.main_thread()
+    if not concerned or "/sweeps/" not in str(path):
+        return
+    count += 1
+    if {at} <= count < {at} + {times} and (struck or {who!r} == "driver" or not os.path.exists("../struck")):
+        struck = True
+        with open("{place}/struck", "a") as file:
+            print(path, file=file)
+        raise OSError({number}, os.strerror({number}), str(path))
 
 def failing(real):
     def call(path, *more, **named):
@@ -35,31 +48,108 @@ def failing(real):
         return real(path, *more, **named)
     return call
 
+def spared(plan, ended, *more, conclude=session.conclude):
+    global count
+    count = 10**9
+    conclude(plan, ended, *more)
+
 for name in ("replace", "link", "open", "rename", "unlink", "listdir"):
     setattr(os, name, failing(getattr(os, name)))
 append = OwnJournal.append_logs
 OwnJournal.append_logs = lambda self, logs: (meet(self._file_path), append(self, logs))[1]
+session.conclude = spared
 """
+FOR_EVER = 10**6
 
 
-def survive(study: QuickStudy, at: int, number: int, times: int) -> bool:
-    """Let a study of one trial that has ended go on to three in an outage, and judge it; whether there was one."""
+def outage(study: QuickStudy, at: int, times: int, number: int = errno.EIO, who: str = "driver") -> str:
+    """What makes the calls of a driver, or of a job, fail."""
+    text = OUTAGE.replace("../struck", f"{study.place}/struck")
+    return text.format(at=at, times=times, number=number, who=who, place=study.place)
+
+
+def struck(study: QuickStudy) -> list[str]:
+    """The files, by their path in the study's folder, at which calls failed."""
+    log = study.place / "struck"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.split("/sweeps/descent/")[-1] for line in lines]
+
+
+def survive(study: QuickStudy, at: int, number: int) -> bool:
+    """Let a study of one trial go on to three in an outage, and judge it; whether anything was struck."""
     study.run(f"{N}1")
-    said = study.run(f"{N}3", first=OUTAGE.format(at=at, times=times, number=number))
+    said = study.run(f"{N}3", first=outage(study, at, 2, number))
     study.check(3, steps=4)
     assert study.undisturbed_by_restarts(), f"at call {at}:\n{study.report()}"
-    struck = (study.place / "struck").read_text() if (study.place / "struck").exists() else ""
-    # What is saved on the way out is done without; whatever else was struck, the driver says why it waits.
-    silent = all(word in LAST_WORDS for line in struck.split() for word in line.split("/sweeps/descent/")[1:])
-    assert silent or os.strerror(number) in said, f"at call {at}:\n{struck}{said}"
-    return bool(struck)
-
-
-CALLS = 130
-LAST_WORDS = ()
+    files = struck(study)
+    silent = all(file.startswith(LAST_WORDS) for file in files)
+    assert silent or os.strerror(number) in said, f"at call {at}, {files}:\n{said}"
+    return bool(files)
 
 
 def test_errors_that_pass_are_waited_for_wherever_they_come(quick_study: NewQuickStudy) -> None:
-    """At every eleventh call; the slow test below takes them all."""
-    struck = [survive(quick_study(), at, errno.EIO, 2) for at in range(3, CALLS, 11)]
-    assert sum(struck) > 5
+    """At every 13th call; the slow test below takes them all."""
+    assert sum(survive(quick_study(), at, errno.EIO) for at in range(5, CALLS, 13)) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_errors_that_pass_are_waited_for_at_each_call(quick_study: NewQuickStudy, number: int) -> None:
+    """EIO at the odd ones, ESTALE at the even ones."""
+    calls = range(1 + (number == errno.ESTALE), CALLS, 2)
+    assert sum(survive(quick_study(), at, number) for at in calls) > 40
+
+
+def survive_as_job(study: QuickStudy, at: int, times: int) -> bool:
+    """Let the calls of one of three jobs fail, and judge the study; whether anything was struck."""
+    study.run(f"{N}3", first=outage(study, at, times, who="job"))
+    study.check(3, steps=4)
+    return bool(struck(study))
+
+
+@pytest.mark.parametrize("times", [2, FOR_EVER])
+def test_errors_of_a_jobs_file_system_fail_no_trial(quick_study: NewQuickStudy, times: int) -> None:
+    """Those that pass, and those that last as long as the run does, in the task as well as around it."""
+    calls = range(8, JOBS_CALLS, 4) if times == FOR_EVER else range(1, JOBS_CALLS, 4)
+    assert sum(survive_as_job(quick_study(), at, times) for at in calls) >= 2
+
+
+def test_a_driver_leaves_cleanly_when_patience_is_over_and_the_same_command_goes_on(quick_study: NewQuickStudy) -> None:
+    study = quick_study()
+    study.run(f"{N}1")
+    said = study.run(f"{N}3", "hydra.sweeper.patience=0.2", first=outage(study, 60, FOR_EVER))
+    assert "for 0 s, as long as hydra.sweeper.patience says" in " ".join(said.split())
+    assert "resume:" in said
+    assert "Traceback" not in said
+    study.run(f"{N}3")
+    study.check(3, steps=4)
+
+
+@pytest.mark.parametrize("at", range(1, 8, 2))
+def test_a_disk_that_is_full_at_the_start_is_said_in_a_few_words(quick_study: NewQuickStudy, at: int) -> None:
+    study = quick_study(f"{N}2")
+    said = study.run(code=1, first=outage(study, at, FOR_EVER, errno.ENOSPC))
+    assert f"{study.folder}" in said
+    assert "No space left on device" in said
+    assert "make room there; the same command goes on then" in said
+    assert "Traceback" not in said
+    study.run()
+    study.check(2, steps=4)
+
+
+@pytest.mark.slow
+def test_a_database_may_be_restarted_under_a_study(new_study: NewStudy) -> None:
+    with postgres.running_or_skip() as server:
+        study = new_study(f"{N}4", "hydra.sweeper.n_jobs=2", f"hydra.sweeper.storage={server.url}", "seconds=0.1")
+        driver = study.start()
+        study.wait_for(study.running, driver)
+        server.stop()
+        study.wait_for(lambda: "waiting until it passes" in study.said(), driver)
+        server.start()
+        study.finish(driver)
+        with postgres.closed_after(optuna.storages.RDBStorage(server.url)) as storage:
+            trials = optuna.load_study(study_name="descent", storage=storage).get_trials()
+            study.stored = lambda: trials  # type: ignore[method-assign]  # it looks into the folder
+            study.check(4)
+    assert study.undisturbed_by_restarts()
