@@ -33,7 +33,10 @@ def install_handlers() -> None:
 if __name__ == "__main__":
     install_handlers()
 
-import pickle  # noqa: E402  # after the handlers, see above
+import atexit  # noqa: E402  # after the handlers, see above
+import gc  # noqa: E402
+import io  # noqa: E402
+import pickle  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
 import traceback  # noqa: E402
@@ -67,6 +70,7 @@ LOOK_SECONDS = 0.2  # … and how often it looks
 BEGIN_PATIENCE = 60.0  # seconds for which the beginning waits for a file system to come back
 COMMIT_PATIENCE = 600.0  # seconds for which the end does: the work is done and must not be lost
 MAX_NOTES = 1 << 20  # characters of a result's notes; longer ones are left out
+EXIT_SECONDS = 5.0  # how long the task's exit handlers may take
 GOODBYE_SECONDS = 25.0  # how long the processes of a training may take to part, see jax.distributed.shutdown
 CHILDREN_SECONDS = 2.0  # how long what the task left running has after SIGTERM
 
@@ -296,7 +300,7 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
         _task(submission, assignment, claim.label, follower, environment)
     except (run.Pruned, run.Preempted):
         return 0
-    except (Exception, SystemExit) as failure:  # noqa: BLE001  # whatever it was, it ended this process's part
+    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended this process's part
         _show(failure)
         if not isinstance(failure, run.PeerLost) and not transient.is_full(failure) and not transient.passes(failure):
             _commit_for_the_first(trial, claim, failure)
@@ -405,11 +409,26 @@ def end_process(code: int) -> None:
     would go on to its time limit after its trial has ended.
     """
     try:
-        for step in (sys.stdout.flush, sys.stderr.flush, _part_from_others, _end_children):
+        for step in (sys.stdout.flush, sys.stderr.flush, _run_exit_handlers, _part_from_others, _end_children):
             with contextlib.suppress(Exception):  # the task may have left us any state: what comes next must not suffer
                 step()
     finally:
         os._exit(code)
+
+
+def _run_exit_handlers() -> None:
+    """What the task registered for the end, and the files that it left open, get a few seconds: no more."""
+
+    def run() -> None:
+        atexit._run_exitfuncs()
+        for thing in gc.get_objects():
+            if isinstance(thing, io.TextIOBase | io.BufferedIOBase) and not thing.closed:
+                with contextlib.suppress(Exception):
+                    thing.flush()
+
+    handlers = threading.Thread(target=run, daemon=True)
+    handlers.start()
+    handlers.join(EXIT_SECONDS)
 
 
 def _part_from_others() -> None:

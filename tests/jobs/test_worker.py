@@ -419,6 +419,18 @@ def test_nothing_that_a_task_leaves_behind_keeps_its_job_alive(study: Study, lef
     assert child is None or wait_until(lambda: has_ended(child), 60)
 
 
+def test_a_tasks_exit_handlers_run_and_what_it_wrote_is_flushed(study: Study) -> None:
+    """Loggers of the user's own register their last upload there; and nobody closes every file."""
+    body = (
+        "import atexit, builtins\natexit.register(lambda: (own.directory / 'uploaded').touch())\n"
+        "builtins.left_open = open(own.directory / 'left open', 'w')\nbuiltins.left_open.write('all of it')"
+    )
+    assert study.run(study.does(body))[0] == 0
+    folder = study.trial(0).run_dir("1.0")
+    assert (folder / "uploaded").exists()
+    assert (folder / "left open").read_text() == "all of it"
+
+
 def has_ended(pid: int) -> bool:
     stat = Stat.read(pid)
     return stat is None or stat.ended

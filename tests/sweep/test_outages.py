@@ -18,7 +18,7 @@ JOBS_CALLS = 20  # more than a job makes
 LAST_WORDS = (".budget.json", "driver.lock")  # are saved on the way out, if the disk lets us
 
 # From its call number `at` on, so many of a process's calls to the study's files, and appends to the journal, fail.
-# Of the jobs, this happens to one. The driver's last words about a study that is over are spared.
+# Of the jobs, this happens to one.
 OUTAGE = """
 import os, threading
 from trialfleet import worker
@@ -48,16 +48,10 @@ def failing(real):
         return real(path, *more, **named)
     return call
 
-def spared(plan, ended, *more, conclude=session.conclude):
-    global count
-    count = 10**9
-    conclude(plan, ended, *more)
-
 for name in ("replace", "link", "open", "rename", "unlink", "listdir"):
     setattr(os, name, failing(getattr(os, name)))
 append = OwnJournal.append_logs
 OwnJournal.append_logs = lambda self, logs: (meet(self._file_path), append(self, logs))[1]
-session.conclude = spared
 """
 FOR_EVER = 10**6
 

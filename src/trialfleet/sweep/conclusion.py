@@ -1,5 +1,6 @@
 """What the terminal says of a study's plan and its end."""
 
+import contextlib
 import shlex
 import sys
 
@@ -11,7 +12,8 @@ from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.terminal import brief, state_name
-from trialfleet.tracking import secrets
+from trialfleet.tracking import secrets, transient
+from trialfleet.tracking.records import Damaged
 
 # What is said once and not again: a command that resumes a study must not put it aside, or rebuild it.
 _ONCE = ("study.fresh=true", "study.fresh=True", "study.rebuild=true", "study.rebuild=True")
@@ -35,7 +37,12 @@ def show_plan(plan: Plan, console: Console) -> None:
 
 def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
     standings = driver.standings
-    standings_of.write_results(plan.folder / "optimization_results.yaml", standings)
+    results, patience = plan.folder / "optimization_results.yaml", 0.0 if driver.detach else plan.settings.patience
+    try:
+        transient.patiently(lambda: standings_of.write_results(results, standings), patience)
+    except OSError:
+        if not driver.detach:  # the next driver writes them
+            raise
     if driver.detach:
         left = len(driver.tracked)
         console.print(f"\n{driver.detach_reason or 'detached'}; {left} trial(s) are unfinished, their jobs left alone")
@@ -62,10 +69,12 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
         console.print(Text.assemble((f"best: trial {trial.number}", "bold green"), f"  {brief(values)}"))
         for name, value in trial.params.items():
             console.print(f"    {name} = {value}")
-        result = driver.study.trial_dir(trial.number)
-        ended = result.result()
-        if ended is not None and ended.run is not None:
-            console.print(f"    config: {result.run_dir(ended.run) / '.hydra' / 'config.yaml'}", soft_wrap=True)
+        directory = driver.study.trial_dir(trial.number)
+        with contextlib.suppress(OSError, Damaged):  # the last words of a study that is over
+            ended = directory.result()
+            if ended is not None and ended.run is not None:
+                config = directory.run_dir(ended.run) / ".hydra" / "config.yaml"
+                console.print(f"    config: {config}", soft_wrap=True)
     console.print("  review:  make dashboard   (python -m pipelines.dashboard)")
     console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.tracking.submission import JobRef
 
+SHOWN = 5  # jobs that are named
 AGAIN_AFTER = 5.0  # seconds between two orders to end the same job
 
 
@@ -51,13 +52,16 @@ class Leaving:
     def look(self, now: float) -> None:
         """Forget those that are gone, as of the last refresh, and cancel those whose grace is over."""
         self._jobs = [job for job in self._jobs if self._fleets[job.ref.launcher].lives(job.ref)]
-        for job in self._jobs:
-            if now >= job.cancel_at:
-                job.cancel_at = now + AGAIN_AFTER
-                if not job.told:
-                    job.told = True
-                    self._notice(
-                        f"trial {job.number} has ended, but its {job.ref.launcher} job {job.ref.id} still ran "
-                        f"{self._grace:.0f} s later (hydra.sweeper.grace): it is cancelled"
-                    )
-                self._fleets[job.ref.launcher].cancel([job.ref])
+        late = [job for job in self._jobs if now >= job.cancel_at]
+        new = [job for job in late if not job.told]
+        if new:
+            names = ", ".join(f"{job.ref.id} of trial {job.number}" for job in new[:SHOWN])
+            more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
+            self._notice(
+                f"jobs still ran {self._grace:.0f} s after their trials had ended (hydra.sweeper.grace) and are "
+                f"cancelled: {names}{more}"
+            )
+        for job in late:
+            job.cancel_at, job.told = now + AGAIN_AFTER, True
+        for launcher in sorted({job.ref.launcher for job in late}):
+            self._fleets[launcher].cancel([job.ref for job in late if job.ref.launcher == launcher])
