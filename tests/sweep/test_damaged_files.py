@@ -239,6 +239,18 @@ def test_a_result_of_two_numbers_is_none_of_a_study_with_one_objective(quick_stu
     check(study, 2)
 
 
+def test_a_run_whose_claim_was_deleted_is_still_a_run(quick_study: NewQuickStudy) -> None:
+    """What it reported is not lost."""
+    trial = TrialDir(quick_study().folder / "trials" / "00000")
+    own = trial.claim(1, "slurm:1", 0, Identity("study", "ours"))
+    run = SweepRun(trial, own, lambda: False, 0.0)
+    run.report(1, {"loss": 0.5})
+    run.close()
+    (trial.run_dir("1.0") / "claim").unlink()
+    later = TrialDir(trial.path)
+    assert [(claim.label, claim.damaged) for claim in later.claims_of(Identity("study", "ours"))] == [("1.0", True)]
+
+
 def test_what_is_no_run_is_none(tmp_path: Path) -> None:
     (tmp_path / "runs" / "1.0").mkdir(parents=True)
     (tmp_path / "runs" / "x").mkdir()

@@ -107,6 +107,36 @@ def test_permission_does_not_make_a_foreign_storage_the_studys(quick_study: NewQ
     check(study, 3)
 
 
+AWAY = """
+import sqlite3
+from pathlib import Path
+from sqlalchemy.exc import OperationalError
+from trialfleet.errors import UserError
+from trialfleet.sweep import session, store
+opened, refusals = store.open_database, []
+def refuses(address):
+    if len(refusals) < {times}:
+        refusals.append(address)
+        reason = OperationalError("connect", None, sqlite3.OperationalError("database is locked"))
+        raise UserError("hydra.sweeper.storage: cannot be opened: locked") from reason
+    return opened(address)
+store.open_database = refuses
+session.START_AGAIN = 0.01
+"""
+
+
+def test_a_start_waits_for_a_storage_that_is_away_if_the_study_has_begun(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=1")
+    own = f"hydra.sweeper.storage={database(study)}"
+    assert "cannot be opened" in study.run(own, code=1, first=AWAY.format(times=1))  # a new one's may be a slip
+    study.run(own)
+    said = study.run(own, "hydra.sweeper.n_trials=2", first=AWAY.format(times=3))
+    assert said.count("waiting until it passes") == 1
+    check(study, 2, database(study))
+    said = study.run(own, "hydra.sweeper.patience=0.05", code=1, first=AWAY.format(times=10**6))
+    assert "cannot be opened" in said
+
+
 # -------------------------------------------------------------------- a storage that is gone, and the study made anew
 
 

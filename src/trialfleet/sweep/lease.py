@@ -104,6 +104,11 @@ class Lease:
             return
         newest, holder = self._newest()
         # A study that was put aside for a fresh one starts again at epoch 1, so the number alone does not tell.
+        if newest < self.epoch and self._folder_now() == self._folder:
+            raise LeaseLost(
+                f"{self._file(self.epoch)}: somebody deleted it, and with it this driver's right to the study",
+                "the same command goes on, and takes up the jobs that run",
+            )
         if newest != self.epoch or not self._is_ours(holder):
             raise LeaseLost(
                 f"another driver took the study over while this one was silent (epoch {newest}, ours is {self.epoch})",

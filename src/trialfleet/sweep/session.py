@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from trialfleet.sweep.payload import is_submittable, write_payload
 from trialfleet.sweep.plan import Plan, Request, check, fresh
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.samplers import SamplerFactory, build_pruner
-from trialfleet.sweep.settings import sweep_folder
+from trialfleet.sweep.settings import defaults, sweep_folder
 from trialfleet.sweep.slurm_fleet import SlurmFleet
 from trialfleet.sweep.standings import Standings
 from trialfleet.sweep.study_record import StudyRecord
@@ -57,41 +58,55 @@ def run_session(request: Request) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console(highlight=False, markup=False)  # what users wrote is never markup
     try:
-        plan = check(request)
-        if OmegaConf.select(request.config, "dry_run"):
-            show_plan(plan, console)
-            return
-        _run(plan, console)
+        _run(request, console)
     except OSError as error:
         raise UserError(_of_file_system(error, sweep_folder(request.config)), _what_to_do(error)) from error
 
 
-def _run(plan: Plan, console: Console) -> None:
-    """Start, wait where the storage or the file system of a study that is there is away, run, and conclude."""
-    deadline, told = time.monotonic() + plan.settings.patience, False
+def _run(request: Request, console: Console) -> None:
+    """Check, start, run, and conclude.
+
+    Where the storage or the file system of a study that has begun is away, the start waits; a new one's is refused.
+    """
+    wanted = request.node.get("patience")
+    patience = float(wanted if isinstance(wanted, int | float) else defaults()["patience"])
+    deadline, told = time.monotonic() + patience, False
     while True:
-        started = False
+        driver: Driver | None = None
         try:
+            plan = check(request)
+            if OmegaConf.select(request.config, "dry_run"):
+                show_plan(plan, console)
+                return
             with ExitStack() as stack:
-                driver, terminal = _assemble(plan, console, stack)
+                made, terminal = _assemble(plan, console, stack)
                 interactive = sys.stdin.isatty() and console.is_terminal
-                interrupts = stack.enter_context(Interrupts(driver, terminal, interactive))
-                driver.clock = Clock(sleep=lambda seconds, heard=interrupts: interruptible_sleep(heard, seconds))  # type: ignore[misc]
-                driver.recover()
-                finished_before, started = driver.standings.finished, True
+                interrupts = stack.enter_context(Interrupts(made, terminal, interactive))
+                made.clock = Clock(sleep=partial(interruptible_sleep, interrupts))
+                made.recover()
+                driver, finished_before = made, made.standings.finished
                 with terminal:
                     driver.run()
                 _hand_over(driver, console)
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
-            if started or plan.record is None or not passes or time.monotonic() > deadline:
+            if driver is not None or not passes or time.monotonic() > deadline or not _has_begun(request):
                 raise
             if not told:
-                _note(console, f"{error}: waiting until it passes, for {plan.settings.patience:.0f} s at most")
+                reason = error.message if isinstance(error, UserError) else error
+                _note(console, f"{reason}: waiting until it passes, for {patience:.0f} s at most")
             told = True
         time.sleep(START_AGAIN)
     conclude(plan, driver, console, finished_before)
+
+
+def _has_begun(request: Request) -> bool:
+    """Whether there is a study already, or it cannot be told."""
+    try:
+        return (sweep_folder(request.config) / "study.yaml").exists()
+    except OSError:
+        return True
 
 
 def _note(console: Console, message: str) -> None:

@@ -202,8 +202,8 @@ class TrialDir:
         path = self.run_dir(label) / "claim"
         try:
             record = records.read(path)
-            if record is None and not path.exists():
-                return None
+            if record is None and not path.exists() and not (path.parent / "metrics.jsonl").exists():
+                return None  # else a run was here, whose claim somebody deleted
             record = record or {}
             process = Process.from_json(record["process"])
             job, node, identity = (
