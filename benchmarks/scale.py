@@ -50,7 +50,8 @@ from trialfleet.sweep.tracked import Tracked
 from trialfleet.tracking.forwarder import Study as TrackedStudy
 from trialfleet.tracking.ingest import Ingester
 from trialfleet.tracking.target import resolve
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.result import Result, TrialState
 
 MILESTONES = (1000, 2000, 5000, 10_000)
 IDLE_ROUNDS = 20

@@ -18,11 +18,12 @@ from typing import Any
 from trialfleet.sweep.driver import Clock
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.reconcile import Job
-from trialfleet.tracking import records
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.processes import Process
-from trialfleet.tracking.submission import JobRef, Submission, TrialRecord
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+from trialfleet.trial import records
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.process import Process
+from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.submission import JobRef, Submission, TrialRecord
 
 LAUNCHER = "slurm"
 IN_LINE = 1.0  # virtual seconds between submission and start

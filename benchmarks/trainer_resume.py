@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from trialfleet.tracking import metrics
+from trialfleet.trial import metrics
 
 OVERRIDES = [
     "training.max_steps=400",

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipelines import cli
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
-from trialfleet.tracking import run as runs
+from trialfleet.trial import run as runs
 
 Objectives = float | list[float]
 
@@ -89,8 +89,8 @@ def _try_out(overrides: list[str]) -> None:
 def _single(cfg: DictConfig) -> Objectives | None:
     """A training that belongs to no study, logged to MLflow by the same path as a trial's."""
     from trialfleet.tracking import ingest
-    from trialfleet.tracking.sweep_run import LocalRun
     from trialfleet.tracking.target import resolve
+    from trialfleet.trial.sweep_run import LocalRun
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     target = resolve(cfg.tracking.uri, cfg.tracking.experiment, Path.cwd())

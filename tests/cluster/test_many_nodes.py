@@ -14,8 +14,9 @@ from jobs.cluster.processes import wait_until
 from tests.end_to_end.agreement import assert_agreement, load_study
 from tests.end_to_end.conftest import Run, compiled, database, here, run, tables  # noqa: F401  # fixtures
 from tests.training.harness import SMALL
-from trialfleet.tracking.submission import TrialRecord
-from trialfleet.tracking.trial_dir import Result, TrialDir
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.result import Result
+from trialfleet.trial.submission import TrialRecord
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -10,8 +10,8 @@ from mlflow.entities import Run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from trialfleet.tracking.submission import TrialRecord
-from trialfleet.tracking.trial_dir import TrialDir
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.submission import TrialRecord
 
 STATUS = {"COMPLETE": "FINISHED", "FAIL": "FAILED", "PRUNED": "KILLED"}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.tracking import metrics
+from trialfleet.trial import metrics
 
 from .agreement import assert_agreement, load_study
 from .conftest import Run

@@ -29,9 +29,10 @@ from trialfleet.sweep.slurm_fleet import LAUNCHER
 from trialfleet.sweep.standings import Finished, Standings
 from trialfleet.sweep.store import StudyStore
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking import memory
-from trialfleet.tracking.submission import Assignment, Submission
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+from trialfleet.trial import out_of_memory
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.submission import Assignment, Submission
 
 UID = "0123456789abcdef"
 LINE, RUNNING = "PENDING", "RUNNING"
@@ -242,7 +243,7 @@ def starved(job: Job) -> str:
 def starved_by_its_own_word(job: Job) -> str:
     """The same, told by the run itself: Python could not get the memory."""
     job.claim()
-    (job.trial.run_dir(f"{job.assignment.attempt}.0") / memory.RECORD).write_text('{"message": "no more"}')
+    (job.trial.run_dir(f"{job.assignment.attempt}.0") / out_of_memory.RECORD).write_text('{"message": "no more"}')
     return "COMPLETED"
 
 

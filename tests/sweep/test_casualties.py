@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trialfleet.sweep.casualties import BAD_NODE_DEATHS, FORGIVEN, MASS_CANCEL, Nodes, mass_cancelled
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.submission import JobRef
 
 
 class Trial:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tasks.studies import PROJECT
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 PROGRAM = """\
 import hydra

@@ -8,9 +8,9 @@ import pytest
 
 from tests.sweep.test_storage_and_folder import check
 from tests.tasks.forked import QuickStudy
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.sweep_run import SweepRun
-from trialfleet.tracking.trial_dir import TrialDir
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.sweep_run import SweepRun
 
 NewQuickStudy = Callable[..., QuickStudy]
 
@@ -98,7 +98,7 @@ def test_runs_with_other_parameters_are_none_of_the_trials(tmp_path: Path) -> No
 STRIKE = """
 from pathlib import Path
 from tests.sweep.test_damaged_files import DAMAGE, damage
-from trialfleet.tracking.trial_dir import TrialDir
+from trialfleet.trial.directory import TrialDir
 result = TrialDir.result
 def strikes(self):
     struck = self.path / "struck"
@@ -148,7 +148,7 @@ def test_a_damaged_verdict_prunes_nobody(quick_study: NewQuickStudy) -> None:
     study = quick_study(*ALL_AT_ONCE, "steps=6")
     study.run(
         first="from tests.sweep.test_damaged_files import DAMAGE\n"
-        "from trialfleet.tracking.submission import TrialRecord\n"
+        "from trialfleet.trial.submission import TrialRecord\n"
         "write = TrialRecord.write\ndef also(self, path, synced=True):\n    write(self, path, synced)\n"
         "    content = list(DAMAGE.values())[self.number] or b'{\"prune_at\": '\n"
         "    path.with_name('verdict.json').write_bytes(content)\nTrialRecord.write = also"
@@ -161,7 +161,7 @@ def test_a_damaged_claim_fails_nobody(quick_study: NewQuickStudy) -> None:
     study = quick_study(*ALL_AT_ONCE)
     study.run(
         first="from tests.sweep.test_damaged_files import DAMAGE, damage\n"
-        "from trialfleet.tracking.trial_dir import TrialDir\n"
+        "from trialfleet.trial.directory import TrialDir\n"
         "claim = TrialDir.claim\ndef strikes(self, *arguments):\n    made = claim(self, *arguments)\n"
         "    damage(self.run_dir(made.label) / 'claim', list(DAMAGE)[int(self.path.name)])\n    return made\n"
         "TrialDir.claim = strikes"

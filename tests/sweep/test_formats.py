@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from tests.tasks.forked import QuickStudy
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -75,7 +75,7 @@ def test_a_result_that_does_not_say_whose_it_is_counts_for_no_trial_of_today(
     study = quick_study("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
     foreign = json.loads((FORMATS / "1.json").read_text())["trials/00000/result.json"]
     study.run(
-        first="from trialfleet.tracking.submission import TrialRecord\nwrite = TrialRecord.write\n"
+        first="from trialfleet.trial.submission import TrialRecord\nwrite = TrialRecord.write\n"
         "def also(self, path, synced=True):\n    write(self, path, synced)\n"
         "    result = path.with_name('result.json')\n"
         f"    if self.number == 1 and not struck: struck.append(result.write_text({foreign!r}))\n"

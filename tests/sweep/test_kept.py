@@ -4,7 +4,7 @@ from pathlib import Path
 
 from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
 from trialfleet.sweep.standings import Finished, Standings
-from trialfleet.tracking.trial_dir import TrialDir
+from trialfleet.trial.directory import TrialDir
 
 
 def finished(number: int, values: list[float] | None, state: str = "COMPLETE") -> Finished:

@@ -17,8 +17,8 @@ import pytest
 from jobs.cluster.processes import wait_until
 from trialfleet.errors import UserError
 from trialfleet.sweep.lease import Lease, LeaseLost
-from trialfleet.tracking import records
-from trialfleet.tracking.processes import Process
+from trialfleet.trial import records
+from trialfleet.trial.process import Process
 
 STALE, BEAT = 0.4, 0.05
 

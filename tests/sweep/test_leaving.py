@@ -14,7 +14,7 @@ from tests.tasks.studies import NewStudy, Study
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.leaving import AGAIN_AFTER, Leaving
 from trialfleet.sweep.reconcile import Job as Phase
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.submission import JobRef
 
 GRACE = 30.0
 JOB = JobRef("slurm", "7")

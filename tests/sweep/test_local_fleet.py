@@ -18,8 +18,8 @@ from trialfleet.sweep.fleet import Busy, MaybeSubmitted
 from trialfleet.sweep.local_fleet import LocalFleet
 from trialfleet.sweep.local_processes import MARKER, Member
 from trialfleet.sweep.reconcile import Job
-from trialfleet.tracking.processes import Process
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.process import Process
+from trialfleet.trial.submission import JobRef
 
 PARAMS = {"nodes": 1, "tasks_per_node": 1, "timeout_min": 10, "gpus_per_node": None, "stderr_to_stdout": False}
 # A worker that writes down who belongs to its job, in a file beside its submission, and lives on.

@@ -8,7 +8,7 @@ from tests.sweep.builder import Cluster, Job, build, ends_well, starved, starved
 from tests.sweep.fake_slurm import FakeSlurm
 from trialfleet.sweep.projection import STARVED
 from trialfleet.sweep.standings import NO_MEMORY
-from trialfleet.tracking.trial_dir import OUT_OF_MEMORY
+from trialfleet.trial.result import OUT_OF_MEMORY
 
 MEMORY = {"mem": "4G"}
 

@@ -21,10 +21,10 @@ LAST_WORDS = (".budget.json", "driver.lock")  # are saved on the way out, if the
 # Of the jobs, this happens to one.
 OUTAGE = """
 import os, threading
-from trialfleet import worker
+from trialfleet.worker import main as worker
 from trialfleet.sweep import driver, session
 from trialfleet.sweep.journal import OwnJournal
-from trialfleet.tracking import sweep_run
+from trialfleet.trial import sweep_run
 
 me, count, struck = os.getpid(), 0, False
 driver.FIRST_REST = driver.LONGEST_REST = session.START_AGAIN = 0.02

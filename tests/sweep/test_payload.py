@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.conftest import Composed
 from trialfleet.sweep.payload import without_secrets, write_payload
-from trialfleet.tracking import secrets
+from trialfleet.trial import secrets
 
 SECRET = "s3cret"
 URL = f"postgresql://me:{SECRET}@db.example/optuna"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trialfleet.sweep.reconcile import Do, Job, Limits, Seen, Submission, reconcile
-from trialfleet.tracking.trial_dir import Result, TrialState
+from trialfleet.trial.result import Result, TrialState
 
 LIMITS = Limits(max_retries=2, max_unclaimed=3, max_timeouts=None)
 COMPLETE = Result(TrialState.COMPLETE, [1.0], None, {}, "1.0", {})

@@ -11,7 +11,7 @@ from trialfleet.sweep import slurm_fleet
 from trialfleet.sweep.fleet import Busy, MaybeSubmitted
 from trialfleet.sweep.reconcile import Job
 from trialfleet.sweep.slurm_fleet import LAUNCHER, SlurmFleet
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.submission import JobRef
 
 
 def job(name: str) -> JobRef:

@@ -293,7 +293,7 @@ def test_a_result_of_another_trial_is_not_told(quick_study: NewQuickStudy) -> No
     study.run("hydra.sweeper.n_trials=1")
     foreign = """
 import shutil
-from trialfleet.tracking.submission import TrialRecord
+from trialfleet.trial.submission import TrialRecord
 write, struck = TrialRecord.write, []
 def copies(self, path, synced=True):
     write(self, path, synced)

@@ -31,7 +31,7 @@ from trialfleet.sweep.store import (
     open_storage,
     put_study_aside,
 )
-from trialfleet.tracking.trial_dir import Result, TrialState
+from trialfleet.trial.result import Result, TrialState
 
 
 def held() -> None:

@@ -9,10 +9,11 @@ import pytest
 from tests.sweep.fake_slurm import FakeSlurm
 from trialfleet.sweep.slurm_fleet import LAUNCHER, SlurmFleet
 from trialfleet.sweep.tracked import LISTED_EVERY, Tracked
-from trialfleet.tracking import metrics, records
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.submission import JobRef, TrialRecord
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+from trialfleet.trial import metrics, records
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.submission import JobRef, TrialRecord
 
 OURS = Identity("study", records.digest({}))
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trialfleet.tracking import run as runs
-from trialfleet.tracking.run import Preempted, Pruned, Run, Stop
+from trialfleet.trial import run as runs
+from trialfleet.trial.run import Preempted, Pruned, Run, Stop
 
 MODES = {
     "raise": "an exception half-way",

@@ -20,14 +20,15 @@ import hydra
 
 from tests.tasks.descent import task
 from tests.tasks.studies import PROJECT
-from trialfleet import worker
 from trialfleet.config.location import conf_directory
 from trialfleet.sweep import session, slurm_fleet  # noqa: F401  # imported before the first fork, not after each
 from trialfleet.sweep.journal import OwnJournal
 from trialfleet.sweep.local_fleet import ELEMENT, LocalFleet
-from trialfleet.tracking import metrics
-from trialfleet.tracking.processes import Process
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial import metrics
+from trialfleet.trial.process import Process
+from trialfleet.trial.submission import JobRef
+from trialfleet.worker import main as main_of_worker
+from trialfleet.worker import signals
 
 OVERRIDES = ("hydra.sweeper.n_trials=3", "steps=4", "seconds=0.01", "hydra.sweeper.watch={files:0.02,jobs:0.1}")
 DIED = 9
@@ -95,12 +96,12 @@ def fork_jobs(driver: Fate | None, job: Fate | None) -> None:
             if pid == 0:
                 os.setsid()
                 os.environ[ELEMENT] = str(element)
-                worker.install_handlers()
+                signals.install()
                 if driver is not None:
                     driver.at = 0  # it was the driver's
                 if job is not None and element == 0 and not (submission.parent.parent / "trials/00000/runs").exists():
                     let_die(job)
-                leave(lambda: worker.main(str(submission)))
+                leave(lambda: main_of_worker.main(str(submission)))
             return pid
 
         pid = fork() if driver is None else driver.meet(fork)

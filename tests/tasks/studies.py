@@ -20,8 +20,8 @@ import psutil
 
 from jobs.cluster.processes import wait_until
 from tests.tasks.descent import undisturbed
-from trialfleet.tracking import metrics, records
-from trialfleet.tracking.trial_dir import TrialDir
+from trialfleet.trial import metrics, records
+from trialfleet.trial.directory import TrialDir
 
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0  # seconds; only a hang takes so long, however busy the machine is

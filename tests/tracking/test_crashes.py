@@ -15,9 +15,9 @@ import pytest
 
 from trialfleet.tracking.cursor import Cursor
 from trialfleet.tracking.forwarder import Forwarder, Study
-from trialfleet.tracking.metrics import Writer
 from trialfleet.tracking.mlflow_runs import Away, Runs
 from trialfleet.tracking.target import Target
+from trialfleet.trial.metrics import Writer
 
 WAYS = ["before", "after", "half", "no answer", "lost answer"]
 WRITES = {"create", "log", "set_params", "set_tags", "remove_tag", "rename", "reopen", "end", "upload"}

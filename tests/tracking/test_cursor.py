@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialfleet.tracking import cursor as note
-from trialfleet.tracking import records
 from trialfleet.tracking.cursor import Cursor, Range
+from trialfleet.trial import records
 
 
 def opened(path: Path) -> Cursor:

@@ -13,9 +13,9 @@ from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.tracking import dashboard, mlflow_runs, schema
 from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.metrics import Writer
 from trialfleet.tracking.target import DamagedDatabase, Target, damage, knows_run, resolve, sidecars
-from trialfleet.tracking.trial_dir import TrialState
+from trialfleet.trial.metrics import Writer
+from trialfleet.trial.result import TrialState
 
 Query = Callable[..., list[tuple]]
 STUDY = Study("digits", "dada", {"x": "minimize"})

@@ -21,7 +21,7 @@ from trialfleet.tracking import dashboard, views
 from trialfleet.tracking.ingest import Ingester, Study
 from trialfleet.tracking.mlflow_runs import Runs
 from trialfleet.tracking.target import Target, resolve
-from trialfleet.tracking.trial_dir import TrialState
+from trialfleet.trial.result import TrialState
 
 ONE = views.Page("digits", "5eed", "7", "9a9a", {"val/wer": "minimize"})
 TWO = views.Page("pareto", "cafe", "7", "9b9b", {"speed@1": "maximize", "val/wer": "minimize"})

@@ -12,10 +12,10 @@ import pytest
 
 from trialfleet.tracking import mlflow_runs
 from trialfleet.tracking.ingest import Ingester, Study, artifacts_of, code_tags, single_run
-from trialfleet.tracking.metrics import Writer
-from trialfleet.tracking.run import Preempted, Pruned
 from trialfleet.tracking.target import Target
-from trialfleet.tracking.trial_dir import TrialState
+from trialfleet.trial.metrics import Writer
+from trialfleet.trial.result import TrialState
+from trialfleet.trial.run import Preempted, Pruned
 
 Query = Callable[..., list[tuple]]
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL

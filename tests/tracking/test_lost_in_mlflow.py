@@ -11,9 +11,9 @@ from mlflow import MlflowClient
 
 from trialfleet.tracking import views
 from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.metrics import Writer
 from trialfleet.tracking.target import Target, sidecars
-from trialfleet.tracking.trial_dir import TrialState
+from trialfleet.trial.metrics import Writer
+from trialfleet.trial.result import TrialState
 
 STUDY = Study("digits", "5eed", {"val/wer": "minimize"}, {"a": "b"}, {"space.lr": "log"})
 FINISHED, RUNNING, ALL = [0, 1, 2], 3, {"0", "1", "2", "3"}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trialfleet.tracking.metrics import MAX_STEP, Line, Writer
 from trialfleet.tracking.once import Once, Row, metric_name, read_lines, read_range
+from trialfleet.trial.metrics import MAX_STEP, Line, Writer
 
 nan, inf = math.nan, math.inf
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.metrics import Writer
 from trialfleet.tracking.target import Target, resolve
-from trialfleet.tracking.trial_dir import TrialState
+from trialfleet.trial.metrics import Writer
+from trialfleet.trial.result import TrialState
 
 pytestmark = pytest.mark.slow
 STUDY = Study("digits", "0u7", {"val/wer": "minimize"})

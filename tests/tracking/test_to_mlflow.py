@@ -8,12 +8,12 @@ import pytest
 from mlflow import MlflowClient
 
 from trialfleet.sweep.to_mlflow import ToMlflow
-from trialfleet.tracking import records
 from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.metrics import Writer
-from trialfleet.tracking.submission import TrialRecord
 from trialfleet.tracking.target import Target
-from trialfleet.tracking.trial_dir import TrialDir
+from trialfleet.trial import records
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.metrics import Writer
+from trialfleet.trial.submission import TrialRecord
 
 STUDY = Study("digits", "f00d", {"val/wer": "minimize"})
 RESULT = {"state": "COMPLETE", "error": None, "seconds": {"train": 2}, "run": "1.0", "notes": {}}

@@ -15,7 +15,7 @@ if "jax" not in sys.modules:  # read once, when jax is imported
 
 from tests.training.harness import SMALL, TOY, RecordingRun, composed
 from trialfleet.config import Config
-from trialfleet.tracking.run import Stop
+from trialfleet.trial.run import Stop
 
 
 @pytest.fixture

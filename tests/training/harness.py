@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from trialfleet.config import Config, load
-from trialfleet.tracking.run import Stop
+from trialfleet.trial.run import Stop
 
 CONF = Path(__file__).parents[2] / "conf"
 

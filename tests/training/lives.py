@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trialfleet.tracking import metrics
+from trialfleet.trial import metrics
 
 TRIAL = Path(__file__).with_name("trial.py")
 

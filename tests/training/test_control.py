@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.harness import TOY, composed
-from trialfleet.tracking import records
 from trialfleet.training import control
+from trialfleet.trial import records
 
 FACTS = control.Facts([], {}, {})
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.training.lives import start
 from tests.training.test_resume import ASR
-from trialfleet.tracking import metrics, records
 from trialfleet.training.distributed import _first_host, _from_environment, lost_a_peer
+from trialfleet.trial import metrics, records
 
 DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
 MESH = ("mesh.data=2", "mesh.fsdp=2", "training.max_steps=12", "training.checkpoints.every_steps=100")

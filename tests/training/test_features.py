@@ -8,9 +8,9 @@ import pytest
 from tests.training.harness import after
 from tests.training.test_freezing import arrays
 from trialfleet.errors import UserError
-from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import NonFinite, evaluate, train
 from trialfleet.training.goodput import compilations
+from trialfleet.trial.run import Preempted, Stop
 
 KINDS = ["adamw", "adam", "sgd", "lion", "muon", "adafactor"]
 

@@ -7,9 +7,9 @@ import pytest
 
 from tests.training.harness import after
 from trialfleet.errors import UserError
-from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import checkpoints, control, describe, lora, train
 from trialfleet.training.goodput import compilations
+from trialfleet.trial.run import Preempted, Stop
 
 
 def arrays(run, step=16):

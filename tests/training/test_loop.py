@@ -5,8 +5,8 @@ import pytest
 
 from tests.training.harness import after
 from trialfleet.errors import UserError
-from trialfleet.tracking.run import Preempted, Pruned, Stop
 from trialfleet.training import NonFinite, train
+from trialfleet.trial.run import Preempted, Pruned, Stop
 
 
 def test_reports_evaluates_saves_and_ends(config, new_run):

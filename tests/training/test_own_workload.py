@@ -9,9 +9,9 @@ import pytest
 
 from tests.training.harness import composed
 from trialfleet.errors import UserError
-from trialfleet.tracking.trial_dir import TrialDir
 from trialfleet.training import train
 from trialfleet.training.setup import find_factory
+from trialfleet.trial.directory import TrialDir
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "spirals"

@@ -11,7 +11,7 @@ from tests.training.lives import arrays_of, killed_at, newest, start, values_of
 from tests.workloads.test_grpo import SMALL as SMALL_GRPO
 from tests.workloads.test_grpo_training import BASE, POLICY
 from tests.workloads.test_mvfoul import SMALL as SMALL_MVFOUL
-from trialfleet.tracking import metrics, records
+from trialfleet.trial import metrics, records
 
 pytestmark = pytest.mark.slow
 
@@ -85,8 +85,8 @@ def test_a_signal_saves_and_ends(tmp_path):
 
 
 def test_another_mesh_may_go_on(config, new_run):
-    from trialfleet.tracking.run import Preempted, Stop
     from trialfleet.training import train
+    from trialfleet.trial.run import Preempted, Stop
 
     whole, first = new_run(), new_run(stop=after(4, Stop.PREEMPT))
     train(config(), whole)

@@ -8,9 +8,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from trialfleet.config import load
-from trialfleet.tracking import metrics, records
-from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import train
+from trialfleet.trial import metrics, records
+from trialfleet.trial.run import Preempted, Stop
 
 
 class ProcessRun:

@@ -10,10 +10,10 @@ import pytest
 from tests.training.harness import RecordingRun, after, composed
 from tests.workloads.test_grpo import SMALL
 from trialfleet.config import Config
-from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import checkpoints, train, trees
 from trialfleet.training.mesh import batch_sharding, replicated
 from trialfleet.training.setup import Setup
+from trialfleet.trial.run import Preempted, Stop
 
 BASE = ("workload=grpo_base", "model.lora_rank=null", "training.max_epochs=2", "stages.next_token_epochs=1")
 POLICY = (

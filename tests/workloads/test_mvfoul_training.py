@@ -6,8 +6,8 @@ import pytest
 
 from tests.training.harness import after
 from tests.workloads.test_mvfoul import small
-from trialfleet.tracking.run import Preempted, Stop
 from trialfleet.training import checkpoints, train
+from trialfleet.trial.run import Preempted, Stop
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,10 @@ from hydra.plugins.launcher import Launcher
 
 from trialfleet.sweep.fleet import Fleet, Interrupted
 from trialfleet.sweep.reconcile import Job
-from trialfleet.tracking import run
-from trialfleet.tracking.submission import Assignment, JobRef, Submission
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState, described, judged
+from trialfleet.trial import run
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.result import Result, TrialState, described, judged
+from trialfleet.trial.submission import Assignment, JobRef, Submission
 
 LAUNCHER = "blocking"
 

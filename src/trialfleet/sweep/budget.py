@@ -11,8 +11,8 @@ import optuna
 
 from trialfleet.sweep.settings import Budget
 from trialfleet.sweep.store import StudyStore
-from trialfleet.tracking import records
-from trialfleet.tracking.records import Damaged
+from trialfleet.trial import records
+from trialfleet.trial.records import Damaged
 
 SAVE_EVERY = 10.0  # seconds
 

@@ -12,8 +12,8 @@ from trialfleet.sweep import standings as standings_of
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.terminal import brief, state_name
-from trialfleet.tracking import secrets, transient
-from trialfleet.tracking.records import Damaged
+from trialfleet.trial import secrets, transient
+from trialfleet.trial.records import Damaged
 
 # What is said once and not again: a command that resumes a study must not put it aside, or rebuild it.
 _ONCE = ("study.fresh=true", "study.fresh=True", "study.rebuild=true", "study.rebuild=True")

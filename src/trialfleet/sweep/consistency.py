@@ -18,11 +18,12 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.projection import Files, Projector, agrees, placeholder, read_files
 from trialfleet.sweep.store import FAILURE, OWNER, StudyStore, put_study_aside
 from trialfleet.sweep.tracked import job_of
-from trialfleet.tracking import records
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.submission import JobRef, TrialRecord
-from trialfleet.tracking.trial_dir import Result, TrialDir, trial_dir, trial_numbers
-from trialfleet.tracking.trial_dir import TrialState as Ended
+from trialfleet.trial import records
+from trialfleet.trial.directory import TrialDir, trial_dir, trial_numbers
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.result import Result
+from trialfleet.trial.result import TrialState as Ended
+from trialfleet.trial.submission import JobRef, TrialRecord
 
 REBUILDING = "trialfleet:rebuilding"  # user attribute of a study that is being made anew from its folder
 SHOWN = 10  # differences that are named one by one

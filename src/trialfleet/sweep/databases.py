@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, make_url
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.lease import LeaseLost
-from trialfleet.tracking import secrets, transient
+from trialfleet.trial import secrets, transient
 
 # What the module that cannot be imported is called where it is installed from.
 _PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql"}

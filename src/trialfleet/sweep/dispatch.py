@@ -12,7 +12,7 @@ from uuid import uuid4
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleet import Busy, Fleet, Interrupted, MaybeSubmitted
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking.submission import Assignment, Submission
+from trialfleet.trial.submission import Assignment, Submission
 
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
 BUSY_PAUSE = 30.0  # seconds, when the launcher takes no more jobs

@@ -35,10 +35,11 @@ from trialfleet.sweep.settings import Settings
 from trialfleet.sweep.standings import Finished, Standings
 from trialfleet.sweep.store import FAILURE, OWNER, StudyStore
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking import records, secrets, transient
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.submission import JobRef, TrialRecord
-from trialfleet.tracking.trial_dir import OUT_OF_MEMORY, Result, TrialDir, TrialState, trial_dir
+from trialfleet.trial import records, secrets, transient
+from trialfleet.trial.directory import TrialDir, trial_dir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
+from trialfleet.trial.submission import JobRef, TrialRecord
 
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 FULL_DISK_PAUSE = 5.0  # seconds between two looks whether there is room again

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from trialfleet.sweep.reconcile import Job
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.submission import JobRef
 
 WORKER = "trialfleet.worker"  # the module that a job runs, with its submission as the only argument
 

@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage
 from trialfleet.errors import UserError
 from trialfleet.sweep.lease import Lease
 from trialfleet.sweep.store import FOLDER, OWNER, put_study_aside
-from trialfleet.tracking import records
-from trialfleet.tracking.records import Damaged
+from trialfleet.trial import records
+from trialfleet.trial.records import Damaged
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 
 from trialfleet.sweep.standings import Finished, Standings
-from trialfleet.tracking.trial_dir import TrialDir
+from trialfleet.trial.directory import TrialDir
 
 
 class KeptCheckpoints:

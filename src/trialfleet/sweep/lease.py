@@ -18,8 +18,8 @@ from typing import Any
 from uuid import uuid4
 
 from trialfleet.errors import UserError
-from trialfleet.tracking import records
-from trialfleet.tracking.processes import Process
+from trialfleet.trial import records
+from trialfleet.trial.process import Process
 
 
 class LeaseLost(UserError):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from trialfleet.sweep.fleet import Fleet
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.submission import JobRef
 
 SHOWN = 5  # jobs that are named
 AGAIN_AFTER = 5.0  # seconds between two orders to end the same job

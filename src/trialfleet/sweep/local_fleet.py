@@ -19,8 +19,8 @@ from trialfleet.sweep.fleet import WORKER, Busy, Fleet, MaybeSubmitted
 from trialfleet.sweep.local_processes import MARKER, Member
 from trialfleet.sweep.reconcile import Job
 from trialfleet.sweep.slurm_command import outside_of_jobs
-from trialfleet.tracking.processes import Process
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.process import Process
+from trialfleet.trial.submission import JobRef
 
 LAUNCHER = "local"
 ELEMENT = "TRIALFLEET_ELEMENT"  # tells a job which element of its submission it is, as Slurm's arrays do

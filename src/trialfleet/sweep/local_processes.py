@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trialfleet.tracking.processes import Process, Stat, boot_id
-from trialfleet.tracking.submission import JobRef
+from trialfleet.trial.process import Process, Stat, boot_id
+from trialfleet.trial.submission import JobRef
 
 MARKER = "TRIALFLEET_JOB"  # in the environment of all processes of a job; its value is in JobRef.marker
 KILLS = 5  # rounds in which processes that a dying one has just started are looked for

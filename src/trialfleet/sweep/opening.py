@@ -24,7 +24,7 @@ from trialfleet.sweep.projection import Projector
 from trialfleet.sweep.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.store import OWNER, StudyStore
 from trialfleet.sweep.study_record import StudyRecord
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 Notice = Callable[[str], None]
 JOURNAL = "optuna_journal.log"

@@ -18,7 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from trialfleet.sweep import space as spaces
-from trialfleet.tracking import secrets
+from trialfleet.trial import secrets
 
 
 def write_payload(folder: Path, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Path:

@@ -25,7 +25,7 @@ from trialfleet.sweep.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.space import Space
 from trialfleet.sweep.study_record import StudyRecord
 from trialfleet.tracking.target import Target, resolve
-from trialfleet.tracking.trial_dir import trial_dir, trial_numbers
+from trialfleet.trial.directory import trial_dir, trial_numbers
 
 PROBES = 8  # configs that are composed before the first trial to see whether trials can be
 

@@ -12,12 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.sweep.constraints import Constraint
 from trialfleet.sweep.store import FAILURE, OWNER, Told
-from trialfleet.tracking import metrics, records
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.records import Damaged
-from trialfleet.tracking.submission import TrialRecord
-from trialfleet.tracking.trial_dir import OUT_OF_MEMORY, Result, TrialDir
-from trialfleet.tracking.trial_dir import TrialState as Ended
+from trialfleet.trial import metrics, records
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import OUT_OF_MEMORY, Result
+from trialfleet.trial.result import TrialState as Ended
+from trialfleet.trial.submission import TrialRecord
 
 STARVED = "out of memory"  # the constraint that a trial violates which needs more memory than there is
 

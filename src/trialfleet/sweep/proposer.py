@@ -14,9 +14,9 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.samplers import SamplerFactory
 from trialfleet.sweep.space import Space
 from trialfleet.sweep.store import StudyStore, distribution_texts
-from trialfleet.tracking import secrets
-from trialfleet.tracking.submission import TrialRecord
-from trialfleet.tracking.trial_dir import trial_dir
+from trialfleet.trial import secrets
+from trialfleet.trial.directory import trial_dir
+from trialfleet.trial.submission import TrialRecord
 
 CustomSpace = Callable[[DictConfig, Trial], None]
 

@@ -7,7 +7,7 @@ trial, reconcile, act, look again. Nothing here reads a file, a clock or Slurm.
 from dataclasses import dataclass
 from enum import Enum
 
-from trialfleet.tracking.trial_dir import Result
+from trialfleet.trial.result import Result
 
 
 class Submission(Enum):

@@ -41,9 +41,10 @@ from trialfleet.sweep.standings import Standings
 from trialfleet.sweep.study_record import StudyRecord
 from trialfleet.sweep.terminal import Terminal
 from trialfleet.sweep.to_mlflow import ToMlflow
-from trialfleet.tracking import ingest, transient
+from trialfleet.tracking import ingest
 from trialfleet.tracking.forwarder import Study as TrackedStudy
 from trialfleet.tracking.target import on_network_file_system
+from trialfleet.trial import transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow

@@ -20,7 +20,7 @@ from trialfleet.sweep.reconcile import Job
 from trialfleet.sweep.slurm_answers import Refusal
 from trialfleet.sweep.slurm_command import outside_of_jobs
 from trialfleet.sweep.slurm_nodes import SlurmNodes
-from trialfleet.tracking.submission import WARNING, JobRef
+from trialfleet.trial.submission import WARNING, JobRef
 
 LAUNCHER = "slurm"
 PROMPT_SECONDS = 1.0  # how long a look waits for squeue; what comes later is for the next look

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trialfleet.tracking.trial_dir import OUT_OF_MEMORY
+from trialfleet.trial.result import OUT_OF_MEMORY
 
 CANCELLED = "Cancelled"  # the type of the error of trials that somebody cancelled
 NO_MEMORY = "OUT_OF_MEMORY"  # counts of its own, whichever of Optuna's states the sampler makes the most of

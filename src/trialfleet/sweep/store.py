@@ -25,7 +25,7 @@ from trialfleet.sweep.databases import open_database
 from trialfleet.sweep.databases import storage_is_transient as storage_is_transient
 from trialfleet.sweep.fencing import TOKEN, Fence, database_of
 from trialfleet.sweep.journal import OwnJournal, open_journal
-from trialfleet.tracking import secrets
+from trialfleet.trial import secrets
 
 OWNER = "trialfleet:study"  # user attribute of our studies and trials: the study's uid
 FOLDER = "trialfleet:folder"  # user attribute of our studies: the sweep folder that they belong to

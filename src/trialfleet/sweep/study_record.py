@@ -11,7 +11,7 @@ from uuid import uuid4
 import yaml
 
 from trialfleet.errors import UserError
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 
 @dataclass(frozen=True)

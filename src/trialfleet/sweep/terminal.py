@@ -14,7 +14,8 @@ from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.reconcile import Job
 from trialfleet.sweep.standings import NO_MEMORY, Finished
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking.trial_dir import Result, TrialDir, TrialState
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.result import Result, TrialState
 
 SHOWN = 20  # running trials in the table
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}

@@ -8,10 +8,11 @@ from typing import Any
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.standings import Finished
 from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking import records
 from trialfleet.tracking.ingest import Ingester, StudyState, artifacts_of
-from trialfleet.tracking.submission import TrialRecord
-from trialfleet.tracking.trial_dir import Result, TrialDir
+from trialfleet.trial import records
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.result import Result
+from trialfleet.trial.submission import TrialRecord
 
 log = logging.getLogger(__name__)
 

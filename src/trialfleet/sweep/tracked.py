@@ -7,12 +7,14 @@ from pathlib import Path
 from trialfleet.sweep.fleet import Fleet
 from trialfleet.sweep.local_fleet import marker
 from trialfleet.sweep.reconcile import Job, Seen, Submission
-from trialfleet.tracking import memory, metrics, records
-from trialfleet.tracking.checkpoints import newest_step
-from trialfleet.tracking.metrics import Line
-from trialfleet.tracking.records import Damaged
-from trialfleet.tracking.submission import JobRef, TrialRecord
-from trialfleet.tracking.trial_dir import TIME_LIMIT, Claim, Result, TrialDir
+from trialfleet.trial import metrics, out_of_memory, records
+from trialfleet.trial.checkpoints import newest_step
+from trialfleet.trial.claim import Claim
+from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.metrics import Line
+from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import Result
+from trialfleet.trial.submission import JobRef, TrialRecord
 
 LISTED_EVERY = 4  # looks at a trial of which nothing new is heard
 LOG_TAIL = 4000  # characters of a log that are looked at and shown
@@ -149,9 +151,10 @@ class Tracked:
 
     def _starved(self, fleet: Fleet, job: JobRef, own: list[Claim]) -> bool:
         """Whether the job ended for want of memory: by the launcher's word, the run's own, or its log's."""
-        if fleet.out_of_memory(job) or any((self.dir.run_dir(one.label) / memory.RECORD).exists() for one in own[-1:]):
+        records_of_it = [self.dir.run_dir(claim.label) / out_of_memory.RECORD for claim in own[-1:]]
+        if fleet.out_of_memory(job) or any(record.exists() for record in records_of_it):
             return True
-        return memory.killed(self.log_tail())
+        return out_of_memory.killed(self.log_tail())
 
     def _runs(self, ended: bool, news: bool) -> list[Claim]:
         """The trial's runs so far; none are looked for while its job waits in line.

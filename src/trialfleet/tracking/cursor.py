@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 Record = dict[str, Any]
 COMPACT_BYTES = 32 << 20  # a cursor that has grown by this much is written anew

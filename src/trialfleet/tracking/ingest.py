@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from trialfleet.tracking import records, schema
+from trialfleet.tracking import schema
 from trialfleet.tracking.cursor import Cursor, NotOurs
 from trialfleet.tracking.forwarder import LONGEST_WAIT, NOTE, Forwarder, Study, waiting_time
 from trialfleet.tracking.mlflow_runs import (
@@ -39,10 +39,11 @@ from trialfleet.tracking.mlflow_runs import (
     prepare_environment,
     release,
 )
-from trialfleet.tracking.run import Preempted, Pruned
 from trialfleet.tracking.target import DamagedDatabase, Target, knows_run
-from trialfleet.tracking.trial_dir import TrialState
 from trialfleet.tracking.trial_forwarder import SOURCE, USER
+from trialfleet.trial import records
+from trialfleet.trial.result import TrialState
+from trialfleet.trial.run import Preempted, Pruned
 
 log = logging.getLogger(__name__)
 

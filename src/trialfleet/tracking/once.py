@@ -15,8 +15,8 @@ from pathlib import Path
 from posixpath import normpath
 from typing import BinaryIO, NamedTuple
 
-from trialfleet.tracking import metrics
-from trialfleet.tracking.metrics import Line, parse
+from trialfleet.trial import metrics
+from trialfleet.trial.metrics import Line, parse
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trialfleet.tracking import cursor as note
-from trialfleet.tracking import records
 from trialfleet.tracking.cursor import Cursor, Range, Trial
-from trialfleet.tracking.metrics import Line
 from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError
 from trialfleet.tracking.once import Conflict, Once, Row, milliseconds, read_lines, read_range
 from trialfleet.tracking.views import objective_names
+from trialfleet.trial import records
+from trialfleet.trial.metrics import Line
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ mesh → workload → program (state, step) → restore → loop (batch, step, r
 """
 
 from trialfleet.config import Config
-from trialfleet.tracking.run import PeerLost, Run
 from trialfleet.training.outcome import NonFinite, Outcome
+from trialfleet.trial.run import PeerLost, Run
 
 __all__ = ["NonFinite", "Outcome", "check", "describe", "evaluate", "train"]
 

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 from trialfleet.config import schema
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from trialfleet.config import Config
 from trialfleet.config.freezing import Adaptive, NoFreezing, Progressive, RateBoost, Scheduled
 from trialfleet.config.optimizers import Plateau
 from trialfleet.config.schema import Objective
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 Json = dict[str, Any]
 

@@ -2,11 +2,11 @@
 
 from trialfleet.config import Config
 from trialfleet.errors import UserError
-from trialfleet.tracking.run import Preempted, Run
 from trialfleet.training import distributed, restore
 from trialfleet.training.evaluation import Evaluator, write_files
 from trialfleet.training.setup import Setup
 from trialfleet.training.stop_sync import StopSync
+from trialfleet.trial.run import Preempted, Run
 
 
 def score(config: Config, run: Run, checkpoint: str, split: str) -> dict[str, float]:

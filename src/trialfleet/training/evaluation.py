@@ -9,12 +9,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from trialfleet.config import schema
-from trialfleet.tracking.run import Run
 from trialfleet.training.data import Loader
 from trialfleet.training.mesh import BATCH
 from trialfleet.training.program import Inputs, Program
 from trialfleet.training.stop_sync import Request, StopSync
 from trialfleet.training.workload import Extra, Params, Rows, Summary, Workload
+from trialfleet.trial.run import Run
 
 
 class Evaluator:

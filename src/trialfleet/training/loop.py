@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from trialfleet.config import Config, signature
-from trialfleet.tracking.run import Preempted, Pruned, Run
 from trialfleet.training import checkpoints, control, distributed, restore, trees
 from trialfleet.training.checkpoints import Checkpoints
 from trialfleet.training.data import Fed, Feed, Loader, Position
@@ -20,6 +19,7 @@ from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import Purpose, State, purpose_key
 from trialfleet.training.stop_sync import Request, StopSync
 from trialfleet.training.workload import Batch, Params, Workload
+from trialfleet.trial.run import Preempted, Pruned, Run
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from trialfleet.config import Config
-from trialfleet.tracking.run import Run, Stop
 from trialfleet.training.loop import fit
 from trialfleet.training.outcome import Outcome
+from trialfleet.trial.run import Run, Stop
 
 
 def fit_all(config: Config, run: Run) -> Outcome:

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from trialfleet.tracking.run import Run, Stop
 from trialfleet.training.distributed import largest
 from trialfleet.training.mesh import put
 from trialfleet.training.program import stop_sharding
+from trialfleet.trial.run import Run, Stop
 
 
 class Request(IntEnum):

@@ -9,112 +9,20 @@ Two runs of one trial can be alive at once (a node that Slurm lost goes on runni
 runs elsewhere). Claims are ordered by (attempt, restart); only the newest may commit.
 """
 
-import math
 import os
 import re
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialfleet.tracking import causes, records
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.processes import Process
-from trialfleet.tracking.records import Damaged
+from trialfleet.trial import records
+from trialfleet.trial.claim import NOBODY, Claim, NotClaimed
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.process import Process
+from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import Result
 
-OUT_OF_MEMORY = "OutOfMemory"  # type of the error of a trial that needs more memory than it can have
 TIME_LIMIT = "time_limit.json"  # in a run's folder: the run saved and left because of its job's time limit
-
-
-class TrialState(StrEnum):
-    """How a trial ended, in Optuna's words."""
-
-    COMPLETE = "COMPLETE"
-    PRUNED = "PRUNED"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What result.json says.
-
-    Attributes:
-        objectives: the task's return value, one number for each direction; None unless COMPLETE.
-        error: {"type", "message", "traceback"} of a failure, or why a trial was given up.
-        seconds: where the time went, by part.
-        run: label of the run that committed ("2.0"), or None when the driver did.
-        notes: what else the run had to say of itself.
-        identity: the trial that it is the result of; `TrialDir.commit` sets it.
-    """
-
-    state: TrialState
-    objectives: Sequence[float] | None
-    error: dict[str, str] | None
-    seconds: dict[str, float]
-    run: str | None
-    notes: dict[str, Any]
-    identity: Identity = field(default=Identity(None, None), compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "study": self.identity.study,
-            "params": self.identity.params,
-            "state": self.state.value,
-            "objectives": self.objectives,
-            "error": self.error,
-            "seconds": self.seconds,
-            "run": self.run,
-            "notes": self.notes,
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Result":
-        """Raises:
-        KeyError, TypeError, ValueError: the record is no result.
-        """
-        values, error, seconds, notes = record["objectives"], record["error"], record["seconds"], record["notes"]
-        state = TrialState(record["state"])
-        objectives = None if values is None else [records.number(value) for value in values]
-        if (state is TrialState.COMPLETE) != (objectives is not None):
-            raise ValueError(f"{state} with objectives {objectives}")
-        if error is not None and not all(isinstance(error[key], str) for key in ("type", "message", "traceback")):
-            raise TypeError("error holds something else than texts")
-        return cls(
-            state,
-            objectives,
-            error,
-            {str(part): records.number(value) for part, value in dict(seconds).items()},
-            None if record["run"] is None else str(record["run"]),
-            dict(notes),
-            Identity(record.get("study"), record.get("params")),
-        )
-
-
-@dataclass(frozen=True, order=True)
-class Claim:
-    """Run `attempt`.`restart` of a trial belongs to `process`, which is (part of) `job`."""
-
-    attempt: int
-    restart: int  # how often Slurm had restarted the job when this run began
-    label: str  # the run's directory: "1.0"
-    job: str  # the job's identity: the same for all restarts of a Slurm job; "" if the file is damaged
-    process: Process
-    node: str  # where it runs, by the launcher's name for it
-    identity: Identity = field(default=Identity(None, None), compare=False)
-
-    @property
-    def damaged(self) -> bool:
-        """Whether the file says nothing that can be read: a run of this label began, and nobody knows whose."""
-        return self.job == ""
-
-    def newer_than(self, other: "Claim") -> bool:
-        return (self.attempt, self.restart) > (other.attempt, other.restart)
-
-
-class NotClaimed(Exception):
-    """This process may not run the trial: somebody else does, did, or will. Not an error."""
 
 
 class TrialDir:
@@ -294,30 +202,7 @@ def trial_numbers(study: Path) -> list[int]:
 
 
 _LABEL = re.compile(r"[0-9]+\.[0-9]+")
-NOBODY = Process("", "", 0, 0)  # stands in a claim that cannot be read
 
 
 def _order(label: str) -> tuple[int, ...]:
     return tuple(int(part) for part in label.split("."))
-
-
-def judged(value: Any, n_objectives: int) -> tuple[TrialState, Sequence[float] | None, dict[str, str] | None]:
-    """A task's return value as (state, objectives, error): a wrong one is a failure that says what it should be."""
-    try:
-        objectives = [float(value)] if n_objectives == 1 else [float(item) for item in value]
-    except (TypeError, ValueError):
-        objectives = []
-    if len(objectives) == n_objectives and not any(math.isnan(item) for item in objectives):
-        return TrialState.COMPLETE, objectives, None
-    wanted = "a number" if n_objectives == 1 else f"{n_objectives} numbers"
-    message = f"the task must return {wanted} (not NaN), it returned {value!r}"[:2000]
-    return TrialState.FAIL, None, {"type": "WrongReturn", "message": message, "traceback": ""}
-
-
-def described(failure: BaseException) -> dict[str, str]:
-    """An exception as result.json records it, whatever its author's __str__ does."""
-    try:
-        trace = "".join(traceback.format_exception(failure))
-    except Exception:  # noqa: BLE001  # raised by the exception's own code
-        trace = ""
-    return {"type": type(failure).__name__, "message": causes.text(failure)[:2000], "traceback": trace[-20000:]}

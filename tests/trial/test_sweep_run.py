@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.tracking import metrics, records, run
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.run import Stop
-from trialfleet.tracking.sweep_run import FollowerRun, LocalRun, SweepRun
-from trialfleet.tracking.trial_dir import Claim, Result, TrialDir, TrialState
+from trialfleet.trial import metrics, records, run
+from trialfleet.trial.claim import Claim
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.run import Stop
+from trialfleet.trial.sweep_run import FollowerRun, LocalRun, SweepRun
 
 OURS = Identity("study", "params")
 

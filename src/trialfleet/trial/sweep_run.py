@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trialfleet.tracking import metrics, records, transient
-from trialfleet.tracking.run import Stop
-from trialfleet.tracking.trial_dir import Claim, TrialDir
+from trialfleet.trial import metrics, records, transient
+from trialfleet.trial.claim import Claim
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.run import Stop
 
 Signalled = Callable[[], bool]  # whether a signal asked this process to save and leave
 PATIENCE = 60.0  # seconds for which a report waits for a file system to come back

@@ -17,8 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.trial_dir import Claim, NotClaimed, Result, TrialDir, TrialState, described, judged
+from trialfleet.trial.claim import Claim, NotClaimed
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.result import Result, TrialState, described, judged
 
 OURS = Identity("study", "params")
 
@@ -128,8 +130,9 @@ def test_a_run_without_a_claim_is_none(trial: TrialDir) -> None:
 CLAIM_MANY = """
 import sys
 from pathlib import Path
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.trial_dir import NotClaimed, TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.claim import NotClaimed
 
 OURS = Identity("study", "params")
 folder, job = Path(sys.argv[1]), sys.argv[2]

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trialfleet.tracking import memory, transient
-from trialfleet.tracking.transient import FIRST_PAUSE, LONGEST_PAUSE, is_full, passes, patiently
+from trialfleet.trial import out_of_memory, transient
+from trialfleet.trial.transient import FIRST_PAUSE, LONGEST_PAUSE, is_full, passes, patiently
 
 
 class Clock:
@@ -94,12 +94,12 @@ STORY = [
     (Silent(), False, False, None),
     (LOOP, False, False, None),
     (OSError(errno.ENOENT, "RESOURCE_EXHAUSTED memory"), False, False, None),
-    (MemoryError(), False, False, memory.HOST),
-    (caused(MemoryError(), ValueError()), False, False, memory.HOST),
-    (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), False, False, memory.HOST),
-    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), False, False, memory.DEVICE),
+    (MemoryError(), False, False, out_of_memory.HOST),
+    (caused(MemoryError(), ValueError()), False, False, out_of_memory.HOST),
+    (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), False, False, out_of_memory.HOST),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), False, False, out_of_memory.DEVICE),
     (RuntimeError("RESOURCE_EXHAUSTED: too many requests"), False, False, None),
-    (caused(RuntimeError("CUDA out of memory."), Silent()), False, False, memory.DEVICE),
+    (caused(RuntimeError("CUDA out of memory."), Silent()), False, False, out_of_memory.DEVICE),
 ]
 
 
@@ -107,4 +107,4 @@ STORY = [
 def test_what_an_error_is_told_by_itself_or_by_what_led_to_it(
     error: BaseException, passing: bool, full: bool, out_of: str | None
 ) -> None:
-    assert (passes(error), is_full(error), memory.ran_out(error)) == (passing, full, out_of)
+    assert (passes(error), is_full(error), out_of_memory.ran_out(error)) == (passing, full, out_of)

@@ -15,11 +15,12 @@ import pytest
 from jobs.cluster.processes import wait_until
 from tests.conftest import Composed
 from trialfleet.sweep.payload import write_payload
-from trialfleet.tracking import memory, metrics, records
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.processes import Stat
-from trialfleet.tracking.submission import Assignment, Submission, TrialRecord
-from trialfleet.tracking.trial_dir import OUT_OF_MEMORY, TIME_LIMIT, Result, TrialDir, TrialState
+from trialfleet.trial import metrics, out_of_memory, records
+from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.process import Stat
+from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
+from trialfleet.trial.submission import Assignment, Submission, TrialRecord
 
 PROJECT = Path(__file__).parents[2]
 UID = "0123456789abcdef"  # of the study
@@ -36,7 +37,7 @@ x: 0
 TASK = """
 import os, signal, sys, time
 from pathlib import Path
-from trialfleet.tracking import run
+from trialfleet.trial import run
 
 
 class Odd(Exception):
@@ -96,7 +97,7 @@ def task(config):
 HOST = """
 import json, os, runpy, sys, traceback
 import hydra.core.utils
-import trialfleet.tracking.submission, trialfleet.tracking.sweep_run
+import trialfleet.trial.submission, trialfleet.trial.sweep_run
 from hydra.core.plugins import Plugins
 
 Plugins.instance()
@@ -363,7 +364,7 @@ def test_a_trial_json_of_other_parameters_is_not_run(study: Study) -> None:
     assert not study.trial(0).result_json.exists()
 
 
-MOVED = "import os, errno, signal\nfrom trialfleet.tracking import run\nos.rename(trial, trial.with_name('aside'))\n"
+MOVED = "import os, errno, signal\nfrom trialfleet.trial import run\nos.rename(trial, trial.with_name('aside'))\n"
 
 
 @pytest.mark.parametrize(
@@ -566,7 +567,7 @@ def test_a_local_time_limit_is_told_as_what_it_is_and_another_interrupt_as_a_fai
 def test_without_the_hosts_memory_there_is_a_word_to_the_driver_and_no_result(study: Study, failure: str) -> None:
     assert study.run(study.does(failure))[0] == 0
     assert not study.trial(0).result_json.exists()
-    word = records.read(study.trial(0).run_dir("1.0") / memory.RECORD)
+    word = records.read(study.trial(0).run_dir("1.0") / out_of_memory.RECORD)
     assert word is not None
     assert "allocate" in word["message"]
 
@@ -620,7 +621,7 @@ import os, runpy, signal, sys
 class Signals:
     '''Sends the signal when the worker imports the first slow module.'''
     def find_spec(self, name, path=None, target=None):
-        if name == "trialfleet.tracking.submission":
+        if name == "trialfleet.trial.submission":
             os.kill(os.getpid(), signal.{name})
 
 sys.meta_path.insert(0, Signals())

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialfleet.tracking import records
-from trialfleet.tracking.records import Damaged
+from trialfleet.trial import records
+from trialfleet.trial.records import Damaged
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

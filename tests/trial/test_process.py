@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from trialfleet.tracking.processes import Process
+from trialfleet.trial.process import Process
 
 
 def test_this_process_lives_here() -> None:

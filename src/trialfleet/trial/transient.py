@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from trialfleet.tracking import causes
+from trialfleet.trial import causes
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from trialfleet.tracking import records
-from trialfleet.tracking.identity import Identity
-from trialfleet.tracking.records import Damaged
+from trialfleet.trial import records
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.records import Damaged
 
 WARNING = "TRIALFLEET_WARNING"  # tells a Slurm job how many seconds ahead of its time limit it is warned
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trialfleet.tracking import records
+from trialfleet.trial import records
 
 MAX_STEP = 2**63 - 1
 CHUNK = 8 << 20  # bytes that a reader takes at a time; a longer line is no report

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialfleet.tracking import metrics
+from trialfleet.trial import metrics
 
 
 def test_lines_are_read_as_reported(tmp_path: Path) -> None:

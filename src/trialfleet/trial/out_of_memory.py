@@ -2,7 +2,7 @@
 
 import errno
 
-from trialfleet.tracking import causes
+from trialfleet.trial import causes
 
 RECORD = "out_of_memory.json"  # in a run's folder: the run ended because the host's memory did not suffice
 HOST, DEVICE = "host", "device"

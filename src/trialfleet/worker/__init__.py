@@ -1,0 +1,1 @@
+"""What a job runs: one run of a trial."""

@@ -1,0 +1,75 @@
+"""The end of a job's process: at once, whatever the task left behind."""
+
+import atexit
+import contextlib
+import gc
+import io
+import os
+import sys
+import threading
+from pathlib import Path
+
+EXIT_SECONDS = 5.0  # how long the task's exit handlers may take
+GOODBYE_SECONDS = 25.0  # how long the processes of a training may take to part, see jax.distributed.shutdown
+CHILDREN_SECONDS = 2.0  # how long what the task left running has after SIGTERM
+
+
+def end_process(code: int) -> None:
+    """End this process now, with whatever it started.
+
+    The interpreter's own way out waits for threads and runs what a task registered: either may hang, and the job
+    would go on to its time limit after its trial has ended.
+    """
+    try:
+        for step in (sys.stdout.flush, sys.stderr.flush, _run_exit_handlers, _part_from_others, _end_children):
+            with contextlib.suppress(Exception):  # the task may have left us any state: what comes next must not suffer
+                step()
+    finally:
+        os._exit(code)
+
+
+def _run_exit_handlers() -> None:
+    """What the task registered for the end, and the files that it left open, get a few seconds: no more."""
+
+    def run() -> None:
+        atexit._run_exitfuncs()
+        for thing in gc.get_objects():
+            if isinstance(thing, io.TextIOBase | io.BufferedIOBase) and not thing.closed:
+                with contextlib.suppress(Exception):
+                    thing.flush()
+
+    handlers = threading.Thread(target=run, daemon=True)
+    handlers.start()
+    handlers.join(EXIT_SECONDS)
+
+
+def _part_from_others() -> None:
+    """Say goodbye to the other processes of a training, which would call us lost otherwise."""
+    distributed = getattr(sys.modules.get("jax"), "distributed", None)
+    if distributed is not None and distributed.is_initialized():
+        goodbye = threading.Thread(target=distributed.shutdown, daemon=True)
+        goodbye.start()
+        goodbye.join(GOODBYE_SECONDS)
+
+
+def _end_children() -> None:
+    """End the processes that the task started and left running: first asked, then killed."""
+    if not _has_children():
+        return
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
+    for child in psutil.wait_procs(children, CHILDREN_SECONDS)[1]:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+def _has_children() -> bool:
+    """Whether there may be any. Told without psutil, whose import takes longer than most jobs take to end."""
+    try:
+        return any(Path(f"/proc/self/task/{task}/children").read_text() for task in os.listdir("/proc/self/task"))  # noqa: PTH208
+    except OSError:  # a thread ended while we looked
+        return True

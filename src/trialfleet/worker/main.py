@@ -1,0 +1,213 @@
+"""One run of a trial: claim it, run its task in its folder, commit how it ended.
+
+Only the job's first process claims and commits; the others follow it. A signal sets a flag and nothing else: the
+trainer sees it at a step, saves, and raises `Preempted`; then the job asks Slurm to be requeued, or leaves it to the
+driver to start it again.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from trialfleet.trial import causes, out_of_memory, records, run, transient
+from trialfleet.trial.claim import Claim, NotClaimed
+from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.submission import WARNING, Assignment, Submission, TrialRecord
+from trialfleet.trial.sweep_run import FollowerRun, SweepRun
+from trialfleet.worker import signals
+from trialfleet.worker.job_environment import JobEnvironment
+from trialfleet.worker.task import error_of, leave_word, run_task, say, show, task_of
+
+FOLLOW_SECONDS = 120.0  # how long the other processes wait for the first one's claim
+FIRST_SECONDS = 10.0  # how long another process that failed waits for the first one to say so
+FULL_DISK_SECONDS = 5.0  # between two tries to commit to a full disk
+SET_ASIDE_SECONDS = 60.0  # how long a commit waits for the driver to set a damaged result.json aside …
+LOOK_SECONDS = 0.2  # … and how often it looks
+BEGIN_PATIENCE = 60.0  # seconds for which the beginning waits for a file system to come back
+COMMIT_PATIENCE = 600.0  # seconds for which the end does: the work is done and must not be lost
+
+
+def exit_code(submission_file: str) -> int:
+    """What `main` returns, or 1 whatever it raises: the process must come to its end either way."""
+    try:
+        return main(submission_file)
+    except BaseException:  # noqa: BLE001  # a process that waits for its threads is a job that never ends
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+        return 1
+
+
+def main(submission_file: str) -> int:
+    environment = JobEnvironment.read(dict(os.environ))
+    try:
+        submission = transient.patiently(lambda: Submission.read(Path(submission_file)), BEGIN_PATIENCE)
+    except (Damaged, FileNotFoundError) as error:
+        print(f"nothing is run: {error}")
+        return 1
+    assignment = submission.trials[environment.element]
+    trial = TrialDir(Path(assignment.directory))
+    if environment.rank > 0:
+        return _follow(submission, assignment, trial, environment)
+    try:
+        claim = transient.patiently(lambda: _claim(submission, assignment, trial, environment), BEGIN_PATIENCE)
+    except NotClaimed as reason:
+        print(f"trial {assignment.number}, attempt {assignment.attempt}: not run here: {reason}")
+        return 0
+    _redirect_output(trial.run_dir(claim.label) / "log")
+    sweep_run = SweepRun(trial, claim, lambda: bool(signals.received), submission.look_every)
+    try:
+        outcome = run_task(submission, assignment, trial, claim, sweep_run, environment)
+    except run.PeerLost as loss:
+        traceback.print_exception(loss)
+        return 1  # srun ends what is left of the job, and the driver starts the next run
+    finally:
+        sweep_run.close()
+    if outcome is None:
+        return _leave(trial, claim, environment)
+    if trial.superseded(claim):
+        say("a newer run of this trial exists, or its study was put aside: this result does not count")
+    elif not _commit(trial, outcome, claim.identity):
+        say("the trial had ended already: the result that is there counts")
+    # The job's other processes must not wait for one that failed: srun ends them on a bad exit.
+    return 1 if outcome.state is TrialState.FAIL else 0
+
+
+def _claim(submission: Submission, assignment: Assignment, trial: TrialDir, environment: JobEnvironment) -> Claim:
+    """Claim the trial that was submitted, if it is still the one in its folder.
+
+    Raises:
+        NotClaimed: another job's, over, or not the trial that this job was submitted for.
+    """
+    identity = submission.identity(assignment)
+    with contextlib.suppress(Damaged):  # the driver writes it anew; what is to be run is in the submission
+        record = TrialRecord.read(trial.trial_json)
+        if record is None:  # or the study was put aside
+            raise NotClaimed("a power cut left nothing of trial.json: the driver writes it anew and submits again")
+        if record.identity.params != identity.params:
+            raise NotClaimed("trial.json has other parameters than the trial that this job was submitted for")
+    return trial.claim(assignment.attempt, environment.job, environment.restart, identity)
+
+
+def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, environment: JobEnvironment) -> int:
+    """Run along with the job's first process, which claims, reports and commits for all."""
+    deadline = time.monotonic() + FOLLOW_SECONDS
+    while True:
+        own = [c for c in trial.claims() if c.job == environment.job and c.restart == environment.restart]
+        if own:
+            break
+        if trial.result_json.exists() or time.monotonic() > deadline:
+            print("the job's first process did not claim the trial: nothing to follow")
+            return 0
+        time.sleep(0.1)
+    claim = own[-1]
+    earlier = [c for c in trial.claims_of(claim.identity) if claim.newer_than(c)]
+    directory = trial.run_dir(claim.label)
+    _redirect_output(directory / f"log.{environment.rank}")
+    checkpoints = [trial.run_dir(c.label) / "checkpoints" for c in reversed(earlier)]
+    follower = FollowerRun(directory, checkpoints, lambda: bool(signals.received))
+    try:
+        task_of(submission, assignment, claim.label, follower, environment)
+    except (run.Pruned, run.Preempted):
+        return 0
+    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended this process's part
+        show(failure)
+        if not isinstance(failure, run.PeerLost) and not transient.is_full(failure) and not transient.passes(failure):
+            _commit_for_the_first(trial, claim, failure)
+        return 1
+    return 0
+
+
+def _commit_for_the_first(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
+    """Commit a failure that perhaps only this process had: the first one may wait for us in a collective, for ever."""
+    deadline = time.monotonic() + FIRST_SECONDS
+    while time.monotonic() < deadline:
+        if trial.result_json.exists():
+            return
+        time.sleep(0.1)
+    if not trial.superseded(claim):
+        if out_of_memory.ran_out(failure) == out_of_memory.HOST:
+            leave_word(trial, claim, out_of_memory.RECORD, message=causes.text(failure)[:2000])
+            return
+        seconds = {"total": time.monotonic() - signals.STARTED}
+        trial.commit(Result(TrialState.FAIL, None, error_of(failure), seconds, claim.label, {}), claim.identity)
+
+
+def _commit(trial: TrialDir, outcome: Result, identity: Identity) -> bool:
+    """Commit; a full disk, or one that is away, is waited for, since the work is done and must not be lost.
+
+    Returns:
+        False if the trial has a result already.
+    """
+
+    def commit() -> bool:
+        if trial.commit(outcome, identity):
+            return True
+        if trial.ended(identity):
+            return False
+        print(f"{trial.result_json.name} was no result of this trial: renamed to {_set_aside(trial)}")
+        return trial.commit(outcome, identity)
+
+    while True:
+        try:
+            return transient.patiently(commit, COMMIT_PATIENCE, lambda: bool(signals.received))
+        except OSError as error:
+            if not transient.is_full(error) or signals.received:
+                raise
+            time.sleep(FULL_DISK_SECONDS)
+
+
+def _set_aside(trial: TrialDir) -> str:
+    try:
+        return records.set_aside(trial.result_json).name
+    except FileNotFoundError:  # the driver was quicker
+        return "what the driver says"
+
+
+def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:
+    """Saved and asked to go. On a time limit or a preemption notice Slurm can start the same job again.
+
+    After a plain SIGTERM it cannot be told from a cancellation: leave, and the driver decides. A run that another
+    has replaced must not requeue: its job may be the other's, too.
+    """
+    if trial.result_json.exists() or trial.superseded(claim):
+        return 0
+    if environment.slurm_id is None and signal.SIGUSR2 in signals.received:  # only a time limit sends it here
+        leave_word(trial, claim, TIME_LIMIT)
+    if environment.slurm_id is not None and signal.SIGUSR2 in signals.received:
+        if _time_is_up(environment.slurm_id):
+            leave_word(trial, claim, TIME_LIMIT)
+        done = subprocess.run(["scontrol", "requeue", environment.slurm_id], capture_output=True, text=True)
+        say(f"saved; asked Slurm to requeue job {environment.slurm_id}: {done.stderr.strip() or 'done'}")
+    return 0
+
+
+def _time_is_up(job: str) -> bool:
+    """Whether the warning was of the time limit, and not of a preemption. Slurm warns up to a minute too early."""
+    done = subprocess.run(["squeue", "-h", "-r", "-j", job, "-O", "TimeLeft"], capture_output=True, text=True)
+    days, _, clock = done.stdout.strip().rpartition("-")
+    parts = clock.split(":")
+    if done.returncode != 0 or not all(part.isdigit() for part in parts):  # no answer, or no limit
+        return False
+    seconds = 86400 * int(days or 0)
+    for place, part in zip((1, 60, 3600), reversed(parts), strict=False):
+        seconds += place * int(part)
+    return seconds <= float(os.environ.get(WARNING, 0)) + 75.0
+
+
+def _redirect_output(path: Path) -> None:
+    """Send stdout and stderr into the run's folder: the jobs of an array share the launcher's files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

@@ -1,0 +1,152 @@
+"""A run's task: Hydra's job in the run's folder, and what its end means for the trial."""
+
+import contextlib
+import os
+import pickle
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trialfleet.trial import causes, out_of_memory, records, run, secrets, transient
+from trialfleet.trial.claim import Claim
+from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState, described, judged
+from trialfleet.trial.submission import Assignment, Submission
+from trialfleet.trial.sweep_run import SweepRun
+from trialfleet.worker import signals
+from trialfleet.worker.job_environment import JobEnvironment
+
+MAX_NOTES = 1 << 20  # characters of a result's notes; longer ones are left out
+
+
+def run_task(
+    submission: Submission,
+    assignment: Assignment,
+    trial: TrialDir,
+    claim: Claim,
+    sweep_run: SweepRun,
+    environment: JobEnvironment,
+) -> Result | None:
+    """Run the task; how it ended, or None if it ended before its end and another run is to go on.
+
+    Raises:
+        PeerLost: another process of the job is gone.
+    """
+    try:
+        value = task_of(submission, assignment, claim.label, sweep_run, environment)
+        state, objectives, error = judged(value, submission.n_objectives)
+    except run.Preempted:
+        return None
+    except run.PeerLost:
+        raise
+    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the trial
+        if run.is_pruned(failure):
+            state, objectives, error = TrialState.PRUNED, None, None
+        elif _fault_of_the_machine(failure, trial, claim):
+            return None
+        else:
+            show(failure)
+            state, objectives, error = TrialState.FAIL, None, error_of(failure)
+    seconds = _seconds(sweep_run.notes.get("seconds"))
+    notes = {name: value for name, value in sweep_run.notes.items() if name != "seconds"}
+    return _storable(Result(state, objectives, error, seconds, claim.label, notes))
+
+
+def _seconds(noted: Any) -> dict[str, float]:
+    """Where the time went: all of it, and whatever parts the task noted that are numbers."""
+    parts = noted if isinstance(noted, dict) else {}
+    known = {name: float(value) for name, value in parts.items() if isinstance(value, int | float)}
+    return {**known, "total": time.monotonic() - signals.STARTED}
+
+
+def _fault_of_the_machine(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:
+    """Whether the trial is not to blame for its end, so that another run goes on; the log and a record say why."""
+    if isinstance(failure, KeyboardInterrupt) and _local_time_is_up():
+        show(failure, "the job's time limit is reached")
+        leave_word(trial, claim, TIME_LIMIT)
+        return True
+    if transient.is_full(failure):
+        show(failure, "the disk is full: that is not the trial's fault, it goes on once there is room")
+        return True
+    if transient.passes(failure):
+        show(failure, "the file system failed: that is not the trial's fault, it goes on")
+        return True
+    if out_of_memory.ran_out(failure) == out_of_memory.HOST:
+        show(failure, "this job ran out of memory")
+        leave_word(trial, claim, out_of_memory.RECORD, message=causes.text(failure)[:2000])
+        return True
+    return False
+
+
+def leave_word(trial: TrialDir, claim: Claim, name: str, **entries: Any) -> None:
+    """Tell the driver, by a record in the run's folder, why this run ends without a result."""
+    if not trial.superseded(claim):  # where the study was put aside there is no such folder, and there shall be none
+        records.write(trial.run_dir(claim.label) / name, {"time": time.time(), **entries})
+
+
+def error_of(failure: BaseException) -> dict[str, str]:
+    """A failure as result.json records it. That of a device's memory has a name of its own: the code is not wrong."""
+    error = described(failure)
+    if out_of_memory.ran_out(failure) == out_of_memory.DEVICE:
+        return {**error, "type": OUT_OF_MEMORY, "message": f"out of memory on the device: {error['message']}"}
+    return error
+
+
+def show(failure: BaseException, comment: str = "") -> None:
+    with contextlib.suppress(Exception):  # the disk of the log may be full, and the task may have closed the log
+        traceback.print_exception(failure)
+    if comment:
+        say(comment)
+
+
+def say(message: str) -> None:
+    """Into the log, if the disk and the task have left one: no word is worth a result."""
+    with contextlib.suppress(Exception):
+        print(message)
+
+
+def _storable(outcome: Result) -> Result:
+    """The result without notes that are too long to be read back."""
+    length = len(records.dumps([outcome.seconds, outcome.notes]))
+    if length <= MAX_NOTES:
+        return outcome
+    say(f"the notes of this run have {length} characters: more than {MAX_NOTES}, they are left out")
+    return replace(outcome, seconds={"total": outcome.seconds["total"]}, notes={})
+
+
+def task_of(
+    submission: Submission, assignment: Assignment, label: str, own_run: run.Run, environment: JobEnvironment
+) -> Any:
+    """Compose the trial's config and run the task function as Hydra does, callbacks included."""
+    from hydra.core.singleton import Singleton
+    from hydra.core.utils import run_job, setup_globals
+    from omegaconf import open_dict
+
+    with open(submission.payload, "rb") as file:
+        payload = pickle.load(file)
+    subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
+    Singleton.set_state(payload["singletons"])
+    setup_globals()
+    overrides = [*assignment.overrides, f"hydra.sweep.subdir={subdir}"]
+    config = payload["hydra_context"].config_loader.load_sweep_config(payload["config"], overrides)
+    secrets.mask(config)  # a config file may hold what was taken out of the payload
+    with open_dict(config.hydra.job):
+        config.hydra.job.id = environment.slurm_id or str(os.getpid())
+        config.hydra.job.num = assignment.number
+    with run.entered(own_run):
+        finished = run_job(
+            hydra_context=payload["hydra_context"],
+            task_function=payload["task_function"],
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+    return finished.return_value  # raises what the task raised
+
+
+def _local_time_is_up() -> bool:
+    """Whether submitit's local controller, which sends SIGINT at the time limit, has reason to."""
+    limit = os.environ.get("SUBMITIT_LOCAL_TIMEOUT_S")
+    return limit is not None and time.monotonic() - signals.STARTED >= float(limit) - 5.0
