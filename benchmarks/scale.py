@@ -33,23 +33,23 @@ from rich.console import Console
 
 from benchmarks.meter import Meter, public_methods
 from benchmarks.simulated_jobs import LAUNCHER, SPACE, RunningFleet, SimulatedFleet, objective
-from trialfleet.sweep import settings as settings_of
-from trialfleet.sweep import space as spaces
-from trialfleet.sweep import store as stores
-from trialfleet.sweep.budget import Account
-from trialfleet.sweep.driver import Driver, Observer, Study
-from trialfleet.sweep.lease import Lease
-from trialfleet.sweep.proposer import Proposer
+from trialfleet.sweep import sweeper_settings as settings_of
+from trialfleet.sweep.active_trial import ActiveTrial
+from trialfleet.sweep.driver import Driver, Observer, StudyFolder
+from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.reconcile import Limits
-from trialfleet.sweep.samplers import SamplerFactory
-from trialfleet.sweep.standings import Finished, Standings
-from trialfleet.sweep.store import StudyStore
-from trialfleet.sweep.terminal import Terminal
-from trialfleet.sweep.to_mlflow import ToMlflow
-from trialfleet.sweep.tracked import Tracked
-from trialfleet.tracking.forwarder import Study as TrackedStudy
-from trialfleet.tracking.ingest import Ingester
-from trialfleet.tracking.target import resolve
+from trialfleet.sweep.study import search_space as spaces
+from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study.budget import Account
+from trialfleet.sweep.study.lease import Lease
+from trialfleet.sweep.study.progress import Finished, StudyProgress
+from trialfleet.sweep.study.proposer import Proposer
+from trialfleet.sweep.study.samplers import SamplerFactory
+from trialfleet.sweep.study.storage import StudyStorage
+from trialfleet.sweep.ui.live_table import LiveTable
+from trialfleet.tracking.destination import resolve
+from trialfleet.tracking.exporter import Exporter
+from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result, TrialState
 
@@ -132,7 +132,7 @@ class Resume:
     recovering: float
     looking: float
     finished: int
-    tracked: int
+    active_trials: int
     peak: float
 
     @property
@@ -150,7 +150,7 @@ class Report:
     wrong: list[str] = field(default_factory=list)
 
 
-class MeasuredStore(StudyStore):
+class MeasuredStore(StudyStorage):
     """The store, with the time that Optuna takes counted apart from ours."""
 
     def __init__(self, meter: Meter, *args: Any, **kwargs: Any) -> None:
@@ -182,7 +182,7 @@ class Milestones:
         self._yardsticks: list[float] = []
         self._before = self._idle_began = self._now()
 
-    def ended(self, trial: Tracked, result: Result) -> None:
+    def ended(self, trial: ActiveTrial, result: Result) -> None:
         self._ended += 1
 
     def tick(self, driver: Driver) -> None:
@@ -232,9 +232,9 @@ class Milestones:
         )
 
     def recovered(self, number: int, directory: TrialDir) -> None: ...
-    def started(self, trial: Tracked) -> None: ...
-    def running(self, trial: Tracked, label: str) -> None: ...
-    def retried(self, trial: Tracked, reason: str) -> None: ...
+    def started(self, trial: ActiveTrial) -> None: ...
+    def running(self, trial: ActiveTrial, label: str) -> None: ...
+    def retried(self, trial: ActiveTrial, reason: str) -> None: ...
     def best(self, front: Sequence[Finished]) -> None: ...
     def notice(self, message: str) -> None: ...
 
@@ -266,16 +266,16 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
     settings = settings_of.settings(node)
     observers: list[Observer] = []
     nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115  # the stack closes it
-    observers.append(Terminal(Console(file=nowhere, highlight=False), False, ["loss"], lambda: None))
+    observers.append(LiveTable(Console(file=nowhere, highlight=False), False, ["loss"], lambda: None))
     if shape.mlflow:
         target = resolve(f"sqlite:///{folder}/mlflow.db", "scale", folder)
-        study = TrackedStudy("scale", UID, {"loss": "minimize"})
-        ingester = stack.enter_context(Ingester(folder, target, study, 0.5))
-        observers.append(ToMlflow(ingester, ["loss"], {}, "python -m benchmarks.scale"))
+        study = ExportedStudy("scale", UID, {"loss": "minimize"})
+        exporter = stack.enter_context(Exporter(folder, target, study, 0.5))
+        observers.append(MlflowObserver(exporter, ["loss"], {}, "python -m benchmarks.scale"))
     config = OmegaConf.create({})
     samplers = SamplerFactory(SAMPLERS[shape.sampler], space, 1)
     return Driver(
-        study=Study(folder, folder / ".submitit", [UID], "loss"),
+        study=StudyFolder(folder, folder / ".submitit", [UID], "loss"),
         store=store,
         proposer=Proposer(store, UID, space, samplers, [], folder, None, config),
         pruner=pruner,
@@ -286,7 +286,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
         fleet=fleet,
         payload=folder / "payload.pkl",
         observers=observers,
-        standings=Standings(["minimize"]),
+        progress=StudyProgress(["minimize"]),
         account=Account.open(folder / "budget.json", 1, lambda message: None, lambda: 0.0),
         clock=fleet.clock(),
     )
@@ -309,10 +309,10 @@ def run_study(folder: Path, shape: Shape, show: bool = False) -> tuple[list[Row]
         driver.observers = [*driver.observers, milestones]
         driver.run()
         for observer in driver.observers:
-            if isinstance(observer, ToMlflow):
+            if isinstance(observer, MlflowObserver):
                 if not observer.finish("STOPPED", PATIENCE):
                     raise RuntimeError(f"not everything reached MLflow: {observer.problem()}")
-                mlflow = 1000 * ingestion_seconds() / driver.standings.finished
+                mlflow = 1000 * ingestion_seconds() / driver.progress.finished
     return milestones.rows, mlflow
 
 
@@ -338,8 +338,8 @@ def resume(folder: Path, shape: Shape) -> Resume:
         driver.observers = [*driver.observers, FirstLook(shape, meter, fleet)]
         driver.run()
         looked = time.monotonic()
-        finished, tracked = driver.standings.finished, len(driver.tracked)
-    return Resume(opened - began, recovered - opened, looked - recovered, finished, tracked, peak_memory())
+        finished, active_trials = driver.progress.finished, len(driver.active_trials)
+    return Resume(opened - began, recovered - opened, looked - recovered, finished, active_trials, peak_memory())
 
 
 def what_is_wrong(folder: Path, shape: Shape) -> list[str]:
@@ -394,7 +394,7 @@ def yardstick() -> float:
 def ingestion_seconds() -> float:
     """CPU seconds of the thread that forwards to MLflow; 0 if there is none."""
     for thread in threading.enumerate():
-        if thread.name == "mlflow-ingester" and thread.ident is not None:
+        if thread.name == "mlflow-exporter" and thread.ident is not None:
             return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
     return 0.0
 
@@ -437,7 +437,8 @@ def main() -> None:
         taken = report.resume
         print(
             f"\nresume: {taken.seconds:.1f} s: {taken.opening:.1f} open the storage, {taken.recovering:.1f} count "
-            f"{taken.finished} ended trials, {taken.looking:.1f} look at {taken.tracked} others; {taken.peak:.0f} MiB"
+            f"{taken.finished} ended trials, {taken.looking:.1f} look at {taken.active_trials} others; "
+            f"{taken.peak:.0f} MiB"
         )
         print(f"the study: {'right' if not report.wrong else 'WRONG: ' + '; '.join(report.wrong[:5])}")
         print(f"took {time.monotonic() - began:.0f} s")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.sweep.driver import Clock
-from trialfleet.sweep.fleet import Fleet
-from trialfleet.sweep.reconcile import Job
+from trialfleet.sweep.fleets.base import Fleet
+from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial import records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
@@ -48,7 +48,7 @@ class SimulatedJob:
     identity: Identity
     started: float = 0.0
     reported: int = 0
-    phase: Job = Job.PENDING
+    phase: JobState = JobState.PENDING
     file: int = -1  # its metrics.jsonl
 
 
@@ -70,7 +70,7 @@ class SimulatedFleet(Fleet):
     frozen: bool = False  # time passes, and the jobs stand still
     _life: float = 0.0  # virtual seconds that the jobs have lived through
     _jobs: dict[str, SimulatedJob] = field(default_factory=dict)
-    _known: dict[str, Job] = field(default_factory=dict)  # phases as of the last refresh
+    _known: dict[str, JobState] = field(default_factory=dict)  # phases as of the last refresh
     _events: list[tuple[float, int, SimulatedJob]] = field(default_factory=list)
     _order: "itertools.count[int]" = field(default_factory=itertools.count)
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -109,14 +109,14 @@ class SimulatedFleet(Fleet):
 
     def refresh(self) -> bool:
         self._known = {name: job.phase for name, job in self._jobs.items()}
-        self._jobs = {name: job for name, job in self._jobs.items() if job.phase is not Job.OVER}
+        self._jobs = {name: job for name, job in self._jobs.items() if job.phase is not JobState.OVER}
         return True
 
-    def phase(self, job: JobRef) -> Job:
-        return self._known.get(job.id, Job.PENDING if job.id in self._jobs else Job.OVER)
+    def phase(self, job: JobRef) -> JobState:
+        return self._known.get(job.id, JobState.PENDING if job.id in self._jobs else JobState.OVER)
 
     def lives(self, job: JobRef) -> bool:
-        return self.phase(job) is not Job.OVER
+        return self.phase(job) is not JobState.OVER
 
     def find(self, uuid: str, index: int) -> JobRef | None:
         return None
@@ -131,11 +131,11 @@ class SimulatedFleet(Fleet):
 
     def _live(self, job: SimulatedJob) -> None:
         """One moment of a job: it starts, or it reports and perhaps ends."""
-        if job.phase is Job.PENDING:
+        if job.phase is JobState.PENDING:
             self._start(job)
         else:
             self._report(job)
-        if job.phase is Job.RUNNING:
+        if job.phase is JobState.RUNNING:
             self._later(job, job.started + job.length * (job.reported + 1) / self.reports)
 
     def _start(self, job: SimulatedJob) -> None:
@@ -150,7 +150,7 @@ class SimulatedFleet(Fleet):
         }
         _appear(run / "claim", {**claim, "process": self._process, "node": "n1"})
         job.file = os.open(run / "metrics.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        job.started, job.phase = self._life, Job.RUNNING
+        job.started, job.phase = self._life, JobState.RUNNING
 
     def _report(self, job: SimulatedJob) -> None:
         job.reported += 1
@@ -168,14 +168,14 @@ class SimulatedFleet(Fleet):
         label = f"{job.attempt}.0"
         result = Result(state, objectives, None, {"total": self._life - job.started}, label, {}, job.identity)
         _appear(job.trial.result_json, result.to_json())
-        job.phase = Job.OVER
+        job.phase = JobState.OVER
 
 
 class RunningFleet(SimulatedFleet):
     """For a driver that takes a study up: the jobs of the one before run on, and do nothing."""
 
-    def phase(self, job: JobRef) -> Job:
-        return Job.RUNNING
+    def phase(self, job: JobRef) -> JobState:
+        return JobState.RUNNING
 
 
 def _appear(path: Path, record: Any) -> None:

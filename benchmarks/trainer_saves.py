@@ -2,7 +2,7 @@
 
     python -m benchmarks.trainer_saves
 
-Target: at most the larger of 20 ms and 5 % of the save's own time.
+Destination: at most the larger of 20 ms and 5 % of the save's own time.
 """
 
 import os
@@ -16,8 +16,8 @@ os.environ["PJRT_NPROC"] = "1"
 import jax
 import jax.numpy as jnp
 
-from trialfleet.config.schema import Checkpoints as Keep
-from trialfleet.training.checkpoints import Checkpoints
+from trialfleet.config.schema import CheckpointManager as Keep
+from trialfleet.training.checkpoints import CheckpointManager
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     for megabytes in (1, 16, 64, 256):
         leaf = megabytes * 2**20 // 4 // 16
         state = {f"leaf{n}": jax.block_until_ready(jnp.full((leaf,), float(n))) for n in range(16)}
-        saves = Checkpoints(Path(tempfile.mkdtemp()), [], keep)
+        saves = CheckpointManager(Path(tempfile.mkdtemp()), [], keep)
         waited, took = [], []
         for step in range(8):
             began = time.perf_counter()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.trainer_start [repeats]
 
-Cold is with an empty compilation cache, warm with a full one. Target, warm: no more than plain JAX + 0.8 s,
+Cold is with an empty compilation cache, warm with a full one. Destination, warm: no more than plain JAX + 0.8 s,
 plus loading the data (which plain JAX is spared here). Processes take turns, so that both see the same machine.
 """
 

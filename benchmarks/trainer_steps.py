@@ -3,7 +3,7 @@
     python -m benchmarks.trainer_steps [pairs]
 
 Blocks of both are run in turn in one process (A B B A), so that whatever else the machine does hits both. The
-trainer loads its data, reports every 10 steps and polls for stops; the peer does none of it. Target: a median
+trainer loads its data, reports every 10 steps and polls for stops; the peer does none of it. Destination: a median
 overhead of at most 5 % at 50 ms a step. The last line is the peer against itself: what noise alone makes.
 Processor time counts the thread that makes batches ready too, and does not count what others do meanwhile.
 """

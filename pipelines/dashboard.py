@@ -12,7 +12,7 @@ from pipelines import cli
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
 from trialfleet.tracking import dashboard
-from trialfleet.tracking.target import resolve
+from trialfleet.tracking.destination import resolve
 
 
 def entry() -> None:

@@ -88,8 +88,8 @@ def _try_out(overrides: list[str]) -> None:
 
 def _single(cfg: DictConfig) -> Objectives | None:
     """A training that belongs to no study, logged to MLflow by the same path as a trial's."""
-    from trialfleet.tracking import ingest
-    from trialfleet.tracking.target import resolve
+    from trialfleet.tracking import exporter
+    from trialfleet.tracking.destination import resolve
     from trialfleet.trial.sweep_run import LocalRun
 
     directory = Path(HydraConfig.get().runtime.output_dir)
@@ -104,7 +104,7 @@ def _single(cfg: DictConfig) -> Objectives | None:
     own = LocalRun(directory, lambda: bool(signalled))
     try:
         with (
-            ingest.single_run(directory, target, cfg.experiment_name or directory.name, params) as outcome,
+            exporter.single_run(directory, target, cfg.experiment_name or directory.name, params) as outcome,
             runs.entered(own),
         ):
             value = task(cfg)

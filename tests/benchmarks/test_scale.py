@@ -16,7 +16,7 @@ def test_a_small_study_is_measured_and_right(tmp_path: Path) -> None:
     assert report.mlflow is None
     assert report.resume.seconds > 0
     assert report.resume.finished == row.trials
-    assert report.resume.finished + report.resume.tracked <= SMALL.trials + SMALL.in_flight
+    assert report.resume.finished + report.resume.active_trials <= SMALL.trials + SMALL.in_flight
 
 
 def test_a_study_that_lost_a_result_is_called_wrong(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def node_of(cluster: Cluster, job: str) -> str:
 def test_a_cluster_that_is_up_answers(cluster: Cluster) -> None:
     assert list(cluster.status()) == ["munged", "slurmctld", "n1", "n2"]
     assert all(cluster.status().values())
-    # Once the jobs of the test before are off them.
+    # Dedup the jobs of the test before are off them.
     assert wait_until(lambda: all(cluster.node_state(node) == {"IDLE"} for node in cluster.nodes), timeout=60.0)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.tracking import schema
+from trialfleet.tracking import database_schema
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Pat
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: making one takes seconds, copying it none."""
     path = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    schema.ensure(path)
+    database_schema.ensure(path)
     return path
 
 

@@ -17,18 +17,18 @@ import optuna
 from omegaconf import OmegaConf
 
 from tests.sweep.fake_slurm import HEADER, FakeSlurm
-from trialfleet.sweep import settings as settings_of
-from trialfleet.sweep import space as spaces
-from trialfleet.sweep import store as stores
-from trialfleet.sweep.budget import Account
-from trialfleet.sweep.driver import Clock, Driver, Study
-from trialfleet.sweep.proposer import Proposer
+from trialfleet.sweep import sweeper_settings as settings_of
+from trialfleet.sweep.active_trial import ActiveTrial
+from trialfleet.sweep.driver import Clock, Driver, StudyFolder
+from trialfleet.sweep.fleets.slurm import LAUNCHER
 from trialfleet.sweep.reconcile import Limits
-from trialfleet.sweep.samplers import SamplerFactory
-from trialfleet.sweep.slurm_fleet import LAUNCHER
-from trialfleet.sweep.standings import Finished, Standings
-from trialfleet.sweep.store import StudyStore
-from trialfleet.sweep.tracked import Tracked
+from trialfleet.sweep.study import search_space as spaces
+from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study.budget import Account
+from trialfleet.sweep.study.progress import Finished, StudyProgress
+from trialfleet.sweep.study.proposer import Proposer
+from trialfleet.sweep.study.samplers import SamplerFactory
+from trialfleet.sweep.study.storage import StudyStorage
 from trialfleet.trial import out_of_memory
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result, TrialState
@@ -172,14 +172,14 @@ class Heard:
     turns: int = 0
 
     def recovered(self, number: int, directory: TrialDir) -> None: ...
-    def started(self, trial: Tracked) -> None: ...
-    def running(self, trial: Tracked, label: str) -> None: ...
+    def started(self, trial: ActiveTrial) -> None: ...
+    def running(self, trial: ActiveTrial, label: str) -> None: ...
     def best(self, front: Sequence[Finished]) -> None: ...
 
-    def retried(self, trial: Tracked, reason: str) -> None:
+    def retried(self, trial: ActiveTrial, reason: str) -> None:
         self.retries.append((trial.number, reason))
 
-    def ended(self, trial: Tracked, result: Result) -> None:
+    def ended(self, trial: ActiveTrial, result: Result) -> None:
         self.results[trial.number] = result
 
     def notice(self, message: str) -> None:
@@ -209,13 +209,13 @@ def build(
     settled = {"settle_local": 0.0, "settle_network": 0.0}
     settings = settings_of.settings({"n_trials": 4, "n_jobs": 4, "watch": {**watch, **settled}, **sweeper})
     storage = stores.open_storage(None, folder / "optuna_journal.log", lambda: None)
-    store = StudyStore(storage, "study", ["minimize"], lambda: None)
+    store = StudyStorage(storage, "study", ["minimize"], lambda: None)
     store.belong(UID, folder)
     space = spaces.parse(["x=interval(0.0,1.0)"])
     samplers = SamplerFactory({"_target_": f"optuna.samplers.{sampler}"}, space, 1)
     fleet, heard = slurm.fleet(**(launcher or {})), Heard()
     driver = Driver(
-        study=Study(folder, slurm.submissions, [UID], None),
+        study=StudyFolder(folder, slurm.submissions, [UID], None),
         store=store,
         proposer=Proposer(store, UID, space, samplers, [], folder, None, OmegaConf.create({})),
         pruner=None,
@@ -226,7 +226,7 @@ def build(
         fleet=fleet,
         payload=folder / "payload.pkl",
         observers=[heard],
-        standings=Standings(["minimize"]),
+        progress=StudyProgress(["minimize"]),
         account=Account.open(folder / "budget.json", 1, heard.notice, lambda: 0.0),
         takes_constraints=samplers.takes_constraints,
         clock=Clock(now=lambda: slurm.now, sleep=cluster.live),

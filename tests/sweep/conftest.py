@@ -10,7 +10,7 @@ import pytest
 from tests.sweep.fake_slurm import FakeSlurm
 from tests.tasks.forked import QuickStudy, host
 from tests.tasks.studies import NewStudy, in_folders_of
-from trialfleet.sweep import slurm_fleet
+from trialfleet.sweep.fleets import slurm as slurm_fleet
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from trialfleet.sweep.slurm_fleet import SlurmFleet
+from trialfleet.sweep.fleets.slurm import SlurmFleet
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo")
 HEADER = "trialfleet|JOBID|STATE|NODELIST|REASON|COMMAND|"

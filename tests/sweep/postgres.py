@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 from jobs.cluster import packages
 from jobs.cluster.errors import Unavailable
 from jobs.cluster.processes import wait_until
-from trialfleet.sweep.fencing import database_of
+from trialfleet.sweep.study.fencing import database_of
 
 PATIENCE = 60.0  # seconds; only a hang takes so long, however busy the machine is
 _PROGRAMS = ("initdb", "postgres", "pg_isready")

@@ -18,10 +18,10 @@ import psutil
 from sqlalchemy import event
 
 from jobs.cluster.processes import wait_until
-from trialfleet.sweep import fencing
-from trialfleet.sweep.databases import storage_is_transient
-from trialfleet.sweep.lease import LeaseLost
-from trialfleet.sweep.store import StudyStore, open_storage
+from trialfleet.sweep.study import fencing
+from trialfleet.sweep.study.databases import storage_is_transient
+from trialfleet.sweep.study.lease import LeaseLost
+from trialfleet.sweep.study.storage import StudyStorage, open_storage
 
 PATIENCE = 60.0  # seconds; only a hang takes so long, however busy the machine is
 STUDY = "study"
@@ -106,7 +106,7 @@ def _hook(storage: str, moment: _Moment) -> Any:
     return check
 
 
-def _hook_statements(one: StudyStore, moment: _Moment) -> None:
+def _hook_statements(one: StudyStorage, moment: _Moment) -> None:
     """Tell the moment when a row was written, and when the token was read again."""
     written = False
 
@@ -130,7 +130,7 @@ def main(storage: str, where: str) -> None:
     except LeaseLost:
         print("lost", flush=True)
         return
-    one = StudyStore(opened, STUDY, ["minimize"], check, "1:suspended")
+    one = StudyStorage(opened, STUDY, ["minimize"], check, "1:suspended")
     one.belong("uid", Path("/nowhere"))
     trial = one.create("uid")
     if "://" in storage:

@@ -2,7 +2,7 @@
 
 from tests.sweep.builder import UNCLAIMED, Cluster, Job, build, ends_well
 from tests.sweep.fake_slurm import FakeSlurm
-from trialfleet.sweep.casualties import BAD_NODE_DEATHS
+from trialfleet.sweep.node_health import BAD_NODE_DEATHS
 
 
 def swallowed(job: Job) -> str:
@@ -15,7 +15,7 @@ def test_a_black_hole_costs_few_jobs_and_no_trial(slurm: FakeSlurm) -> None:
     cluster = Cluster(slurm, ("hole", "n1", "n2"), swallowed)
     driver, heard = build(cluster, n_trials=12, n_jobs=2, max_failure_rate=0.0)
     driver.run()
-    assert dict(driver.standings.states) == {"COMPLETE": 12}
+    assert dict(driver.progress.states) == {"COMPLETE": 12}
     lost = [job for job in cluster.jobs if job.node == "hole"]
     assert len(lost) <= 2 + BAD_NODE_DEATHS
     assert [notice for notice in heard.notices if "node hole: jobs end there" in notice]
@@ -26,7 +26,7 @@ def test_what_started_on_the_hole_at_once_is_all_that_is_lost(slurm: FakeSlurm) 
     cluster = Cluster(slurm, ("hole", "n1"), swallowed)
     driver, heard = build(cluster, n_trials=8, n_jobs=8, max_failure_rate=0.0, max_unclaimed=1)
     driver.run()
-    assert dict(driver.standings.states) == {"COMPLETE": 8}
+    assert dict(driver.progress.states) == {"COMPLETE": 8}
     assert len([job for job in cluster.jobs if job.node == "hole"]) == 8
     assert len([notice for notice in heard.notices if "node hole" in notice]) == 1
 
@@ -45,7 +45,7 @@ def test_jobs_that_wait_in_line_are_kept_off_the_hole(slurm: FakeSlurm) -> None:
     cluster = Cluster(slurm, ("hole", "n1"), life)
     driver, _ = build(cluster, n_trials=4, n_jobs=4, max_failure_rate=0.0)
     driver.run()
-    assert dict(driver.standings.states) == {"COMPLETE": 4}
+    assert dict(driver.progress.states) == {"COMPLETE": 4}
     assert late[0].node == "n1"
 
 
@@ -61,7 +61,7 @@ def test_a_set_up_that_is_broken_everywhere_fails_its_trials(slurm: FakeSlurm) -
     cluster = Cluster(slurm, list(nodes), life)
     driver, heard = build(cluster, n_trials=3, n_jobs=1, max_unclaimed=2, max_failure_rate=1.0)
     driver.run()
-    assert dict(driver.standings.states) == {"FAIL": 3}
+    assert dict(driver.progress.states) == {"FAIL": 3}
     error = heard.results[0].error
     assert error is not None
     assert "jobs in a row ended before the trial began" in error["message"]
@@ -72,5 +72,5 @@ def test_a_broken_set_up_on_the_only_node_fails_its_trials(slurm: FakeSlurm) -> 
     cluster = Cluster(slurm, ("n1",), lambda job: UNCLAIMED)
     driver, _ = build(cluster, n_trials=2, n_jobs=2, max_unclaimed=3, max_failure_rate=1.0)
     driver.run()
-    assert dict(driver.standings.states) == {"FAIL": 2}
+    assert dict(driver.progress.states) == {"FAIL": 2}
     assert len(cluster.jobs) == 2 * 3

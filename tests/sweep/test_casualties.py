@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trialfleet.sweep.casualties import BAD_NODE_DEATHS, FORGIVEN, MASS_CANCEL, Nodes, mass_cancelled
+from trialfleet.sweep.node_health import BAD_NODE_DEATHS, FORGIVEN, MASS_CANCEL, Nodes, mass_cancelled
 from trialfleet.trial.submission import JobRef
 
 

@@ -122,7 +122,7 @@ def test_an_untold_result_that_is_damaged_is_set_aside_and_the_trial_goes_on(qui
 
 DIE = """
 import os
-from trialfleet.sweep.local_fleet import LocalFleet
+from trialfleet.sweep.fleets.local import LocalFleet
 start = LocalFleet.submit
 def dies(self, *arguments, **named):
     {start_them}

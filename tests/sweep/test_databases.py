@@ -14,8 +14,8 @@ from sqlalchemy import create_engine, exc, text
 
 from tests.sweep.postgres import closed_after
 from trialfleet.errors import UserError
-from trialfleet.sweep.databases import open_database, storage_is_transient
-from trialfleet.sweep.lease import LeaseLost
+from trialfleet.sweep.study.databases import open_database, storage_is_transient
+from trialfleet.sweep.study.lease import LeaseLost
 
 # -------------------------------------------------------------------- opening
 

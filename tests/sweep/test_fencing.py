@@ -11,11 +11,11 @@ from sqlalchemy.exc import OperationalError
 
 from tests.sweep import suspended
 from tests.sweep.postgres import Postgres, closed_after, running_or_skip
-from trialfleet.sweep import fencing
-from trialfleet.sweep.databases import storage_is_transient
-from trialfleet.sweep.fencing import TOKEN, database_of
-from trialfleet.sweep.lease import LeaseLost
-from trialfleet.sweep.store import StudyStore, open_storage
+from trialfleet.sweep.study import fencing
+from trialfleet.sweep.study.databases import storage_is_transient
+from trialfleet.sweep.study.fencing import TOKEN, database_of
+from trialfleet.sweep.study.lease import LeaseLost
+from trialfleet.sweep.study.storage import StudyStorage, open_storage
 
 
 def held() -> None:
@@ -54,9 +54,9 @@ def storage(url: str) -> Iterator[BaseStorage]:
         yield one
 
 
-def taken(storage: BaseStorage, token: str = "2:new", check: Callable[[], None] = held) -> StudyStore:
+def taken(storage: BaseStorage, token: str = "2:new", check: Callable[[], None] = held) -> StudyStorage:
     """The study as the driver of this token has it."""
-    store = StudyStore(storage, suspended.STUDY, ["minimize"], check, token)
+    store = StudyStorage(storage, suspended.STUDY, ["minimize"], check, token)
     store.belong("uid", Path("/nowhere"))
     return store
 

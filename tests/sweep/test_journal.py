@@ -19,10 +19,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, Jou
 
 from tests.sweep import suspended
 from trialfleet.errors import UserError
-from trialfleet.sweep import journal as journals
-from trialfleet.sweep.journal import JournalLock, open_journal, whole_length
-from trialfleet.sweep.lease import LeaseLost
-from trialfleet.sweep.store import StudyStore
+from trialfleet.sweep.study import journal as journals
+from trialfleet.sweep.study.journal import JournalLock, open_journal, whole_length
+from trialfleet.sweep.study.lease import LeaseLost
+from trialfleet.sweep.study.storage import StudyStorage
 
 
 def held() -> None:
@@ -39,8 +39,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "sweeps" / "study" / "optuna_journal.log"
 
 
-def opened(path: Path, check: Callable[[], None] = held) -> StudyStore:
-    return StudyStore(open_journal(path, check), suspended.STUDY, ["minimize"], check)
+def opened(path: Path, check: Callable[[], None] = held) -> StudyStorage:
+    return StudyStorage(open_journal(path, check), suspended.STUDY, ["minimize"], check)
 
 
 def plain(path: Path) -> optuna.Study:
@@ -228,10 +228,10 @@ def test_each_append_is_synced_once(path: Path, monkeypatch: pytest.MonkeyPatch)
 WRITES_AND_DIES = """
 import os, sys
 from pathlib import Path
-from trialfleet.sweep.store import StudyStore, open_storage
+from trialfleet.sweep.study.storage import StudyStorage, open_storage
 
 journal, left = Path(sys.argv[1]), int(sys.argv[2])
-store = StudyStore(open_storage(None, journal, lambda: None), "study", ["minimize"], lambda: None)
+store = StudyStorage(open_storage(None, journal, lambda: None), "study", ["minimize"], lambda: None)
 store.create("uid")
 write = os.write
 

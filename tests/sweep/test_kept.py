@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
-from trialfleet.sweep.standings import Finished, Standings
+from trialfleet.sweep.checkpoint_retention import CheckpointRetention, drop_checkpoints
+from trialfleet.sweep.study.progress import Finished, StudyProgress
 from trialfleet.trial.directory import TrialDir
 
 
@@ -13,11 +13,11 @@ def finished(number: int, values: list[float] | None, state: str = "COMPLETE") -
 
 def dropped(keep: int | None, directions: list[str], *trials: Finished) -> list[list[int]]:
     """After each trial: whose checkpoints may go."""
-    standings = Standings(directions)
-    kept = KeptCheckpoints(keep, standings)
+    progress = StudyProgress(directions)
+    kept = CheckpointRetention(keep, progress)
     numbers = []
     for trial in trials:
-        standings.add(trial)
+        progress.add(trial)
         numbers.append(kept.add(trial))
     return numbers
 

@@ -16,7 +16,7 @@ import pytest
 
 from jobs.cluster.processes import wait_until
 from trialfleet.errors import UserError
-from trialfleet.sweep.lease import Lease, LeaseLost
+from trialfleet.sweep.study.lease import Lease, LeaseLost
 from trialfleet.trial import records
 from trialfleet.trial.process import Process
 
@@ -53,7 +53,7 @@ def held_elsewhere(directory: Path, job: str | None = None, epoch: int = 4) -> d
 HOLDS = f"""
 import sys, time
 from pathlib import Path
-from trialfleet.sweep.lease import Lease, LeaseLost
+from trialfleet.sweep.study.lease import Lease, LeaseLost
 
 lease = Lease(Path(sys.argv[1]), 60.0, {BEAT})
 lease.acquire()

@@ -11,9 +11,9 @@ from jobs.cluster.processes import wait_until
 from tests.sweep.builder import RUNNING, Cluster, Job, build
 from tests.sweep.fake_slurm import FakeSlurm
 from tests.tasks.studies import NewStudy, Study
-from trialfleet.sweep.fleet import Fleet
-from trialfleet.sweep.leaving import AGAIN_AFTER, Leaving
-from trialfleet.sweep.reconcile import Job as Phase
+from trialfleet.sweep.fleets.base import Fleet
+from trialfleet.sweep.lingering_jobs import AGAIN_AFTER, LingeringJobs
+from trialfleet.sweep.reconcile import JobState as Phase
 from trialfleet.trial.submission import JobRef
 
 GRACE = 30.0
@@ -59,7 +59,7 @@ class Staying(Fleet):
 )
 def test_a_job_gets_the_grace_and_is_told_to_go_until_it_does(until: float, cancelled: list[float]) -> None:
     fleet, notices = Staying(until), list[str]()
-    leaving = Leaving({"slurm": fleet}, GRACE, notices.append)
+    leaving = LingeringJobs({"slurm": fleet}, GRACE, notices.append)
     leaving.add(JOB, 3, 0.0)
     assert leaving
     for moment in range(60):
@@ -74,7 +74,7 @@ def test_a_job_gets_the_grace_and_is_told_to_go_until_it_does(until: float, canc
 
 @pytest.mark.parametrize("job", [None, JobRef("blocking", "7")])
 def test_who_has_no_job_that_can_be_asked_about_is_not_waited_for(job: JobRef | None) -> None:
-    leaving = Leaving({"slurm": Staying(1e9)}, GRACE, lambda message: None)
+    leaving = LingeringJobs({"slurm": Staying(1e9)}, GRACE, lambda message: None)
     leaving.add(job, 3, 0.0)
     assert not leaving
     assert leaving.launchers() == set()
@@ -95,7 +95,7 @@ def test_a_slurm_job_that_goes_on_after_its_commit_is_cancelled_once_and_the_stu
     cluster = Cluster(slurm, life=stays)
     driver, heard = build(cluster, n_trials=2, grace=20.0)
     driver.run()
-    assert dict(driver.standings.states) == {"COMPLETE": 2}
+    assert dict(driver.progress.states) == {"COMPLETE": 2}
     assert sorted(cluster.cancelled()) == ["101_0", "101_1"]
     assert [job.state for job in cluster.jobs] == ["CANCELLED"] * 2
     assert len(heard.notices) == 1  # for both
@@ -106,7 +106,7 @@ def test_a_slurm_job_that_goes_on_after_its_commit_is_cancelled_once_and_the_stu
 def test_a_driver_cancels_what_an_earlier_one_left_and_nothing_that_is_gone(slurm: FakeSlurm) -> None:
     cluster = Cluster(slurm, life=stays)
     first, _ = build(cluster, n_trials=1, grace=1e6)
-    first.clock.sleep = lambda seconds: (cluster.live(seconds), setattr(first, "detach", not first.tracked))[0]
+    first.clock.sleep = lambda seconds: (cluster.live(seconds), setattr(first, "detach", not first.active_trials))[0]
     first.run()
     assert cluster.cancelled() == []
     second, heard = build(cluster, n_trials=1, grace=5.0)

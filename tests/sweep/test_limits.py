@@ -7,9 +7,9 @@ import pytest
 
 from tests.tasks.studies import NewStudy
 from trialfleet.errors import UserError
-from trialfleet.sweep import constraints
-from trialfleet.sweep.budget import Account, exceeded
-from trialfleet.sweep.settings import Budget
+from trialfleet.sweep.study import constraints
+from trialfleet.sweep.study.budget import Account, exceeded
+from trialfleet.sweep.sweeper_settings import Budget
 
 NONE = {"wall_hours": None, "device_hours": None, "no_improvement": None}
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from jobs.cluster.processes import wait_until
-from trialfleet.sweep import local_fleet, local_processes
-from trialfleet.sweep.fleet import Busy, MaybeSubmitted
-from trialfleet.sweep.local_fleet import LocalFleet
-from trialfleet.sweep.local_processes import MARKER, Member
-from trialfleet.sweep.reconcile import Job
+from trialfleet.sweep.fleets import local as local_launcher
+from trialfleet.sweep.fleets import local_processes
+from trialfleet.sweep.fleets.base import Busy, MaybeSubmitted
+from trialfleet.sweep.fleets.local import LocalFleet
+from trialfleet.sweep.fleets.local_processes import MARKER, Member
+from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial.process import Process
 from trialfleet.trial.submission import JobRef
 
@@ -72,7 +73,7 @@ class Jobs:
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     """Local jobs, of which nothing is left after the test."""
-    monkeypatch.setattr(local_fleet, "WORKER", "long_worker")
+    monkeypatch.setattr(local_launcher, "WORKER", "long_worker")
     made = Jobs(tmp_path)
     yield made
     for process in made.people:
@@ -105,7 +106,7 @@ def test_all_of_a_job_is_asked_to_end_first_and_killed_the_second_time(jobs: Job
     jobs.fleet.cancel([job])
     ended(jobs.fleet, people, but={"deaf", "deaf and away"})
     assert alive(people) == {"deaf", "deaf and away"}
-    assert jobs.fleet.phase(job) is Job.OVER
+    assert jobs.fleet.phase(job) is JobState.OVER
     assert jobs.fleet.lives(job)
     jobs.fleet.cancel([job])
     ended(jobs.fleet, people)
@@ -126,7 +127,7 @@ def test_what_a_job_leaves_behind_is_found_and_cleared(jobs: Jobs, part: str) ->
     ended(jobs.fleet, people, but=left)
     assert alive(people) == left
     newcomer = LocalFleet(None, {})
-    assert newcomer.phase(known) is Job.OVER
+    assert newcomer.phase(known) is JobState.OVER
     assert newcomer.lives(known)
     newcomer.clear(known)
     # Of a worker that is gone for good nobody can tell in whose session it was: there the marker is all there is.
@@ -201,9 +202,9 @@ def test_a_job_that_ends_at_once_is_over(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(subprocess, "Popen", ended_already)
     fleet = LocalFleet({**PARAMS, "setup": ["exit 3"]}, {})
     (job,) = fleet.submit(tmp_path / "one.json", "one", 1)
-    assert fleet.phase(job) is Job.OVER
+    assert fleet.phase(job) is JobState.OVER
     fleet.refresh()
-    assert fleet.phase(job) is Job.OVER
+    assert fleet.phase(job) is JobState.OVER
     assert not fleet.lives(job)
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.sweep.builder import Cluster, Job, build, ends_well, starved, starved_by_its_own_word, stored
 from tests.sweep.fake_slurm import FakeSlurm
-from trialfleet.sweep.projection import STARVED
-from trialfleet.sweep.standings import NO_MEMORY
+from trialfleet.sweep.study.progress import NO_MEMORY
+from trialfleet.sweep.study.projection import STARVED
 from trialfleet.trial.result import OUT_OF_MEMORY
 
 MEMORY = {"mem": "4G"}
@@ -38,7 +38,7 @@ def test_who_ran_out_of_memory_is_started_again_with_more(slurm: FakeSlurm, deat
     assert asked(cluster, 0) == ["4G"]
     assert [number for number, _ in heard.retries] == [1, 1]
     assert "out of memory: the job asked for 4 GB; again with 6 GB" in heard.retries[0][1]
-    assert dict(driver.standings.states) == {"COMPLETE": 4}
+    assert dict(driver.progress.states) == {"COMPLETE": 4}
 
 
 def test_arrays_are_split_by_memory(slurm: FakeSlurm) -> None:
@@ -63,7 +63,7 @@ def test_who_ran_out_of_memory_before_the_claim_gets_more_too_and_no_node_is_bla
     driver, heard = build(cluster, MEMORY)
     driver.run()
     assert asked(cluster, 0) == ["4G", "6G", "9G"]
-    assert dict(driver.standings.states) == {"COMPLETE": 4}
+    assert dict(driver.progress.states) == {"COMPLETE": 4}
     assert heard.notices == []
 
 
@@ -83,8 +83,8 @@ def test_who_had_all_the_memory_there_is_is_told_so(
     driver, heard = build(cluster, MEMORY, sampler, max_memory_gb=7.0, max_failure_rate=0.0)
     driver.run()
     assert asked(cluster, 2) == ["4G", "6G", "7G"]
-    assert dict(driver.standings.states) == {"COMPLETE": 3, NO_MEMORY: 1}
-    assert (driver.standings.failed, driver.failed) == (0, "")
+    assert dict(driver.progress.states) == {"COMPLETE": 3, NO_MEMORY: 1}
+    assert (driver.progress.failed, driver.failed) == (0, "")
     error = heard.results[2].error
     assert error is not None
     assert error["type"] == OUT_OF_MEMORY
@@ -99,7 +99,7 @@ def test_a_launcher_that_refuses_the_larger_memory_ends_that_trial_alone(slurm: 
     driver, heard = build(cluster, MEMORY, n_trials=6, n_jobs=2)
     driver.run()
     assert asked(cluster, 0) == ["4G", "6G"]
-    assert dict(driver.standings.states) == {"COMPLETE": 5, NO_MEMORY: 1}
+    assert dict(driver.progress.states) == {"COMPLETE": 5, NO_MEMORY: 1}
     error = heard.results[0].error
     assert error is not None
     assert "sbatch refuses a job with 2.25 times the memory (9 GB a node)" in error["message"]
@@ -110,5 +110,5 @@ def test_where_no_memory_is_asked_for_the_retries_are_the_limit(slurm: FakeSlurm
     driver, heard = build(cluster, n_trials=1, max_retries=2)
     driver.run()
     assert len(cluster.jobs) == 3
-    assert dict(driver.standings.states) == {NO_MEMORY: 1}
+    assert dict(driver.progress.states) == {NO_MEMORY: 1}
     assert heard.retries == [(0, "out of memory"), (0, "out of memory")]

@@ -23,7 +23,7 @@ OUTAGE = """
 import os, threading
 from trialfleet.worker import main as worker
 from trialfleet.sweep import driver, session
-from trialfleet.sweep.journal import OwnJournal
+from trialfleet.sweep.study.journal import OwnJournal
 from trialfleet.trial import sweep_run
 
 me, count, struck = os.getpid(), 0, False

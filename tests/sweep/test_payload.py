@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from tests.conftest import Composed
-from trialfleet.sweep.payload import without_secrets, write_payload
+from trialfleet.sweep.fleets.payload import without_secrets, write_payload
 from trialfleet.trial import secrets
 
 SECRET = "s3cret"

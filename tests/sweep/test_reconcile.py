@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from trialfleet.sweep.reconcile import Do, Job, Limits, Seen, Submission, reconcile
+from trialfleet.sweep.reconcile import Do, JobState, Limits, Observation, SubmissionState, reconcile
 from trialfleet.trial.result import Result, TrialState
 
 LIMITS = Limits(max_retries=2, max_unclaimed=3, max_timeouts=None)
@@ -22,26 +22,26 @@ COMPLETE = Result(TrialState.COMPLETE, [1.0], None, {}, "1.0", {})
 
 # -------------------------------------------------------------------- the table
 
-NONE, MAYBE, DONE = Submission.NONE, Submission.MAYBE, Submission.DONE
-RUNS = Seen(submission=DONE, job=Job.RUNNING, claimed=True)
-LOST = Seen(submission=DONE, job=Job.OVER, claimed=True, fruitless=1)
-NEVER_BEGAN = Seen(submission=DONE, job=Job.OVER, unclaimed=1)
+NONE, MAYBE, DONE = SubmissionState.NONE, SubmissionState.MAYBE, SubmissionState.DONE
+RUNS = Observation(submission=DONE, job=JobState.RUNNING, claimed=True)
+LOST = Observation(submission=DONE, job=JobState.OVER, claimed=True, fruitless=1)
+NEVER_BEGAN = Observation(submission=DONE, job=JobState.OVER, unclaimed=1)
 
 
 @pytest.mark.parametrize(
     ("seen", "do"),
     [
         # nothing was submitted yet, whatever the launcher says of it
-        (Seen(), Do.SUBMIT),
-        (Seen(job=Job.OVER), Do.SUBMIT),
+        (Observation(), Do.SUBMIT),
+        (Observation(job=JobState.OVER), Do.SUBMIT),
         # a driver died around sbatch: look for the job, unless there is nobody to ask
-        (Seen(submission=MAYBE, job=Job.UNKNOWN), Do.WAIT),
-        (Seen(submission=MAYBE, job=Job.OVER), Do.FIND),
-        (Seen(submission=MAYBE, job=Job.UNKNOWN, claimed=True), Do.WAIT),
-        (Seen(submission=MAYBE, job=Job.RUNNING, claimed=True), Do.WAIT),
+        (Observation(submission=MAYBE, job=JobState.UNKNOWN), Do.WAIT),
+        (Observation(submission=MAYBE, job=JobState.OVER), Do.FIND),
+        (Observation(submission=MAYBE, job=JobState.UNKNOWN, claimed=True), Do.WAIT),
+        (Observation(submission=MAYBE, job=JobState.RUNNING, claimed=True), Do.WAIT),
         # a job that waits, runs, or only looks over
-        *[(replace(RUNS, job=job), Do.WAIT) for job in Job if job is not Job.OVER],
-        *[(replace(RUNS, job=job, claimed=False), Do.WAIT) for job in Job if job is not Job.OVER],
+        *[(replace(RUNS, job=job), Do.WAIT) for job in JobState if job is not JobState.OVER],
+        *[(replace(RUNS, job=job, claimed=False), Do.WAIT) for job in JobState if job is not JobState.OVER],
         # it ended, or was lost: a claim tells whether the trial began
         (LOST, Do.RESUBMIT),
         (replace(LOST, fruitless=0), Do.RESUBMIT),
@@ -56,16 +56,16 @@ NEVER_BEGAN = Seen(submission=DONE, job=Job.OVER, unclaimed=1)
         (replace(RUNS, condemned=True), Do.WAIT),
     ],
 )
-def test_what_to_do(seen: Seen, do: Do) -> None:
+def test_what_to_do(seen: Observation, do: Do) -> None:
     assert reconcile(seen, LIMITS).do is do
 
 
-def every_sight() -> Iterator[Seen]:
+def every_sight() -> Iterator[Observation]:
     """Each combination of what can be seen, with numbers around the limits."""
     for result, submission, job, claimed, condemned, fruitless, unclaimed, timeouts in itertools.product(
-        (None, COMPLETE), Submission, Job, (False, True), (False, True), (0, 2, 3), (1, 3), (0, 2)
+        (None, COMPLETE), SubmissionState, JobState, (False, True), (False, True), (0, 2, 3), (1, 3), (0, 2)
     ):
-        yield Seen(result, submission, job, claimed, condemned, fruitless, unclaimed, timeouts)
+        yield Observation(result, submission, job, claimed, condemned, fruitless, unclaimed, timeouts)
 
 
 def test_every_sight_has_an_answer_and_each_ending_a_reason() -> None:
@@ -79,7 +79,7 @@ def test_every_sight_has_an_answer_and_each_ending_a_reason() -> None:
 
 def test_nothing_is_started_while_a_job_may_still_run() -> None:
     for seen in every_sight():
-        if seen.submission is DONE and seen.job is not Job.OVER:
+        if seen.submission is DONE and seen.job is not JobState.OVER:
             assert reconcile(seen, LIMITS).do in (Do.TELL, Do.WAIT, Do.GIVE_UP)
 
 
@@ -123,7 +123,7 @@ class SlurmJob:
     trial: int
     attempt: int
     restart: int = 0
-    phase: Job = Job.PENDING
+    phase: JobState = JobState.PENDING
     runs: list[Run] = field(default_factory=list)
 
 
@@ -227,24 +227,24 @@ class World(RuleBasedStateMachine):
             case Do.GIVE_UP:
                 self._commit(trial, Outcome(trial, "FAIL", None))
 
-    def _see(self, trial: int) -> Seen:
+    def _see(self, trial: int) -> Observation:
         files, record = self.files[trial], self.files[trial].record
         own = [run for run in files.claims if run.attempt == record.attempt]
         if own and record.job != own[-1].job:
             self._write(trial, replace(record, job=own[-1].job))
             record = files.record
         if record.job is None:
-            phase = Job.OVER if self.searches[trial] else Job.UNKNOWN
+            phase = JobState.OVER if self.searches[trial] else JobState.UNKNOWN
         else:
-            phase = self._job(record.job).phase if self.reachable else Job.UNKNOWN
+            phase = self._job(record.job).phase if self.reachable else JobState.UNKNOWN
         submission = DONE if record.job is not None else NONE if record.submission is None else MAYBE
-        ended = files.claims if phase is Job.OVER else files.claims[:-1]
+        ended = files.claims if phase is JobState.OVER else files.claims[:-1]
         newest, fruitless = -1, 0
         for run in ended:
             fruitless = 0 if run.step > newest else fruitless + 1
             newest = max(newest, run.step)
         result = None if files.result is None else COMPLETE
-        return Seen(result, submission, phase, bool(own), files.verdict, fruitless, record.unclaimed + 1)
+        return Observation(result, submission, phase, bool(own), files.verdict, fruitless, record.unclaimed + 1)
 
     def _submit(self, trial: int, answer: str) -> None:
         record = replace(self.files[trial].record, submission=next(self.numbers), job=None)
@@ -276,31 +276,31 @@ class World(RuleBasedStateMachine):
     def _job(self, number: int) -> SlurmJob:
         return next(job for job in self.jobs if job.id == number)
 
-    def _jobs(self, *phases: Job) -> list[SlurmJob]:
+    def _jobs(self, *phases: JobState) -> list[SlurmJob]:
         return [job for job in self.jobs if job.phase in phases]
 
-    @precondition(lambda self: self._jobs(Job.PENDING))
+    @precondition(lambda self: self._jobs(JobState.PENDING))
     @rule(data=st.data())
     def starts_a_job(self, data: st.DataObject) -> None:
-        self._start(data.draw(st.sampled_from(self._jobs(Job.PENDING))))
+        self._start(data.draw(st.sampled_from(self._jobs(JobState.PENDING))))
 
     def _start(self, job: SlurmJob) -> None:
-        job.phase = Job.RUNNING
+        job.phase = JobState.RUNNING
         job.runs.append(Run(job.trial, job.attempt, job.restart, job.id))
 
-    @precondition(lambda self: self._jobs(Job.RUNNING))
+    @precondition(lambda self: self._jobs(JobState.RUNNING))
     @rule(data=st.data(), ghost=st.booleans(), end=st.sampled_from(("requeued", "over")))
     def loses_a_job(self, data: st.DataObject, ghost: bool, end: str) -> None:
         """A node fails, or only seems to: then the process goes on beside whatever comes next."""
-        job = data.draw(st.sampled_from(self._jobs(Job.RUNNING)))
+        job = data.draw(st.sampled_from(self._jobs(JobState.RUNNING)))
         job.runs[-1].alive = ghost
-        job.phase = Job.PENDING if end == "requeued" else Job.OVER
+        job.phase = JobState.PENDING if end == "requeued" else JobState.OVER
         job.restart += 1
 
-    @precondition(lambda self: self._jobs(Job.PENDING))
+    @precondition(lambda self: self._jobs(JobState.PENDING))
     @rule(data=st.data())
     def cancels_a_waiting_job(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(self._jobs(Job.PENDING))).phase = Job.OVER
+        data.draw(st.sampled_from(self._jobs(JobState.PENDING))).phase = JobState.OVER
 
     # ---------------------------------------------------------------- the jobs' processes
 
@@ -341,8 +341,8 @@ class World(RuleBasedStateMachine):
     def _end(self, run: Run) -> None:
         run.alive = False
         job = self._job(run.job)
-        if job.runs[-1] is run and job.phase is Job.RUNNING:
-            job.phase = Job.OVER
+        if job.runs[-1] is run and job.phase is JobState.RUNNING:
+            job.phase = JobState.OVER
 
     @precondition(lambda self: any(run.label for run in self._runs()))
     @rule(data=st.data())
@@ -391,7 +391,7 @@ class World(RuleBasedStateMachine):
         for _ in range(200):
             for trial in self.trials:
                 self._look(trial)
-            for job in self._jobs(Job.PENDING, Job.RUNNING):
+            for job in self._jobs(JobState.PENDING, JobState.RUNNING):
                 self._goes_on(job, world)
             for run in self._runs():
                 self._step(run)
@@ -400,16 +400,16 @@ class World(RuleBasedStateMachine):
 
     def _goes_on(self, job: SlurmJob, world: str) -> None:
         if world == "every job dies before it begins":
-            job.phase = Job.OVER
+            job.phase = JobState.OVER
             return
-        if job.phase is Job.PENDING:
+        if job.phase is JobState.PENDING:
             self._start(job)
         if world == "every run dies":
             run = job.runs[-1]
             if run.label is None:
                 self._claims(run)
             run.alive = False
-            job.phase = Job.OVER
+            job.phase = JobState.OVER
 
 
 TestWorld = World.TestCase

@@ -14,11 +14,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import space as spaces
-from trialfleet.sweep.proposer import Proposer
-from trialfleet.sweep.samplers import SamplerFactory, build_pruner, trial_seed
-from trialfleet.sweep.space import Space
-from trialfleet.sweep.store import StudyStore, Told, open_storage
+from trialfleet.sweep.study import search_space as spaces
+from trialfleet.sweep.study.proposer import Proposer
+from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner, trial_seed
+from trialfleet.sweep.study.search_space import Space
+from trialfleet.sweep.study.storage import StudyStorage, Told, open_storage
 
 SPACE = spaces.parse(["lr=tag(log,interval(1e-5,1e-1))", "depth=int(interval(1,64))", "kind=a,b,c,d"])
 GRID = spaces.parse(["lr=0.1,0.2,0.3", "kind=a,b", "depth=range(1,4)"])  # 18 points
@@ -57,7 +57,7 @@ class Sweep:
 
     def __init__(self, journal: Path, sampler: Any, space: Space, seed: int = 3) -> None:
         storage = open_storage(None, journal, lambda: None)
-        self.store = StudyStore(storage, "study", ["minimize"], lambda: None)
+        self.store = StudyStorage(storage, "study", ["minimize"], lambda: None)
         factory = SamplerFactory(sampler, space, seed)
         self.proposer = Proposer(self.store, "uid", space, factory, [], Path("nowhere"), None, OmegaConf.create())
 

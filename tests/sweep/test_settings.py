@@ -8,8 +8,8 @@ from hydra_plugins.hydra_optuna_sweeper.config import Direction
 from omegaconf import OmegaConf
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import settings as settings_of
-from trialfleet.sweep.settings import Settings, defaults, directions, settings, sweep_folder
+from trialfleet.sweep import sweeper_settings as settings_of
+from trialfleet.sweep.sweeper_settings import Settings, defaults, directions, settings, sweep_folder
 
 
 def test_the_defaults_are_those_of_conf() -> None:

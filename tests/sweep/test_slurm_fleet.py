@@ -7,10 +7,10 @@ import pytest
 
 from tests.sweep.fake_slurm import HEADER, FakeSlurm
 from trialfleet.errors import UserError
-from trialfleet.sweep import slurm_fleet
-from trialfleet.sweep.fleet import Busy, MaybeSubmitted
-from trialfleet.sweep.reconcile import Job
-from trialfleet.sweep.slurm_fleet import LAUNCHER, SlurmFleet
+from trialfleet.sweep.fleets import slurm as slurm_fleet
+from trialfleet.sweep.fleets.base import Busy, MaybeSubmitted
+from trialfleet.sweep.fleets.slurm import LAUNCHER, SlurmFleet
+from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial.submission import JobRef
 
 
@@ -18,7 +18,7 @@ def job(name: str) -> JobRef:
     return JobRef(LAUNCHER, name)
 
 
-Phase = Callable[[str], Job]
+Phase = Callable[[str], JobState]
 
 # ---------------------------------------------------------------- follow
 
@@ -26,9 +26,9 @@ Phase = Callable[[str], Job]
 def test_one_call_tells_of_all_jobs(slurm: FakeSlurm) -> None:
     slurm.queue(*(f"{number} RUNNING" for number in range(200)))
     fleet = slurm.fleet()
-    assert fleet.phase(job("7")) is Job.UNKNOWN  # nobody asked yet
+    assert fleet.phase(job("7")) is JobState.UNKNOWN  # nobody asked yet
     assert fleet.refresh()
-    assert {fleet.phase(job(str(number))) for number in range(200)} == {Job.RUNNING}
+    assert {fleet.phase(job(str(number))) for number in range(200)} == {JobState.RUNNING}
     assert len(slurm.calls("squeue")) == 1
     assert not slurm.calls("sacct")
 
@@ -36,22 +36,22 @@ def test_one_call_tells_of_all_jobs(slurm: FakeSlurm) -> None:
 @pytest.mark.parametrize(
     ("state", "phase"),
     [
-        ("PENDING", Job.PENDING),
-        ("CONFIGURING", Job.PENDING),
-        ("REQUEUE_HOLD", Job.PENDING),
-        ("RUNNING", Job.RUNNING),
-        ("SUSPENDED", Job.RUNNING),
-        ("COMPLETING", Job.RUNNING),
-        ("A_STATE_OF_TOMORROW", Job.RUNNING),
-        ("COMPLETED", Job.OVER),
-        ("TIMEOUT", Job.OVER),
-        ("OUT_OF_MEMORY", Job.OVER),
-        ("NODE_FAIL", Job.ENDING),
-        ("PREEMPTED", Job.ENDING),
-        ("CANCELLED", Job.ENDING),
+        ("PENDING", JobState.PENDING),
+        ("CONFIGURING", JobState.PENDING),
+        ("REQUEUE_HOLD", JobState.PENDING),
+        ("RUNNING", JobState.RUNNING),
+        ("SUSPENDED", JobState.RUNNING),
+        ("COMPLETING", JobState.RUNNING),
+        ("A_STATE_OF_TOMORROW", JobState.RUNNING),
+        ("COMPLETED", JobState.OVER),
+        ("TIMEOUT", JobState.OVER),
+        ("OUT_OF_MEMORY", JobState.OVER),
+        ("NODE_FAIL", JobState.ENDING),
+        ("PREEMPTED", JobState.ENDING),
+        ("CANCELLED", JobState.ENDING),
     ],
 )
-def test_what_a_state_means(slurm: FakeSlurm, state: str, phase: Job) -> None:
+def test_what_a_state_means(slurm: FakeSlurm, state: str, phase: JobState) -> None:
     slurm.queue(f"7 {state}")
     fleet = slurm.fleet()
     assert fleet.refresh()
@@ -68,7 +68,7 @@ def test_a_job_is_gone_when_two_calls_did_not_show_it(slurm: FakeSlurm) -> None:
     for _ in range(2):
         fleet.refresh()
         phases.append(fleet.phase(job("7")))
-    assert phases == [Job.ENDING, Job.OVER]
+    assert phases == [JobState.ENDING, JobState.OVER]
 
 
 def test_a_call_that_fails_is_no_absence(slurm: FakeSlurm) -> None:
@@ -78,7 +78,7 @@ def test_a_call_that_fails_is_no_absence(slurm: FakeSlurm) -> None:
     fleet.phase(job("7"))
     slurm.say("squeue", code=1, complaint="slurm_load_jobs error: Unable to contact slurm controller")
     assert [fleet.refresh() for _ in range(3)] == [False] * 3
-    assert fleet.phase(job("7")) is Job.RUNNING
+    assert fleet.phase(job("7")) is JobState.RUNNING
 
 
 def test_files_on_a_network_file_system_get_time_to_appear(slurm: FakeSlurm) -> None:
@@ -90,7 +90,7 @@ def test_files_on_a_network_file_system_get_time_to_appear(slurm: FakeSlurm) -> 
         phases.append(fleet.phase(job("7")))
         slurm.now += 31.0
         fleet.refresh()
-    assert phases == [Job.ENDING, Job.ENDING, Job.OVER]
+    assert phases == [JobState.ENDING, JobState.ENDING, JobState.OVER]
 
 
 def test_a_requeue_is_no_end(slurm: FakeSlurm) -> None:
@@ -101,10 +101,10 @@ def test_a_requeue_is_no_end(slurm: FakeSlurm) -> None:
         fleet.refresh()
         phases.append(fleet.phase(job("7")))
         slurm.now += 6.0
-    assert phases == [Job.RUNNING, Job.ENDING, Job.PENDING, Job.RUNNING, Job.ENDING]
+    assert phases == [JobState.RUNNING, JobState.ENDING, JobState.PENDING, JobState.RUNNING, JobState.ENDING]
     slurm.now += 6.0  # for eleven seconds now
     fleet.refresh()
-    assert fleet.phase(job("7")) is Job.OVER
+    assert fleet.phase(job("7")) is JobState.OVER
 
 
 def test_a_job_that_slurm_holds_after_a_failed_start_is_let_go(slurm: FakeSlurm) -> None:
@@ -122,7 +122,7 @@ def test_lines_that_are_not_ours_are_shown_once_and_passed_over(slurm: FakeSlurm
     slurm.say("squeue", BANNER, "", HEADER, "a|b", slurm.row("7 RUNNING"), BANNER)
     fleet = slurm.fleet()
     assert [fleet.refresh() for _ in range(3)] == [True] * 3
-    assert fleet.phase(job("7")) is Job.RUNNING
+    assert fleet.phase(job("7")) is JobState.RUNNING
     assert [BANNER in notice for notice in slurm.notices] == [True, False]
 
 
@@ -138,18 +138,18 @@ def test_bytes_that_are_no_text_are_no_reason_to_fall(slurm: FakeSlurm) -> None:
     fleet = slurm.fleet()
     slurm.print("squeue", b"\xff\xfe\x1b[2J\x00\x85|\n" + f"{HEADER}\n{slurm.row('7 RUNNING')}\n".encode())
     assert fleet.refresh()
-    assert fleet.phase(job("7")) is Job.RUNNING
+    assert fleet.phase(job("7")) is JobState.RUNNING
     assert slurm.notices[0].isprintable()
     slurm.print("squeue", b"\xff" * 100)
     assert not fleet.refresh()
-    assert fleet.phase(job("7")) is Job.RUNNING
+    assert fleet.phase(job("7")) is JobState.RUNNING
 
 
 def test_what_stands_before_the_mark_is_somebody_elses(slurm: FakeSlurm) -> None:
     slurm.say("squeue", HEADER, f"Welcome! {slurm.row('7 RUNNING')}")
     fleet = slurm.fleet()
     assert fleet.refresh()
-    assert fleet.phase(job("7")) is Job.RUNNING
+    assert fleet.phase(job("7")) is JobState.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -166,13 +166,13 @@ def test_absence_from_a_cut_answer_is_no_absence(slurm: FakeSlurm, cut: str) -> 
     slurm.queue("7 RUNNING", "8 PENDING")
     fleet = slurm.fleet()
     fleet.refresh()
-    assert (fleet.phase(job("7")), fleet.phase(job("8"))) == (Job.RUNNING, Job.PENDING)
+    assert (fleet.phase(job("7")), fleet.phase(job("8"))) == (JobState.RUNNING, JobState.PENDING)
     eight = slurm.row("8 COMPLETED")
     slurm.print("squeue", cut.format(header=HEADER, eight=eight).encode())
     assert [fleet.refresh() for _ in range(3)] == [False] * 3
-    assert fleet.phase(job("7")) is Job.RUNNING
+    assert fleet.phase(job("7")) is JobState.RUNNING
     assert fleet.lives(job("7"))
-    assert fleet.phase(job("8")) is (Job.OVER if eight in cut.format(header="", eight=eight) else Job.PENDING)
+    assert fleet.phase(job("8")) is (JobState.OVER if eight in cut.format(header="", eight=eight) else JobState.PENDING)
     assert fleet.find("abc", 0) is not None
     assert not slurm.calls("sacct")
 
@@ -251,12 +251,12 @@ def forgotten(slurm: FakeSlurm) -> SlurmFleet:
     slurm.queue("7 RUNNING", "8 RUNNING")
     fleet = slurm.fleet()
     fleet.refresh()
-    assert fleet.phase(job("7")) is fleet.phase(job("8")) is Job.RUNNING
+    assert fleet.phase(job("7")) is fleet.phase(job("8")) is JobState.RUNNING
     slurm.queue("8 RUNNING")
     return fleet
 
 
-def looks(fleet: SlurmFleet, count: int) -> list[Job]:
+def looks(fleet: SlurmFleet, count: int) -> list[JobState]:
     phases = []
     for _ in range(count):
         fleet.refresh()
@@ -267,22 +267,22 @@ def looks(fleet: SlurmFleet, count: int) -> list[Job]:
 def test_accounting_is_asked_once_about_what_squeue_forgot(slurm: FakeSlurm) -> None:
     fleet = forgotten(slurm)
     slurm.say("sacct", "7|CANCELLED by 0")
-    assert looks(fleet, 4) == [Job.ENDING, Job.OVER, Job.OVER, Job.OVER]
+    assert looks(fleet, 4) == [JobState.ENDING, JobState.OVER, JobState.OVER, JobState.OVER]
     assert [call.split(" ")[1:3] for call in slurm.calls("sacct")] == [["-j", "7"]]
 
 
 def test_a_job_that_lives_in_accounting_is_waited_for_but_not_for_ever(slurm: FakeSlurm) -> None:
     fleet = forgotten(slurm)
     slurm.say("sacct", "7|RUNNING")
-    assert looks(fleet, 3) == [Job.ENDING, Job.UNKNOWN, Job.UNKNOWN]
+    assert looks(fleet, 3) == [JobState.ENDING, JobState.UNKNOWN, JobState.UNKNOWN]
     slurm.now += slurm_fleet.RUNAWAY_SECONDS + 1
-    assert looks(fleet, 1) == [Job.OVER]
+    assert looks(fleet, 1) == [JobState.OVER]
 
 
 def test_a_cluster_without_accounting_is_not_asked_again(slurm: FakeSlurm) -> None:
     fleet = forgotten(slurm)
     slurm.say("sacct", code=1, complaint="Slurm accounting storage is disabled")
-    assert looks(fleet, 2) == [Job.ENDING, Job.OVER]
+    assert looks(fleet, 2) == [JobState.ENDING, JobState.OVER]
     fleet.phase(job("8"))
     slurm.queue()
     looks(fleet, 3)
@@ -292,7 +292,7 @@ def test_a_cluster_without_accounting_is_not_asked_again(slurm: FakeSlurm) -> No
 def test_accounting_is_read_by_pattern_and_tells_of_an_end_that_squeue_never_showed(slurm: FakeSlurm) -> None:
     fleet = forgotten(slurm)
     slurm.say("sacct", BANNER, "no bar", "|", "7|OUT_OF_MEMORY", "7.batch|FAILED", "")
-    assert looks(fleet, 2) == [Job.ENDING, Job.OVER]
+    assert looks(fleet, 2) == [JobState.ENDING, JobState.OVER]
     assert fleet.out_of_memory(job("7"))
     assert any(BANNER in notice for notice in slurm.notices)
 
@@ -373,7 +373,7 @@ def test_a_job_submitted_with_the_exclusion_needs_no_update(slurm: FakeSlurm) ->
 
 def test_whoever_may_not_keep_jobs_off_a_node_is_told(slurm: FakeSlurm) -> None:
     slurm.queue("7 PENDING")
-    slurm.say("scontrol", code=1, complaint="6: Job is no longer pending execution\n7: Access/permission denied\n")
+    slurm.say("scontrol", code=1, complaint="6: JobState is no longer pending execution\n7: Access/permission denied\n")
     fleet = slurm.fleet()
     fleet.refresh()
     fleet.exclude("n3")
@@ -451,7 +451,7 @@ def test_a_number_that_may_be_cut_is_no_job_id(slurm: FakeSlurm) -> None:
 FAILED = "sbatch: error: Batch job submission failed: "
 REFUSALS = [
     ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "limit"),
-    (f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", "limit"),
+    (f"{FAILED}JobState violates accounting/QOS policy (job submit limit, user's size and/or time limits)", "limit"),
     (f"{FAILED}Resource temporarily unavailable", "limit"),
     (f"{FAILED}Socket timed out on send/recv operation", "maybe"),
     (f"{FAILED}Unable to contact slurm controller (connect failure)", "maybe"),

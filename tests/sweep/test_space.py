@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import space as spaces
-from trialfleet.sweep.space import Space, parse
+from trialfleet.sweep.study import search_space as spaces
+from trialfleet.sweep.study.search_space import Space, parse
 
 
 def read_back(text: str) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tasks.descent import undisturbed
 from tests.tasks.forked import QuickStudy
-from trialfleet.sweep.lease import Lease
+from trialfleet.sweep.study.lease import Lease
 
 NewQuickStudy = Callable[..., QuickStudy]
 STEPS = 4
@@ -112,15 +112,16 @@ import sqlite3
 from pathlib import Path
 from sqlalchemy.exc import OperationalError
 from trialfleet.errors import UserError
-from trialfleet.sweep import session, store
-opened, refusals = store.open_database, []
+from trialfleet.sweep import session
+from trialfleet.sweep.study import storage
+opened, refusals = storage.open_database, []
 def refuses(address):
     if len(refusals) < {times}:
         refusals.append(address)
         reason = OperationalError("connect", None, sqlite3.OperationalError("database is locked"))
         raise UserError("hydra.sweeper.storage: cannot be opened: locked") from reason
     return opened(address)
-store.open_database = refuses
+storage.open_database = refuses
 session.START_AGAIN = 0.01
 """
 
@@ -181,14 +182,14 @@ def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study
     study.run(*own)
     die = """
 import os
-from trialfleet.sweep.store import StudyStore
-add, added = StudyStore.add, []
+from trialfleet.sweep.study.storage import StudyStorage
+add, added = StudyStorage.add, []
 def dies(self, trial):
     added.append(trial)
     if len(added) == 3:
         os._exit(9)
     return add(self, trial)
-StudyStore.add = dies
+StudyStorage.add = dies
 """
     study.run(*own, "study.rebuild=true", code=9, first=die)
     said = study.run(*own, "hydra.sweeper.n_trials=5")
@@ -350,13 +351,13 @@ def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(quick_stu
     own = f"hydra.sweeper.storage={database(study)}"
     study.run(own)
     dies = {
-        "begin": "fresh.finish = dies",
-        "put_study_aside": "fresh.put_study_aside = dies",
+        "begin": "fresh_start.finish = dies",
+        "put_study_aside": "fresh_start.put_study_aside = dies",
         "rename": "Path.rename = dies",
         "unlink": "unlink = Path.unlink\n"
         "Path.unlink = lambda self, **named: (dies if self.name.endswith('.fresh.json') else unlink)(self, **named)",
     }
-    die = "import os\nfrom pathlib import Path\nfrom trialfleet.sweep import fresh\n"
+    die = "import os\nfrom pathlib import Path\nfrom trialfleet.sweep.study import fresh_start\n"
     die += f"def dies(*_, **__):\n    os._exit(9)\n{dies[step]}"
     study.run(own, "study.fresh=true", code=9, first=die)
     said = study.run(own)

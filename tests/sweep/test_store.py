@@ -17,14 +17,14 @@ from optuna.trial import TrialState as State
 
 from tests.sweep.postgres import Postgres, closed_after, running_or_skip
 from trialfleet.errors import UserError
-from trialfleet.sweep import study_record
-from trialfleet.sweep.fencing import TOKEN
-from trialfleet.sweep.lease import LeaseLost
-from trialfleet.sweep.projection import told
-from trialfleet.sweep.store import (
+from trialfleet.sweep.study import study_record
+from trialfleet.sweep.study.fencing import TOKEN
+from trialfleet.sweep.study.lease import LeaseLost
+from trialfleet.sweep.study.projection import told
+from trialfleet.sweep.study.storage import (
     FAILURE,
     OWNER,
-    StudyStore,
+    StudyStorage,
     Told,
     described,
     instantiated,
@@ -51,8 +51,10 @@ class Check:
             raise LeaseLost("another driver took the study over")
 
 
-def opened(journal: Path, check: Callable[[], None] = held, directions: tuple[str, ...] = ("minimize",)) -> StudyStore:
-    return StudyStore(open_storage(None, journal, check), "study", directions, check)
+def opened(
+    journal: Path, check: Callable[[], None] = held, directions: tuple[str, ...] = ("minimize",)
+) -> StudyStorage:
+    return StudyStorage(open_storage(None, journal, check), "study", directions, check)
 
 
 @pytest.fixture
@@ -251,8 +253,8 @@ def test_a_copied_folder_keeps_its_own_journal(tmp_path: Path, journal: Path) ->
     assert opened(journal).study.user_attrs[OWNER] == "uid-1"
 
 
-def _on(url: str) -> StudyStore:
-    return StudyStore(open_storage(url, Path("unused"), held), "study", ["minimize"], held)
+def _on(url: str) -> StudyStorage:
+    return StudyStorage(open_storage(url, Path("unused"), held), "study", ["minimize"], held)
 
 
 def test_plain_optuna_opens_the_journal(journal: Path) -> None:
@@ -269,7 +271,7 @@ def test_plain_optuna_opens_the_journal(journal: Path) -> None:
 # -------------------------------------------------------------------- a driver that was overtaken
 
 
-WRITES: dict[str, Callable[[StudyStore, int], Any]] = {
+WRITES: dict[str, Callable[[StudyStorage, int], Any]] = {
     "ask": lambda store, running: store.create("uid"),
     "suggest": lambda store, running: store.trial(running).suggest_float("x", 0, 1),
     "report": lambda store, running: store.report(running, 1, 0.5),
@@ -280,7 +282,9 @@ WRITES: dict[str, Callable[[StudyStore, int], Any]] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_woken_driver_writes_nothing_into_the_journal(journal: Path, write: Callable[[StudyStore, int], Any]) -> None:
+def test_a_woken_driver_writes_nothing_into_the_journal(
+    journal: Path, write: Callable[[StudyStorage, int], Any]
+) -> None:
     check = Check()
     store = opened(journal, check)
     running = store.create("uid")
@@ -296,7 +300,7 @@ def test_a_woken_driver_writes_nothing_into_the_journal(journal: Path, write: Ca
 def test_a_woken_driver_writes_nothing_into_a_database(tmp_path: Path) -> None:
     check = Check()
     url = f"sqlite:///{tmp_path / 'studies.db'}"
-    store = StudyStore(open_storage(url, Path("unused"), check), "study", ["minimize"], check)
+    store = StudyStorage(open_storage(url, Path("unused"), check), "study", ["minimize"], check)
     running = store.create("uid")
     check.lost = True
     for name in ("ask", "report", "tell"):

@@ -290,7 +290,7 @@ def test_a_full_disk_pauses_the_study_and_fails_nothing(small_disk: Path) -> Non
 # -------------------------------------------------------------------- Ctrl-C
 
 
-class Terminal:
+class LiveTable:
     """A driver at a terminal: what is typed reaches it as from a keyboard, Ctrl-C included."""
 
     def __init__(self, study: Study) -> None:
@@ -328,8 +328,8 @@ class Terminal:
         return int(self.driver.returncode)
 
 
-def _at_a_terminal(study: Study) -> Terminal:
-    terminal = Terminal(study)
+def _at_a_terminal(study: Study) -> LiveTable:
+    terminal = LiveTable(study)
     study.wait_for(lambda: terminal.shows("\0") or len(study.running()) == 2, terminal.driver)
     terminal.wait_for("2 running")
     return terminal

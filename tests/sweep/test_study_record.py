@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import study_record
-from trialfleet.sweep.study_record import StudyRecord, accept, at_home, differences, flat
+from trialfleet.sweep.study import study_record
+from trialfleet.sweep.study.study_record import StudyRecord, accept, at_home, differences, flat
 
 IDENTITY = {"model.depth": 4, "data.path": "a", "space.lr": "float(0, 1)", "direction": "minimize"}
 

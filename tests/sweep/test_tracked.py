@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.sweep.fake_slurm import FakeSlurm
-from trialfleet.sweep.slurm_fleet import LAUNCHER, SlurmFleet
-from trialfleet.sweep.tracked import LISTED_EVERY, Tracked
+from trialfleet.sweep.active_trial import LISTED_EVERY, ActiveTrial
+from trialfleet.sweep.fleets.slurm import LAUNCHER, SlurmFleet
 from trialfleet.trial import metrics, records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
@@ -19,12 +19,12 @@ OURS = Identity("study", records.digest({}))
 
 
 @pytest.fixture
-def trial(tmp_path: Path) -> Tracked:
+def trial(tmp_path: Path) -> ActiveTrial:
     """Trial 0, as job 7 of Slurm, which has claimed it."""
     folder = tmp_path / "00000"
     claim(folder, restart=0)
     record = TrialRecord(0, [], {}, submission="uuid", launcher=LAUNCHER, job=JobRef(LAUNCHER, "7"))
-    return Tracked(0, record, TrialDir(folder), ["study"], 1, tmp_path)
+    return ActiveTrial(0, record, TrialDir(folder), ["study"], 1, tmp_path)
 
 
 def claim(folder: Path, restart: int) -> None:
@@ -35,7 +35,7 @@ def claim(folder: Path, restart: int) -> None:
     writer.close()
 
 
-def look(trial: Tracked, slurm: FakeSlurm, fleet: SlurmFleet, state: str) -> list[dict[str, float]]:
+def look(trial: ActiveTrial, slurm: FakeSlurm, fleet: SlurmFleet, state: str) -> list[dict[str, float]]:
     """Ask Slurm, which says that the job is in `state`, and look: what is newly reported."""
     slurm.queue(f"7 {state}")
     assert fleet.refresh()
@@ -46,7 +46,7 @@ def look(trial: Tracked, slurm: FakeSlurm, fleet: SlurmFleet, state: str) -> lis
 FIRST, SECOND = {"restart": 0.0}, {"restart": 1.0}
 
 
-def test_a_restart_that_slurm_tells_of_is_seen_at_once(trial: Tracked, slurm: FakeSlurm) -> None:
+def test_a_restart_that_slurm_tells_of_is_seen_at_once(trial: ActiveTrial, slurm: FakeSlurm) -> None:
     fleet = slurm.fleet()
     assert look(trial, slurm, fleet, "RUNNING") == [FIRST]
     assert look(trial, slurm, fleet, "PENDING BeginTime") == []
@@ -54,7 +54,9 @@ def test_a_restart_that_slurm_tells_of_is_seen_at_once(trial: Tracked, slurm: Fa
     assert look(trial, slurm, fleet, "RUNNING") == [SECOND]
 
 
-def test_a_restart_that_slurm_was_not_asked_about_is_seen_a_few_looks_late(trial: Tracked, slurm: FakeSlurm) -> None:
+def test_a_restart_that_slurm_was_not_asked_about_is_seen_a_few_looks_late(
+    trial: ActiveTrial, slurm: FakeSlurm
+) -> None:
     fleet = slurm.fleet()
     assert look(trial, slurm, fleet, "RUNNING") == [FIRST]
     claim(trial.dir.path, restart=1)
@@ -62,7 +64,7 @@ def test_a_restart_that_slurm_was_not_asked_about_is_seen_a_few_looks_late(trial
     assert seen == [[]] * (LISTED_EVERY - 1) + [[SECOND]]
 
 
-def test_a_result_comes_with_the_run_that_brought_it(trial: Tracked, slurm: FakeSlurm) -> None:
+def test_a_result_comes_with_the_run_that_brought_it(trial: ActiveTrial, slurm: FakeSlurm) -> None:
     fleet = slurm.fleet()
     assert look(trial, slurm, fleet, "RUNNING") == [FIRST]
     claim(trial.dir.path, restart=1)
@@ -77,7 +79,7 @@ def test_a_result_comes_with_the_run_that_brought_it(trial: Tracked, slurm: Fake
 
 
 def test_a_step_of_the_time_of_day_is_no_time_that_passed(
-    trial: Tracked, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    trial: ActiveTrial, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a run that brought no result counts what the driver saw, on its own clock; of that which did, its own word."""
     fleet, today = slurm.fleet(), time.time
@@ -92,7 +94,7 @@ def test_a_step_of_the_time_of_day_is_no_time_that_passed(
     assert trial.seconds(result) == 23.0
 
 
-def test_time_that_nobody_saw_does_not_count(trial: Tracked, slurm: FakeSlurm) -> None:
+def test_time_that_nobody_saw_does_not_count(trial: ActiveTrial, slurm: FakeSlurm) -> None:
     """The driver was suspended, or the job was in line, from one look to the next."""
     fleet = slurm.fleet()
     for now, state in [(0.0, "RUNNING"), (5.0, "PENDING BeginTime"), (100.0, "RUNNING"), (101.0, "RUNNING")]:
@@ -101,7 +103,7 @@ def test_time_that_nobody_saw_does_not_count(trial: Tracked, slurm: FakeSlurm) -
     assert trial.seconds() == 6.0
 
 
-def test_a_clock_that_goes_back_takes_nothing_away(trial: Tracked, slurm: FakeSlurm) -> None:
+def test_a_clock_that_goes_back_takes_nothing_away(trial: ActiveTrial, slurm: FakeSlurm) -> None:
     fleet = slurm.fleet()
     for now in (10.0, 12.0, 4.0, 5.0):
         look(trial, slurm, fleet, "RUNNING")

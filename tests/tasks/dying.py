@@ -21,9 +21,10 @@ import hydra
 from tests.tasks.descent import task
 from tests.tasks.studies import PROJECT
 from trialfleet.config.location import conf_directory
-from trialfleet.sweep import session, slurm_fleet  # noqa: F401  # imported before the first fork, not after each
-from trialfleet.sweep.journal import OwnJournal
-from trialfleet.sweep.local_fleet import ELEMENT, LocalFleet
+from trialfleet.sweep import session  # noqa: F401  # imported before the first fork, not after each
+from trialfleet.sweep.fleets import slurm  # noqa: F401  # imported before the first fork, not after each
+from trialfleet.sweep.fleets.local import ELEMENT, LocalFleet
+from trialfleet.sweep.study.journal import OwnJournal
 from trialfleet.trial import metrics
 from trialfleet.trial.process import Process
 from trialfleet.trial.submission import JobRef

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.tracking import schema
+from trialfleet.tracking import database_schema
+from trialfleet.tracking.destination import Destination, resolve
 from trialfleet.tracking.mlflow_runs import prepare_environment
-from trialfleet.tracking.target import Target, resolve
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +18,12 @@ def template(pytestconfig: pytest.Config) -> Path:
     """MLflow's tables without a row, kept between test runs: making them takes seconds."""
     prepare_environment()
     path = pytestconfig.cache.mkdir(f"mlflow-{version('mlflow')}") / "mlflow.db"
-    schema.ensure(path)
+    database_schema.ensure(path)
     return path
 
 
 @pytest.fixture
-def target(template: Path, tmp_path: Path) -> Target:
+def target(template: Path, tmp_path: Path) -> Destination:
     """An MLflow experiment in a database of its own."""
     shutil.copy(template, tmp_path / "mlflow.db")
     return resolve("sqlite:///mlflow.db", "trialfleet", tmp_path)
@@ -33,14 +33,14 @@ def target(template: Path, tmp_path: Path) -> Target:
 def quick_tables(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's tables are copied, not built, which takes seconds."""
     code = f"import shutil, sys; shutil.copy({str(template)!r}, sys.argv[1].removeprefix('sqlite:///'))"
-    monkeypatch.setattr(schema, "_BUILD", code)
+    monkeypatch.setattr(database_schema, "_BUILD", code)
 
 
 Query = Callable[..., list[tuple]]
 
 
 @pytest.fixture
-def query(target: Target) -> Query:
+def query(target: Destination) -> Query:
     """Looks into MLflow's tables without MLflow."""
 
     def run(statement: str, *values: object) -> list[tuple]:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from trialfleet.tracking.cursor import Cursor
-from trialfleet.tracking.forwarder import Forwarder, Study
+from trialfleet.tracking.delivery_log import DeliveryLog
+from trialfleet.tracking.destination import Destination
 from trialfleet.tracking.mlflow_runs import Away, Runs
-from trialfleet.tracking.target import Target
+from trialfleet.tracking.study_export import ExportedStudy, StudyExport
 from trialfleet.trial.metrics import Writer
 
 WAYS = ["before", "after", "half", "no answer", "lost answer"]
@@ -49,7 +49,7 @@ class Fate:
 
 
 class FatefulRuns(Runs):
-    def __init__(self, target: Target, fate: Fate) -> None:
+    def __init__(self, target: Destination, fate: Fate) -> None:
         super().__init__(target)
         for name in WRITES:
             setattr(self, name, self._fateful(getattr(self, name), fate))
@@ -59,14 +59,14 @@ class FatefulRuns(Runs):
         return lambda *args, **named: fate.meet(lambda: method(*args, **named))
 
 
-class FatefulCursor(Cursor):
+class FatefulCursor(DeliveryLog):
     fate = Fate()
 
     def _write(self, data: bytes) -> None:
         if "answer" in self.fate.way:  # a matter of the server
             return super()._write(data)
         half = data[: len(data) // 2]
-        return self.fate.meet(lambda: Cursor._write(self, data), lambda: os.write(self._descriptor, half))
+        return self.fate.meet(lambda: DeliveryLog._write(self, data), lambda: os.write(self._descriptor, half))
 
 
 class World:
@@ -102,7 +102,7 @@ class World:
         config = self.run(trial, label) / "config.yaml"
         config.write_text(f"seed: {trial}\n")
 
-    def tell(self, forwarder: Forwarder, act: int) -> None:
+    def tell(self, forwarder: StudyExport, act: int) -> None:
         if act == 0:
             for trial in (0, 1):
                 attempt = "2" if trial == 0 and self.written > 1 else "1"
@@ -129,15 +129,15 @@ class World:
         forwarder.end_trial(trial, {**ended, "tags": {"trialfleet.job_id": "7"}, "artifacts": artifacts})
 
 
-def live(world: World, target: Target, fate: Fate, acts: int = 4) -> bool:
+def live(world: World, target: Destination, fate: Fate, acts: int = 4) -> bool:
     """One life of a driver: it tells all that is known, act by act. Returns whether it lived to the end."""
     FatefulCursor.fate = fate
     cursor = None
     try:
         cursor = FatefulCursor(world.folder / "cursor.jsonl")
         tags, params = {"trialfleet.code": "c0de"}, {"n_trials": "3"}
-        study = Study("digits", world.uid, {"val/wer": "minimize"}, tags, params)
-        forwarder = Forwarder(cursor, study, lambda: FatefulRuns(target, fate))
+        study = ExportedStudy("digits", world.uid, {"val/wer": "minimize"}, tags, params)
+        forwarder = StudyExport(cursor, study, lambda: FatefulRuns(target, fate))
         told = 0
 
         def tell_again() -> None:
@@ -211,7 +211,7 @@ def check(database: Path, uid: str) -> None:
     connection.close()
 
 
-def suffer(way: str, at: int, target: Target, folder: Path) -> bool:
+def suffer(way: str, at: int, target: Destination, folder: Path) -> bool:
     """A study with one blow of fate, then as many lives as it needs. Returns whether the blow fell."""
     fate = Fate(way, at)
     world = World(folder, f"uid-{way.replace(' ', '-')}-{at}")
@@ -222,7 +222,7 @@ def suffer(way: str, at: int, target: Target, folder: Path) -> bool:
     return fate.struck
 
 
-def suffer_deletion(names: tuple[str, ...], way: str, at: int, target: Target, folder: Path) -> bool:
+def suffer_deletion(names: tuple[str, ...], way: str, at: int, target: Destination, folder: Path) -> bool:
     """A person deletes runs of a study, then comes the blow of fate. Returns whether it fell."""
     world = World(folder, f"uid-deleted-{len(names)}-{way.replace(' ', '-')}-{at}")
     assert live(world, target, Fate(), acts=3)
@@ -246,7 +246,9 @@ DELETED = [("digits",), ("digits", "trial 00001"), ("digits", "trial 00001", "tr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", DELETED)
-def test_any_write_after_a_deletion_can_be_the_last(names: tuple[str, ...], target: Target, tmp_path: Path) -> None:
+def test_any_write_after_a_deletion_can_be_the_last(
+    names: tuple[str, ...], target: Destination, tmp_path: Path
+) -> None:
     for at in range(1, 1000, 4):
         if not suffer_deletion(names, WAYS[at % len(WAYS)], at, target, tmp_path / str(at)):
             assert at > 10
@@ -258,7 +260,7 @@ def test_any_write_after_a_deletion_can_be_the_last(names: tuple[str, ...], targ
 @pytest.mark.slow
 @pytest.mark.parametrize("names", DELETED)
 def test_each_write_after_a_deletion_can_be_the_last(
-    names: tuple[str, ...], way: str, target: Target, tmp_path: Path
+    names: tuple[str, ...], way: str, target: Destination, tmp_path: Path
 ) -> None:
     for at in range(1, 1000):
         if not suffer_deletion(names, way, at, target, tmp_path / str(at)):
@@ -266,7 +268,7 @@ def test_each_write_after_a_deletion_can_be_the_last(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_any_write_can_be_the_last(way: str, target: Target, tmp_path: Path) -> None:
+def test_any_write_can_be_the_last(way: str, target: Destination, tmp_path: Path) -> None:
     """Every seventh write in the everyday run; the slow test below takes them all."""
     for at in range(1 + WAYS.index(way), 1000, 7):
         if not suffer(way, at, target, tmp_path / str(at)):
@@ -276,14 +278,14 @@ def test_any_write_can_be_the_last(way: str, target: Target, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_each_write_in_turn_can_be_the_last(way: str, target: Target, tmp_path: Path) -> None:
+def test_each_write_in_turn_can_be_the_last(way: str, target: Destination, tmp_path: Path) -> None:
     for at in range(1, 1000):
         if not suffer(way, at, target, tmp_path / str(at)):
             return
 
 
 @pytest.mark.slow
-def test_any_two_writes_can_be_the_last_of_their_lives(target: Target, tmp_path: Path) -> None:
+def test_any_two_writes_can_be_the_last_of_their_lives(target: Destination, tmp_path: Path) -> None:
     choice = random.Random(0)
     for case in range(60):
         world = World(tmp_path / str(case), f"uid-twice-{case}")

@@ -1,4 +1,4 @@
-"""The ingester's memory survives torn tails, compaction, moves and full disks."""
+"""The exporter's memory survives torn tails, compaction, moves and full disks."""
 
 import errno
 import json
@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trialfleet.tracking import cursor as note
-from trialfleet.tracking.cursor import Cursor, Range
+from trialfleet.tracking import delivery_log as note
+from trialfleet.tracking.delivery_log import DeliveryLog, Range
 from trialfleet.trial import records
 
 
-def opened(path: Path) -> Cursor:
-    cursor = Cursor(path)
+def opened(path: Path) -> DeliveryLog:
+    cursor = DeliveryLog(path)
     cursor.close()
     return cursor
 
 
-def known(cursor: Cursor) -> tuple[Any, ...]:
+def known(cursor: DeliveryLog) -> tuple[Any, ...]:
     study = (cursor.parent, cursor.experiment_id, cursor.study_state, cursor.study_tags, cursor.columns)
     return cursor.trials, cursor.finished, study, cursor.best, cursor.maybe_best
 
@@ -47,7 +47,7 @@ def story(folder: Path) -> list[note.Record]:
 
 
 def test_what_was_noted_is_known_after_opening(tmp_path: Path) -> None:
-    cursor = Cursor(tmp_path / "c.jsonl")
+    cursor = DeliveryLog(tmp_path / "c.jsonl")
     cursor.note(*story(tmp_path))
     cursor.close()
     again = opened(cursor.path)
@@ -61,7 +61,7 @@ def test_what_was_noted_is_known_after_opening(tmp_path: Path) -> None:
 
 
 def test_compaction_changes_nothing_that_is_known(tmp_path: Path) -> None:
-    cursor = Cursor(tmp_path / "c.jsonl")
+    cursor = DeliveryLog(tmp_path / "c.jsonl")
     cursor.note(*story(tmp_path))
     before = known(cursor)
     cursor._compact()
@@ -76,7 +76,7 @@ def test_compaction_changes_nothing_that_is_known(tmp_path: Path) -> None:
 
 def test_a_cursor_that_grows_is_compacted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(note, "COMPACT_BYTES", 10_000)
-    cursor = Cursor(tmp_path / "c.jsonl")
+    cursor = DeliveryLog(tmp_path / "c.jsonl")
     cursor.note(note.create(0, 1.0, {}, {}), note.follow(0, "1.0", tmp_path, tmp_path))
     for start in range(0, 50_000, 10):
         cursor.note(note.sending(0, Range("1.0", start, start + 10)))
@@ -87,7 +87,7 @@ def test_a_cursor_that_grows_is_compacted_meanwhile(tmp_path: Path, monkeypatch:
 
 def test_a_study_can_be_moved(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
-    cursor = Cursor(tmp_path / "old" / "c.jsonl")
+    cursor = DeliveryLog(tmp_path / "old" / "c.jsonl")
     cursor.note(*story(tmp_path / "old"))
     cursor.close()
     shutil.move(tmp_path / "old", tmp_path / "new")
@@ -104,7 +104,7 @@ def test_a_torn_tail_is_cut_off(tmp_path_factory: pytest.TempPathFactory, cut: i
     whole = torn[: torn.rfind(b"\n") + 1]
     (folder / "c.jsonl").write_bytes(torn + rubbish.replace(b"\n", b""))
     (folder / "whole.jsonl").write_bytes(whole)
-    cursor = Cursor(folder / "c.jsonl")
+    cursor = DeliveryLog(folder / "c.jsonl")
     assert known(cursor) == known(opened(folder / "whole.jsonl"))
     cursor.note({"event": "study_state", "state": "COMPLETE"})  # goes on behind the cut
     cursor.close()
@@ -115,7 +115,7 @@ def test_a_torn_tail_is_cut_off(tmp_path_factory: pytest.TempPathFactory, cut: i
 
 @pytest.mark.parametrize("end", [b"\0" * 100, b'{"event": "cre' + b"\0" * 100, b"\0" * 10 + b"\n\0\n", b'{"event'])
 def test_what_a_power_cut_or_a_kill_leaves_at_the_end_is_cut_off(tmp_path: Path, end: bytes) -> None:
-    cursor = Cursor(tmp_path / "c.jsonl")
+    cursor = DeliveryLog(tmp_path / "c.jsonl")
     cursor.note(note.study("1", "parent"))
     cursor.close()
     with cursor.path.open("ab") as file:
@@ -148,7 +148,7 @@ def test_a_damaged_cursor_is_put_aside_and_named(tmp_path: Path, wrong: bytes) -
     lines = [(records.dumps(event) + "\n").encode() for event in story(tmp_path)]
     path.write_bytes(b"".join([*lines[:9], wrong, *lines[9:]]))
     before = path.read_bytes()
-    cursor = Cursor(path)
+    cursor = DeliveryLog(path)
     assert (cursor.trials, cursor.finished, cursor.parent) == ({}, {}, None)
     assert str(path) in str(cursor.damage)
     (aside,) = tmp_path.glob("c.jsonl.*")
@@ -168,7 +168,7 @@ def test_a_folder_in_the_place_of_the_cursor_is_put_aside(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cursor = Cursor(tmp_path / "c.jsonl")
+    cursor = DeliveryLog(tmp_path / "c.jsonl")
     cursor.note(note.create(0, 1.0, {}, {}))
     before, write = cursor.path.read_bytes(), os.write
     left = 20

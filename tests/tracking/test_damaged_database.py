@@ -11,14 +11,14 @@ import pytest
 
 from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
-from trialfleet.tracking import dashboard, mlflow_runs, schema
-from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.target import DamagedDatabase, Target, damage, knows_run, resolve, sidecars
+from trialfleet.tracking import dashboard, database_schema, mlflow_runs
+from trialfleet.tracking.destination import DamagedDatabase, Destination, damage, knows_run, resolve, sidecars
+from trialfleet.tracking.exporter import ExportedStudy, Exporter
 from trialfleet.trial.metrics import Writer
 from trialfleet.trial.result import TrialState
 
 Query = Callable[..., list[tuple]]
-STUDY = Study("digits", "dada", {"x": "minimize"})
+STUDY = ExportedStudy("digits", "dada", {"x": "minimize"})
 
 
 def random_bytes(path: Path) -> None:
@@ -56,12 +56,12 @@ DAMAGES = [random_bytes, text, rubbish_behind_a_header, half, header_only, zeros
 each_damage = pytest.mark.parametrize("spoil", DAMAGES, ids=lambda spoil: spoil.__name__)
 
 
-def tell(ingester: Ingester, folder: Path) -> None:
+def tell(exporter: Exporter, folder: Path) -> None:
     for number in range(2):
-        ingester.trial_started(number, {"lr": 0.1})
-        ingester.follow(number, "1.0", folder / str(number))
-        ingester.trial_ended(number, TrialState.COMPLETE, {"x": 1.0})
-    ingester.study_ended("COMPLETE")
+        exporter.trial_started(number, {"lr": 0.1})
+        exporter.follow(number, "1.0", folder / str(number))
+        exporter.trial_ended(number, TrialState.COMPLETE, {"x": 1.0})
+    exporter.study_ended("COMPLETE")
 
 
 def written(folder: Path) -> Path:
@@ -91,68 +91,68 @@ def named(problem: str | None, database: Path) -> bool:
 @pytest.mark.usefixtures("quick_tables")
 @each_damage
 def test_it_is_named_and_all_goes_on_once_it_is_moved_away(
-    spoil: Callable[[Path], None], target: Target, tmp_path: Path, query: Query
+    spoil: Callable[[Path], None], target: Destination, tmp_path: Path, query: Query
 ) -> None:
     assert target.database is not None
     spoil(target.database)
-    with Ingester(written(tmp_path / "study"), target, STUDY, poll_interval=0.02) as ingester:
-        tell(ingester, tmp_path / "study")
-        assert not ingester.flush(0.5)
-        assert named(ingester.problem(), target.database)
+    with Exporter(written(tmp_path / "study"), target, STUDY, poll_interval=0.02) as exporter:
+        tell(exporter, tmp_path / "study")
+        assert not exporter.flush(0.5)
+        assert named(exporter.problem(), target.database)
         move_away(target.database)
-        assert ingester.flush(60)
-        assert ingester.problem() is None
+        assert exporter.flush(60)
+        assert exporter.problem() is None
     check(query)
 
 
 @pytest.mark.usefixtures("quick_tables")
 @each_damage
 def test_it_may_be_damaged_while_the_driver_runs(
-    spoil: Callable[[Path], None], target: Target, tmp_path: Path, query: Query
+    spoil: Callable[[Path], None], target: Destination, tmp_path: Path, query: Query
 ) -> None:
     assert target.database is not None
     folder = written(tmp_path / "study")
-    with Ingester(folder, target, STUDY, poll_interval=0.02) as ingester:
-        ingester.on_lost(lambda: tell(ingester, folder))
-        tell(ingester, folder)
-        assert ingester.flush(60)
+    with Exporter(folder, target, STUDY, poll_interval=0.02) as exporter:
+        exporter.on_lost(lambda: tell(exporter, folder))
+        tell(exporter, folder)
+        assert exporter.flush(60)
         spoil(target.database)
         os.truncate(f"{target.database}-wal", 0)  # what is not written into the file yet is lost with it
-        ingester.study_tagged({"note": "something to send"})
-        assert not ingester.flush(0.5)
-        assert named(ingester.problem(), target.database)
+        exporter.study_tagged({"note": "something to send"})
+        assert not exporter.flush(0.5)
+        assert named(exporter.problem(), target.database)
         move_away(target.database)
-        assert ingester.flush(60), ingester.problem()
-        assert ingester.problem() is None
+        assert exporter.flush(60), exporter.problem()
+        assert exporter.problem() is None
     check(query)
     assert query("SELECT value FROM tags WHERE key = 'note'") == [("something to send",)]
 
 
 @each_damage
-def test_a_complete_study_ends_all_the_same(spoil: Callable[[Path], None], target: Target, tmp_path: Path) -> None:
+def test_a_complete_study_ends_all_the_same(spoil: Callable[[Path], None], target: Destination, tmp_path: Path) -> None:
     """There is nothing to send, so nobody has to wait; but it is said."""
     assert target.database is not None
     folder = written(tmp_path / "study")
-    with Ingester(folder, target, STUDY, poll_interval=0.02) as ingester:
-        tell(ingester, folder)
-        assert ingester.flush(60)
+    with Exporter(folder, target, STUDY, poll_interval=0.02) as exporter:
+        tell(exporter, folder)
+        assert exporter.flush(60)
     mlflow_runs.release(target)
     spoil(target.database)
-    with Ingester(folder, target, STUDY, poll_interval=0.02) as ingester:
-        tell(ingester, folder)
-        assert ingester.flush(60)
-        assert named(ingester.problem(), target.database)
+    with Exporter(folder, target, STUDY, poll_interval=0.02) as exporter:
+        tell(exporter, folder)
+        assert exporter.flush(60)
+        assert named(exporter.problem(), target.database)
 
 
 @each_damage
-def test_a_look_tells(spoil: Callable[[Path], None], target: Target) -> None:
+def test_a_look_tells(spoil: Callable[[Path], None], target: Destination) -> None:
     assert target.database is not None
     assert damage(target.database) is None
     spoil(target.database)
     assert damage(target.database)
     assert not knows_run(target, "dada", "run")
     with pytest.raises(DamagedDatabase, match="nothing is lost"):
-        schema.ensure(target.database)
+        database_schema.ensure(target.database)
     with pytest.raises(UserError, match=r"mlflow\.db .*nothing is lost"):
         dashboard.check(target)
 
@@ -165,7 +165,7 @@ def test_no_file_and_an_empty_one_are_no_damage(tmp_path: Path) -> None:
 
 @each_damage
 def test_a_study_that_has_begun_is_not_refused_for_it(
-    spoil: Callable[[Path], None], target: Target, tmp_path: Path
+    spoil: Callable[[Path], None], target: Destination, tmp_path: Path
 ) -> None:
     assert target.database is not None
     spoil(target.database)
@@ -180,18 +180,20 @@ def test_a_study_to_begin_is_told_what_to_do_about_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_tables")
-def test_what_is_left_beside_a_file_that_is_gone_does_not_spoil_the_new_one(target: Target, tmp_path: Path) -> None:
+def test_what_is_left_beside_a_file_that_is_gone_does_not_spoil_the_new_one(
+    target: Destination, tmp_path: Path
+) -> None:
     """SQLite would play the write-ahead log of the old file into the new one."""
     assert target.database is not None
     target.database.unlink()
     for suffix in ("-wal", "-shm", "-journal"):
         (tmp_path / f"mlflow.db{suffix}").write_bytes(b"of another file")
-    schema.ensure(target.database)
+    database_schema.ensure(target.database)
     assert [path.read_bytes() for path in tmp_path.glob("mlflow.db-*.old")] == [b"of another file"] * 3
 
 
 @pytest.mark.parametrize("spoil", [half, zeros_inside], ids=lambda spoil: spoil.__name__)
-def test_the_dashboard_names_the_file(spoil: Callable[[Path], None], target: Target, tmp_path: Path) -> None:
+def test_the_dashboard_names_the_file(spoil: Callable[[Path], None], target: Destination, tmp_path: Path) -> None:
     assert target.database is not None
     spoil(target.database)
     environment = {**os.environ, "PYTHONPATH": str(project_directory())}

@@ -18,24 +18,26 @@ import pytest
 from trialfleet.config.location import conf_directory, project_directory
 from trialfleet.errors import UserError
 from trialfleet.tracking import dashboard, views
-from trialfleet.tracking.ingest import Ingester, Study
+from trialfleet.tracking.destination import Destination, resolve
+from trialfleet.tracking.exporter import ExportedStudy, Exporter
 from trialfleet.tracking.mlflow_runs import Runs
-from trialfleet.tracking.target import Target, resolve
 from trialfleet.trial.result import TrialState
 
 ONE = views.Page("digits", "5eed", "7", "9a9a", {"val/wer": "minimize"})
 TWO = views.Page("pareto", "cafe", "7", "9b9b", {"speed@1": "maximize", "val/wer": "minimize"})
 
 
-def forward(target: Target, folder: Path, study: Study, values: list[float], params: dict[str, object]) -> None:
+def forward(
+    target: Destination, folder: Path, study: ExportedStudy, values: list[float], params: dict[str, object]
+) -> None:
     folder.mkdir()
-    with Ingester(folder, target, study, poll_interval=0.02) as ingester:
+    with Exporter(folder, target, study, poll_interval=0.02) as exporter:
         for number, value in enumerate(values):
-            ingester.trial_started(number, {**params, "lr": value})
-            ingester.trial_ended(number, TrialState.COMPLETE, dict.fromkeys(study.objectives, value))
-        ingester.mark_best([values.index(min(values))])
-        ingester.study_ended("COMPLETE")
-        assert ingester.flush(60)
+            exporter.trial_started(number, {**params, "lr": value})
+            exporter.trial_ended(number, TrialState.COMPLETE, dict.fromkeys(study.objectives, value))
+        exporter.mark_best([values.index(min(values))])
+        exporter.study_ended("COMPLETE")
+        assert exporter.flush(60)
 
 
 def test_no_results_yet_is_a_clear_message(tmp_path: Path) -> None:
@@ -97,11 +99,11 @@ def test_a_view_shows_objectives_and_parameters() -> None:
     assert charts == {"PARALLEL", "BAR", "LINE"}
 
 
-def test_studies_are_listed_the_newest_first(target: Target, tmp_path: Path) -> None:
+def test_studies_are_listed_the_newest_first(target: Destination, tmp_path: Path) -> None:
     assert dashboard.report(target, "http://h:1").endswith("there is no study in the experiment 'trialfleet' yet")
-    forward(target, tmp_path / "a", Study("first", "a", {"x": "minimize"}), [2.0, 1.0], {"depth": 3})
+    forward(target, tmp_path / "a", ExportedStudy("first", "a", {"x": "minimize"}), [2.0, 1.0], {"depth": 3})
     time.sleep(0.01)
-    forward(target, tmp_path / "b", Study("second", "b", {"x": "maximize"}), [2.0], {"width": 3})
+    forward(target, tmp_path / "b", ExportedStudy("second", "b", {"x": "maximize"}), [2.0], {"width": 3})
     pages = dashboard.studies(target, "http://h:1")
     assert [(page.name, page.state) for page in pages] == [("second", "COMPLETE"), ("first", "COMPLETE")]
     assert "viewStateShareKey=trialfleet-b" in pages[0].links["trials, best first"]
@@ -115,22 +117,22 @@ def test_studies_are_listed_the_newest_first(target: Target, tmp_path: Path) -> 
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`objective`", True)
 
 
-def test_the_view_grows_with_the_parameters_of_later_trials(target: Target, tmp_path: Path) -> None:
-    study = Study("conditional", "c", {"x": "minimize"})
+def test_the_view_grows_with_the_parameters_of_later_trials(target: Destination, tmp_path: Path) -> None:
+    study = ExportedStudy("conditional", "c", {"x": "minimize"})
     for number, name in enumerate(["adam.beta", "sgd.momentum"]):
         folder = tmp_path / "study"
         folder.mkdir(exist_ok=True)
-        with Ingester(folder, target, study, poll_interval=0.02) as ingester:
-            ingester.trial_started(number, {name: 0.9})
-            ingester.trial_ended(number, TrialState.COMPLETE, {"x": 1.0})
-            assert ingester.flush(60)
+        with Exporter(folder, target, study, poll_interval=0.02) as exporter:
+            exporter.trial_started(number, {name: 0.9})
+            exporter.trial_ended(number, TrialState.COMPLETE, {"x": 1.0})
+            assert exporter.flush(60)
     runs = Runs(target)
     state = json.loads(json.loads(runs.experiment_tags(runs.experiment())[views.tag_name("c")])["state"])
     assert state["selectedColumns"][1:3] == ["params.`adam.beta`", "params.`sgd.momentum`"]
 
 
 @pytest.mark.slow
-def test_a_server_that_can_not_start_says_why(target: Target) -> None:
+def test_a_server_that_can_not_start_says_why(target: Destination) -> None:
     connection = sqlite3.connect(str(target.database))
     connection.execute("UPDATE alembic_version SET version_num = 'of another MLflow'")
     connection.commit()
@@ -186,9 +188,9 @@ def shown_by(process: "subprocess.Popen[str]", browse: Path | None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_dashboard_shows_the_best_trial_and_leaves_nothing_behind(
-    number: int, target: Target, tmp_path: Path
+    number: int, target: Destination, tmp_path: Path
 ) -> None:
-    forward(target, tmp_path / "a", Study("digits", "a", {"x": "minimize"}), [3.0, 1.5, 2.0], {"depth": 3})
+    forward(target, tmp_path / "a", ExportedStudy("digits", "a", {"x": "minimize"}), [3.0, 1.5, 2.0], {"depth": 3})
     port = dashboard.choose_port(None, 5200 + 20 * number)  # not that of the other case, which may run beside this one
     with start_dashboard(tmp_path, "--port", str(port), f"tracking.uri=sqlite:///{target.database}") as process:
         try:

@@ -1,4 +1,4 @@
-"""The ingester as the driver uses it, against a real MLflow on SQLite."""
+"""The exporter as the driver uses it, against a real MLflow on SQLite."""
 
 import json
 import logging
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from trialfleet.tracking import mlflow_runs
-from trialfleet.tracking.ingest import Ingester, Study, artifacts_of, code_tags, single_run
-from trialfleet.tracking.target import Target
+from trialfleet.tracking.destination import Destination
+from trialfleet.tracking.exporter import ExportedStudy, Exporter, artifacts_of, code_tags, single_run
 from trialfleet.trial.metrics import Writer
 from trialfleet.trial.result import TrialState
 from trialfleet.trial.run import Preempted, Pruned
 
 Query = Callable[..., list[tuple]]
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
-STUDY = Study("digits", "5eed", {"val/wer": "minimize"}, code_tags("pipelines.sweep", "abc123", "c0de"))
+STUDY = ExportedStudy("digits", "5eed", {"val/wer": "minimize"}, code_tags("pipelines.sweep", "abc123", "c0de"))
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
-def opened(folder: Path, target: Target, study: Study = STUDY) -> Ingester:
-    return Ingester(folder, target, study, poll_interval=0.02)
+def opened(folder: Path, target: Destination, study: ExportedStudy = STUDY) -> Exporter:
+    return Exporter(folder, target, study, poll_interval=0.02)
 
 
 @pytest.fixture
-def ingester(folder: Path, target: Target) -> Iterator[Ingester]:
-    with opened(folder, target) as ingester:
-        yield ingester
+def exporter(folder: Path, target: Destination) -> Iterator[Exporter]:
+    with opened(folder, target) as exporter:
+        yield exporter
 
 
 def report(directory: Path, *lines: tuple[int, dict[str, float]]) -> Path:
@@ -51,7 +51,7 @@ ROWS = "SELECT m.key, m.step, m.value, m.is_nan FROM metrics m JOIN tags n USING
 ROWS += "WHERE n.key = 'trialfleet.trial' AND n.value = ? ORDER BY 1, 2"
 
 
-def test_a_trial_arrives_with_all_that_belongs_to_it(ingester: Ingester, folder: Path, query: Query) -> None:
+def test_a_trial_arrives_with_all_that_belongs_to_it(exporter: Exporter, folder: Path, query: Query) -> None:
     run = report(
         folder / "trials/00042/runs/1.0", (10, {"train/loss": 0.5}), (20, {"train/loss": 0.25, "val/wer": 0.1})
     )
@@ -61,14 +61,14 @@ def test_a_trial_arrives_with_all_that_belongs_to_it(ingester: Ingester, folder:
     (run / "artifacts" / "plots" / "curve.txt").write_text("up")
     (run / "artifacts" / "hypotheses.txt").write_text("one two")
     params = {"lr": 0.1 + 0.2, "layers": 3, "act": "gelu", "model@encoder": None, "flag": True, "empty": ""}
-    ingester.trial_started(42, params, {"trialfleet.attempt": "1"}, started_at=1e9)
-    ingester.follow(42, "1.0", run)
-    ingester.trial_tagged(42, {"trialfleet.job_id": "1234"})
-    ingester.trial_ended(42, COMPLETE, {"val/wer": 0.1}, artifacts=artifacts_of(run), ended_at=1e9 + 5)
-    ingester.mark_best([42])
-    ingester.study_ended("COMPLETE")
-    assert ingester.flush(60)
-    assert (ingester.problem(), ingester.backlog(), ingester.finished) == (None, 0, frozenset([42]))
+    exporter.trial_started(42, params, {"trialfleet.attempt": "1"}, started_at=1e9)
+    exporter.follow(42, "1.0", run)
+    exporter.trial_tagged(42, {"trialfleet.job_id": "1234"})
+    exporter.trial_ended(42, COMPLETE, {"val/wer": 0.1}, artifacts=artifacts_of(run), ended_at=1e9 + 5)
+    exporter.mark_best([42])
+    exporter.study_ended("COMPLETE")
+    assert exporter.flush(60)
+    assert (exporter.problem(), exporter.backlog(), exporter.finished) == (None, 0, frozenset([42]))
 
     assert dict(query("SELECT key, value FROM params")) == {
         "lr": "0.30000000000000004", "layers": "3", "act": "gelu", "model_encoder": "None", "flag": "True", "empty": "",
@@ -76,7 +76,7 @@ def test_a_trial_arrives_with_all_that_belongs_to_it(ingester: Ingester, folder:
     rows = [("objective", 0, 0.1, 0), ("train/loss", 10, 0.5, 0), ("train/loss", 20, 0.25, 0), ("val/wer", 20, 0.1, 0)]
     assert query(ROWS, "42") == rows
     tags = dict(query(TAGS, "42"))
-    link = ingester.link()
+    link = exporter.link()
     assert link is not None
     assert tags["mlflow.parentRunId"] == link.parent_run_id
     assert tags["trialfleet.study"] == "digits"
@@ -91,33 +91,33 @@ def test_a_trial_arrives_with_all_that_belongs_to_it(ingester: Ingester, folder:
         assert len(list(stored.glob(f"*/artifacts/{artifact}"))) == 1
 
 
-def test_calls_return_at_once(folder: Path, target: Target) -> None:
-    with opened(folder, target) as ingester:
+def test_calls_return_at_once(folder: Path, target: Destination) -> None:
+    with opened(folder, target) as exporter:
         start = time.perf_counter()
         for number in range(200):
-            ingester.trial_started(number, {"lr": 0.1})
-            ingester.follow(number, "1.0", folder / str(number))
+            exporter.trial_started(number, {"lr": 0.1})
+            exporter.follow(number, "1.0", folder / str(number))
         assert time.perf_counter() - start < 0.2
 
 
-def test_numbers_that_are_not_finite(ingester: Ingester, folder: Path, query: Query) -> None:
+def test_numbers_that_are_not_finite(exporter: Exporter, folder: Path, query: Query) -> None:
     """MLflow's SQL stores keep NaN as such and put the largest double for an infinity."""
     lines = [(1, {"x": math.nan}), (2, {"x": math.inf}), (3, {"x": -math.inf}), (4, {"x": math.nan})]
-    ingester.trial_started(0, {})
-    ingester.follow(0, "1.0", report(folder / "r", *lines))
-    ingester.trial_ended(0, COMPLETE, {"val/wer": math.inf})
-    assert ingester.flush(60)
+    exporter.trial_started(0, {})
+    exporter.follow(0, "1.0", report(folder / "r", *lines))
+    exporter.trial_ended(0, COMPLETE, {"val/wer": math.inf})
+    assert exporter.flush(60)
     most = 1.7976931348623157e308
     expected = [("objective", 0, most, 0), ("x", 1, 0.0, 1), ("x", 2, most, 0), ("x", 3, -most, 0), ("x", 4, 0.0, 1)]
     assert query(ROWS, "0") == expected
 
 
-def test_states_of_optuna_become_states_of_mlflow(ingester: Ingester, query: Query) -> None:
+def test_states_of_optuna_become_states_of_mlflow(exporter: Exporter, query: Query) -> None:
     for number, (state, error) in enumerate([(COMPLETE, None), (PRUNED, None), (FAIL, "ValueError: no")]):
-        ingester.trial_started(number, {})
-        ingester.trial_ended(number, state, {"val/wer": 1.0} if state == COMPLETE else None, error)
-    ingester.study_ended("STOPPED")
-    assert ingester.flush(60)
+        exporter.trial_started(number, {})
+        exporter.trial_ended(number, state, {"val/wer": 1.0} if state == COMPLETE else None, error)
+    exporter.study_ended("STOPPED")
+    assert exporter.flush(60)
     runs = query("SELECT name, status FROM runs ORDER BY name")
     statuses = ["KILLED", "FINISHED", "KILLED", "FAILED"]
     assert [status for _, status in runs] == statuses
@@ -126,18 +126,18 @@ def test_states_of_optuna_become_states_of_mlflow(ingester: Ingester, query: Que
 
 
 def test_a_retry_goes_on_in_the_same_run_and_conflicts_are_told(
-    ingester: Ingester, folder: Path, query: Query, caplog: pytest.LogCaptureFixture
+    exporter: Exporter, folder: Path, query: Query, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ingester.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "1"})
-    ingester.follow(0, "1.0", report(folder / "1.0", (1, {"x": 1.0}), (2, {"x": 0.5}), (3, {"x": 0.4})))
-    assert ingester.flush(60)
-    ingester.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "2"})
-    ingester.follow(0, "2.0", report(folder / "2.0", (2, {"x": 0.5}), (3, {"x": 0.3}), (4, {"x": 0.2})))
-    assert ingester.flush(60)
+    exporter.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "1"})
+    exporter.follow(0, "1.0", report(folder / "1.0", (1, {"x": 1.0}), (2, {"x": 0.5}), (3, {"x": 0.4})))
+    assert exporter.flush(60)
+    exporter.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "2"})
+    exporter.follow(0, "2.0", report(folder / "2.0", (2, {"x": 0.5}), (3, {"x": 0.3}), (4, {"x": 0.2})))
+    assert exporter.flush(60)
     report(folder / "1.0", (5, {"x": 9.0}))  # a node that was thought lost still runs
     report(folder / "2.0", (5, {"x": 0.1}))
-    ingester.trial_ended(0, COMPLETE, {"val/wer": 0.1})
-    assert ingester.flush(60)
+    exporter.trial_ended(0, COMPLETE, {"val/wer": 0.1})
+    assert exporter.flush(60)
     assert query(ROWS, "0")[1:] == [("x", step, value, 0) for step, value in enumerate([1.0, 0.5, 0.4, 0.2, 9.0], 1)]
     tags = dict(query(TAGS, "0"))
     assert tags["trialfleet.attempt"] == "2"
@@ -149,54 +149,56 @@ def test_a_retry_goes_on_in_the_same_run_and_conflicts_are_told(
     assert query("SELECT count(*) FROM runs WHERE name LIKE 'trial%'") == [(1,)]
 
 
-def test_a_restart_finds_everything_and_doubles_nothing(folder: Path, target: Target, query: Query) -> None:
+def test_a_restart_finds_everything_and_doubles_nothing(folder: Path, target: Destination, query: Query) -> None:
     for life in range(3):
-        with opened(folder, target) as ingester:
+        with opened(folder, target) as exporter:
             for number in range(3):
                 directory = folder / f"{number}"
                 if life < 2:
                     report(directory, (life, {"x": float(life)}))
-                ingester.trial_started(number, {"lr": 0.1 * number})
-                ingester.follow(number, "1.0", directory)
+                exporter.trial_started(number, {"lr": 0.1 * number})
+                exporter.follow(number, "1.0", directory)
                 if life == 2:
-                    ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0})
-            ingester.study_ended("STOPPED" if life < 2 else "COMPLETE")
-            assert ingester.flush(60)
+                    exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+            exporter.study_ended("STOPPED" if life < 2 else "COMPLETE")
+            assert exporter.flush(60)
     assert query("SELECT count(*), count(DISTINCT name) FROM runs") == [(4, 4)]
     assert query("SELECT count(*) FROM metrics") == [(3 * 3,)]
     assert query("SELECT status FROM runs WHERE name = 'digits'") == [("FINISHED",)]
 
 
-def test_a_finished_study_asks_mlflow_nothing(folder: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tell(ingester: Ingester) -> None:
-        ingester.trial_started(0, {"lr": 0.1})
-        ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
-        ingester.mark_best([0])
-        ingester.describe("all good")
-        ingester.study_ended("COMPLETE")
-        assert ingester.flush(60)
+def test_a_finished_study_asks_mlflow_nothing(
+    folder: Path, target: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(exporter: Exporter) -> None:
+        exporter.trial_started(0, {"lr": 0.1})
+        exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+        exporter.mark_best([0])
+        exporter.describe("all good")
+        exporter.study_ended("COMPLETE")
+        assert exporter.flush(60)
 
-    with opened(folder, target) as ingester:
-        tell(ingester)
-    monkeypatch.setattr("trialfleet.tracking.ingest.Runs", lambda _: pytest.fail("MLflow is asked"))
-    with opened(folder, target) as ingester:
-        assert ingester.finished == {0}
-        tell(ingester)
-        assert ingester.problem() is None
+    with opened(folder, target) as exporter:
+        tell(exporter)
+    monkeypatch.setattr("trialfleet.tracking.exporter.Runs", lambda _: pytest.fail("MLflow is asked"))
+    with opened(folder, target) as exporter:
+        assert exporter.finished == {0}
+        tell(exporter)
+        assert exporter.problem() is None
 
 
-def test_the_cursor_can_be_lost(folder: Path, target: Target, query: Query) -> None:
+def test_the_cursor_can_be_lost(folder: Path, target: Destination, query: Query) -> None:
     for life in range(2):
-        with opened(folder, target) as ingester:
+        with opened(folder, target) as exporter:
             for number in range(3):
-                ingester.trial_started(number, {"lr": 0.1})
-                ingester.follow(number, "1.0", folder / str(number))
+                exporter.trial_started(number, {"lr": 0.1})
+                exporter.follow(number, "1.0", folder / str(number))
                 if life == 0:
                     report(folder / str(number), (1, {"x": 1.0, "nan": math.nan}))
                 if life == 1 or number == 0:
-                    ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
-            ingester.mark_best([life])
-            assert ingester.flush(60)
+                    exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
+            exporter.mark_best([life])
+            assert exporter.flush(60)
             report(folder / "1", (2, {"x": 1.0}))
             report(folder / "2", (1, {"x": 7.0}))  # comes first in no life
         for path in folder.glob("mlflow-*.jsonl"):
@@ -207,49 +209,49 @@ def test_the_cursor_can_be_lost(folder: Path, target: Target, query: Query) -> N
     assert query("SELECT name FROM runs WHERE name LIKE '%best'") == [("trial 00001 ★ best",)]
 
 
-def test_the_database_can_be_deleted(folder: Path, target: Target, template: Path, query: Query) -> None:
-    def tell(ingester: Ingester) -> None:
-        ingester.trial_started(0, {"lr": 0.1})
-        ingester.follow(0, "1.0", report(folder / "0"))
-        ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+def test_the_database_can_be_deleted(folder: Path, target: Destination, template: Path, query: Query) -> None:
+    def tell(exporter: Exporter) -> None:
+        exporter.trial_started(0, {"lr": 0.1})
+        exporter.follow(0, "1.0", report(folder / "0"))
+        exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
 
     report(folder / "0", (1, {"x": 1.0}))
-    with opened(folder, target) as ingester:
-        tell(ingester)
-        assert ingester.flush(60)
+    with opened(folder, target) as exporter:
+        tell(exporter)
+        assert exporter.flush(60)
     connection = sqlite3.connect(target.database)
     for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
         connection.execute(f"DELETE FROM {table}")
     connection.commit()
     connection.close()
-    with opened(folder, target) as ingester:
-        ingester.on_lost(lambda: tell(ingester))
-        assert ingester.flush(60)
-        assert ingester.finished == {0}
+    with opened(folder, target) as exporter:
+        exporter.on_lost(lambda: tell(exporter))
+        assert exporter.flush(60)
+        assert exporter.finished == {0}
     assert query(ROWS, "0") == [("objective", 0, 1.0, 0), ("x", 1, 1.0, 0)]
 
 
 def test_a_run_that_was_deleted_in_mlflow_holds_up_nobody(
-    ingester: Ingester, folder: Path, target: Target, query: Query
+    exporter: Exporter, folder: Path, target: Destination, query: Query
 ) -> None:
     for number in range(2):
-        ingester.trial_started(number, {})
-        ingester.follow(number, "1.0", report(folder / str(number), (1, {"x": 1.0})))
-    assert ingester.flush(60)
+        exporter.trial_started(number, {})
+        exporter.follow(number, "1.0", report(folder / str(number), (1, {"x": 1.0})))
+    assert exporter.flush(60)
     connection = sqlite3.connect(target.database)
     connection.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'trial 00000'")
     connection.commit()
     connection.close()
     for number in range(2):
         report(folder / str(number), (2, {"x": 0.5}))
-        ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0})
-    assert ingester.flush(60)
+        exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+    assert exporter.flush(60)
     assert query(ROWS, "1") == [("objective", 0, 1.0, 0), ("x", 1, 1.0, 0), ("x", 2, 0.5, 0)]
-    assert ingester.problem() == "trial 0: its run was deleted in MLflow; nothing more is sent there"
+    assert exporter.problem() == "trial 0: its run was deleted in MLflow; nothing more is sent there"
 
 
 def test_one_refused_row_takes_no_other_along(
-    ingester: Ingester, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+    exporter: Exporter, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = mlflow_runs.Runs.log
 
@@ -259,16 +261,16 @@ def test_one_refused_row_takes_no_other_along(
         log(self, run_id, rows)
 
     monkeypatch.setattr(mlflow_runs.Runs, "log", picky)
-    ingester.trial_started(0, {})
-    ingester.follow(0, "1.0", report(folder / "0", *[(step, {"x": float(step)}) for step in range(20)]))
-    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
-    assert ingester.flush(60)
+    exporter.trial_started(0, {})
+    exporter.follow(0, "1.0", report(folder / "0", *[(step, {"x": float(step)}) for step in range(20)]))
+    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+    assert exporter.flush(60)
     assert [row[1] for row in query(ROWS, "0")[1:]] == [step for step in range(20) if step != 7]
-    assert ingester.problem() == "trial 0: x at step 7 is refused by MLflow (seven is not liked)"
+    assert exporter.problem() == "trial 0: x at step 7 is refused by MLflow (seven is not liked)"
 
 
 def test_trouble_with_one_trial_delays_only_that_trial(
-    ingester: Ingester, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+    exporter: Exporter, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, broken = mlflow_runs.Runs.log, True
 
@@ -279,28 +281,28 @@ def test_trouble_with_one_trial_delays_only_that_trial(
 
     monkeypatch.setattr(mlflow_runs.Runs, "log", moody)
     for number, name in enumerate(["bad", "good"]):
-        ingester.trial_started(number, {})
-        ingester.follow(number, "1.0", report(folder / name, (1, {name: 1.0})))
-        ingester.trial_ended(number, COMPLETE, {"val/wer": 1.0})
-    assert not ingester.flush(1)
-    assert ingester.finished == {1}
-    assert ingester.problem() == "trial 0 waits: internal error"
-    assert ingester.backlog() == 1
+        exporter.trial_started(number, {})
+        exporter.follow(number, "1.0", report(folder / name, (1, {name: 1.0})))
+        exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+    assert not exporter.flush(1)
+    assert exporter.finished == {1}
+    assert exporter.problem() == "trial 0 waits: internal error"
+    assert exporter.backlog() == 1
     broken = False
-    assert ingester.flush(60)
-    assert ingester.problem() is None
+    assert exporter.flush(60)
+    assert exporter.problem() is None
     assert query(ROWS, "0") == [("bad", 1, 1.0, 0), ("objective", 0, 1.0, 0)]
 
 
-def test_many_and_long_values(ingester: Ingester, folder: Path, query: Query) -> None:
+def test_many_and_long_values(exporter: Exporter, folder: Path, query: Query) -> None:
     """MLflow takes 1,000 metrics, 100 parameters and 6,000 characters at a time."""
     params = {f"p{i:03d}": i for i in range(250)} | {"long": "x" * 7000, "wide": "✓" * 5999}
-    ingester.trial_started(0, params, {f"t{i:03d}": "y" * 9000 for i in range(120)})
+    exporter.trial_started(0, params, {f"t{i:03d}": "y" * 9000 for i in range(120)})
     lines = [(step, {f"m{i}": float(i) for i in range(7)}) for step in range(400)]
-    ingester.follow(0, "1.0", report(folder / "0", *lines))
-    ingester.trial_ended(0, FAIL, error="z" * 20_000)
-    assert ingester.flush(60)
-    assert ingester.problem() is None
+    exporter.follow(0, "1.0", report(folder / "0", *lines))
+    exporter.trial_ended(0, FAIL, error="z" * 20_000)
+    assert exporter.flush(60)
+    assert exporter.problem() is None
     assert query("SELECT count(*), count(DISTINCT key || '@' || step) FROM metrics") == [(2800, 2800)]
     stored = dict(query("SELECT key, value FROM params"))
     assert len(stored) == 252
@@ -312,15 +314,15 @@ def test_many_and_long_values(ingester: Ingester, folder: Path, query: Query) ->
     assert tags["trialfleet.error"].endswith("[cut: 20000 characters in all]")
 
 
-def test_several_objectives(folder: Path, target: Target, query: Query) -> None:
-    study = Study("pareto", "cafe", {"val/wer": "minimize", "speed": "maximize"})
-    with opened(folder, target, study) as ingester:
+def test_several_objectives(folder: Path, target: Destination, query: Query) -> None:
+    study = ExportedStudy("pareto", "cafe", {"val/wer": "minimize", "speed": "maximize"})
+    with opened(folder, target, study) as exporter:
         for number in range(4):
-            ingester.trial_started(number, {})
-            ingester.trial_ended(number, COMPLETE, {"val/wer": 0.5, "speed": float(number)})
+            exporter.trial_started(number, {})
+            exporter.trial_ended(number, COMPLETE, {"val/wer": 0.5, "speed": float(number)})
         for front in ([0], [0, 1], [1, 2, 3], [3]):
-            ingester.mark_best(front)
-            assert ingester.flush(60)
+            exporter.mark_best(front)
+            assert exporter.flush(60)
             best = query("SELECT name FROM runs WHERE name LIKE '%best' ORDER BY name")
             assert best == [(f"trial {number:05d} ★ best",) for number in front]
             tagged = query("SELECT count(*) FROM tags WHERE key = 'trialfleet.best' AND value = 'true'")
@@ -329,22 +331,22 @@ def test_several_objectives(folder: Path, target: Target, query: Query) -> None:
 
 
 def test_an_artifact_that_can_not_be_stored_is_told_and_left_out(
-    ingester: Ingester, folder: Path, query: Query
+    exporter: Exporter, folder: Path, query: Query
 ) -> None:
     (folder.parent / "mlartifacts").write_text("in the way")
     (folder / "a.txt").write_text("a")
-    ingester.trial_started(0, {})
-    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt", "b.txt": folder / "none"})
-    assert ingester.flush(60)
-    assert "can not be stored as an artifact" in str(ingester.problem())
+    exporter.trial_started(0, {})
+    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt", "b.txt": folder / "none"})
+    assert exporter.flush(60)
+    assert "can not be stored as an artifact" in str(exporter.problem())
     assert query("SELECT status FROM runs WHERE name = 'trial 00000'") == [("FINISHED",)]
 
 
-def test_lines_arrive_while_the_trial_runs(ingester: Ingester, folder: Path, query: Query) -> None:
+def test_lines_arrive_while_the_trial_runs(exporter: Exporter, folder: Path, query: Query) -> None:
     writer = Writer(folder / "0" / "metrics.jsonl")
-    ingester.trial_started(0, {})
-    ingester.follow(0, "1.0", folder / "0")
-    assert ingester.flush(60)
+    exporter.trial_started(0, {})
+    exporter.follow(0, "1.0", folder / "0")
+    assert exporter.flush(60)
     for step in range(3):
         writer.append(step, {"x": 1.0})
         end = time.monotonic() + 10
@@ -355,45 +357,45 @@ def test_lines_arrive_while_the_trial_runs(ingester: Ingester, folder: Path, que
 
 
 def test_a_server_that_never_answers_costs_nothing_but_patience(folder: Path) -> None:
-    target = Target("http://me:s3cret@127.0.0.1:9", "trialfleet")  # nobody listens there
-    with opened(folder, target) as ingester:
-        ingester.trial_started(0, {"lr": 0.1})
+    target = Destination("http://me:s3cret@127.0.0.1:9", "trialfleet")  # nobody listens there
+    with opened(folder, target) as exporter:
+        exporter.trial_started(0, {"lr": 0.1})
         start = time.monotonic()
-        assert not ingester.flush(1.5)
+        assert not exporter.flush(1.5)
         assert time.monotonic() - start < 8
-        assert ingester.backlog() == 1
-        problem = str(ingester.problem())
+        assert exporter.backlog() == 1
+        problem = str(exporter.problem())
     assert "Connection refused" in problem
     assert "http://me:***@127.0.0.1:9" in problem
     assert "s3cret" not in problem + "".join(path.read_text() for path in folder.glob("*.jsonl"))
 
 
-def test_an_experiment_that_was_deleted_is_told_with_the_fix(folder: Path, target: Target) -> None:
-    with opened(folder, target) as ingester:
-        ingester.trial_started(0, {})
-        assert ingester.flush(60)
+def test_an_experiment_that_was_deleted_is_told_with_the_fix(folder: Path, target: Destination) -> None:
+    with opened(folder, target) as exporter:
+        exporter.trial_started(0, {})
+        assert exporter.flush(60)
     connection = sqlite3.connect(target.database)
     connection.execute("UPDATE experiments SET lifecycle_stage = 'deleted' WHERE name = 'trialfleet'")
     connection.commit()
     connection.close()
-    with opened(folder, target) as ingester:
-        ingester.trial_started(1, {})
-        assert not ingester.flush(1)
-        assert "was deleted: restore it" in str(ingester.problem())
+    with opened(folder, target) as exporter:
+        exporter.trial_started(1, {})
+        assert not exporter.flush(1)
+        assert "was deleted: restore it" in str(exporter.problem())
 
 
 def test_mlflow_writes_nothing_on_the_terminal(
-    folder: Path, target: Target, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    folder: Path, target: Destination, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with opened(folder, target) as ingester:
-        ingester.trial_started(0, {})
-        ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
-        assert ingester.flush(60)
+    with opened(folder, target) as exporter:
+        exporter.trial_started(0, {})
+        exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+        assert exporter.flush(60)
     assert capfd.readouterr() == ("", "")
     assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_a_single_run_has_no_parent(tmp_path: Path, target: Target, query: Query) -> None:
+def test_a_single_run_has_no_parent(tmp_path: Path, target: Destination, query: Query) -> None:
     with single_run(tmp_path / "out", target, "asr", {"lr": 0.1}, {"a": "b"}, poll_interval=0.02) as outcome:
         report(tmp_path / "out", (1, {"x": 1.0}))
         outcome.objectives = {"val/wer": 0.5}
@@ -407,7 +409,7 @@ def test_a_single_run_has_no_parent(tmp_path: Path, target: Target, query: Query
     ("error", "status"), [(ValueError("no"), "FAILED"), (Pruned(), "KILLED"), (Preempted(), "RUNNING")]
 )
 def test_a_single_run_that_is_taken_up_again_is_the_same_run(
-    error: Exception, status: str, tmp_path: Path, target: Target, query: Query
+    error: Exception, status: str, tmp_path: Path, target: Destination, query: Query
 ) -> None:
     out = tmp_path / "out"
 
@@ -428,7 +430,7 @@ def test_a_single_run_that_is_taken_up_again_is_the_same_run(
 
 
 def test_artifacts_wait_for_a_server_that_is_away(
-    ingester: Ingester, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+    exporter: Exporter, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away, is_active, upload = True, mlflow_runs.Runs.is_active, mlflow_runs.Runs.upload
 
@@ -443,17 +445,17 @@ def test_artifacts_wait_for_a_server_that_is_away(
     monkeypatch.setattr(mlflow_runs.Runs, "is_active", asked(is_active))
     monkeypatch.setattr(mlflow_runs.Runs, "upload", asked(upload))
     (folder / "a.txt").write_text("a")
-    ingester.trial_started(0, {})
-    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt"})
-    assert not ingester.flush(3)
+    exporter.trial_started(0, {})
+    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt"})
+    assert not exporter.flush(3)
     away = False
-    assert ingester.flush(60)
-    assert ingester.problem() is None
+    assert exporter.flush(60)
+    assert exporter.problem() is None
     assert len(list((folder.parent / "mlartifacts").glob("*/*/artifacts/a.txt"))) == 1
 
 
 def test_a_run_that_a_late_request_brings_into_being_is_removed(
-    ingester: Ingester, query: Query, monkeypatch: pytest.MonkeyPatch
+    exporter: Exporter, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server can time out, be asked whether the run is there, and only then carry out the first request."""
     create, late = mlflow_runs.Runs.create, []
@@ -468,10 +470,10 @@ def test_a_run_that_a_late_request_brings_into_being_is_removed(
         return run_id
 
     monkeypatch.setattr(mlflow_runs.Runs, "create", slow)
-    ingester.trial_started(0, {"lr": 0.1})
-    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0})
-    ingester.study_ended("COMPLETE")
-    assert ingester.flush(60)
+    exporter.trial_started(0, {"lr": 0.1})
+    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+    exporter.study_ended("COMPLETE")
+    assert exporter.flush(60)
     runs = query("SELECT name, lifecycle_stage, status FROM runs ORDER BY name, lifecycle_stage")
     assert [run[:2] for run in runs] == [
         ("digits", "active"),
@@ -485,22 +487,22 @@ def test_a_run_that_a_late_request_brings_into_being_is_removed(
 HOSTILE = "a\ud800b\0c\udfff"
 
 
-def test_hostile_text_is_stored_without_what_no_store_takes(ingester: Ingester, folder: Path, query: Query) -> None:
+def test_hostile_text_is_stored_without_what_no_store_takes(exporter: Exporter, folder: Path, query: Query) -> None:
     """Half of a pair of surrogates is no UTF-8, NUL is refused by PostgreSQL: neither may hold up the trial."""
     params = {"lr": HOSTILE, HOSTILE: "1", "long": "\ud800" * 1_000_000, "a@b": "1", "a?b": "2", "../x": "3", "": "4"}
     tags = {"trialfleet.retry": HOSTILE, HOSTILE: HOSTILE, "trialfleet.seconds.a\0//b": "1", "much": "x" * 1_000_000}
     line = {"step": 1, "time": 1e300, "values": {HOSTILE: 1.0, "x" * 1_000_000: 2.0}}
     (folder / "0").mkdir()
     (folder / "0" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    ingester.trial_started(0, params, tags)
-    ingester.trial_tagged(0, {"trialfleet.retry": HOSTILE + "again"})
-    ingester.follow(0, "1.0", folder / "0")
-    ingester.trial_ended(0, FAIL, error=HOSTILE + "y" * 1_000_000, tags={"trialfleet.seconds." + HOSTILE: HOSTILE})
-    ingester.describe(HOSTILE)
-    ingester.study_tagged({HOSTILE: HOSTILE})
-    ingester.study_ended("COMPLETE")
-    assert ingester.flush(60)
-    assert (ingester.problem(), ingester.finished) == (None, {0})
+    exporter.trial_started(0, params, tags)
+    exporter.trial_tagged(0, {"trialfleet.retry": HOSTILE + "again"})
+    exporter.follow(0, "1.0", folder / "0")
+    exporter.trial_ended(0, FAIL, error=HOSTILE + "y" * 1_000_000, tags={"trialfleet.seconds." + HOSTILE: HOSTILE})
+    exporter.describe(HOSTILE)
+    exporter.study_tagged({HOSTILE: HOSTILE})
+    exporter.study_ended("COMPLETE")
+    assert exporter.flush(60)
+    assert (exporter.problem(), exporter.finished) == (None, {0})
     stored = dict(query("SELECT key, value FROM params"))
     assert len(stored) == len(params)
     assert stored["a_b"] + stored["a_b_2"] == "12"
@@ -515,17 +517,17 @@ def test_hostile_text_is_stored_without_what_no_store_takes(ingester: Ingester, 
     assert query("SELECT value FROM tags WHERE key = 'mlflow.note.content'")[0][0].startswith("a\ufffdb")
 
 
-def test_a_line_that_is_no_report_is_told_once_with_its_file(ingester: Ingester, folder: Path, query: Query) -> None:
+def test_a_line_that_is_no_report_is_told_once_with_its_file(exporter: Exporter, folder: Path, query: Query) -> None:
     (folder / "0").mkdir()
     path = folder / "0" / "metrics.jsonl"
-    ingester.trial_started(0, {})
-    ingester.follow(0, "1.0", folder / "0")
+    exporter.trial_started(0, {})
+    exporter.follow(0, "1.0", folder / "0")
     for step in range(3):
         with path.open("a") as file:
             file.write(f'rubbish\n{{"step": {step}, "time": 1, "values": {{"x": 1}}}}\n')
-        assert ingester.flush(60)
+        assert exporter.flush(60)
     assert [row[1] for row in query(ROWS, "0")] == [0, 1, 2]
-    problem = str(ingester.problem())
+    problem = str(exporter.problem())
     assert problem.startswith(f"trial 0: {path}: a line that is no report is left out")
     assert "more" not in problem
 
@@ -535,33 +537,35 @@ def times(query: Query, name: str) -> tuple[int, int]:
     return start, end
 
 
-def test_no_run_ends_before_it_starts(ingester: Ingester, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_run_ends_before_it_starts(exporter: Exporter, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is done to the clock meanwhile."""
-    ingester.trial_started(0, {}, started_at=2e9)
-    assert ingester.flush(60)
-    ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
+    exporter.trial_started(0, {}, started_at=2e9)
+    assert exporter.flush(60)
+    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
     monkeypatch.setattr(time, "time", lambda: 1e9)
-    ingester.study_ended("COMPLETE")
-    assert ingester.flush(60)
+    exporter.study_ended("COMPLETE")
+    assert exporter.flush(60)
     assert times(query, "trial") == (2 * 10**12, 2 * 10**12)
     start, end = times(query, "digits")
     assert start == end > 10**12
 
 
-def test_a_run_that_was_found_again_does_not_end_before_it_starts(folder: Path, target: Target, query: Query) -> None:
+def test_a_run_that_was_found_again_does_not_end_before_it_starts(
+    folder: Path, target: Destination, query: Query
+) -> None:
     for started_at in (2e9 + 0.001, 1e9):
-        with opened(folder, target) as ingester:
-            ingester.trial_started(0, {}, started_at=started_at)
+        with opened(folder, target) as exporter:
+            exporter.trial_started(0, {}, started_at=started_at)
             if started_at == 1e9:
-                ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9 + 5)
-            assert ingester.flush(60)
+                exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9 + 5)
+            assert exporter.flush(60)
         for path in folder.glob("mlflow-*.jsonl"):
             path.unlink()
     assert times(query, "trial") == (2 * 10**12 + 1, 2 * 10**12 + 1)
 
 
 def test_a_single_run_that_is_taken_up_again_does_not_end_before_it_starts(
-    tmp_path: Path, target: Target, query: Query, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, target: Destination, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for now in (2e9, 1e9):
         monkeypatch.setattr(time, "time", lambda now=now: now)
@@ -570,13 +574,13 @@ def test_a_single_run_that_is_taken_up_again_does_not_end_before_it_starts(
     assert times(query, "asr") == (2 * 10**12, 2 * 10**12)
 
 
-def test_a_result_that_has_arrived_stays_as_it_is(folder: Path, target: Target, query: Query) -> None:
+def test_a_result_that_has_arrived_stays_as_it_is(folder: Path, target: Destination, query: Query) -> None:
     """Its time is that of a file, which a copy of the study's folder can have changed."""
     for ended_at in (1e9, 1e9 + 7):
-        with opened(folder, target) as ingester:
-            ingester.trial_started(0, {}, started_at=1e9)
-            ingester.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=ended_at)
-            assert ingester.flush(60)
+        with opened(folder, target) as exporter:
+            exporter.trial_started(0, {}, started_at=1e9)
+            exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=ended_at)
+            assert exporter.flush(60)
         for path in folder.glob("mlflow-*.jsonl"):
             path.unlink()
         connection = sqlite3.connect(target.database)

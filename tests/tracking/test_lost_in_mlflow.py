@@ -10,42 +10,42 @@ import pytest
 from mlflow import MlflowClient
 
 from trialfleet.tracking import views
-from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.target import Target, sidecars
+from trialfleet.tracking.destination import Destination, sidecars
+from trialfleet.tracking.exporter import ExportedStudy, Exporter
 from trialfleet.trial.metrics import Writer
 from trialfleet.trial.result import TrialState
 
-STUDY = Study("digits", "5eed", {"val/wer": "minimize"}, {"a": "b"}, {"space.lr": "log"})
+STUDY = ExportedStudy("digits", "5eed", {"val/wer": "minimize"}, {"a": "b"}, {"space.lr": "log"})
 FINISHED, RUNNING, ALL = [0, 1, 2], 3, {"0", "1", "2", "3"}
 
 
 class Owner:
-    """Tells an ingester of a study of four trials, as a driver does; the last one runs."""
+    """Tells an exporter of a study of four trials, as a driver does; the last one runs."""
 
-    def __init__(self, folder: Path, target: Target, rebuild: bool = False, ended: bool = False) -> None:
+    def __init__(self, folder: Path, target: Destination, rebuild: bool = False, ended: bool = False) -> None:
         self.folder, self.target = folder, target
         self.finished = [*FINISHED, RUNNING] if ended else list(FINISHED)
-        self.ingester = Ingester(folder, target, STUDY, poll_interval=0.02, rebuild=rebuild)
-        self.ingester.start()
-        self.ingester.on_lost(self.tell_finished)
+        self.exporter = Exporter(folder, target, STUDY, poll_interval=0.02, rebuild=rebuild)
+        self.exporter.start()
+        self.exporter.on_lost(self.tell_finished)
         self.tell_finished()
         if not ended:
             self.start(RUNNING)
-        self.ingester.mark_best([0])
-        self.ingester.describe("about the study")
+        self.exporter.mark_best([0])
+        self.exporter.describe("about the study")
 
     def tell_finished(self) -> None:
         for number in self.finished:
-            if not self.ingester.has(number):
+            if not self.exporter.has(number):
                 self.start(number)
                 self.end(number)
 
     def start(self, number: int) -> None:
-        self.ingester.trial_started(number, {"lr": number / 10}, {}, 1e9 + number)
-        self.ingester.follow(number, "1.0", self.run(number))
+        self.exporter.trial_started(number, {"lr": number / 10}, {}, 1e9 + number)
+        self.exporter.follow(number, "1.0", self.run(number))
 
     def end(self, number: int) -> None:
-        self.ingester.trial_ended(number, TrialState.COMPLETE, {"val/wer": float(number)}, ended_at=1e9 + number + 5)
+        self.exporter.trial_ended(number, TrialState.COMPLETE, {"val/wer": float(number)}, ended_at=1e9 + number + 5)
 
     def run(self, number: int) -> Path:
         return self.folder / "trials" / str(number)
@@ -63,11 +63,11 @@ class Owner:
         self.stop()
 
     def stop(self) -> None:
-        self.ingester.study_ended("COMPLETE")
-        assert self.ingester.flush(60), self.ingester.problem()
+        self.exporter.study_ended("COMPLETE")
+        assert self.exporter.flush(60), self.exporter.problem()
 
     def leave(self) -> None:
-        self.ingester.close()
+        self.exporter.close()
 
 
 @pytest.fixture
@@ -76,18 +76,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
-def begun(folder: Path, target: Target) -> Owner:
+def begun(folder: Path, target: Destination) -> Owner:
     """Three trials have arrived, and the beginning of the fourth."""
     owner = Owner(folder, target)
     for number in FINISHED:
         owner.report(number, 1, 2)
     owner.report(RUNNING, 1)
     owner.end(RUNNING - 1)
-    assert owner.ingester.flush(60)
+    assert owner.exporter.flush(60)
     return owner
 
 
-def runs(target: Target, tag: str, active: bool = True) -> dict[str, str]:
+def runs(target: Destination, tag: str, active: bool = True) -> dict[str, str]:
     """The run of each value of a tag, of the active or the deleted ones; each value has one."""
     connection = sqlite3.connect(target.database)
     query = "SELECT t.value, run_uuid FROM runs JOIN tags t USING (run_uuid) WHERE key = ? AND lifecycle_stage = ?"
@@ -98,7 +98,7 @@ def runs(target: Target, tag: str, active: bool = True) -> dict[str, str]:
     return dict(found)
 
 
-def study_run(target: Target) -> str:
+def study_run(target: Destination) -> str:
     connection = sqlite3.connect(target.database)
     query = "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) WHERE key = 'trialfleet.kind' AND value = 'study'"
     found = connection.execute(query + " AND lifecycle_stage = 'active'").fetchall()
@@ -107,7 +107,7 @@ def study_run(target: Target) -> str:
     return str(run_id)
 
 
-def check(target: Target, expected: set[str]) -> None:
+def check(target: Destination, expected: set[str]) -> None:
     """The study is in MLflow, once, with these trials, each once and complete."""
     client = MlflowClient(f"sqlite:///{target.database}")
     parent, trials = client.get_run(study_run(target)), runs(target, "trialfleet.trial")
@@ -130,34 +130,34 @@ def check(target: Target, expected: set[str]) -> None:
     assert "params.`lr`" in view["selectedColumns"]
 
 
-def delete(target: Target, *run_ids: str) -> None:
+def delete(target: Destination, *run_ids: str) -> None:
     client = MlflowClient(f"sqlite:///{target.database}")
     for run_id in run_ids:
         client.delete_run(run_id)
 
 
-def parent_only(target: Target) -> None:
+def parent_only(target: Destination) -> None:
     delete(target, study_run(target))
 
 
-def everything(target: Target) -> None:
+def everything(target: Destination) -> None:
     delete(target, study_run(target), *runs(target, "trialfleet.trial").values())
 
 
-def trials_first(target: Target) -> None:
+def trials_first(target: Destination) -> None:
     delete(target, *runs(target, "trialfleet.trial").values(), study_run(target))
 
 
-def parent_and_some(target: Target) -> None:
+def parent_and_some(target: Destination) -> None:
     trials = runs(target, "trialfleet.trial")
     delete(target, study_run(target), trials["1"], trials["3"])
 
 
-def one_trial(target: Target) -> None:
+def one_trial(target: Destination) -> None:
     delete(target, runs(target, "trialfleet.trial")["1"])
 
 
-def the_file(target: Target) -> None:
+def the_file(target: Destination) -> None:
     assert target.database is not None
     target.database.unlink()  # and not what SQLite keeps beside it
 
@@ -176,7 +176,7 @@ DELETIONS = [
 @pytest.mark.parametrize("when", ["while the driver runs", "as it ends", "between two drivers", "after the end"])
 @pytest.mark.parametrize(("deletion", "expected"), DELETIONS, ids=[deletion.__name__ for deletion, _ in DELETIONS])
 def test_what_a_person_deletes_is_there_again_once(
-    deletion: Callable[[Target], None], expected: set[str], when: str, folder: Path, target: Target
+    deletion: Callable[[Destination], None], expected: set[str], when: str, folder: Path, target: Destination
 ) -> None:
     owner = begun(folder, target)
     if when == "after the end":
@@ -186,7 +186,7 @@ def test_what_a_person_deletes_is_there_again_once(
     deletion(target)
     if when == "while the driver runs":  # it hears of it from the trial that runs, and goes on
         owner.report(RUNNING, 1)
-        assert owner.ingester.flush(60)
+        assert owner.exporter.flush(60)
     if when in ("while the driver runs", "as it ends"):
         owner.finish()
     elif when == "between two drivers":
@@ -205,7 +205,7 @@ def test_what_a_person_deletes_is_there_again_once(
     assert (study_run(target), runs(target, "trialfleet.trial")) == (first, trials)
 
 
-def test_runs_that_are_still_there_are_adopted(folder: Path, target: Target) -> None:
+def test_runs_that_are_still_there_are_adopted(folder: Path, target: Destination) -> None:
     owner = begun(folder, target)
     before = runs(target, "trialfleet.trial")
     delete(target, study_run(target), before["2"])
@@ -220,7 +220,7 @@ def test_runs_that_are_still_there_are_adopted(folder: Path, target: Target) -> 
 
 @pytest.mark.usefixtures("quick_tables")
 @pytest.mark.parametrize("running", [True, False])
-def test_an_older_copy_of_the_database_is_filled_up(running: bool, folder: Path, target: Target) -> None:
+def test_an_older_copy_of_the_database_is_filled_up(running: bool, folder: Path, target: Destination) -> None:
     """Runs that it lacks are made, those that it has as they were then are completed."""
     database = target.database
     assert database is not None
@@ -247,7 +247,7 @@ def test_an_older_copy_of_the_database_is_filled_up(running: bool, folder: Path,
     check(target, ALL)
 
 
-def test_a_study_is_rebuilt_from_what_is_there_and_what_is_told(folder: Path, target: Target) -> None:
+def test_a_study_is_rebuilt_from_what_is_there_and_what_is_told(folder: Path, target: Destination) -> None:
     owner = begun(folder, target)
     owner.leave()
     delete(target, runs(target, "trialfleet.trial")["1"])  # whoever rebuilds wants everything
@@ -260,38 +260,38 @@ def test_a_study_is_rebuilt_from_what_is_there_and_what_is_told(folder: Path, ta
     assert len(list(folder.glob("mlflow-*.old"))) == 1
 
 
-def test_a_damaged_cursor_doubles_nothing(folder: Path, target: Target) -> None:
+def test_a_damaged_cursor_doubles_nothing(folder: Path, target: Destination) -> None:
     owner = begun(folder, target)
     owner.leave()
     (cursor,) = folder.glob("mlflow-*.jsonl")
     lines = cursor.read_bytes().splitlines(keepends=True)
     cursor.write_bytes(b"".join([*lines[:7], b"\xff\x00garbage\n", *lines[7:]]))
     owner = Owner(folder, target)
-    assert str(cursor) in str(owner.ingester.problem())
+    assert str(cursor) in str(owner.exporter.problem())
     owner.finish()
     owner.leave()
     check(target, ALL)
 
 
-def test_a_copy_of_a_study_leaves_the_runs_of_the_other_alone(folder: Path, target: Target) -> None:
+def test_a_copy_of_a_study_leaves_the_runs_of_the_other_alone(folder: Path, target: Destination) -> None:
     """A copied folder gets a new uid; the cursor in it is still the other study's."""
     owner = begun(folder, target)
     owner.finish()
     owner.leave()
     before = study_run(target)
-    copied = Study("copy", "c0b1", STUDY.objectives)
+    copied = ExportedStudy("copy", "c0b1", STUDY.objectives)
     shutil.copytree(folder, folder.with_name("copy"))
-    with Ingester(folder.with_name("copy"), target, copied, poll_interval=0.02) as ingester:
-        ingester.trial_started(4, {})
-        ingester.trial_ended(4, TrialState.COMPLETE, {"val/wer": 0.5})
-        assert ingester.flush(60)
+    with Exporter(folder.with_name("copy"), target, copied, poll_interval=0.02) as exporter:
+        exporter.trial_started(4, {})
+        exporter.trial_ended(4, TrialState.COMPLETE, {"val/wer": 0.5})
+        assert exporter.flush(60)
     client = MlflowClient(f"sqlite:///{target.database}")
     tags = client.get_run(before).data.tags
     assert (tags["trialfleet.study_uid"], tags["trialfleet.study"]) == (STUDY.uid, STUDY.name)
     assert len(client.search_runs(["1"], "tags.`trialfleet.study_uid` = 'c0b1'")) == 2
 
 
-def test_doubles_of_a_trial_are_removed(folder: Path, target: Target) -> None:
+def test_doubles_of_a_trial_are_removed(folder: Path, target: Destination) -> None:
     """An earlier version could send a study twice."""
     owner = begun(folder, target)
     owner.finish()

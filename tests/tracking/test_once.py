@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trialfleet.tracking.once import Once, Row, metric_name, read_lines, read_range
+from trialfleet.tracking import dedup as dedup_module
+from trialfleet.tracking.dedup import Dedup, Row, metric_name, read_lines, read_range
 from trialfleet.trial.metrics import MAX_STEP, Line, Writer
 
 nan, inf = math.nan, math.inf
 
 
-def once_with(history: list[Line]) -> Once:
+def dedup_with(history: list[Line]) -> Dedup:
     def earlier() -> Iterator[Line]:
         yield from history
 
-    return Once(earlier)
+    return Dedup(earlier)
 
 
 values = st.sampled_from([0.0, 1.0, nan, inf])
@@ -33,9 +34,9 @@ reports = st.builds(
 @given(st.lists(st.lists(reports, max_size=5), max_size=6))
 def test_the_first_report_of_a_step_stands_and_no_other(chunks: list[list[Line]]) -> None:
     history: list[Line] = []
-    once, sent = once_with(history), {}
+    dedup, sent = dedup_with(history), {}
     for chunk in chunks:
-        rows, conflicts = once.take(chunk)
+        rows, conflicts = dedup.take(chunk)
         history += chunk
         for row in rows:
             assert (row.name, row.step) not in sent
@@ -54,27 +55,27 @@ def test_rising_steps_need_no_memory_of_values() -> None:
         raise AssertionError("the files are read again without need")
         yield
 
-    once = Once(never)
+    dedup = Dedup(never)
     for step in range(1000):
-        once.take([Line(step, float(step), {"loss": 1.0})])
-    assert once._values is None
+        dedup.take([Line(step, float(step), {"loss": 1.0})])
+    assert dedup._values is None
 
 
 def test_the_same_value_again_is_no_conflict_and_another_is() -> None:
     history = [Line(1, 1.0, {"a": 0.5, "n": nan, "i": inf})]
-    once = once_with(history)
-    once.take(history)
-    rows, conflicts = once.take([Line(1, 2.0, {"a": 0.5, "n": nan, "i": inf})])
+    dedup = dedup_with(history)
+    dedup.take(history)
+    rows, conflicts = dedup.take([Line(1, 2.0, {"a": 0.5, "n": nan, "i": inf})])
     assert (rows, conflicts) == ([], [])
-    rows, conflicts = once.take([Line(1, 2.0, {"a": 0.25})])
+    rows, conflicts = dedup.take([Line(1, 2.0, {"a": 0.25})])
     assert rows == []
     assert str(conflicts[0]) == "a at step 1 was 0.5, and 0.25 when trained again"
 
 
 def test_what_mlflow_has_is_not_sent_again() -> None:
-    once = once_with([])
-    once.assume([("a", 1, 0.5), ("i", 1, 1.7976931348623157e308)])
-    rows, conflicts = once.take([Line(1, 1.0, {"a": 0.5, "i": inf}), Line(2, 1.0, {"a": 0.4})])
+    dedup = dedup_with([])
+    dedup.assume([("a", 1, 0.5), ("i", 1, 1.7976931348623157e308)])
+    rows, conflicts = dedup.take([Line(1, 1.0, {"a": 0.5, "i": inf}), Line(2, 1.0, {"a": 0.4})])
     assert rows == [Row("a", 0.4, 1000, 2)]
     assert conflicts == []
 
@@ -114,7 +115,6 @@ def test_every_metric_name_becomes_one_that_mlflow_takes(name: str) -> None:
 
 
 def test_lines_are_read_whole_and_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trialfleet.tracking import once
 
     path = tmp_path / "metrics.jsonl"
     assert read_lines(path, 0) == ([], 0)
@@ -124,7 +124,7 @@ def test_lines_are_read_whole_and_in_pieces(tmp_path: Path, monkeypatch: pytest.
     writer.close()
     with path.open("ab") as file:
         file.write(b'{"step": 200, "time": 1')  # torn
-    monkeypatch.setattr(once, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(dedup_module, "CHUNK_BYTES", 300)
     steps, start = [], 0
     while True:
         lines, end = read_lines(path, start)
@@ -135,7 +135,7 @@ def test_lines_are_read_whole_and_in_pieces(tmp_path: Path, monkeypatch: pytest.
         start = end
     assert steps == list(range(200))
     assert [line.step for line in read_range(path, 0, start)] == steps
-    monkeypatch.setattr(once, "CHUNK_BYTES", 10)  # shorter than a line
+    monkeypatch.setattr(dedup_module, "CHUNK_BYTES", 10)  # shorter than a line
     assert read_lines(path, 0)[0][0].step == 0
 
 
@@ -218,5 +218,5 @@ def test_of_many_lines_that_are_no_reports_the_first_is_told(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("seconds", [1e300, -1e300, 1e18])
 def test_times_that_no_store_can_hold_become_some_that_it_can(seconds: float) -> None:
-    rows, _ = once_with([]).take([Line(1, seconds, {"a": 1.0})])
+    rows, _ = dedup_with([]).take([Line(1, seconds, {"a": 1.0})])
     assert 0 <= rows[0].time < 1 << 48

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.target import Target, resolve
+from trialfleet.tracking.destination import Destination, resolve
+from trialfleet.tracking.exporter import ExportedStudy, Exporter
 from trialfleet.trial.metrics import Writer
 from trialfleet.trial.result import TrialState
 
 pytestmark = pytest.mark.slow
-STUDY = Study("digits", "0u7", {"val/wer": "minimize"})
+STUDY = ExportedStudy("digits", "0u7", {"val/wer": "minimize"})
 
 
 class Server:
@@ -63,7 +63,7 @@ class Server:
 
 
 @pytest.fixture
-def server(target: Target, tmp_path: Path) -> Iterator[Server]:
+def server(target: Destination, tmp_path: Path) -> Iterator[Server]:
     assert target.database is not None
     server = Server(target.database)
     yield server
@@ -90,12 +90,12 @@ def test_a_server_that_is_killed_frozen_and_late_loses_and_doubles_nothing(
     folder.mkdir()
     target = resolve(f"http://127.0.0.1:{server.port}", "trialfleet", tmp_path)
     trials, steps = 6, 30
-    with Ingester(folder, target, STUDY, poll_interval=0.05) as ingester:
+    with Exporter(folder, target, STUDY, poll_interval=0.05) as exporter:
         writers = {}
         for trial in range(trials):
             directory = folder / f"trials/{trial:05d}/runs/1.0"
-            ingester.trial_started(trial, {"lr": 0.1 * trial})
-            ingester.follow(trial, "1.0", directory)
+            exporter.trial_started(trial, {"lr": 0.1 * trial})
+            exporter.follow(trial, "1.0", directory)
             writers[trial] = Writer(directory / "metrics.jsonl")
             (directory / ".hydra").mkdir()
         for step in range(steps):
@@ -103,26 +103,26 @@ def test_a_server_that_is_killed_frozen_and_late_loses_and_doubles_nothing(
                 server.start()  # late
             if step == 12:
                 server.stop()  # killed
-                assert not ingester.flush(2)
-                assert "does not answer" in str(ingester.problem())
+                assert not exporter.flush(2)
+                assert "does not answer" in str(exporter.problem())
             if step == 16:
                 server.start()
             if step == 22:
                 server.send(signal.SIGSTOP)  # answers nothing, and carries out later what it was asked
-                ingester.trial_started(trials, {})
-                assert not ingester.flush(5)
+                exporter.trial_started(trials, {})
+                assert not exporter.flush(5)
                 server.send(signal.SIGCONT)
             for writer in writers.values():
                 writer.append(step, {"train/loss": 1 / (step + 1), "val/wer": 0.5})
             time.sleep(0.05)
         for trial, writer in writers.items():
             writer.close()
-            ingester.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5 + trial})
-        ingester.trial_ended(trials, TrialState.PRUNED)
-        ingester.mark_best([0])
-        ingester.study_ended("COMPLETE")
-        assert ingester.flush(120), ingester.problem()
-        assert ingester.problem() is None
+            exporter.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5 + trial})
+        exporter.trial_ended(trials, TrialState.PRUNED)
+        exporter.mark_best([0])
+        exporter.study_ended("COMPLETE")
+        assert exporter.flush(120), exporter.problem()
+        assert exporter.problem() is None
     expected = trials * steps * 2
     whole = {"rows": expected, "distinct": expected, "runs": trials + 2, "names": trials + 2, "ended": trials + 1}
     assert counts(server.database) == whole
@@ -140,10 +140,10 @@ def test_what_a_person_deletes_on_a_server_is_there_again_once(server: Server, t
 
     def tell() -> None:
         for trial in range(2):
-            if not ingester.has(trial):
-                ingester.trial_started(trial, {"lr": hostile}, {hostile: hostile})
-                ingester.follow(trial, "1.0", folder / str(trial))
-                ingester.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5}, error=hostile)
+            if not exporter.has(trial):
+                exporter.trial_started(trial, {"lr": hostile}, {hostile: hostile})
+                exporter.follow(trial, "1.0", folder / str(trial))
+                exporter.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5}, error=hostile)
 
     writer = Writer(folder / "0" / "metrics.jsonl")
     writer.append(1, {"x": 1.0, hostile: 1.0})
@@ -155,12 +155,12 @@ def test_what_a_person_deletes_on_a_server_is_there_again_once(server: Server, t
         for name in deleted:
             ((run_id,),) = connection.execute(query, (name,)).fetchall()
             client.delete_run(run_id)
-        with Ingester(folder, target, STUDY, poll_interval=0.05) as ingester:
-            ingester.on_lost(tell)
+        with Exporter(folder, target, STUDY, poll_interval=0.05) as exporter:
+            exporter.on_lost(tell)
             tell()
-            ingester.study_ended("COMPLETE")
-            assert ingester.flush(60), ingester.problem()
-            assert ingester.problem() is None
+            exporter.study_ended("COMPLETE")
+            assert exporter.flush(60), exporter.problem()
+            assert exporter.problem() is None
         active = "FROM runs WHERE lifecycle_stage = 'active' AND status = 'FINISHED'"
         names = connection.execute(f"SELECT name {active} ORDER BY name").fetchall()
         assert names == [("digits",), ("trial 00000",), ("trial 00001",)]

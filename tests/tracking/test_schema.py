@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.tracking import schema
+from trialfleet.tracking import database_schema
 
 
 def journal_mode(path: Path) -> str:
@@ -28,18 +28,20 @@ def test_no_wal_on_a_network_file_system(template: Path, tmp_path: Path, monkeyp
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode=DELETE")
     connection.close()
-    monkeypatch.setattr(schema, "on_network_file_system", lambda _path: True)
-    schema.ensure(path)
+    monkeypatch.setattr(database_schema, "on_network_file_system", lambda _path: True)
+    database_schema.ensure(path)
     assert journal_mode(path) == "delete"
-    monkeypatch.setattr(schema, "on_network_file_system", lambda _path: False)
-    schema.ensure(path)
+    monkeypatch.setattr(database_schema, "on_network_file_system", lambda _path: False)
+    database_schema.ensure(path)
     assert journal_mode(path) == "wal"
 
 
 def test_a_failure_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_BUILD", "import sys; open(sys.argv[1][10:], 'w').write('x'); sys.exit('no luck')")
-    with pytest.raises(schema.SchemaError, match="no luck"):
-        schema.ensure(tmp_path / "mlflow.db")
+    monkeypatch.setattr(
+        database_schema, "_BUILD", "import sys; open(sys.argv[1][10:], 'w').write('x'); sys.exit('no luck')"
+    )
+    with pytest.raises(database_schema.SchemaError, match="no luck"):
+        database_schema.ensure(tmp_path / "mlflow.db")
     assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
 
 
@@ -50,8 +52,8 @@ def test_an_empty_file_and_the_rest_of_a_killed_start_are_replaced(
     path.touch()
     (tmp_path / ".mlflow.db.dead.new").write_text("half")
     build = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1][10:]); c.execute('CREATE TABLE t (x)'); c.close()"
-    monkeypatch.setattr(schema, "_BUILD", build)
-    schema.ensure(path)
+    monkeypatch.setattr(database_schema, "_BUILD", build)
+    database_schema.ensure(path)
     assert journal_mode(path) == "wal"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
@@ -59,9 +61,7 @@ def test_an_empty_file_and_the_rest_of_a_killed_start_are_replaced(
 @pytest.mark.slow
 def test_several_drivers_may_start_at_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "mlflow.db"
-    code = (
-        "import sys; from pathlib import Path; from trialfleet.tracking import schema; schema.ensure(Path(sys.argv[1]))"
-    )
+    code = "import sys; from pathlib import Path; from trialfleet.tracking import database_schema; database_schema.ensure(Path(sys.argv[1]))"
     starts = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
     assert [start.wait(120) for start in starts] == [0, 0, 0, 0]
     connection = sqlite3.connect(path)

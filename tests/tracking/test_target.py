@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trialfleet.errors import UserError
-from trialfleet.tracking import target as targets
-from trialfleet.tracking.target import check, masked, resolve
+from trialfleet.tracking import destination as targets
+from trialfleet.tracking.destination import check, masked, resolve
 
 
 def test_relative_sqlite_paths_mean_the_folder_of_the_command(tmp_path: Path) -> None:
@@ -80,20 +80,20 @@ def test_passwords_are_masked(uri: str, shown: str) -> None:
 
 
 def test_messages_of_libraries_are_masked() -> None:
-    target = targets.Target("postgresql://me:s%21cret@host/db", "x")
+    target = targets.Destination("postgresql://me:s%21cret@host/db", "x")
     text = target.without_secrets("can not open postgresql://me:s%21cret@host/db: password s!cret refused")
     assert "cret" not in text.replace("s!cret", "LEAK")
     assert "LEAK" not in text.replace("s!cret", "LEAK")
 
 
 def test_passwords_do_not_name_the_cursor() -> None:
-    one, other = (targets.Target(f"http://me:{word}@host", "x") for word in ("old", "new"))
+    one, other = (targets.Destination(f"http://me:{word}@host", "x") for word in ("old", "new"))
     assert one.key == other.key
-    assert one.key != targets.Target("http://me:old@host", "y").key
+    assert one.key != targets.Destination("http://me:old@host", "y").key
 
 
 def test_checking_does_not_import_mlflow() -> None:
-    code = "import sys; from trialfleet.tracking import target, ingest; target.check('sqlite:///x.db'); "
+    code = "import sys; from trialfleet.tracking import destination, exporter; destination.check('sqlite:///x.db'); "
     code += "print([name for name in sys.modules if name.split('.')[0] in ('mlflow', 'sqlalchemy', 'pandas')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert done.stdout.strip() == "[]"

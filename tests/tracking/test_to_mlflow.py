@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from trialfleet.sweep.to_mlflow import ToMlflow
-from trialfleet.tracking.ingest import Ingester, Study
-from trialfleet.tracking.target import Target
+from trialfleet.sweep.mlflow_observer import MlflowObserver
+from trialfleet.tracking.destination import Destination
+from trialfleet.tracking.exporter import ExportedStudy, Exporter
 from trialfleet.trial import records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.metrics import Writer
 from trialfleet.trial.submission import TrialRecord
 
-STUDY = Study("digits", "f00d", {"val/wer": "minimize"})
+STUDY = ExportedStudy("digits", "f00d", {"val/wer": "minimize"})
 RESULT = {"state": "COMPLETE", "error": None, "seconds": {"train": 2}, "run": "1.0", "notes": {}}
 
 
@@ -34,7 +34,7 @@ def trials(tmp_path: Path) -> list[TrialDir]:
     return found
 
 
-def runs(target: Target) -> list[tuple[str, int]]:
+def runs(target: Destination) -> list[tuple[str, int]]:
     connection = sqlite3.connect(target.database)
     points = "SELECT count(*) FROM metrics WHERE metrics.run_uuid = runs.run_uuid"
     found = connection.execute(f"SELECT name, ({points}) FROM runs WHERE lifecycle_stage = 'active' ORDER BY name")
@@ -43,7 +43,7 @@ def runs(target: Target) -> list[tuple[str, int]]:
     return rows
 
 
-def everything(target: Target) -> None:
+def everything(target: Destination) -> None:
     client = MlflowClient(f"sqlite:///{target.database}")
     connection = sqlite3.connect(target.database)
     names = [run for (run,) in connection.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'")]
@@ -52,7 +52,7 @@ def everything(target: Target) -> None:
         client.delete_run(run_id)
 
 
-def nothing(target: Target) -> None:
+def nothing(target: Destination) -> None:
     pass
 
 
@@ -61,14 +61,14 @@ WHOLE = [("digits", 0), ("trial 00000", 2), ("trial 00001", 2), ("trial 00002", 
 
 @pytest.mark.parametrize("deletion", [nothing, everything])
 def test_what_is_lost_is_told_again_as_the_driver_ends(
-    deletion: Callable[[Target], None], target: Target, trials: list[TrialDir], tmp_path: Path
+    deletion: Callable[[Destination], None], target: Destination, trials: list[TrialDir], tmp_path: Path
 ) -> None:
     for _ in range(2):
-        with Ingester(tmp_path / "study", target, STUDY, poll_interval=0.02) as ingester:
-            mlflow = ToMlflow(ingester, ["val/wer"], {"a": "b"}, "again")
+        with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
+            mlflow = MlflowObserver(exporter, ["val/wer"], {"a": "b"}, "again")
             for number, trial in enumerate(trials):
                 mlflow.recovered(number, trial)
-            assert ingester.flush(60)
+            assert exporter.flush(60)
             deletion(target)
             assert mlflow.finish("COMPLETE", 60)
         assert mlflow.problem() is None
@@ -80,11 +80,11 @@ SPOILT = {"half": b'{"state": "COMP', "empty": b"", "a list": b"[]", "no result"
 
 @pytest.mark.parametrize("content", SPOILT.values(), ids=list(SPOILT))
 def test_a_damaged_record_is_named_and_holds_up_no_other_trial(
-    content: bytes, target: Target, trials: list[TrialDir], tmp_path: Path
+    content: bytes, target: Destination, trials: list[TrialDir], tmp_path: Path
 ) -> None:
     trials[1].result_json.write_bytes(content)
-    with Ingester(tmp_path / "study", target, STUDY, poll_interval=0.02) as ingester:
-        mlflow = ToMlflow(ingester, ["val/wer"], {}, "again")
+    with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
+        mlflow = MlflowObserver(exporter, ["val/wer"], {}, "again")
         for number, trial in enumerate(trials):
             mlflow.recovered(number, trial)
         assert mlflow.finish("COMPLETE", 60)
@@ -96,11 +96,11 @@ def test_a_damaged_record_is_named_and_holds_up_no_other_trial(
     assert runs(target) == WHOLE
 
 
-def test_a_result_of_other_parameters_is_not_sent(target: Target, trials: list[TrialDir], tmp_path: Path) -> None:
+def test_a_result_of_other_parameters_is_not_sent(target: Destination, trials: list[TrialDir], tmp_path: Path) -> None:
     foreign = {**RESULT, "objectives": [7.0], "study": "f00d", "params": records.digest({"lr": 9.0})}
     records.write(trials[1].result_json, foreign)
-    with Ingester(tmp_path / "study", target, STUDY, poll_interval=0.02) as ingester:
-        mlflow = ToMlflow(ingester, ["val/wer"], {}, "again")
+    with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
+        mlflow = MlflowObserver(exporter, ["val/wer"], {}, "again")
         for number, trial in enumerate(trials):
             mlflow.recovered(number, trial)
         assert mlflow.finish("COMPLETE", 60)

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, and those that are kept are those that were asked for."""
+"""CheckpointManager are whole or absent, and those that are kept are those that were asked for."""
 
 import logging
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialfleet.config.schema import Checkpoints as Keep
+from trialfleet.config.schema import CheckpointManager as Keep
 from trialfleet.training import checkpoints, train
-from trialfleet.training.checkpoints import Checkpoints, damage, retained
+from trialfleet.training.checkpoints import CheckpointManager, damage, retained
 
 KEEP = {"every_steps": None, "every_seconds": None, "keep_last": 1, "keep_best": 0, "keep_every": None, "at_end": True}
 
@@ -84,7 +84,7 @@ def test_checkpoints_of_earlier_runs_are_never_touched(toy, new_run):
 def test_what_is_no_checkpoint_is_none(tmp_path):
     (tmp_path / "00000003").mkdir()
     (tmp_path / "notes").mkdir()
-    assert list(Checkpoints(tmp_path, [tmp_path / "missing"], Keep(**KEEP)).newest()) == []
+    assert list(CheckpointManager(tmp_path, [tmp_path / "missing"], Keep(**KEEP)).newest()) == []
     assert damage(tmp_path / "00000003") == "it was never finished"
 
 

@@ -256,7 +256,7 @@ def test_an_exception_is_described_with_its_traceback() -> None:
         error = described(failure)
     assert error["type"] == "KeyError"
     assert "learning_rate" in error["message"]
-    assert "test_trial_dir.py" in error["traceback"]
+    assert "test_directory.py" in error["traceback"]
 
 
 # -------------------------------------------------------------------- generated interleavings

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.cluster.processes import wait_until
 from tests.conftest import Composed
-from trialfleet.sweep.payload import write_payload
+from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.trial import metrics, out_of_memory, records
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.identity import Identity

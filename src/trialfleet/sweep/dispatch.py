@@ -10,8 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.fleet import Busy, Fleet, Interrupted, MaybeSubmitted
-from trialfleet.sweep.tracked import Tracked
+from trialfleet.sweep.active_trial import ActiveTrial
+from trialfleet.sweep.fleets.base import Busy, Fleet, Interrupted, MaybeSubmitted
 from trialfleet.trial.submission import Assignment, Submission
 
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
@@ -49,8 +49,8 @@ class Dispatch:
     notice: Callable[[str], None]
     study: str
     patience: float
-    no_memory: Callable[[Tracked, str], None]
-    queue: list[Tracked] = field(default_factory=list)
+    no_memory: Callable[[ActiveTrial, str], None]
+    queue: list[ActiveTrial] = field(default_factory=list)
     _paused_until: float = 0.0
     _pause_reason: str = ""
     _refusals: int = 0  # in a row
@@ -103,7 +103,7 @@ class Dispatch:
                 break
         return submitted
 
-    def _next_batch(self) -> list[Tracked]:
+    def _next_batch(self) -> list[ActiveTrial]:
         """Trials that can share a script: those that ask for as much memory as the first one."""
         memory = self.queue[0].record.memory
         return [trial for trial in self.queue if trial.record.memory == memory][:MAX_ARRAY]
@@ -127,7 +127,7 @@ class Dispatch:
         pause = min(BUSY_PAUSE, REFUSED_PAUSE * 2.0 ** (self._refusals - 1))
         self.pause(pause, f"the launcher refused a job, which is tried again: {busy}")
 
-    def _submit(self, batch: Sequence[Tracked]) -> None:
+    def _submit(self, batch: Sequence[ActiveTrial]) -> None:
         uuid = uuid4().hex
         trials = [_assignment(trial) for trial in batch]
         submission = Submission(
@@ -153,6 +153,6 @@ class Dispatch:
         self._pause_reason = ""
 
 
-def _assignment(trial: Tracked) -> Assignment:
+def _assignment(trial: ActiveTrial) -> Assignment:
     record = trial.record
     return Assignment(record.number, record.attempt, str(trial.dir.path), str(record.identity.params), record.overrides)

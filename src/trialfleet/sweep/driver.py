@@ -16,25 +16,25 @@ import optuna
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from trialfleet.sweep import blocking_fleet
-from trialfleet.sweep import budget as budgets
-from trialfleet.sweep import standings as standings_of
-from trialfleet.sweep.casualties import Nodes, mass_cancelled
-from trialfleet.sweep.consistency import with_claims
-from trialfleet.sweep.constraints import Constraint
-from trialfleet.sweep.databases import storage_is_transient
+from trialfleet.sweep.active_trial import ActiveTrial
+from trialfleet.sweep.checkpoint_retention import CheckpointRetention, drop_checkpoints
 from trialfleet.sweep.dispatch import Dispatch
-from trialfleet.sweep.fleet import Fleet, Interrupted
-from trialfleet.sweep.kept import KeptCheckpoints, drop_checkpoints
-from trialfleet.sweep.lease import LeaseLost
-from trialfleet.sweep.leaving import Leaving
-from trialfleet.sweep.projection import told
-from trialfleet.sweep.proposer import Proposer
-from trialfleet.sweep.reconcile import Action, Do, Job, Limits, Memory, Seen, reconcile
-from trialfleet.sweep.settings import Settings
-from trialfleet.sweep.standings import Finished, Standings
-from trialfleet.sweep.store import FAILURE, OWNER, StudyStore
-from trialfleet.sweep.tracked import Tracked
+from trialfleet.sweep.fleets import blocking
+from trialfleet.sweep.fleets.base import Fleet, Interrupted
+from trialfleet.sweep.lingering_jobs import LingeringJobs
+from trialfleet.sweep.node_health import Nodes, mass_cancelled
+from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Memory, Observation, reconcile
+from trialfleet.sweep.study import budget as budgets
+from trialfleet.sweep.study import progress as progress_of
+from trialfleet.sweep.study.consistency import with_claims
+from trialfleet.sweep.study.constraints import Constraint
+from trialfleet.sweep.study.databases import storage_is_transient
+from trialfleet.sweep.study.lease import LeaseLost
+from trialfleet.sweep.study.progress import Finished, StudyProgress
+from trialfleet.sweep.study.projection import told
+from trialfleet.sweep.study.proposer import Proposer
+from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
+from trialfleet.sweep.sweeper_settings import Settings
 from trialfleet.trial import records, secrets, transient
 from trialfleet.trial.directory import TrialDir, trial_dir
 from trialfleet.trial.identity import Identity
@@ -53,17 +53,17 @@ class Observer(Protocol):
     """Who hears what happens to trials: the terminal and MLflow. Calls must return at once."""
 
     def recovered(self, number: int, directory: TrialDir) -> None: ...  # was told before this driver
-    def started(self, trial: Tracked) -> None: ...
-    def running(self, trial: Tracked, label: str) -> None: ...
-    def retried(self, trial: Tracked, reason: str) -> None: ...
-    def ended(self, trial: Tracked, result: Result) -> None: ...
+    def started(self, trial: ActiveTrial) -> None: ...
+    def running(self, trial: ActiveTrial, label: str) -> None: ...
+    def retried(self, trial: ActiveTrial, reason: str) -> None: ...
+    def ended(self, trial: ActiveTrial, result: Result) -> None: ...
     def best(self, front: Sequence[Finished]) -> None: ...
     def notice(self, message: str) -> None: ...
     def tick(self, driver: "Driver") -> None: ...
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyFolder:
     """What the driver works on.
 
     Attributes:
@@ -103,8 +103,8 @@ class Driver:
         detach: set to leave at once, with `detach_reason` in words.
     """
 
-    study: Study
-    store: StudyStore
+    study: StudyFolder
+    store: StudyStorage
     proposer: Proposer
     pruner: optuna.pruners.BasePruner | None
     settings: Settings
@@ -114,20 +114,20 @@ class Driver:
     fleet: Fleet
     payload: Path
     observers: Sequence[Observer]
-    standings: Standings
+    progress: StudyProgress
     account: budgets.Account
     constraints: Sequence[Constraint] = ()
     takes_constraints: bool = False
     ended_jobs: Sequence[tuple[int, JobRef]] = ()
     clock: Clock = field(default_factory=Clock)
-    tracked: dict[int, Tracked] = field(default_factory=dict)
+    active_trials: dict[int, ActiveTrial] = field(default_factory=dict)
     stop_asking: str = ""
     failed: str = ""
     detach: bool = False
     detach_reason: str = ""
-    _kept: KeptCheckpoints = field(init=False)
+    _kept: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
-    _leaving: Leaving = field(init=False)
+    _leaving: LingeringJobs = field(init=False)
     _next_refresh: float = 0.0
     _refresh_every: float = 0.0
     _moved: bool = True
@@ -142,14 +142,14 @@ class Driver:
     _nodes: Nodes = field(init=False)
 
     def __post_init__(self) -> None:
-        self._kept = KeptCheckpoints(self.settings.keep_checkpoints, self.standings)
+        self._kept = CheckpointRetention(self.settings.keep_checkpoints, self.progress)
         self._dispatch = Dispatch(
             fleet=self.fleet,
             launcher=next(name for name, fleet in self.fleets.items() if fleet is self.fleet),
             payload=self.payload,
             folder=self.study.folder,
             submissions=self.study.submissions,
-            n_objectives=len(self.standings.directions),
+            n_objectives=len(self.progress.directions),
             look_every=self.settings.watch.verdict,
             check_lease=self.store.check_lease,
             now=lambda: self.clock.now(),  # the clock may be replaced later
@@ -159,7 +159,7 @@ class Driver:
             no_memory=self._give_up_memory,
         )
         self._nodes = Nodes(self.fleet.has_other_nodes)
-        self._leaving = Leaving(self.fleets, self.settings.grace, self._notice)
+        self._leaving = LingeringJobs(self.fleets, self.settings.grace, self._notice)
         for fleet in self.fleets.values():
             fleet.notice = self._notice
 
@@ -178,7 +178,7 @@ class Driver:
                 self._bear(error)
             for observer in self.observers:
                 observer.tick(self)
-            if not self.tracked and not self._wanted() and not self._leaving and not self._broken:
+            if not self.active_trials and not self._wanted() and not self._leaving and not self._broken:
                 return
             self.clock.sleep(self.settings.watch.files)
 
@@ -222,13 +222,13 @@ class Driver:
         if self._full or self._broken:
             self._mend()
         if self._refresh():
-            if cancelled := mass_cancelled(self.tracked.values(), self.fleets):
+            if cancelled := mass_cancelled(self.active_trials.values(), self.fleets):
                 self.detach = True
                 self.detach_reason = f"{cancelled} jobs were cancelled from outside: the study pauses"
                 return
             self._see_off()
         now = self.clock.now()
-        for trial in list(self.tracked.values()):
+        for trial in list(self.active_trials.values()):
             if trial.due(self.fleets, now):
                 self._look(trial)
         if self._best_is_new:
@@ -255,11 +255,11 @@ class Driver:
                 self._track(trial._trial_id, trial.number)
             elif trial.state.is_finished():
                 finished = finished_trial(trial, None)
-                self.standings.add(finished)
+                self.progress.add(finished)
                 self._kept.add(finished)
                 for observer in self.observers:
                     observer.recovered(trial.number, self.study.trial_dir(trial.number))
-        self._best_is_new = bool(self.standings.front)
+        self._best_is_new = bool(self.progress.front)
 
     def _track(self, trial_id: int, number: int) -> None:
         directory = self.study.trial_dir(number)
@@ -267,19 +267,19 @@ class Driver:
         if record is None:  # the driver died between asking and writing
             record = with_claims(self.proposer.complete(trial_id), directory)
             record.write(directory.trial_json)
-        if record.launcher == blocking_fleet.LAUNCHER and record.job is None:
+        if record.launcher == blocking.LAUNCHER and record.job is None:
             record = replace(record, submission=None)  # it ran inside a driver that is gone
             record.write(directory.trial_json)
         trial = self._tracked(trial_id, record, directory)
         trial.pruned = directory.verdict() is not None
-        self.tracked[number] = trial
+        self.active_trials[number] = trial
         for observer in self.observers:
             observer.started(trial)
 
-    def _tracked(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> Tracked:
-        objectives = len(self.standings.directions)
+    def _tracked(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> ActiveTrial:
+        objectives = len(self.progress.directions)
         ran = dict(self.account.running.get(record.number, {}))
-        return Tracked(trial_id, record, directory, self.study.uids, objectives, self.study.submissions, ran)
+        return ActiveTrial(trial_id, record, directory, self.study.uids, objectives, self.study.submissions, ran)
 
     def _mend(self) -> None:
         """A turn was cut off by an error: before anything is written, put right what was half done then."""
@@ -287,7 +287,7 @@ class Driver:
         self._dispatch.queue.clear()
         for trial in self.store.trials():
             ours = trial.user_attrs.get(OWNER) in self.study.uids
-            if ours and trial.state is OptunaState.RUNNING and trial.number not in self.tracked:
+            if ours and trial.state is OptunaState.RUNNING and trial.number not in self.active_trials:
                 self._track(trial._trial_id, trial.number)
         self._full = False
 
@@ -302,10 +302,12 @@ class Driver:
         now = self.clock.now()
         if now < self._next_refresh:
             return False
-        concerned = {trial.record.launcher for trial in self.tracked.values() if trial.record.submission is not None}
+        concerned = {
+            trial.record.launcher for trial in self.active_trials.values() if trial.record.submission is not None
+        }
         concerned |= self._leaving.launchers() | {job.launcher for _, job in self.ended_jobs}
         answered = {name: self.fleets[name].refresh() for name in self.fleets if name in concerned}
-        for trial in self.tracked.values():
+        for trial in self.active_trials.values():
             if trial.record.submission is not None and trial.record.job is None:
                 trial.searches += answered.get(trial.record.launcher, False)
         before, self._silent = self._silent, concerned - {name for name, answer in answered.items() if answer}
@@ -317,28 +319,30 @@ class Driver:
             watch.jobs if self._moved or self._silent or self._leaving else min(2 * self._refresh_every, watch.max_jobs)
         )
         self._moved = False
-        self._next_refresh = now + (self._refresh_every if self.tracked else 0.0)  # nobody else is waited for then
+        self._next_refresh = now + (
+            self._refresh_every if self.active_trials else 0.0
+        )  # nobody else is waited for then
         return True
 
-    def _look(self, trial: Tracked) -> None:
+    def _look(self, trial: ActiveTrial) -> None:
         if trial in self._dispatch.queue:
             return
         before = trial.phase
         seen = trial.see(self.fleets)
         if trial.phase is not before:
             self._moved = True
-        if trial.phase is not Job.PENDING:
+        if trial.phase is not JobState.PENDING:
             self._follow(trial)
         now = self.clock.now()
         trial.pass_time(now)
         trial.rest(now, self.settings.watch.max_files)
         if trial.starved:
             seen = replace(seen, memory=Memory.SPENT if self._next_memory(trial) is None else Memory.SHORT)
-        if seen.job is Job.OVER and not seen.claimed:
+        if seen.job is JobState.OVER and not seen.claimed:
             seen = replace(seen, unclaimed=trial.record.unclaimed + self._counts(trial))
         self._act(trial, reconcile(seen, self.limits), seen)
 
-    def _act(self, trial: Tracked, action: Action, seen: Seen) -> None:
+    def _act(self, trial: ActiveTrial, action: Action, seen: Observation) -> None:
         if action.do is Do.WAIT:
             return
         self.store.check_lease()
@@ -371,13 +375,13 @@ class Driver:
                 self._commit(trial, TrialState.FAIL, error)
                 self._cancel_jobs([trial])
 
-    def _commit(self, trial: Tracked, state: TrialState, error: dict[str, str] | None) -> None:
+    def _commit(self, trial: ActiveTrial, state: TrialState, error: dict[str, str] | None) -> None:
         """End a trial that no run of its own ended."""
         trial.dir.commit(
             Result(state, None, error, {}, None, {}), Identity(self.study.uids[0], trial.record.identity.params)
         )
 
-    def _submit_again(self, trial: Tracked, reason: str) -> None:
+    def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
         """The job ended without a claim: of that its node may be to blame."""
         counts, node = self._counts(trial), self._node(trial)
         self._clear(trial)
@@ -388,11 +392,11 @@ class Driver:
         trial.write(submission=None, job=None, unclaimed=trial.record.unclaimed + counts, memory=memory)
         self._retry(trial, reason if counts else f"{reason}, on node {node}, which is suspected")
 
-    def _counts(self, trial: Tracked) -> bool:
+    def _counts(self, trial: ActiveTrial) -> bool:
         """Whether the end of a job before its claim counts against its trial, and not against a node."""
         return trial.starved or self._nodes.counts(self._node(trial), trial.number)
 
-    def _blame_node(self, trial: Tracked) -> None:
+    def _blame_node(self, trial: ActiveTrial) -> None:
         """A job ended before its claim: its node gets no more of them if there are several."""
         if trial.starved:
             return
@@ -401,12 +405,12 @@ class Driver:
             self.fleet.exclude(bad)
             self._notice(f"node {bad}: jobs end there before their trials begin; it gets no more")
 
-    def _node(self, trial: Tracked) -> str:
+    def _node(self, trial: ActiveTrial) -> str:
         """Where the launcher last saw the trial's job; empty if it did not say."""
         job = trial.record.job
         return "" if job is None or job.launcher not in self.fleets else self.fleets[job.launcher].node(job)
 
-    def _resubmit(self, trial: Tracked, reason: str) -> None:
+    def _resubmit(self, trial: ActiveTrial, reason: str) -> None:
         self._clear(trial)
         memory = trial.record.memory
         if trial.starved:
@@ -421,25 +425,25 @@ class Driver:
         )
         self._retry(trial, reason)
 
-    def _with_more_memory(self, trial: Tracked) -> tuple[str, float]:
+    def _with_more_memory(self, trial: ActiveTrial) -> tuple[str, float]:
         """Why a trial that ran out of memory is started again, and the factor on the memory that it gets."""
         reason, memory = self._out_of_memory(trial), self._next_memory(trial) or trial.record.memory
         if memory > trial.record.memory:
             reason += f"; again with {self.fleet.memory_gb(memory):.3g} GB"
         return reason, memory
 
-    def _clear(self, trial: Tracked) -> None:
+    def _clear(self, trial: ActiveTrial) -> None:
         """End what a job that is over left behind."""
         job = trial.record.job
         if job is not None and job.launcher in self.fleets:
             self.fleets[job.launcher].clear(job)
 
-    def _give_up_memory(self, trial: Tracked, refusal: str) -> None:
+    def _give_up_memory(self, trial: ActiveTrial, refusal: str) -> None:
         """The launcher has no place for a job with as much memory as the trial needs."""
         error = {"type": OUT_OF_MEMORY, "message": f"{self._out_of_memory(trial)}: {refusal}", "traceback": ""}
         self._commit(trial, TrialState.FAIL, error)
 
-    def _next_memory(self, trial: Tracked) -> float | None:
+    def _next_memory(self, trial: ActiveTrial) -> float | None:
         """The factor on the launcher's memory for the next run of a trial that ran out of it.
 
         Returns:
@@ -454,7 +458,7 @@ class Driver:
             grown = min(grown, factor * most / asked)
         return grown if grown > 1.001 * factor else None
 
-    def _out_of_memory(self, trial: Tracked) -> str:
+    def _out_of_memory(self, trial: ActiveTrial) -> str:
         asked = self.fleet.memory_gb(trial.record.memory)
         return "out of memory" + ("" if asked is None else f": the job asked for {asked:.3g} GB")
 
@@ -475,17 +479,17 @@ class Driver:
 
     def _show_why_jobs_wait(self) -> None:
         """Say, once, what the launcher says of a job that may never start."""
-        for trial in self.tracked.values():
+        for trial in self.active_trials.values():
             job = trial.record.job
             fleet = None if job is None else self.fleets.get(job.launcher)
-            if job is None or fleet is None or fleet.phase(job) is not Job.PENDING:
+            if job is None or fleet is None or fleet.phase(job) is not JobState.PENDING:
                 continue
             why = fleet.why(job)
             reason = why.partition(": ")[2]
             if reason not in ORDINARY:
                 self._notice_once(f"trial {trial.number} waits: Slurm says of job {job.id}: {why}", about=reason)
 
-    def _find(self, trial: Tracked) -> None:
+    def _find(self, trial: ActiveTrial) -> None:
         """Look for the job of a submission that the launcher did not confirm to us."""
         assert trial.record.submission is not None
         # The launcher may have been another one when the trial was submitted.
@@ -496,14 +500,14 @@ class Driver:
             trial.searches = 0
             trial.write(submission=None)
 
-    def _retry(self, trial: Tracked, reason: str) -> None:
+    def _retry(self, trial: ActiveTrial, reason: str) -> None:
         trial.searches = 0
         self._moved = True
         for observer in self.observers:
             observer.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
-    def _follow(self, trial: Tracked, all_of_them: bool = False) -> None:
+    def _follow(self, trial: ActiveTrial, all_of_them: bool = False) -> None:
         """Take in what the trial reported, and let the pruner judge it."""
         known, judged = set(trial.offsets), self.pruner is not None and self.study.metric is not None
         for line in trial.new_lines(all_of_them):
@@ -514,7 +518,7 @@ class Driver:
             for observer in self.observers:
                 observer.running(trial, label)
 
-    def _judge(self, trial: Tracked, step: int, value: float) -> None:
+    def _judge(self, trial: ActiveTrial, step: int, value: float) -> None:
         assert self.pruner is not None
         if not self.store.report(trial.trial_id, step, value):
             return
@@ -522,7 +526,7 @@ class Driver:
             records.create(trial.dir.verdict_json, {"prune_at": step, "value": value})
             trial.pruned = True
 
-    def _finish(self, trial: Tracked, result: Result) -> None:
+    def _finish(self, trial: ActiveTrial, result: Result) -> None:
         """Project result.json into the study, and tell everybody.
 
         The order is important: what may fail and is safe to repeat comes first, what is counted comes after it. So an
@@ -535,11 +539,11 @@ class Driver:
         for observer in self.observers:
             observer.ended(trial, result)
         bad_node = self._nodes.ended(trial)
-        self._best_is_new |= self.standings.add(finished)
+        self._best_is_new |= self.progress.add(finished)
         superfluous = self._kept.add(finished)
         self.account.trial_over(trial.number, seconds)
         self._leaving.add(trial.record.job, trial.number, self.clock.now())
-        del self.tracked[trial.number]
+        del self.active_trials[trial.number]
         self._moved = True
         self._consider_stopping(finished)
         if bad_node:
@@ -549,26 +553,26 @@ class Driver:
         for number in superfluous:
             drop_checkpoints(self.study.trial_dir(number))
 
-    def _violations(self, trial: Tracked, result: Result) -> dict[str, float]:
+    def _violations(self, trial: ActiveTrial, result: Result) -> dict[str, float]:
         if result.state is not TrialState.COMPLETE:
             return {}
         return {one.metric: one.violation(trial.latest) for one in self.constraints}
 
     def _consider_stopping(self, trial: Finished) -> None:
         rate = self.settings.max_failure_rate
-        if trial.error is not None and self.standings.failed > rate * self.n_trials:
+        if trial.error is not None and self.progress.failed > rate * self.n_trials:
             self.failed = self.stop_asking = (
-                f"{self.standings.failed} trials failed, more than max_failure_rate={rate} of "
+                f"{self.progress.failed} trials failed, more than max_failure_rate={rate} of "
                 f"n_trials={self.n_trials} allows; the last was trial {trial.number}: {trial.error}"
             )
         self.stop_asking = self.stop_asking or budgets.stagnated(self.settings.budget, self.store)
 
     def _announce_best(self) -> None:
-        if not self.standings.front:
+        if not self.progress.front:
             return
-        standings_of.write_results(self.study.folder / "optimization_results.yaml", self.standings)
+        progress_of.write_results(self.study.folder / "optimization_results.yaml", self.progress)
         for observer in self.observers:
-            observer.best(self.standings.front)
+            observer.best(self.progress.front)
         self._best_is_new = False
 
     # ---------------------------------------------------------------- start trials
@@ -581,23 +585,25 @@ class Driver:
         """Trials still to be asked for."""
         if self.stop_asking:
             return 0
-        return max(0, self.n_trials - self.standings.finished - len(self.tracked))
+        return max(0, self.n_trials - self.progress.finished - len(self.active_trials))
 
     def _heed_budget(self) -> None:
-        self.account.pass_time({number: trial.ran for number, trial in self.tracked.items()})
+        self.account.pass_time({number: trial.ran for number, trial in self.active_trials.items()})
         budget, running = self.settings.budget, 0.0
         if budget.device_hours is not None:
-            running = sum(trial.seconds() or 0.0 for trial in self.tracked.values() if trial.phase is Job.RUNNING)
+            running = sum(
+                trial.seconds() or 0.0 for trial in self.active_trials.values() if trial.phase is JobState.RUNNING
+            )
         self.stop_asking = self.stop_asking or budgets.exceeded(budget, self.account, running)
 
     def _refill(self) -> None:
         if self._dispatch.paused():
             return
-        for _ in range(min(self._wanted(), self.slots() - len(self.tracked))):
-            trial_id, record = self.proposer.propose(self.standings.finished + len(self.tracked))
+        for _ in range(min(self._wanted(), self.slots() - len(self.active_trials))):
+            trial_id, record = self.proposer.propose(self.progress.finished + len(self.active_trials))
             # trial.json comes with the submission; a driver that dies before completes it from the stored parameters.
             trial = self._tracked(trial_id, record, self.study.trial_dir(record.number))
-            self.tracked[record.number] = trial
+            self.active_trials[record.number] = trial
             self._dispatch.queue.append(trial)
             for observer in self.observers:
                 observer.started(trial)
@@ -628,14 +634,14 @@ class Driver:
 
     def cancel(self) -> None:
         """End every unfinished trial: committed as failed by us first, so that no job takes it up again."""
-        error = {"type": standings_of.CANCELLED, "message": "the study was cancelled", "traceback": ""}
-        for trial in self.tracked.values():
+        error = {"type": progress_of.CANCELLED, "message": "the study was cancelled", "traceback": ""}
+        for trial in self.active_trials.values():
             self._commit(trial, TrialState.FAIL, error)
         self._dispatch.queue.clear()
-        self._cancel_jobs(list(self.tracked.values()))
+        self._cancel_jobs(list(self.active_trials.values()))
         self.stop_asking = "the study was cancelled"
 
-    def _cancel_jobs(self, trials: Sequence[Tracked]) -> None:
+    def _cancel_jobs(self, trials: Sequence[ActiveTrial]) -> None:
         jobs = [trial.record.job for trial in trials if trial.record.job is not None]
         for name, fleet in self.fleets.items():
             fleet.cancel([job for job in jobs if job.launcher == name])

@@ -13,17 +13,17 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import consistency, fresh, study_record
-from trialfleet.sweep import constraints as bounds
-from trialfleet.sweep import store as stores
-from trialfleet.sweep.code_version import code_version
-from trialfleet.sweep.consistency import Found
-from trialfleet.sweep.lease import Lease
+from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.plan import Plan, allowed_changes, rebuild
-from trialfleet.sweep.projection import Projector
-from trialfleet.sweep.samplers import SamplerFactory, build_pruner
-from trialfleet.sweep.store import OWNER, StudyStore
-from trialfleet.sweep.study_record import StudyRecord
+from trialfleet.sweep.study import consistency, fresh_start, study_record
+from trialfleet.sweep.study import constraints as bounds
+from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study.consistency import Found
+from trialfleet.sweep.study.lease import Lease
+from trialfleet.sweep.study.projection import Projector
+from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
+from trialfleet.sweep.study.storage import OWNER, StudyStorage
+from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.trial import records
 
 Notice = Callable[[str], None]
@@ -39,7 +39,7 @@ class Opened:
     """
 
     record: StudyRecord
-    store: StudyStore
+    store: StudyStorage
     found: Found
     anew: bool
 
@@ -50,15 +50,15 @@ def finish_fresh_start(plan: Plan, lease: Callable[[], Lease], wanted: bool, not
     Raises:
         UserError: the study has a driver, or the one in the storage belongs to another folder.
     """
-    interrupted = fresh.is_begun(plan.folder)
+    interrupted = fresh_start.is_begun(plan.folder)
     if wanted and not interrupted:
-        fresh.begin(plan.folder, plan.name, lease)
-    if not fresh.is_begun(plan.folder):
+        fresh_start.begin(plan.folder, plan.name, lease)
+    if not fresh_start.is_begun(plan.folder):
         return
     node = plan.request.node.get("storage")
     storage = None if node is None else stores.open_storage(stores.instantiated(node), plan.folder, lambda: None)
     try:
-        aside = fresh.finish(plan.folder, storage)
+        aside = fresh_start.finish(plan.folder, storage)
     finally:
         if storage is not None:
             stores.close(storage)
@@ -151,13 +151,13 @@ def _opened(plan: Plan, lease: Lease) -> BaseStorage:
     return stores.open_storage(stores.instantiated(node), plan.folder / JOURNAL, lease.check)
 
 
-def _new_store(plan: Plan, lease: Lease, storage: BaseStorage) -> StudyStore:
+def _new_store(plan: Plan, lease: Lease, storage: BaseStorage) -> StudyStorage:
     shown = stores.described(plan.request.node.get("storage"))
     shown = str(plan.folder / JOURNAL) if shown == "null" else shown
-    return StudyStore(storage, plan.name, plan.directions, lease.check, lease.token, shown)
+    return StudyStorage(storage, plan.name, plan.directions, lease.check, lease.token, shown)
 
 
-def _store(plan: Plan, record: StudyRecord, lease: Lease, notice: Notice) -> tuple[StudyStore, Sequence[FrozenTrial]]:
+def _store(plan: Plan, record: StudyRecord, lease: Lease, notice: Notice) -> tuple[StudyStorage, Sequence[FrozenTrial]]:
     """The study as its storage has it, and its trials.
 
     A journal in the folder that cannot be read gives way to a new one, if that is what the user asked for.
@@ -179,11 +179,11 @@ def _made_anew(
     plan: Plan,
     record: StudyRecord,
     lease: Lease,
-    store: StudyStore,
+    store: StudyStorage,
     old: Sequence[FrozenTrial],
     projector: Projector,
     notice: Notice,
-) -> StudyStore:
+) -> StudyStorage:
     """A study filled from the folder; the one that was there is kept under another name."""
     if store.in_folder:
         _put_journal_aside(plan.folder / JOURNAL, notice)

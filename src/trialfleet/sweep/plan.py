@@ -15,16 +15,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import constraints, study_record
-from trialfleet.sweep import fresh as fresh_start
-from trialfleet.sweep import proposer as proposing
-from trialfleet.sweep import settings as settings_of
-from trialfleet.sweep import space as spaces
-from trialfleet.sweep import store as stores
-from trialfleet.sweep.samplers import SamplerFactory, build_pruner
-from trialfleet.sweep.space import Space
-from trialfleet.sweep.study_record import StudyRecord
-from trialfleet.tracking.target import Target, resolve
+from trialfleet.sweep import sweeper_settings as settings_of
+from trialfleet.sweep.study import constraints, fresh_start, study_record
+from trialfleet.sweep.study import proposer as proposing
+from trialfleet.sweep.study import search_space as spaces
+from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
+from trialfleet.sweep.study.search_space import Space
+from trialfleet.sweep.study.study_record import StudyRecord
+from trialfleet.tracking.destination import Destination, resolve
 from trialfleet.trial.directory import trial_dir, trial_numbers
 
 PROBES = 8  # configs that are composed before the first trial to see whether trials can be
@@ -61,7 +60,7 @@ class Plan:
     space: Space
     identity: dict[str, Any]
     record: StudyRecord | None
-    target: Target | None
+    target: Destination | None
 
 
 def check(request: Request) -> Plan:
@@ -180,7 +179,7 @@ def _check_configs(request: Request, space: Space) -> None:
             judge(config)
 
 
-def _target(config: DictConfig, begun: bool) -> Target | None:
+def _target(config: DictConfig, begun: bool) -> Destination | None:
     """Where MLflow is. Of a study that has begun a damaged database is no reason to stop: the folder has it all."""
     uri = OmegaConf.select(config, "tracking.uri")
     if uri is None:

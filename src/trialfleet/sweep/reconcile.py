@@ -10,7 +10,7 @@ from enum import Enum
 from trialfleet.trial.result import Result
 
 
-class Submission(Enum):
+class SubmissionState(Enum):
     """What the driver knows of the submission of the trial's present attempt."""
 
     NONE = "none"  # trial.json names no submission yet
@@ -18,7 +18,7 @@ class Submission(Enum):
     DONE = "done"  # the launcher answered with a job id
 
 
-class Job(Enum):
+class JobState(Enum):
     """What the launcher says of the attempt's job."""
 
     UNKNOWN = "unknown"  # the launcher cannot be asked now (slurmctld is down): wait
@@ -37,7 +37,7 @@ class Memory(Enum):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What is seen of one unfinished trial.
 
     Attributes:
@@ -54,8 +54,8 @@ class Seen:
     """
 
     result: Result | None = None
-    submission: Submission = Submission.NONE
-    job: Job = Job.UNKNOWN
+    submission: SubmissionState = SubmissionState.NONE
+    job: JobState = JobState.UNKNOWN
     claimed: bool = False
     condemned: bool = False
     fruitless: int = 0
@@ -98,17 +98,17 @@ class Action:
     reason: str = ""  # of a failure or a retry, to show and record
 
 
-def reconcile(seen: Seen, limits: Limits) -> Action:
+def reconcile(seen: Observation, limits: Limits) -> Action:
     """What to do about an unfinished trial. Total: every combination has an answer."""
     if seen.result is not None:
         return Action(Do.TELL)
     if seen.damage:
         return Action(Do.SET_ASIDE, seen.damage)
-    if seen.submission is Submission.NONE:
+    if seen.submission is SubmissionState.NONE:
         return Action(Do.SUBMIT)
-    if seen.submission is Submission.MAYBE and not seen.claimed:
+    if seen.submission is SubmissionState.MAYBE and not seen.claimed:
         # With a claim the job is known from the claim itself; without one, only the launcher can tell.
-        return Action(Do.WAIT) if seen.job is Job.UNKNOWN else Action(Do.FIND)
+        return Action(Do.WAIT) if seen.job is JobState.UNKNOWN else Action(Do.FIND)
     if seen.claimed and not seen.condemned:
         # Whatever the job does now: Slurm may have requeued it, and would again and again.
         if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
@@ -120,7 +120,7 @@ def reconcile(seen: Seen, limits: Limits) -> Action:
                 f"lost {seen.fruitless} times in a row without a newer checkpoint{causes} "
                 f"(max_retries={limits.max_retries})",
             )
-    if seen.job is not Job.OVER:
+    if seen.job is not JobState.OVER:
         return Action(Do.WAIT)
     if seen.condemned:
         return Action(Do.PRUNE)

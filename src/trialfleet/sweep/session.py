@@ -19,31 +19,32 @@ from rich.text import Text
 
 from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
-from trialfleet.sweep import constraints, snapshot
-from trialfleet.sweep import proposer as proposing
-from trialfleet.sweep.blocking_fleet import BlockingFleet
-from trialfleet.sweep.budget import Account
-from trialfleet.sweep.conclusion import conclude, entry_point, resume_command, show_plan
-from trialfleet.sweep.databases import storage_is_transient
-from trialfleet.sweep.driver import Clock, Driver, Observer, Study
-from trialfleet.sweep.fleet import Fleet
-from trialfleet.sweep.interrupts import Interrupts, interruptible_sleep
-from trialfleet.sweep.lease import Lease
-from trialfleet.sweep.local_fleet import LocalFleet
+from trialfleet.sweep.driver import Clock, Driver, Observer, StudyFolder
+from trialfleet.sweep.fleets import code_snapshot
+from trialfleet.sweep.fleets.base import Fleet
+from trialfleet.sweep.fleets.blocking import BlockingFleet
+from trialfleet.sweep.fleets.local import LocalFleet
+from trialfleet.sweep.fleets.payload import is_submittable, write_payload
+from trialfleet.sweep.fleets.slurm import SlurmFleet
+from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
-from trialfleet.sweep.payload import is_submittable, write_payload
 from trialfleet.sweep.plan import Plan, Request, check, fresh
 from trialfleet.sweep.reconcile import Limits
-from trialfleet.sweep.samplers import SamplerFactory, build_pruner
-from trialfleet.sweep.settings import defaults, sweep_folder
-from trialfleet.sweep.slurm_fleet import SlurmFleet
-from trialfleet.sweep.standings import Standings
-from trialfleet.sweep.study_record import StudyRecord
-from trialfleet.sweep.terminal import Terminal
-from trialfleet.sweep.to_mlflow import ToMlflow
-from trialfleet.tracking import ingest
-from trialfleet.tracking.forwarder import Study as TrackedStudy
-from trialfleet.tracking.target import on_network_file_system
+from trialfleet.sweep.study import constraints
+from trialfleet.sweep.study import proposer as proposing
+from trialfleet.sweep.study.budget import Account
+from trialfleet.sweep.study.databases import storage_is_transient
+from trialfleet.sweep.study.lease import Lease
+from trialfleet.sweep.study.progress import StudyProgress
+from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
+from trialfleet.sweep.study.study_record import StudyRecord
+from trialfleet.sweep.sweeper_settings import defaults, sweep_folder
+from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
+from trialfleet.sweep.ui.live_table import LiveTable
+from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
+from trialfleet.tracking.destination import on_network_file_system
+from trialfleet.tracking.exporter import Exporter, StudyState, code_tags
+from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial import transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
@@ -85,7 +86,7 @@ def _run(request: Request, console: Console) -> None:
                 interrupts = stack.enter_context(Interrupts(made, terminal, interactive))
                 made.clock = Clock(sleep=partial(interruptible_sleep, interrupts))
                 made.recover()
-                driver, finished_before = made, made.standings.finished
+                driver, finished_before = made, made.progress.finished
                 with terminal:
                     driver.run()
                 _hand_over(driver, console)
@@ -128,15 +129,15 @@ def _what_to_do(error: OSError) -> str:
 
 def _hand_over(driver: Driver, console: Console) -> None:
     """See to it that MLflow has everything before the driver goes; what it lacks the next driver sends."""
-    mlflow = next((observer for observer in driver.observers if isinstance(observer, ToMlflow)), None)
+    mlflow = next((observer for observer in driver.observers if isinstance(observer, MlflowObserver)), None)
     if mlflow is None:
         return
-    state: ingest.StudyState = "FAIL" if driver.failed else "STOPPED" if driver.tracked or driver.detach else "COMPLETE"
+    state: StudyState = "FAIL" if driver.failed else "STOPPED" if driver.active_trials or driver.detach else "COMPLETE"
     if not mlflow.finish(state, FLUSH_SECONDS if not driver.detach else FLUSH_SECONDS / 6):
         _note(console, f"MLflow: {mlflow.problem() or 'not everything arrived'}; the same command sends the rest")
 
 
-def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, Terminal]:
+def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, LiveTable]:
     """Take the study and build the driver; what must be given back is on the stack."""
     folder, node = plan.folder, plan.request.node
 
@@ -161,16 +162,16 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
     if pruner is not None:
         store.study.pruner = pruner
     project = project_directory()
-    code = snapshot.take(project, folder / "code" / record.code["digest"])
-    fleets, fleet = _fleets(plan, {"PYTHONPATH": snapshot.python_path(code)})
+    code = code_snapshot.take(project, folder / "code" / record.code["digest"])
+    fleets, fleet = _fleets(plan, {"PYTHONPATH": code_snapshot.python_path(code)})
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
     live = plan.settings.live and console.is_terminal
-    terminal = Terminal(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
+    terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     observers: list[Observer] = [*([mlflow] if mlflow else []), terminal]
-    context = snapshot.repointed(plan.request.hydra_context, project, code)
+    context = code_snapshot.repointed(plan.request.hydra_context, project, code)
     payload = write_payload(folder / ".submitit", context, plan.request.task_function, plan.request.config)
     driver = Driver(
-        study=Study(
+        study=StudyFolder(
             folder,
             folder / ".submitit",
             record.uids,
@@ -195,7 +196,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, T
         fleet=fleet,
         payload=payload,
         observers=observers,
-        standings=Standings(plan.directions),
+        progress=StudyProgress(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(
             folder / "budget.json", _devices(plan.request.launcher), notice, lambda: opened.found.seconds
@@ -269,12 +270,12 @@ def slurm_parameters(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return dict(executor._executor.parameters)
 
 
-def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, anew: bool) -> ToMlflow | None:
+def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, anew: bool) -> MlflowObserver | None:
     """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
     if plan.target is None:
         return None
-    tags = ingest.code_tags(entry_point(), record.code.get("commit"), record.code["digest"])
-    tracked = TrackedStudy(
+    tags = code_tags(entry_point(), record.code.get("commit"), record.code["digest"])
+    exported = ExportedStudy(
         plan.name,
         record.uid,
         dict(zip(plan.metrics, plan.directions, strict=True)),
@@ -282,8 +283,8 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
         {key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
     )
     poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
-    ingester = stack.enter_context(ingest.Ingester(plan.folder, plan.target, tracked, poll, lease.held, anew))
-    return ToMlflow(ingester, plan.metrics, tags, resume_command())
+    exporter = stack.enter_context(Exporter(plan.folder, plan.target, exported, poll, lease.held, anew))
+    return MlflowObserver(exporter, plan.metrics, tags, resume_command())
 
 
 def _slurm_job_ended(job: str) -> bool | None:

@@ -40,7 +40,7 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from trialfleet.sweep.plan import Request
         from trialfleet.sweep.session import run_session
-        from trialfleet.sweep.settings import defaults
+        from trialfleet.sweep.sweeper_settings import defaults
 
         assert self.config is not None
         assert self.hydra_context is not None

@@ -17,10 +17,10 @@ from typing import IO
 
 from trialfleet.errors import UserError
 from trialfleet.tracking import views
-from trialfleet.tracking.forwarder import DIRECTION, OBJECTIVE
+from trialfleet.tracking.destination import DamagedDatabase, Destination, damage
 from trialfleet.tracking.mlflow_runs import Damaged, Runs, TrackingError, prepare_environment
-from trialfleet.tracking.target import DamagedDatabase, Target, damage
-from trialfleet.tracking.trial_forwarder import KIND, STATE, STUDY, UID
+from trialfleet.tracking.study_export import DIRECTION, OBJECTIVE
+from trialfleet.tracking.trial_export import KIND, STATE, STUDY, UID
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password: not for other machines
 PORTS_TO_TRY = 20
@@ -39,7 +39,7 @@ class StudyPages:
     links: dict[str, str]
 
 
-def check(target: Target) -> None:
+def check(target: Destination) -> None:
     """Raises:
     UserError: there is nothing to show yet, or the database is damaged.
     """
@@ -71,7 +71,7 @@ def choose_port(wanted: int | None, first: int = 5000) -> int:
 
 
 @contextlib.contextmanager
-def serve(target: Target, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+def serve(target: Destination, port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """MLflow's server for the length of the block, in a process group of its own that ends with the block.
 
     Raises:
@@ -92,7 +92,7 @@ def serve(target: Target, port: int) -> Iterator["subprocess.Popen[bytes]"]:
             _stop(server)
 
 
-def studies(target: Target, base: str) -> list[StudyPages]:
+def studies(target: Destination, base: str) -> list[StudyPages]:
     """All studies of the target's experiment, the newest first, with links under `base`.
 
     Raises:
@@ -126,7 +126,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, target: Target, output: IO[bytes]) -> None:
+def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, target: Destination, output: IO[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if server.poll() is not None:
@@ -161,7 +161,7 @@ def _group_exists(group: int) -> bool:
     return True
 
 
-def report(target: Target, base: str, shown: int = 10) -> str:
+def report(target: Destination, base: str, shown: int = 10) -> str:
     """What the user is told: where MLflow is, and the links of the newest studies.
 
     Raises:

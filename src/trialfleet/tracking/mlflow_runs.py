@@ -1,6 +1,6 @@
 """The few things asked of MLflow, and what its errors mean. The only file that imports mlflow.
 
-Importing mlflow takes seconds, so it is imported when a `Runs` is made, in the ingester's own thread.
+Importing mlflow takes seconds, so it is imported when a `Runs` is made, in the exporter's own thread.
 """
 
 import logging
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trialfleet.tracking.once import Row, mlflow_name
-from trialfleet.tracking.target import DamagedDatabase, Target, damage, file_identity
+from trialfleet.tracking.dedup import Row, mlflow_name
+from trialfleet.tracking.destination import DamagedDatabase, Destination, damage, file_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ MAX_TAG = 8000  # characters
 PAGE = 1000
 
 # MLflow's own retries are off: urllib3 would send a 'create run' twice without looking whether the first one
-# arrived. The ingester retries, after looking. The URL line that MLflow prints at the end of a run and its
+# arrived. The exporter retries, after looking. The URL line that MLflow prints at the end of a run and its
 # own log handlers would break the terminal's display.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -90,7 +90,7 @@ class Runs:
         database: which file an SQLite target is, so that another one in its place is noticed; else None.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Destination) -> None:
         self._target = target
         self.database = file_identity(target.database)
         self._client = self._call("connecting", _client, target.uri)
@@ -263,7 +263,7 @@ def prepare_environment() -> None:
             logger.propagate = False
 
 
-def release(target: Target) -> None:
+def release(target: Destination) -> None:
     """Close this process's connections to an SQLite target: MLflow keeps them for good, to whatever file was there."""
     if target.database is None or "mlflow.store.tracking.sqlalchemy_store" not in sys.modules:
         return

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from trialfleet.tracking.dedup import metric_name
 from trialfleet.tracking.mlflow_runs import param_name
-from trialfleet.tracking.once import metric_name
 
 MAX_COLUMNS = 12  # of parameters; a chart with more axes says nothing
 _TAG = "mlflow.sharedViewState."

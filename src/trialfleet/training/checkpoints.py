@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written in the background, whole or absent, and checked when they are read.
+"""CheckpointManager of a run: written in the background, whole or absent, and checked when they are read.
 
     checkpoints/00000200/
       state/          arrays, as Orbax writes them: each process its own shards
@@ -48,7 +48,7 @@ class Saved:
         return None if score is None else records.number(score)
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints of one run and, read-only, of the runs before it."""
 
     def __init__(self, directory: Path, earlier: Sequence[Path], keep: schema.Checkpoints) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from trialfleet.config import Config, signature
 from trialfleet.training import checkpoints, control, distributed, restore, trees
-from trialfleet.training.checkpoints import Checkpoints
+from trialfleet.training.checkpoints import CheckpointManager
 from trialfleet.training.data import Fed, Feed, Loader, Position
 from trialfleet.training.evaluation import Evaluator, write_files
 from trialfleet.training.goodput import Goodput, Profiler, utilization
@@ -55,7 +55,7 @@ class Training:
     def __init__(self, config: Config, run: Run, setup: Setup, goodput: Goodput) -> None:
         self.config, self.run, self.setup, self.goodput = config, run, setup, goodput
         self.program = setup.program
-        self.saves = Checkpoints(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
+        self.saves = CheckpointManager(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
         self.stop_sync = StopSync(setup.mesh, run, config.training.checkpoints.every_seconds)
         self.profiler = Profiler(config.training.profile, run.artifacts)
         self.evaluators: dict[str, Evaluator] = {}

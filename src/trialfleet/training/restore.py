@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, lora, trees
-from trialfleet.training.checkpoints import Checkpoints, Saved
+from trialfleet.training.checkpoints import CheckpointManager, Saved
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.program import Program
 from trialfleet.training.setup import fingerprint
@@ -111,7 +111,7 @@ def with_parameters_of(
     return state._replace(params=params, ema=ema), never, report
 
 
-def resumed(config: Config, program: Program, saves: Checkpoints, frozen: str) -> Resumed | None:
+def resumed(config: Config, program: Program, saves: CheckpointManager, frozen: str) -> Resumed | None:
     """The trial's furthest whole checkpoint, or None if there is none or the config wants none.
 
     Args:

@@ -1,0 +1,268 @@
+"""One unfinished trial as the driver follows it: its files, its job, and what both say together."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from trialfleet.sweep.fleets.base import Fleet
+from trialfleet.sweep.fleets.local import marker
+from trialfleet.sweep.reconcile import JobState, Observation, SubmissionState
+from trialfleet.trial import metrics, out_of_memory, records
+from trialfleet.trial.checkpoints import newest_step
+from trialfleet.trial.claim import Claim
+from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.metrics import Line
+from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import Result
+from trialfleet.trial.submission import JobRef, TrialRecord
+
+LISTED_EVERY = 4  # looks at a trial of which nothing new is heard
+LOG_TAIL = 4000  # characters of a log that are looked at and shown
+
+
+@dataclass(eq=False)  # a trial is itself, whatever is known of it
+class ActiveTrial:
+    """An unfinished trial.
+
+    Attributes:
+        uids: the study's uid, and those that it had before it was copied.
+        n_objectives: how many numbers a result must have.
+        submissions: where the launcher's logs lie.
+        ran: seconds that drivers saw each run go on, by label, on clocks that no change of the time of day alters.
+        offsets: bytes of each run's metrics.jsonl that were read.
+        latest: the newest value of each metric, and `step` the newest step.
+        searches: refreshes of the launcher since a submission whose answer is missing.
+        pruned: whether its verdict was written.
+        starved: whether the job that ended ran out of the host's memory.
+    """
+
+    trial_id: int
+    record: TrialRecord
+    dir: TrialDir
+    uids: Collection[str]
+    n_objectives: int
+    submissions: Path
+    ran: dict[str, float] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
+    step: int | None = None
+    searches: int = 0
+    pruned: bool = False
+    started: float | None = None  # Unix seconds of the first claim
+    starved: bool = False
+    phase: JobState = JobState.UNKNOWN
+    _looked: tuple[str, float] | None = None  # the run that went on at the last look, and when that was
+    _heard: JobState = JobState.UNKNOWN  # the launcher's word at the last look
+    _next_look: float = 0.0  # on the driver's clock
+    _running_since: float | None = None  # on the driver's clock
+    _claims: list[Claim] = field(default_factory=list)  # as last listed
+    _looks: int = 0  # since then
+    timed_out: bool = False  # whether the time limit ended the job, other than by the run's leaving ahead of it
+    _claims_counted: int = -1
+    _fruitless_runs: int = 0
+    _time_limits: int = 0
+    _reports: dict[str, Path] = field(default_factory=dict)  # each run's metrics.jsonl
+
+    @property
+    def number(self) -> int:
+        return self.record.number
+
+    def write(self, synced: bool = True, **changes: object) -> None:
+        """Change trial.json, and what we know of it once it is written."""
+        record = replace(self.record, **changes)  # type: ignore[arg-type]  # the fields have many types
+        record.write(self.dir.trial_json, synced)
+        self.record = record
+
+    def due(self, fleets: dict[str, Fleet], now: float) -> bool:
+        """Whether it is time to look: `rest` is over, or the launcher says something new of the job."""
+        return now >= self._next_look or self._phase(fleets) is not self._heard
+
+    def pass_time(self, now: float) -> None:
+        """Count the time since the last look for the run that was seen to go on then."""
+        if self._looked is not None:
+            label, before = self._looked
+            self.ran[label] = self.ran.get(label, 0.0) + max(0.0, now - before)
+        self._looked = (self._claims[-1].label, now) if self.phase is JobState.RUNNING and self._claims else None
+
+    def rest(self, now: float, longest: float) -> None:
+        """Look again after a twentieth of the time that the trial has been running, after `longest` seconds at most.
+
+        So an end is noticed late by one part in twenty, and hundreds of long trials are no load to a file system.
+        """
+        if self.started is not None and self._running_since is None:
+            self._running_since = now
+        self._next_look = now if self._running_since is None else now + min(longest, (now - self._running_since) / 20)
+
+    def see(self, fleets: dict[str, Fleet]) -> Observation:
+        """Look: at the launcher's last answer first, at the files second.
+
+        Of these the result comes first: the run that brought it, and all that it reported, are there then.
+
+        Args:
+            fleets: by launcher's name.
+        """
+        record = self.record
+        submission = (
+            SubmissionState.NONE
+            if record.submission is None
+            else SubmissionState.MAYBE
+            if record.job is None
+            else SubmissionState.DONE
+        )
+        heard, self.phase = self._heard, self._phase(fleets)
+        self._heard = self.phase
+        result, damage = self._result()
+        claims = self._claims = self._runs(ended=result is not None, news=self.phase is not heard)
+        own = [claim for claim in claims if claim.attempt == record.attempt]
+        if own and not own[-1].damaged:
+            self._adopt(own[-1])
+            self.phase = self._with_worker(own[-1])
+        if claims and self.started is None:
+            self.started = (self.dir.run_dir(claims[0].label) / "claim").stat().st_mtime
+        over = self.phase is JobState.OVER
+        job = self.record.job
+        self.timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
+        self.starved = over and result is None and job is not None and self._starved(fleets[job.launcher], job, own)
+        return Observation(
+            result=result,
+            damage=damage,
+            submission=submission if job is None else SubmissionState.DONE,
+            job=self.phase,
+            claimed=bool(own),
+            condemned=self.pruned,
+            fruitless=self._fruitless(claims, over),
+            unclaimed=record.unclaimed + 1,
+            timeouts=record.timeouts + self.timed_out + self._time_limits,
+        )
+
+    def _result(self) -> tuple[Result | None, str]:
+        """The trial's result, if there is one; or why what is there is not."""
+        try:
+            result = self.dir.result()
+        except Damaged as damage:
+            return None, str(damage)
+        if result is None:
+            return None, ""
+        if not result.identity.is_of(self.record.identity, self.uids):
+            return None, f"{self.dir.result_json}: is the result of another trial, or of another study"
+        if result.objectives is not None and len(result.objectives) != self.n_objectives:
+            return None, f"{self.dir.result_json}: has {len(result.objectives)} objectives, not {self.n_objectives}"
+        return result, ""
+
+    def _starved(self, fleet: Fleet, job: JobRef, own: list[Claim]) -> bool:
+        """Whether the job ended for want of memory: by the launcher's word, the run's own, or its log's."""
+        records_of_it = [self.dir.run_dir(claim.label) / out_of_memory.RECORD for claim in own[-1:]]
+        if fleet.out_of_memory(job) or any(record.exists() for record in records_of_it):
+            return True
+        return out_of_memory.killed(self.log_tail())
+
+    def _runs(self, ended: bool, news: bool) -> list[Claim]:
+        """The trial's runs so far; none are looked for while its job waits in line.
+
+        To list them is half of what a look costs. A job that runs on has the runs it had, unless Slurm requeued it
+        quicker than it was asked about it: then the new run is seen a few looks late.
+        """
+        if self.phase is JobState.PENDING and not ended:
+            return []
+        known = bool(self._claims) and self._claims[-1].attempt == self.record.attempt
+        self._looks += 1
+        if ended or news or not known or self.phase is not JobState.RUNNING or self._looks >= LISTED_EVERY:
+            self._looks = 0
+            return self.dir.claims_of(self.record.identity)
+        return self._claims
+
+    def _phase(self, fleets: dict[str, Fleet]) -> JobState:
+        job = self.record.job
+        if job is not None:
+            fleet = fleets.get(job.launcher)
+            return JobState.UNKNOWN if fleet is None else fleet.phase(job)
+        # Nothing to ask for. Whether the launcher can be asked at all decides if a search makes sense.
+        return JobState.OVER if self.searches > 0 else JobState.UNKNOWN
+
+    def _adopt(self, claim: Claim) -> None:
+        """The job that claimed the attempt is the one to follow, whichever the launcher named to us."""
+        job = job_of(claim, self.record)
+        if self.record.job is None or (job.launcher == "slurm" and job.id != self.record.job.id):
+            self.write(job=job)
+
+    def _with_worker(self, claim: Claim) -> JobState:
+        """A local job lives as long as its worker does, even if its controller was killed."""
+        if self.phase is JobState.OVER and claim.process.is_alive() and claim.job.startswith("local:"):
+            return JobState.RUNNING
+        return self.phase
+
+    def _fruitless(self, claims: list[Claim], over: bool) -> int:
+        """Ended runs in a row, up to the newest, that brought no newer checkpoint than those before them.
+
+        A requeue ends a run as well as a new attempt does. Counted anew only when there is a run more, or none left,
+        and the time limits among the ends with them.
+        """
+        if over or len(claims) != self._claims_counted:
+            self._claims_counted = len(claims)
+            ended = claims if over else claims[:-1]
+            self._time_limits = sum((self.dir.run_dir(claim.label) / TIME_LIMIT).exists() for claim in claims)
+            newest, self._fruitless_runs = -1, 0
+            for claim in ended:
+                step = newest_step(self.dir.run_dir(claim.label) / "checkpoints")
+                self._fruitless_runs = 0 if step > newest else self._fruitless_runs + 1
+                newest = max(newest, step)
+        return self._fruitless_runs
+
+    def new_lines(self, all_of_them: bool = False) -> Iterator[Line]:
+        """Metrics lines that came since the last call, in order of the runs that the last look saw.
+
+        Args:
+            all_of_them: read on to the end; else as much as one look should take.
+        """
+        for label in [claim.label for claim in self._claims]:
+            if label not in self.offsets:
+                self.offsets[label], self._reports[label] = 0, self.dir.run_dir(label) / "metrics.jsonl"
+            while True:
+                before = self.offsets[label]
+                new, self.offsets[label] = metrics.read_from(self._reports[label], before)
+                for line in new:
+                    self.latest.update(line.values)
+                    self.step = line.step
+                    yield line
+                if not all_of_them or self.offsets[label] == before:
+                    break
+
+    def run_labels(self) -> list[str]:
+        """The runs that the trial has, oldest first."""
+        return [claim.label for claim in self.dir.claims_of(self.record.identity)]
+
+    def node(self) -> str:
+        """Where the newest run was; empty before the first."""
+        claims = self.dir.claims()
+        return claims[-1].node if claims else ""
+
+    def log_tail(self) -> str:
+        """The end of the newest log of a trial that never said how it ended."""
+        logs = [self.dir.run_dir(label) / "log" for label in self.run_labels()]
+        if self.record.submission is not None:
+            folder, job = self.submissions / self.record.submission, self.record.job
+            everybody = sorted(folder.glob("*.out")) + sorted(folder.glob("*.err"))
+            own = [log for log in everybody if job is not None and log.name.startswith(f"{job.id}_")]
+            logs += own or everybody
+        return next((text for log in reversed(logs) if (text := records.tail(log, LOG_TAIL))), "")
+
+    def seconds(self, result: Result | None = None) -> float | None:
+        """How long the trial ran, over all of its runs; None if it never did.
+
+        The run that brought the result says so itself. Of the others counts what drivers saw: what a trial did while
+        there was no driver is left out.
+        """
+        if self.started is None:
+            return None
+        total = 0.0 if result is None or result.run is None else result.seconds.get("total", 0.0)
+        known = {result.run} if result is not None and total > 0 else set()
+        return total + sum(seconds for label, seconds in self.ran.items() if label not in known)
+
+
+def job_of(claim: Claim, record: TrialRecord) -> JobRef:
+    """The job that made a claim, as its launcher knows it."""
+    launcher, _, rest = claim.job.partition(":")
+    if launcher == "slurm":
+        return JobRef("slurm", rest)
+    marked = None if record.submission is None else marker(record.submission, record.index)
+    return JobRef("local", str(claim.process.pid), claim.process.to_json(), marked)

@@ -1,0 +1,1 @@
+"""Where jobs run: the launchers, by what the driver asks of them."""

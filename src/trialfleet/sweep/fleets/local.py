@@ -1,0 +1,153 @@
+"""Jobs as processes of this machine, under submitit's own local controller (time limits, several tasks).
+
+Unlike submitit's, each job has a session of its own, so that a terminal's Ctrl-C reaches the driver alone, and
+is known by its pid and start time, so that another driver can take it up.
+"""
+
+import errno
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.fleets import local_processes
+from trialfleet.sweep.fleets.base import WORKER, Busy, Fleet, MaybeSubmitted
+from trialfleet.sweep.fleets.local_processes import MARKER, Member
+from trialfleet.sweep.fleets.slurm_command import outside_of_jobs
+from trialfleet.sweep.reconcile import JobState
+from trialfleet.trial.process import Process
+from trialfleet.trial.submission import JobRef
+
+LAUNCHER = "local"
+ELEMENT = "TRIALFLEET_ELEMENT"  # tells a job which element of its submission it is, as Slurm's arrays do
+
+
+class LocalFleet(Fleet):
+    """Args:
+    params: the node `hydra.launcher` of submitit_local; None to follow jobs without starting any.
+    environment: what the jobs' environment has besides ours.
+    """
+
+    limit = sys.maxsize
+
+    def __init__(self, params: Mapping[str, Any] | None, environment: Mapping[str, str]) -> None:
+        self._params = params
+        self._environment = dict(environment)
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._members: list[Member] | None = None  # as of the last refresh, once somebody asked
+        self._cancelled: set[str] = set()
+        if params is not None and params["nodes"] != 1:
+            raise UserError(f"hydra.launcher.nodes={params['nodes']}: local jobs have one node", "set it to 1")
+
+    def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
+        assert self._params is not None, "this fleet only follows jobs"
+        started: list[JobRef] = []
+        try:
+            for element in range(count):
+                started.append(self._start(submission, uuid, element))
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+                raise
+            words = f"this machine starts no more processes: {error.strerror}"
+            raise MaybeSubmitted(words) if started else Busy(words, limit=False) from None
+        return started
+
+    def _start(self, submission: Path, uuid: str, element: int) -> JobRef:
+        params = self._params
+        assert params is not None
+        folder = submission.parent / uuid
+        folder.mkdir(exist_ok=True)
+        setup = params.get("setup") or ()
+        worker = [sys.executable, "-u", "-m", WORKER, str(submission)]
+        controller = [sys.executable, "-m", "submitit.local._local", str(folder)]
+        environment = {
+            **outside_of_jobs(),
+            **self._environment,
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_FOLDER": str(folder),
+            ELEMENT: str(element),
+            MARKER: marker(uuid, element),
+            "SUBMITIT_LOCAL_NTASKS": str(params["tasks_per_node"] or 1),
+            "SUBMITIT_LOCAL_COMMAND": shlex.join(worker),
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(int(60 * params["timeout_min"])),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(int(params.get("signal_delay_s", 30))),
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_STDERR_TO_STDOUT": "1" if params["stderr_to_stdout"] else "",
+            "SUBMITIT_LOCAL_WITH_SHELL": "1" if setup else "",
+            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in range(params["gpus_per_node"] or 0)),
+        }
+        with open(folder / "controller.log", "ab") as log:
+            child = subprocess.Popen(
+                [*_shell(setup), *controller] if setup else controller,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        self._children.append(child)
+        return JobRef(LAUNCHER, str(child.pid), Process.of(child.pid).to_json(), marker(uuid, element))
+
+    def refresh(self) -> bool:
+        self._members = None
+        self._children = [child for child in self._children if child.poll() is None]  # reaps what has ended
+        return True
+
+    def phase(self, job: JobRef) -> JobState:
+        assert job.process is not None
+        process = Process.from_json(job.process)
+        if not process.is_here():
+            return JobState.UNKNOWN
+        return JobState.RUNNING if process.is_alive() else JobState.OVER
+
+    def find(self, uuid: str, index: int) -> JobRef | None:
+        wanted = marker(uuid, index)
+        found = [member for member in self._seen() if member.marker == wanted]
+        if not found:
+            return None
+        # The controller, or whoever of its job is there longest if it is gone.
+        first = min(found, key=lambda member: (member.pid != member.session, member.start_time))
+        try:
+            process = Process.of(first.pid)
+        except ProcessLookupError:
+            return None
+        return JobRef(LAUNCHER, str(process.pid), process.to_json(), wanted)
+
+    def lives(self, job: JobRef) -> bool:
+        return bool(local_processes.of_job(job, self._seen()))
+
+    def cancel(self, jobs: Sequence[JobRef]) -> None:
+        members = local_processes.ours() if jobs else []
+        for job in jobs:
+            name = job.marker or repr(job.process)
+            if name in self._cancelled:
+                local_processes.kill(job)
+                continue
+            self._cancelled.add(name)
+            for member in local_processes.of_job(job, members):
+                member.signal(signal.SIGTERM)
+
+    def clear(self, job: JobRef) -> None:
+        if self.phase(job) is not JobState.RUNNING:
+            local_processes.kill(job)
+
+    def _seen(self) -> list[Member]:
+        """Our processes as of the last refresh: /proc is looked through once for all jobs, if somebody asks."""
+        if self._members is None:
+            self._members = local_processes.ours()
+        return self._members
+
+
+def marker(uuid: str, element: int) -> str:
+    """What the environment of all processes of a submission's element says (JobRef.marker)."""
+    return f"{uuid}.{element}"
+
+
+def _shell(setup: Sequence[str]) -> list[str]:
+    """A shell that runs the setup commands and then becomes the words that follow."""
+    return ["bash", "-c", " && ".join([*setup, 'exec "$@"']), "setup"]

@@ -1,0 +1,82 @@
+"""What all jobs of a driver share: the task function and Hydra's context, pickled once.
+
+Everything about a single trial is in its trial.json. The pickle holds no secret: the storage's and the
+tracking server's passwords are taken out, since jobs never talk to either.
+"""
+
+import copy
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from trialfleet.sweep.study import search_space as spaces
+from trialfleet.trial import secrets
+
+
+def write_payload(folder: Path, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Path:
+    """Pickle what jobs need into `folder`, once for the same content.
+
+    Returns:
+        the file's path.
+    """
+    context = copy.copy(hydra_context)
+    context.config_loader = _without_files(copy.copy(hydra_context.config_loader))
+    content = cloudpickle.dumps(
+        {
+            "hydra_context": context,
+            "task_function": task_function,
+            "config": without_secrets(config),
+            "singletons": _singletons(),
+        }
+    )
+    path = folder / f"payload-{hashlib.sha256(content).hexdigest()[:16]}.pkl"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return path
+
+
+def _singletons() -> Any:
+    """Hydra's global state, which holds the sweep's config and files, too."""
+    state = Singleton.get_state()
+    hydra_config = state["instances"].get(HydraConfig)
+    if hydra_config is not None and hydra_config.cfg is not None:
+        secrets.mask(hydra_config.cfg)
+    global_hydra = state["instances"].get(GlobalHydra)
+    if global_hydra is not None and global_hydra.hydra is not None:
+        _without_files(global_hydra.hydra.config_loader)
+    return state
+
+
+def _without_files(config_loader: Any) -> Any:
+    """Forgets the config files that the loader has read: a job reads those it needs itself."""
+    if hasattr(config_loader, "_active_repository"):
+        config_loader._active_repository = None
+    return config_loader
+
+
+def without_secrets(config: DictConfig) -> DictConfig:
+    """A copy of the sweep's config in which addresses have no password, overrides included."""
+    copied = copy.deepcopy(config)
+    changed = [key for key in secrets.mask(copied) if key.startswith("hydra.")]
+    if changed:
+        # A job composes its config anew, and Hydra refuses a sweeper that differs from this one.
+        overrides = [f"{key}={spaces.element(OmegaConf.select(copied, key))}" for key in changed]
+        with read_write(copied.hydra.overrides):
+            copied.hydra.overrides.hydra = [*copied.hydra.overrides.hydra, *overrides]
+    return copied
+
+
+def is_submittable(launcher: Any) -> bool:
+    """Whether the launcher is one of hydra-submitit-launcher's, whose executor can be used without waiting."""
+    return getattr(launcher, "_EXECUTOR", None) in ("local", "slurm")

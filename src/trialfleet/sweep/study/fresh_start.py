@@ -1,0 +1,120 @@
+"""A study put aside for a fresh one: its folder, and what its storage has of it.
+
+Two places cannot be changed at once. So a file beside the folder says what is to be done before it is begun, and
+whichever command comes next finishes what one that died left half done.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from optuna.storages import BaseStorage
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.study.lease import Lease
+from trialfleet.sweep.study.storage import FOLDER, OWNER, put_study_aside
+from trialfleet.trial import records
+from trialfleet.trial.records import Damaged
+
+
+@dataclass(frozen=True)
+class _Move:
+    """What is to be done.
+
+    Attributes:
+        folder: the new name of the study's folder, beside the old one.
+        study: the study's name in its storage.
+        study_aside: the name that it gets there.
+    """
+
+    folder: str
+    study: str
+    study_aside: str
+
+
+def begin(folder: Path, study: str, lease: Callable[[], Lease]) -> None:
+    """Decide to put the study aside; `finish` does it.
+
+    Args:
+        lease: makes the lease of the folder: a study that has a driver is not put aside.
+
+    Raises:
+        UserError: the study has a driver.
+    """
+    if not folder.exists():
+        if _note(folder).exists():
+            return
+    else:
+        held = lease()
+        held.acquire()
+        held.release()
+    now = datetime.now()
+    stamp = f"{now:%Y%m%d-%H%M%S}"
+    name = f"{folder.name}.before-{stamp}"
+    taken = len(list(folder.parent.glob(f"{name}*")))
+    move = _Move(f"{name}-{taken}" if taken else name, study, f"{study}.before-{stamp}-{now:%f}")
+    records.create(_note(folder), asdict(move))
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a fresh start was decided and not finished."""
+    return _note(folder).exists()
+
+
+def finish(folder: Path, storage: BaseStorage | None) -> str | None:
+    """Put aside what is not yet; does nothing if none was begun.
+
+    Args:
+        storage: where the study is, if not in its folder.
+
+    Returns:
+        the name that the folder has now; None if there was nothing to do.
+
+    Raises:
+        UserError: the study in the storage belongs to another folder.
+    """
+    move = _read(folder)
+    if move is None:
+        return None
+    if storage is not None:
+        _make_sure_it_is_ours(storage, move.study, folder)
+        put_study_aside(storage, move.study, move.study_aside)
+    aside = folder.with_name(move.folder)
+    if folder.exists() and not aside.exists():  # else what is there now came later: a job of the old study wrote it
+        folder.rename(aside)
+    _note(folder).unlink(missing_ok=True)
+    return move.folder
+
+
+def _make_sure_it_is_ours(storage: BaseStorage, name: str, folder: Path) -> None:
+    """Raises:
+    UserError: the study of this name belongs to another folder, which is still there.
+    """
+    from trialfleet.sweep.study import study_record
+
+    with contextlib.suppress(KeyError):  # there is none
+        study = storage.get_study_id_from_name(name)
+        attributes = storage.get_study_user_attrs(study)
+        owner, other = attributes.get(OWNER), attributes.get(FOLDER)
+        if owner and other and Path(other) != folder and study_record.is_of(Path(other), owner):
+            raise UserError(
+                f"study {name!r} in this storage belongs to the sweep folder {other}",
+                "start it anew there (hydra.sweep.dir), or give another hydra.sweeper.study_name",
+            )
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.fresh.json")
+
+
+def _read(folder: Path) -> _Move | None:
+    try:
+        record = records.read(_note(folder))
+        return None if record is None else _Move(**record)
+    except (Damaged, TypeError) as damage:
+        raise UserError(
+            f"{_note(folder)}: says no more which study was to be put aside ({damage})",
+            f"look whether {folder} is the old study, rename it if it is, and delete that file",
+        ) from None

@@ -1,0 +1,160 @@
+"""From a new trial in the study to the overrides of its job: ask, suggest, and write trial.json."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.study.samplers import SamplerFactory
+from trialfleet.sweep.study.search_space import Space
+from trialfleet.sweep.study.storage import StudyStorage, distribution_texts
+from trialfleet.trial import secrets
+from trialfleet.trial.directory import trial_dir
+from trialfleet.trial.submission import TrialRecord
+
+CustomSpace = Callable[[DictConfig, Trial], None]
+
+
+class Proposer:
+    """Proposes trials.
+
+    Args:
+        enqueued: parameter sets to try first, in this order.
+        folder: the study's, where trials have theirs.
+        custom_space: dotted path of a function (config, trial) that suggests further parameters, or None.
+        config: the sweep's config, which the custom space gets.
+    """
+
+    def __init__(
+        self,
+        store: StudyStorage,
+        uid: str,
+        space: Space,
+        samplers: SamplerFactory,
+        enqueued: Sequence[Mapping[str, Any]],
+        folder: Path,
+        custom_space: str | None,
+        config: DictConfig,
+    ) -> None:
+        self._store = store
+        self._uid = uid
+        self._space = space
+        self._folder = folder
+        self._samplers = samplers
+        store.study.sampler = samplers(0)  # samplers want to hear of trials that end before the first is asked for
+        self._enqueued = [known_point(point, space, custom_space) for point in enqueued]
+        self._custom = imported(custom_space)
+        self._config = config
+
+    def propose(self, made: int) -> tuple[int, TrialRecord]:
+        """A new trial.
+
+        Args:
+            made: trials of ours that the study has already.
+
+        Returns:
+            its storage id and what its trial.json is to say.
+        """
+        self._refuse_taken(self._store.next_number())
+        fixed = self._enqueued[made] if made < len(self._enqueued) else None
+        trial_id = self._store.create(self._uid, fixed)
+        return trial_id, self.complete(trial_id)
+
+    def _refuse_taken(self, number: int) -> None:
+        """A number whose folder holds a trial already is never asked for: its result is not the new trial's.
+
+        Raises:
+            UserError: the study's storage is behind the folder.
+        """
+        directory = trial_dir(self._folder, number)
+        if directory.is_taken():
+            raise UserError(
+                f"{directory.path}: holds a trial, and {self._store.shown} would ask for trial {number} anew",
+                "give the storage that the study had (hydra.sweeper.storage), or make the study anew from its folder "
+                "with study.rebuild=true",
+            )
+
+    def complete(self, trial_id: int) -> TrialRecord:
+        """Suggest what the trial has no value for yet. Safe to repeat: values that are stored stay.
+
+        This is also how a trial goes on whose driver died between asking and writing.
+        """
+        number = self._store.frozen(trial_id).number
+        self._store.study.sampler = self._samplers(number)
+        trial = self._store.trial(trial_id)
+        for name, distribution in self._space.distributions.items():
+            trial._suggest(name, distribution)
+        if self._custom is not None:
+            self._custom(self._config, trial)
+        frozen = self._store.frozen(trial_id)
+        params = dict(frozen.params)
+        clash = params.keys() & self._space.fixed.keys()
+        if clash:
+            raise UserError(
+                f"{', '.join(sorted(clash))}: given a fixed value and searched over, too",
+                "remove it from the command line or from the search space",
+            )
+        overrides = [secrets.masked_override(text) for text in self._space.overrides(params)]
+        return TrialRecord(number, overrides, params, distribution_texts(frozen.distributions), self._uid)
+
+
+def imported(path: str | None) -> CustomSpace | None:
+    """The custom search space that `hydra.sweeper.custom_search_space` names.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if path is None:
+        return None
+    try:
+        extend: CustomSpace = instantiate({"_target_": path, "_partial_": True}, _execution_whitelist_=(path,))
+    except HydraException as error:
+        raise UserError(
+            f"hydra.sweeper.custom_search_space={path}: {error.__cause__ or error}",
+            "give the dotted path of a function (config, trial) that can be imported",
+        ) from None
+    return extend
+
+
+def known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> dict[str, Any]:
+    """An enqueued point, which the space must contain (as far as it is known: a custom space may add to it).
+
+    Raises:
+        UserError: a key or value of it is outside of the space.
+    """
+    for name, value in point.items():
+        distribution: BaseDistribution | None = space.distributions.get(name)
+        if distribution is None:
+            if custom is None:
+                raise UserError(f"hydra.sweeper.enqueue: {name} is not in the search space", "correct the key")
+            continue
+        try:
+            contained = distribution._contains(distribution.to_internal_repr(value))
+        except ValueError:
+            contained = False
+        if not contained:
+            raise UserError(f"hydra.sweeper.enqueue: {name}={value!r} is outside of {distribution}", "correct it")
+    return dict(point)
+
+
+def probes(space: Space) -> list[list[str]]:
+    """Overrides of a few points of the space that name each choice once, to see whether configs can be composed."""
+    first = {name: _values(distribution)[0] for name, distribution in space.distributions.items()}
+    points = [first]
+    for name, distribution in space.distributions.items():
+        points += [{**first, name: value} for value in _values(distribution)[1:]]
+    return [space.overrides(point) for point in points]
+
+
+def _values(distribution: BaseDistribution) -> list[Any]:
+    """All choices of a categorical, the lower end of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return [distribution.low]

@@ -1,0 +1,119 @@
+"""Building the sampler and the pruner that the config names, and seeding the sampler for each trial.
+
+A sampler that lived through a whole study would repeat its first proposals after a resume. So one is built
+for each trial, seeded from (study seed, trial number): what trial n is offered depends on the study's
+history, not on how often the driver was restarted. Grid and QMC walk a fixed sequence: theirs is one seed.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from math import prod
+from typing import Any
+
+import numpy as np
+import optuna
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from optuna.samplers import BaseSampler, GPSampler, GridSampler, QMCSampler
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.study import search_space as spaces
+from trialfleet.sweep.study.search_space import Space
+
+_TRUSTED = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.*", "optunahub.*", "trialfleet.sweep.*")
+
+
+def trusted(node: Any) -> tuple[str, ...]:
+    """What may be built from a node of the config: the usual, and whatever the node itself names.
+
+    The node is what the user typed, or has in a config of theirs; what jobs or other people write is never built.
+    """
+    return (*_TRUSTED, *_targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else node))
+
+
+def _targets(node: Any) -> list[str]:
+    if isinstance(node, Mapping):
+        own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
+        return own + [name for value in node.values() for name in _targets(value)]
+    if isinstance(node, list | tuple):
+        return [name for value in node for name in _targets(value)]
+    return []
+
+
+class SamplerFactory:
+    """Makes the sampler of each trial.
+
+    Args:
+        config: the node `hydra.sweeper.sampler`, or a sampler that was built already.
+        space: the search space; the grid sampler enumerates it.
+        seed: the study's seed, used where the config gives none.
+    """
+
+    def __init__(self, config: Any, space: Space, seed: int) -> None:
+        self._build = _builder(config)
+        target = self._build.func
+        kind = target if inspect.isclass(target) else object
+        self._one_seed = issubclass(kind, GridSampler | QMCSampler)
+        self.grid_size: int | None = None
+        if issubclass(kind, GridSampler):
+            values = spaces.grid(space)
+            self.grid_size = prod(len(choices) for choices in values.values())
+            self._build = partial(self._build, values)
+        if issubclass(kind, GPSampler) and find_spec("torch") is None:  # Optuna would say so at the tenth trial
+            raise UserError("hydra.sweeper.sampler: GPSampler needs the package torch", "pip install torch")
+        taken = inspect.signature(target).parameters.values()
+        self._takes_seed = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in taken)
+        own = self._build.keywords.get("seed")
+        self.seed = seed if own is None else int(own)
+        self.name = type(self(0)).__name__  # what the sampler refuses, it refuses now
+        # Optuna's samplers that learn from violated constraints are those that took them as an argument before.
+        self.takes_constraints = any(p.name == "constraints_func" for p in taken)
+
+    def __call__(self, number: int) -> BaseSampler:
+        """The sampler for trial `number`."""
+        seed = self.seed if self._one_seed else trial_seed(self.seed, number)
+        with warnings.catch_warnings():
+            # Users choose these samplers by name; that Optuna calls some experimental is no news each trial.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            try:
+                return self._build(seed=seed) if self._takes_seed else self._build()
+            except (TypeError, ValueError, ImportError) as error:
+                raise UserError(f"hydra.sweeper.sampler: {error}", "correct its settings") from None
+
+
+def _builder(config: Any) -> "partial[BaseSampler]":
+    if isinstance(config, BaseSampler):
+        return partial(lambda: config)
+    if isinstance(config, partial):  # upstream's form of the grid sampler
+        return config
+    fix = "choose one with hydra/sweeper/sampler=tpe|random|…"
+    try:
+        built = instantiate(config, _partial_=True, _execution_whitelist_=trusted(config))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"hydra.sweeper.sampler: {error.__cause__ or error}", fix) from None
+    if not isinstance(built, partial):
+        raise UserError("hydra.sweeper.sampler: names no _target_", fix)
+    return built
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """A seed of 32 bits for one trial, well spread even for neighbouring numbers."""
+    return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])
+
+
+def build_pruner(config: Any) -> optuna.pruners.BasePruner | None:
+    """The pruner that `hydra.sweeper.pruner` names; None if it names none."""
+    if config is None or isinstance(config, optuna.pruners.BasePruner):
+        return config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            pruner = instantiate(config, _execution_whitelist_=trusted(config))
+        except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+            raise UserError(f"hydra.sweeper.pruner: {error.__cause__ or error}", "correct its settings") from None
+    return None if isinstance(pruner, optuna.pruners.NopPruner) else pruner

@@ -1,0 +1,295 @@
+"""The Optuna study: opening its storage, creating trials in it, telling it how they ended.
+
+One driver writes, and one that was suspended and woken cannot write into a study that another took over: see
+`journal` for the file in the study's folder and `fencing` for databases. Into a storage of the user's own that is
+neither (a `_target_` of Optuna's, `JournalStorage` or `GrpcStorageProxy` say) a window remains: the lease is looked
+at before each write, and a driver that is suspended between that look and the write's arrival still writes once
+when it wakes.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+from uuid import uuid4
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.study import study_record
+from trialfleet.sweep.study.databases import open_database
+from trialfleet.sweep.study.databases import storage_is_transient as storage_is_transient
+from trialfleet.sweep.study.fencing import TOKEN, Fence, database_of
+from trialfleet.sweep.study.journal import OwnJournal, open_journal
+from trialfleet.trial import secrets
+
+OWNER = "trialfleet:study"  # user attribute of our studies and trials: the study's uid
+FOLDER = "trialfleet:folder"  # user attribute of our studies: the sweep folder that they belong to
+FAILURE = "trialfleet:error"  # user attribute of a failed trial: what went wrong
+
+Direction = Literal["minimize", "maximize"]
+
+
+def open_storage(storage: Any, journal: Path, lease_check: Callable[[], None]) -> BaseStorage:
+    """The storage that `hydra.sweeper.storage` names; the journal in the study's folder if it names none.
+
+    Args:
+        storage: None, an Optuna URL, or an instantiated storage.
+        journal: path of the default journal file.
+        lease_check: raises if this driver may not write any more.
+
+    Raises:
+        UserError: the storage cannot be opened, or is damaged; then it is left as it is.
+        LeaseLost: another driver took the study over.
+        OSError: the journal's file system refuses; a full disk, say.
+    """
+    if storage is None:
+        return open_journal(journal, lease_check)
+    return storage if isinstance(storage, BaseStorage) else open_database(str(storage))
+
+
+def close(storage: BaseStorage) -> None:
+    """Give back the connections of a storage that is not used any more."""
+    database = database_of(storage)
+    if database is not None:
+        database.remove_session()
+        database.engine.dispose()
+
+
+def described(storage: Any) -> str:
+    """What `hydra.sweeper.storage` names, as it may be shown, recorded and compared: without passwords, whatever the
+    folder that the command is typed in."""
+    if storage is None:
+        return "null"
+    if isinstance(storage, str):
+        file = storage.removeprefix("sqlite:///")
+        relative = file != storage and file and not file.startswith((":", "/", "file:"))
+        return secrets.masked(f"sqlite:///{Path(file).absolute()}" if relative else storage)
+    if isinstance(storage, DictConfig | dict):
+        plain = OmegaConf.to_container(storage, resolve=True) if isinstance(storage, DictConfig) else storage
+        return secrets.masked(json.dumps(plain, sort_keys=True, default=str))
+    return type(storage).__name__
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a trial's end is told to the study.
+
+    Attributes:
+        values: of the objectives; None unless COMPLETE.
+        violations: by constraint, by how much it is missed; zero or less if it is kept.
+        error: what went wrong, or None.
+    """
+
+    state: TrialState
+    values: list[float] | None
+    violations: dict[str, float]
+    error: str | None
+
+
+class StudyStorage:
+    """One study in a storage: what the driver asks of it and tells it.
+
+    Args:
+        lease_check: raises if this driver may not write any more; called before each write.
+        token: tells this driver from any other, `Lease.token`; one of its own if None.
+        shown: what to call the storage in messages.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        directions: Sequence[str],
+        lease_check: Callable[[], None],
+        token: str | None = None,
+        shown: str = "the study's storage",
+    ) -> None:
+        """Opens the study, or creates it; `belong` takes it.
+
+        Raises:
+            UserError: the study is there with other directions.
+        """
+        self._lease_check = lease_check
+        self.shown = shown
+        if name in {study.study_name for study in storage.get_all_studies()}:
+            self.study = optuna.load_study(study_name=name, storage=storage)
+        else:
+            wanted = cast(Sequence[Direction], list(directions))
+            self.study = optuna.create_study(study_name=name, storage=storage, directions=wanted, load_if_exists=True)
+        there = [direction.name.lower() for direction in self.study.directions]
+        if there != list(directions):
+            raise UserError(
+                f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}",
+                "give objective.direction as it was, or another hydra.sweeper.study_name",
+            )
+        backend, database = getattr(storage, "_backend", None), database_of(storage)
+        self._journal = backend if isinstance(backend, OwnJournal) else None
+        self._fence: Fence | None = None
+        if database is not None:
+            self._fence = Fence(database, self.study._study_id, token or uuid4().hex, lease_check)
+
+    def check_lease(self) -> None:
+        """Raises:
+        LeaseLost: this driver may not write any more, neither here nor in the study's folder.
+        """
+        self._lease_check()
+
+    def mend(self) -> None:
+        """After a write that failed half-way (a full disk): drop the half, so that the study can be read."""
+        if self._journal is not None:
+            self._journal.mend()
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether the study is in a journal of its own, in its folder."""
+        return self._journal is not None
+
+    @property
+    def storage(self) -> BaseStorage:
+        return self.study._storage
+
+    def belong(self, uid: str, folder: Path) -> None:
+        """Make the study the sweep folder's own and this driver's: no other that had it before can write any more.
+
+        Raises:
+            UserError: it belongs to another folder that is still there.
+            LeaseLost: another driver took the study over.
+        """
+        attributes = self.study.user_attrs
+        owner, other = attributes.get(OWNER), attributes.get(FOLDER)
+        foreign = owner is not None and owner != uid and other is not None and study_record.is_of(Path(other), owner)
+        if foreign and self._journal is None:  # the journal is in the folder: copied along with it, it is the copy's
+            raise UserError(
+                f"study {self.study.study_name!r} in this storage belongs to the sweep folder {other}",
+                "resume it there (hydra.sweep.dir), or give another hydra.sweeper.study_name",
+            )
+        if self._fence is not None:
+            self._fence.take()
+        if owner != uid:
+            self.study.set_user_attr(OWNER, uid)
+        if other != str(folder):
+            self.study.set_user_attr(FOLDER, str(folder))
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials in order of their number. Not copies: do not change them."""
+        return self.storage.get_all_trials(self.study._study_id, deepcopy=False)
+
+    def create(self, uid: str, fixed_params: Mapping[str, Any] | None = None) -> int:
+        """A new RUNNING trial that bears our mark from its first moment on; its storage id.
+
+        Args:
+            fixed_params: values that the trial must take where its space has them.
+        """
+        self._lease_check()
+        waiting = self.storage.get_all_trials(self.study._study_id, deepcopy=False, states=(TrialState.WAITING,))
+        for trial in waiting:  # enqueued with plain Optuna: these come first, as in Study.ask
+            self.storage.set_trial_user_attr(trial._trial_id, OWNER, uid)
+            if self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                return trial._trial_id
+        system = {"fixed_params": dict(fixed_params)} if fixed_params else None
+        template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: uid}, system_attrs=system)
+        return self.storage.create_new_trial(self.study._study_id, template_trial=template)
+
+    def next_number(self) -> int:
+        """The number that the next trial of `create` gets."""
+        trials = self.trials()
+        return next((trial.number for trial in trials if trial.state is TrialState.WAITING), len(trials))
+
+    def add(self, trial: FrozenTrial) -> int:
+        """A trial as it is, with whatever it has already, behind the study's last one; its storage id."""
+        self._lease_check()
+        return self.storage.create_new_trial(self.study._study_id, template_trial=trial)
+
+    def trial(self, trial_id: int) -> Trial:
+        """The live trial object, through which the sampler proposes. Uses the study's current sampler."""
+        self.study._thread_local.cached_all_trials = None
+        return Trial(self.study, trial_id)
+
+    def frozen(self, trial_id: int) -> FrozenTrial:
+        return self.storage.get_trial(trial_id)
+
+    def report(self, trial_id: int, step: int, value: float) -> bool:
+        """Store the objective's value at a step. The first value of a step stays. False if there was one."""
+        if self._journal is None:  # of all writes the most frequent; the journal's lock checks the lease itself
+            self._lease_check()
+        if step in self.storage.get_trial(trial_id).intermediate_values:
+            return False
+        self.storage.set_trial_intermediate_value(trial_id, step, value)
+        return True
+
+    def tell(self, trial_id: int, told: Told) -> None:
+        """Tell the study how the trial ended. A trial that is told already stays as it is."""
+        self._lease_check()
+        there = self.storage.get_trial(trial_id)
+        if there.state.is_finished():
+            return
+        if told.error is not None:
+            self.storage.set_trial_user_attr(trial_id, FAILURE, told.error)
+        for name, value in told.violations.items():
+            if name not in there.constraints:  # it may have been set before an error cut this off
+                self.trial(trial_id).set_constraint(name, value)
+        try:
+            self.study.tell(there.number, values=told.values, state=told.state, skip_if_finished=True)
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):  # the grid sampler's way to end an optimize(); the trial is told
+                raise
+
+
+def put_study_aside(storage: BaseStorage, name: str, aside_name: str) -> None:
+    """Give a study another name: copy it whole, then delete the old one.
+
+    Where a driver still writes the study, it cannot any more once this began. Whatever this died of, the same call
+    finishes it, and does nothing if there is nothing left to do.
+
+    Raises:
+        UserError: there is another study of the new name.
+    """
+    names = [study.study_name for study in storage.get_all_studies()]
+    if name not in names:
+        return
+    old = optuna.load_study(study_name=name, storage=storage)
+    mark = str(old.user_attrs.get(TOKEN))
+    if not mark.startswith(_ASIDE):
+        mark = f"{_ASIDE}{uuid4().hex}"
+        old.set_user_attr(TOKEN, mark)
+    if aside_name in names:
+        _delete_half_copy(storage, aside_name, mark)
+    new = optuna.create_study(study_name=aside_name, storage=storage, directions=old.directions)
+    new.set_user_attr(TOKEN, mark)  # first of all: it tells a half copy from anything else
+    for key, value in storage.get_study_system_attrs(old._study_id).items():
+        storage.set_study_system_attr(new._study_id, key, value)
+    for key, value in old.user_attrs.items():
+        new.set_user_attr(key, value)
+    for trial in old.get_trials(deepcopy=False):
+        storage.create_new_trial(new._study_id, template_trial=trial)
+    optuna.delete_study(study_name=name, storage=storage)
+
+
+_ASIDE = "aside:"  # begins the token of a study that is being put aside
+
+
+def _delete_half_copy(storage: BaseStorage, name: str, mark: str) -> None:
+    copy = optuna.load_study(study_name=name, storage=storage)
+    begun = not copy.user_attrs and not storage.get_all_trials(copy._study_id, deepcopy=False)
+    if not begun and copy.user_attrs.get(TOKEN) != mark:
+        raise UserError(f"there is a study {name!r} in this storage already", "delete or rename that study first")
+    optuna.delete_study(study_name=name, storage=storage)
+
+
+def distribution_texts(distributions: Mapping[str, Any]) -> dict[str, str]:
+    """Each parameter's distribution in Optuna's own JSON, as study.yaml records it."""
+    return {name: optuna.distributions.distribution_to_json(value) for name, value in distributions.items()}
+
+
+def instantiated(storage: Any) -> Any:
+    """A storage given as `_target_` node, built; anything else as it is."""
+    if not (isinstance(storage, DictConfig | dict) and "_target_" in storage):
+        return storage
+    from hydra.utils import instantiate
+
+    return instantiate(storage, _execution_whitelist_=("optuna.storages.*",))

@@ -1,0 +1,95 @@
+"""What the terminal says of a study's plan and its end."""
+
+import contextlib
+import shlex
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.driver import Driver
+from trialfleet.sweep.plan import Plan
+from trialfleet.sweep.study import progress as progress_of
+from trialfleet.sweep.ui.live_table import brief, state_name
+from trialfleet.trial import secrets, transient
+from trialfleet.trial.records import Damaged
+
+# What is said once and not again: a command that resumes a study must not put it aside, or rebuild it.
+_ONCE = ("study.fresh=true", "study.fresh=True", "study.rebuild=true", "study.rebuild=True")
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """What --dry-run shows of a sweep: everything was checked, nothing is made."""
+    settings = plan.settings
+    state = "a new study" if plan.record is None else f"goes on with the study begun {plan.record.created}"
+    lines = [
+        f"study {plan.name!r} in {plan.folder}: {state}",
+        f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
+        *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
+        *(f"  {name} ~ {distribution}" for name, distribution in plan.space.distributions.items()),
+        *(f"  {secrets.masked_override(override)}" for override in plan.space.fixed.values()),
+        "the config of a trial has been composed and checked; nothing was started",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
+    progress = driver.progress
+    results, patience = plan.folder / "optimization_results.yaml", 0.0 if driver.detach else plan.settings.patience
+    try:
+        transient.patiently(lambda: progress_of.write_results(results, progress), patience)
+    except OSError:
+        if not driver.detach:  # the next driver writes them
+            raise
+    if driver.detach:
+        left = len(driver.active_trials)
+        console.print(f"\n{driver.detach_reason or 'detached'}; {left} trial(s) are unfinished, their jobs left alone")
+        console.print(f"  resume:  {resume_command()}", soft_wrap=True)
+        return
+    if progress.finished == finished_before and not driver.stop_asking:
+        console.print(f"study {plan.name!r} is finished: {progress.finished} of {driver.n_trials} trials are done.")
+        console.print("  raise hydra.sweeper.n_trials to go on, or start anew with study.fresh=true")
+    _show_best(plan, driver, console)
+    if driver.stop_asking and not driver.failed:
+        console.print(f"no more trials were started: {driver.stop_asking}")
+    if driver.failed:
+        raise UserError(
+            driver.failed, f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended"
+        )
+
+
+def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
+    progress = driver.progress
+    states = ", ".join(f"{count} {state_name(state)}" for state, count in sorted(progress.states.items()))
+    console.print(f"\nstudy {plan.name!r}: {progress.finished} of {driver.n_trials} trials ({states})")
+    for trial in progress.front[:10]:
+        values = dict(zip(plan.metrics, trial.values or (), strict=False))
+        console.print(Text.assemble((f"best: trial {trial.number}", "bold green"), f"  {brief(values)}"))
+        for name, value in trial.params.items():
+            console.print(f"    {name} = {value}")
+        directory = driver.study.trial_dir(trial.number)
+        with contextlib.suppress(OSError, Damaged):  # the last words of a study that is over
+            ended = directory.result()
+            if ended is not None and ended.run is not None:
+                config = directory.run_dir(ended.run) / ".hydra" / "config.yaml"
+                console.print(f"    config: {config}", soft_wrap=True)
+    console.print("  review:  make dashboard   (python -m pipelines.dashboard)")
+    console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
+
+
+def entry_point() -> str:
+    return resume_command().split(" ")[2] if len(sys.orig_argv) > 2 else sys.argv[0]
+
+
+def resume_command(*more: str) -> str:
+    """The command line as it was typed, for a person to type again, but for passwords in URLs.
+
+    Args:
+        more: overrides that replace those of the same keys.
+    """
+    replaced = {text.partition("=")[0] for text in more}
+    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in replaced]
+    words = [word for word in words if word not in _ONCE]
+    return shlex.join(["python", *(secrets.masked_override(word) for word in words), *more])
