@@ -132,3 +132,15 @@ def test_many_are_several_and_half_of_all(cancelled: int, of: int, many: bool) -
     ]
     assert MASS_CANCEL == 3
     assert mass_cancelled(trials, {"slurm": fleet}) == (cancelled if many else 0)
+
+
+def test_the_last_node_is_never_excluded() -> None:
+    """Jobs began on both; then the set-up breaks everywhere for a while."""
+    nodes = Nodes(lambda than: not {"n2", "n3"} <= set(than))
+    nodes.claimed("n2")
+    nodes.claimed("n3")
+    for _ in range(9):
+        nodes.died_unclaimed("n2")
+        nodes.died_unclaimed("n3")
+    assert len(nodes.to_exclude()) == 1
+    assert nodes.to_exclude() == []

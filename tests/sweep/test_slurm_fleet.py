@@ -546,3 +546,11 @@ def test_more_memory_than_there_is_names_its_own_key(slurm: FakeSlurm) -> None:
     assert isinstance(error, UserError)
     assert "144 GB" in error.message
     assert "hydra.sweeper.max_memory_gb" in error.fix
+
+
+def test_a_job_that_an_earlier_driver_kept_off_every_node_is_let_in(slurm: FakeSlurm) -> None:
+    slurm.queue("7 PENDING ReqNodeNotAvail,_UnavailableNodes:n1", "8 PENDING Priority")
+    fleet = slurm.fleet()
+    assert fleet.refresh()
+    assert fleet.refresh()
+    assert slurm.calls("scontrol") == ["scontrol update JobId=7 ExcNodeList="]

@@ -64,6 +64,12 @@ def test_a_restart_that_slurm_was_not_asked_about_is_seen_a_few_looks_late(
     assert seen == [[]] * (LISTED_EVERY - 1) + [[SECOND]]
 
 
+def test_a_run_whose_claim_was_deleted_is_followed(trial: ActiveTrial, slurm: FakeSlurm) -> None:
+    (trial.dir.run_dir("1.0") / "claim").unlink()
+    assert look(trial, slurm, slurm.fleet(), "RUNNING") == [FIRST]
+    assert trial.started is not None
+
+
 def test_a_result_comes_with_the_run_that_brought_it(trial: ActiveTrial, slurm: FakeSlurm) -> None:
     fleet = slurm.fleet()
     assert look(trial, slurm, fleet, "RUNNING") == [FIRST]

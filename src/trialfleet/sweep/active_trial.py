@@ -118,7 +118,7 @@ class ActiveTrial:
             self._adopt(own[-1])
             self.phase = self._with_worker(own[-1])
         if claims and self.started is None:
-            self.started = (self.dir.run_dir(claims[0].label) / "claim").stat().st_mtime
+            self.started = _begun(self.dir.run_dir(claims[0].label))
         over = self.phase is JobState.OVER
         job = self.record.job
         self.timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
@@ -257,6 +257,14 @@ class ActiveTrial:
         total = 0.0 if result is None or result.run is None else result.seconds.get("total", 0.0)
         known = {result.run} if result is not None and total > 0 else set()
         return total + sum(seconds for label, seconds in self.ran.items() if label not in known)
+
+
+def _begun(run_dir: Path) -> float:
+    """When a run began (Unix seconds), by its claim; by its folder, later than that, if somebody deleted the claim."""
+    try:
+        return (run_dir / "claim").stat().st_mtime
+    except FileNotFoundError:
+        return run_dir.stat().st_mtime
 
 
 def job_of(claim: Claim, record: TrialRecord) -> JobRef:

@@ -99,13 +99,15 @@ class Nodes:
 
     def _suspected(self, node: str) -> bool:
         """Whether a death on the node tells of the node: jobs begin elsewhere, or could, and die nowhere else."""
-        begun_elsewhere = bool(self._claimed - {node})
-        alone = self._blamed <= {node} and self._has_other_nodes({node})
+        begun_elsewhere = bool(self._claimed - self._excluded - {node})
+        alone = self._blamed <= {node} and self._has_other_nodes(self._excluded | {node})
         return begun_elsewhere or alone
 
     def to_exclude(self) -> list[str]:
-        """Nodes that have killed enough jobs before their claim, in a row. Each is named once."""
-        bad = [node for node, deaths in self._in_a_row.items() if deaths >= BAD_NODE_DEATHS]
-        new = [node for node in bad if node not in self._excluded]
-        self._excluded.update(new)
+        """Nodes that have killed enough jobs before their claim, in a row. Each is named once, and one node is left."""
+        new: list[str] = []
+        for node, deaths in self._in_a_row.items():
+            if deaths >= BAD_NODE_DEATHS and node not in self._excluded and self._suspected(node):
+                self._excluded.add(node)
+                new.append(node)
         return new

@@ -23,6 +23,7 @@ from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial.submission import WARNING, JobRef
 
 LAUNCHER = "slurm"
+_NO_NODE = "ReqNodeNotAvail"  # Slurm's reason of a job for which no node is left
 PROMPT_SECONDS = 1.0  # how long a look waits for squeue; what comes later is for the next look
 RUNAWAY_SECONDS = 300.0  # how long a job that only accounting takes for alive is waited for
 STRANGE_LINES = 10  # lines shown of what a site's commands print besides: a banner with the time in it never ends
@@ -245,7 +246,10 @@ class SlurmFleet(Fleet):
         row = (self._rows or {}).get(job.id)
         if row is None:
             return ""
-        return row.state if row.reason in ("None", "") else f"{row.state}: {row.reason}"
+        if row.reason in ("None", ""):
+            return row.state
+        ours = self._nodes.excluded if _NO_NODE in row.reason else ()
+        return f"{row.state}: {row.reason}" + (f" (excluded here: {', '.join(sorted(ours))})" if ours else "")
 
     def node(self, job: JobRef) -> str:
         return self._places.get(job.id, "")
@@ -277,10 +281,18 @@ class SlurmFleet(Fleet):
         self._update_waiting()
 
     def _update_waiting(self) -> None:
-        """Keep jobs in line off the nodes that were excluded since their submission. Requeued ones wait there again."""
+        """Keep jobs in line off the nodes that are excluded, and off no others.
+
+        Requeued ones wait there again, and one of an earlier driver may have been kept off all that there are.
+        """
         excluded = frozenset(self._nodes.excluded)
         rows = (self._rows or {}).items()
-        waiting = [job for job, row in rows if row.state in _IN_LINE and self._told.get(job, frozenset()) != excluded]
+        waiting = [
+            job
+            for job, row in rows
+            if row.state in _IN_LINE
+            and (self._told.get(job, frozenset()) != excluded or (job not in self._told and _NO_NODE in row.reason))
+        ]
         if not waiting:
             return
         change = (f"JobId={','.join(waiting)}", f"ExcNodeList={self._nodes.exclude_list()}")
