@@ -27,7 +27,7 @@ from benchmarks.faults.series import CLASSES, Outcome, Series, World, play
 from benchmarks.faults.slurm import NODES, make_shims
 from benchmarks.faults.survivors import end_all
 from jobs.cluster import Cluster, Settings, free_port_block
-from trialfleet.tracking import schema
+from trialfleet.tracking import database_schema
 
 LOCAL_PLAYERS = 3  # studies on this machine that are played at a time; one on Slurm besides
 
@@ -35,7 +35,7 @@ LOCAL_PLAYERS = 3  # studies on this machine that are played at a time; one on S
 @contextlib.contextmanager
 def world(root: Path, seed: int, wanted: Sequence[Series]) -> Iterator[World]:
     """What the series need: a cluster, a PostgreSQL, empty tables of MLflow."""
-    schema.ensure(root / "mlflow.db")
+    database_schema.ensure(root / "mlflow.db")
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(_cluster(root)) if any(one.place == "slurm" for one in wanted) else None
         postgres = stack.enter_context(_postgres()) if any(one.backend == "postgres" for one in wanted) else None

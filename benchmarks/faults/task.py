@@ -18,8 +18,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from benchmarks.faults.parabola import State, misdeed
-from trialfleet.tracking import run as runs
-from trialfleet.tracking.run import Preempted, Pruned, Run, Stop
+from trialfleet.trial import run as runs
+from trialfleet.trial.run import Preempted, Pruned, Run, Stop
 
 FOR_EVER = 3600.0  # seconds; whoever waits for a process that hangs so long waits in vain
 LOG_BYTES = 4 << 30

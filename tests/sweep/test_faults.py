@@ -25,7 +25,7 @@ from benchmarks.faults.host import Host
 from benchmarks.faults.series import CLASSES
 from benchmarks.faults.study import STEPS, Study
 from tests.tasks.studies import PROJECT
-from trialfleet.tracking import schema
+from trialfleet.tracking import database_schema
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -64,7 +64,7 @@ def test_the_checker_has_nothing_of_the_product() -> None:
 def finished() -> Iterator[Case]:
     """A study that nothing happened to."""
     with tempfile.TemporaryDirectory(prefix="faults-") as root, Host() as host:
-        schema.ensure(Path(root) / "mlflow.db")
+        database_schema.ensure(Path(root) / "mlflow.db")
         study, began = Study(Path(root), "calm", host, random.Random(1)), time.monotonic()
         study.provide_tables()
         study.finish()

@@ -61,7 +61,10 @@ def test_an_empty_file_and_the_rest_of_a_killed_start_are_replaced(
 @pytest.mark.slow
 def test_several_drivers_may_start_at_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "mlflow.db"
-    code = "import sys; from pathlib import Path; from trialfleet.tracking import database_schema; database_schema.ensure(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from trialfleet.tracking import database_schema; "
+        "database_schema.ensure(Path(sys.argv[1]))"
+    )
     starts = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
     assert [start.wait(120) for start in starts] == [0, 0, 0, 0]
     connection = sqlite3.connect(path)

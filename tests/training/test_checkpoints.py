@@ -1,4 +1,4 @@
-"""CheckpointManager are whole or absent, and those that are kept are those that were asked for."""
+"""Checkpoints are whole or absent, and those that are kept are those that were asked for."""
 
 import logging
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialfleet.config.schema import CheckpointManager as Keep
+from trialfleet.config.schema import Checkpoints as Keep
 from trialfleet.training import checkpoints, train
 from trialfleet.training.checkpoints import CheckpointManager, damage, retained
 

@@ -1,4 +1,4 @@
-"""CheckpointManager of a run: written in the background, whole or absent, and checked when they are read.
+"""Checkpoints of a run: written in the background, whole or absent, and checked when they are read.
 
     checkpoints/00000200/
       state/          arrays, as Orbax writes them: each process its own shards
