@@ -1,8 +1,8 @@
-"""The error that a person reads: it names the key or file, what is wrong and what to do."""
+"""The errors that a person reads: they name the key or file, what is wrong and what to do."""
 
 
-class UserError(Exception):
-    """Something the user can put right. Shown as a short message without a traceback.
+class ShownError(Exception):
+    """Shown as a short message without a traceback.
 
     Args:
         message: what is wrong, naming the key or file.
@@ -16,3 +16,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.fix}" if self.fix else self.message
+
+
+class UserError(ShownError):
+    """Something that the user can put right."""

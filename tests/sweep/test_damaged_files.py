@@ -176,9 +176,13 @@ def test_foreign_names_are_passed_over(quick_study: NewQuickStudy) -> None:
     for path in ("trials/README", "trials/00001/runs/backup", "trials/00001/runs/1.x", "driver.lock/notes.json"):
         (study.folder / path).write_text("a person was here")
     (study.folder / "trials/old").mkdir()
+    (study.folder / "trials/20251124").mkdir()
     (study.folder / "trials/00001/runs/copy of 1.0").mkdir()
     study.run("hydra.sweeper.n_trials=3")
+    study.run("study.rebuild=true")
     assert study.states() == {"COMPLETE": 3}
+    (study.folder / "trials/20251124/trial.json").write_text(study.trial(0).trial_json.read_text())
+    assert "its number is far beyond" in study.run("study.rebuild=true", code=1)
 
 
 def test_a_damaged_budget_costs_the_study_nothing(quick_study: NewQuickStudy) -> None:

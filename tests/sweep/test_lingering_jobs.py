@@ -12,7 +12,7 @@ from tests.sweep.builder import RUNNING, Cluster, Job, build
 from tests.sweep.fake_slurm import FakeSlurm
 from tests.tasks.studies import NewStudy, Study
 from trialfleet.sweep.fleets.base import Fleet
-from trialfleet.sweep.lingering_jobs import AGAIN_AFTER, LingeringJobs
+from trialfleet.sweep.lingering_jobs import AGAIN_AFTER, MAX_ORDERS, LingeringJobs
 from trialfleet.sweep.reconcile import JobState as Phase
 from trialfleet.trial.submission import JobRef
 
@@ -70,6 +70,19 @@ def test_a_job_gets_the_grace_and_is_told_to_go_until_it_does(until: float, canc
     assert len(notices) == bool(cancelled)
     words = "jobs still ran 30 s after their trials had ended (hydra.sweeper.grace) and are cancelled: 7 of trial 3"
     assert all(words in notice for notice in notices)
+
+
+def test_a_job_that_heeds_nobody_is_named_and_left() -> None:
+    """An epilog that hangs must not keep a finished study from ending."""
+    fleet, notices = Staying(1e9), list[str]()
+    lingering = LingeringJobs({"slurm": fleet}, GRACE, notices.append)
+    lingering.add(JOB, 3, 0.0)
+    for moment in range(200):
+        fleet.now = float(moment)
+        lingering.look(fleet.now)
+    assert not lingering
+    assert len(fleet.cancelled) == MAX_ORDERS
+    assert "left alone: 7" in notices[-1]
 
 
 @pytest.mark.parametrize("job", [None, JobRef("blocking", "7")])

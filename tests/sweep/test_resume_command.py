@@ -26,7 +26,7 @@ TYPED = {
 
 def test_the_printed_command_resumes_the_study(quick_study: Callable[..., QuickStudy]) -> None:
     study = quick_study("hydra.sweeper.n_trials=1", *(f"+{name}={text}" for name, text in TYPED.items()))
-    said = study.run("study.fresh=true")
+    said = study.run("++study.fresh=true")
     command = next(line for line in said.splitlines() if line.lstrip().startswith("resume:")).split(":", 1)[1]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "PATH": path}

@@ -120,6 +120,29 @@ def test_only_older_runs_are_superseded(trial: TrialDir) -> None:
     assert not trial.superseded(third)
 
 
+def test_a_run_whose_claim_is_another_ones_by_now_is_superseded(trial: TrialDir, tmp_path: Path) -> None:
+    """Its study was put aside, and a fresh one has a run of the same label."""
+    old = trial.claim(1, "slurm:7", 0, OURS)
+    trial.path.rename(tmp_path / "aside")
+    assert trial.superseded(old)
+    fresh = Identity("fresh", OURS.params)
+    TrialDir(trial.path).claim(1, "slurm:8", 0, fresh)
+    assert trial.superseded(old)
+    assert TrialDir(trial.path).commit(complete(1.0), OURS)
+    assert not trial.ended(fresh)  # the old job's, with the same parameters
+
+
+def test_a_result_that_is_good_after_all_is_put_back(trial: TrialDir) -> None:
+    assert trial.set_result_aside(lambda result: True) is None
+    trial.commit(complete(1.0), OURS)
+    assert trial.set_result_aside(lambda result: result.identity == OURS) is None
+    assert trial.result() == complete(1.0)
+    aside = trial.set_result_aside(lambda result: False)
+    assert aside is not None
+    assert aside.exists()
+    assert trial.result() is None
+
+
 def test_a_run_without_a_claim_is_none(trial: TrialDir) -> None:
     """A process that died between making its folder and claiming."""
     trial.run_dir("1.0").mkdir(parents=True)

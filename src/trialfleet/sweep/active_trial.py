@@ -143,18 +143,24 @@ class ActiveTrial:
             return None, str(damage)
         if result is None:
             return None, ""
-        if not result.identity.is_of(self.record.identity, self.uids):
-            return None, f"{self.dir.result_json}: is the result of another trial, or of another study"
-        if result.objectives is not None and len(result.objectives) != self.n_objectives:
-            return None, f"{self.dir.result_json}: has {len(result.objectives)} objectives, not {self.n_objectives}"
-        return result, ""
+        if self.accepts(result):
+            return result, ""
+        if result.identity.is_of(self.record.identity, self.uids):
+            count = len(result.objectives or ())
+            return None, f"{self.dir.result_json}: has {count} objectives, not {self.n_objectives}"
+        return None, f"{self.dir.result_json}: is the result of another trial, or of another study"
+
+    def accepts(self, result: Result) -> bool:
+        """Whether a result is this trial's, with as many objectives as the study has."""
+        fits = result.objectives is None or len(result.objectives) == self.n_objectives
+        return fits and result.identity.is_of(self.record.identity, self.uids)
 
     def _starved(self, fleet: Fleet, job: JobRef, own: list[Claim]) -> bool:
         """Whether the job ended for want of memory: by the launcher's word, the run's own, or its log's."""
         records_of_it = [self.dir.run_dir(claim.label) / out_of_memory.RECORD for claim in own[-1:]]
         if fleet.out_of_memory(job) or any(record.exists() for record in records_of_it):
             return True
-        return out_of_memory.killed(self.log_tail())
+        return out_of_memory.killed(self.log_tail(own_only=True))
 
     def _runs(self, ended: bool, news: bool) -> list[Claim]:
         """The trial's runs so far; none are looked for while its job waits in line.
@@ -236,14 +242,18 @@ class ActiveTrial:
         claims = self.dir.claims()
         return claims[-1].node if claims else ""
 
-    def log_tail(self) -> str:
-        """The end of the newest log of a trial that never said how it ended."""
+    def log_tail(self, own_only: bool = False) -> str:
+        """The end of the newest log of a trial that never said how it ended.
+
+        Args:
+            own_only: not those that its job shares with others of its submission.
+        """
         logs = [self.dir.run_dir(label) / "log" for label in self.run_labels()]
         if self.record.submission is not None:
             folder, job = self.submissions / self.record.submission, self.record.job
             everybody = sorted(folder.glob("*.out")) + sorted(folder.glob("*.err"))
             own = [log for log in everybody if job is not None and log.name.startswith(f"{job.id}_")]
-            logs += own or everybody
+            logs += own or ([] if own_only else everybody)
         return next((text for log in reversed(logs) if (text := records.tail(log, LOG_TAIL))), "")
 
     def seconds(self, result: Result | None = None) -> float | None:

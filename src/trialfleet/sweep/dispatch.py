@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import ActiveTrial
-from trialfleet.sweep.fleets.base import Busy, Fleet, Interrupted, MaybeSubmitted
+from trialfleet.sweep.fleets.base import Busy, Fleet, Interrupted, MaybeSubmitted, TooMuchMemory
 from trialfleet.trial.submission import Assignment, Submission
 
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
@@ -93,11 +93,9 @@ class Dispatch:
                 self.queue = batch + self.queue
                 self._wait_for_room(busy)
                 break
-            except UserError as refusal:
-                if batch[0].record.memory <= 1.0:
-                    raise
+            except TooMuchMemory as refusal:
                 for trial in batch:
-                    self.no_memory(trial, refusal.message)
+                    self.no_memory(trial, str(refusal))
             except MaybeSubmitted as silence:
                 self.pause(SILENCE_PAUSE, f"the launcher did not answer: {silence}")
                 break
@@ -144,7 +142,7 @@ class Dispatch:
         self.check_lease()
         try:
             jobs = self.fleet.submit(path, uuid, len(batch), batch[0].record.memory)
-        except (Busy, Interrupted, UserError):
+        except (Busy, Interrupted, TooMuchMemory, UserError):
             for trial in batch:
                 trial.write(submission=None)
             raise

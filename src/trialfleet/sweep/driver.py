@@ -241,7 +241,8 @@ class Driver:
         """Jobs whose trials have ended must leave, those that an earlier driver left behind included."""
         now = self.clock.now()
         for number, job in self.ended_jobs:
-            if job.launcher in self.fleets and self.fleets[job.launcher].lives(job):
+            answered = job.launcher in self.fleets and job.launcher not in self._silent
+            if answered and self.fleets[job.launcher].lives(job):
                 self._leaving.add(job, number, now)
         self.ended_jobs = ()
         self._leaving.look(now)
@@ -357,8 +358,9 @@ class Driver:
             case Do.FIND:
                 self._find(trial)
             case Do.SET_ASIDE:
-                aside = records.set_aside(trial.dir.result_json)
-                self._notice(f"{action.reason}: renamed to {aside.name}; trial {trial.number} goes on without it")
+                aside = trial.dir.set_result_aside(trial.accepts)
+                if aside is not None:
+                    self._notice(f"{action.reason}: renamed to {aside.name}; trial {trial.number} goes on without it")
             case Do.SUBMIT_AGAIN:
                 self._submit_again(trial, action.reason)
             case Do.RESUBMIT:

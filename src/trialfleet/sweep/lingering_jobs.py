@@ -11,6 +11,7 @@ from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.trial.submission import JobRef
 
 SHOWN = 5  # jobs that are named
+MAX_ORDERS = 6  # after which a job is named and left to the launcher: an epilog that hangs, say
 AGAIN_AFTER = 5.0  # seconds between two orders to end the same job
 
 
@@ -19,7 +20,7 @@ class _Job:
     ref: JobRef
     number: int
     cancel_at: float
-    told: bool = False
+    orders: int = 0  # to end it
 
 
 class LingeringJobs:
@@ -53,7 +54,12 @@ class LingeringJobs:
         """Forget those that are gone, as of the last refresh, and cancel those whose grace is over."""
         self._jobs = [job for job in self._jobs if self._fleets[job.ref.launcher].lives(job.ref)]
         late = [job for job in self._jobs if now >= job.cancel_at]
-        new = [job for job in late if not job.told]
+        new = [job for job in late if not job.orders]
+        if lost := [job for job in late if job.orders >= MAX_ORDERS]:
+            names = ", ".join(job.ref.id for job in lost[:SHOWN])
+            self._notice(f"jobs of ended trials do not end though they were told to, and are left alone: {names}")
+            late = [job for job in late if job not in lost]
+            self._jobs = [job for job in self._jobs if job not in lost]
         if new:
             names = ", ".join(f"{job.ref.id} of trial {job.number}" for job in new[:SHOWN])
             more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
@@ -62,6 +68,6 @@ class LingeringJobs:
                 f"cancelled: {names}{more}"
             )
         for job in late:
-            job.cancel_at, job.told = now + AGAIN_AFTER, True
+            job.cancel_at, job.orders = now + AGAIN_AFTER, job.orders + 1
         for launcher in sorted({job.ref.launcher for job in late}):
             self._fleets[launcher].cancel([job.ref for job in late if job.ref.launcher == launcher])

@@ -28,7 +28,7 @@ from trialfleet.sweep.fleets.payload import is_submittable, write_payload
 from trialfleet.sweep.fleets.slurm import SlurmFleet
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
-from trialfleet.sweep.plan import Plan, Request, check, fresh
+from trialfleet.sweep.plan import Plan, Request, check, fresh, rebuild
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.study import constraints
 from trialfleet.sweep.study import proposer as proposing
@@ -93,7 +93,8 @@ def _run(request: Request, console: Console) -> None:
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
-            if driver is not None or not passes or time.monotonic() > deadline or not _has_begun(request):
+            once = fresh(request.config) or rebuild(request.config)  # a second try would put aside what the first made
+            if driver is not None or once or not passes or time.monotonic() > deadline or not _has_begun(request):
                 raise
             if not told:
                 reason = error.message if isinstance(error, UserError) else error

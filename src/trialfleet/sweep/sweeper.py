@@ -12,7 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from trialfleet.errors import UserError
+from trialfleet.errors import ShownError
 
 
 class OptunaSweeper(Sweeper):
@@ -56,6 +56,6 @@ class OptunaSweeper(Sweeper):
         node = {**absent, **plain}
         try:
             run_session(Request(node, self.config, self.hydra_context, self._task_function, self.launcher, arguments))
-        except UserError as error:
+        except ShownError as error:
             # Hydra shows errors of this class, in any application, as the short message that they are.
             raise CompactHydraException(str(error)) from None

@@ -30,7 +30,7 @@ _OF = {Stop.PREEMPT: Request.PREEMPT, Stop.PRUNE: Request.PRUNE, Stop.SUPERSEDED
 
 
 class StopSync:
-    """This process's stop_sync, made of what its run says and of the time since the last save."""
+    """What this process asks for, made of what its run says and of the time since the last save."""
 
     def __init__(self, mesh: Mesh, run: Run, save_every_seconds: float | None) -> None:
         self._mesh, self._run, self._every = mesh, run, save_every_seconds
@@ -38,7 +38,7 @@ class StopSync:
         self._saved = time.monotonic()
 
     def own(self) -> int:
-        """What this process stop_sync now, or 0."""
+        """What this process asks for now, or 0."""
         if stop := self._run.stop():
             return int(_OF[stop])
         # Only one clock decides about saves: clocks of two processes never agree.

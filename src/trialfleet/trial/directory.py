@@ -9,8 +9,10 @@ Two runs of one trial can be alive at once (a node that Slurm lost goes on runni
 runs elsewhere). Claims are ordered by (attempt, restart); only the newest may commit.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,12 +68,37 @@ class TrialDir:
         return records.create(self.result_json, replace(result, identity=identity).to_json())
 
     def ended(self, identity: Identity) -> bool:
-        """Whether the trial has a result: a file that is damaged, or of other parameters, is none."""
+        """Whether the trial has a result: a file that is damaged, or of another trial or study, is none."""
         try:
             result = self.result()
         except Damaged:
             return False
-        return result is not None and result.identity.params in (None, identity.params)
+        return result is not None and (result.identity.study is None or result.identity == identity)
+
+    def set_result_aside(self, is_ours: Callable[[Result], bool]) -> Path | None:
+        """Rename a result.json that is none, or another trial's.
+
+        Args:
+            is_ours: judges a whole result; one that came into being just now is put back.
+
+        Returns:
+            the new name; None if there was nothing to set aside after all.
+        """
+        try:
+            aside = records.set_aside(self.result_json)
+        except FileNotFoundError:
+            return None
+        try:
+            record = records.read(aside)
+            good = record is not None and is_ours(Result.from_json(record))
+        except (Damaged, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            good = False
+        if not good:
+            return aside
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, self.result_json)
+        aside.unlink()
+        return None
 
     def verdict(self) -> dict[str, Any] | None:
         """The driver's request to stop, or None. A file that is no request is none: it must not end a trial."""
@@ -178,11 +205,13 @@ class TrialDir:
     def superseded(self, claim: Claim) -> bool:
         """Whether `claim`'s run must stop and may not commit: a newer run of the trial exists, or the folder is gone.
 
-        It goes when the study is put aside for a fresh one, which makes a folder of the same name.
+        It goes when the study is put aside for a fresh one, which makes a folder of the same name, and perhaps a claim
+        of the same label: so the claim is read, not only looked for.
         """
-        try:
-            os.stat(self.run_dir(claim.label) / "claim")  # noqa: PTH116  # tells what is not there from what cannot be told
-        except FileNotFoundError:
+        there = self._read_claim(claim.label)
+        if there is None or (not there.damaged and (there.job, there.process) != (claim.job, claim.process)):
+            return True
+        if there.damaged and not (self.run_dir(claim.label) / "claim").exists():
             return True
         return any(other.newer_than(claim) for other in self.claims())
 

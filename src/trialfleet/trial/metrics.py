@@ -59,7 +59,7 @@ def read_from(path: Path, offset: int = 0) -> tuple[list[Line], int]:
     """
     try:
         data = records.read_bytes(path, offset, CHUNK)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return [], offset
     end = data.rfind(b"\n") + 1
     if end == 0 and len(data) >= CHUNK:  # in the middle of something endless: only its end is of interest

@@ -1,7 +1,7 @@
 """What goes down to a job: which trials it may run, and where it finds the study's code and config.
 
 A submission is one file, `<uuid>.json`, written before the launcher is called. Its trials are the elements
-of a job array, or a single job. What a trial is to do is in its own trial.json.
+of a job array, or a single job. What each is to run is in there; its trial.json says so, too, and which job it has.
 """
 
 from collections.abc import Mapping

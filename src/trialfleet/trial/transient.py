@@ -30,12 +30,13 @@ _PASSING = (
     errno.ECONNRESET,
     errno.ENFILE,
 )
+_SQLITE_FULL = "database or disk is full"
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds between two tries; each pause is twice the one before
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error is that of a full disk or quota, under whatever a library has made of it."""
-    return _caused_by(error, FULL)
+    return _caused_by(error, FULL) or any(_SQLITE_FULL in causes.text(one) for one in causes.chain(error))
 
 
 def passes(error: BaseException) -> bool:

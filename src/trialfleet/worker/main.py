@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from trialfleet.trial import causes, out_of_memory, records, run, transient
+from trialfleet.trial import causes, out_of_memory, run, transient
 from trialfleet.trial.claim import Claim, NotClaimed
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.identity import Identity
@@ -29,8 +29,6 @@ from trialfleet.worker.task import error_of, leave_word, run_task, say, show, ta
 FOLLOW_SECONDS = 120.0  # how long the other processes wait for the first one's claim
 FIRST_SECONDS = 10.0  # how long another process that failed waits for the first one to say so
 FULL_DISK_SECONDS = 5.0  # between two tries to commit to a full disk
-SET_ASIDE_SECONDS = 60.0  # how long a commit waits for the driver to set a damaged result.json aside …
-LOOK_SECONDS = 0.2  # … and how often it looks
 BEGIN_PATIENCE = 60.0  # seconds for which the beginning waits for a file system to come back
 COMMIT_PATIENCE = 600.0  # seconds for which the end does: the work is done and must not be lost
 
@@ -152,7 +150,9 @@ def _commit(trial: TrialDir, outcome: Result, identity: Identity) -> bool:
             return True
         if trial.ended(identity):
             return False
-        print(f"{trial.result_json.name} was no result of this trial: renamed to {_set_aside(trial)}")
+        aside = trial.set_result_aside(lambda result: result.identity == identity)
+        if aside is not None:
+            print(f"{trial.result_json.name} was no result of this trial: renamed to {aside.name}")
         return trial.commit(outcome, identity)
 
     while True:
@@ -162,13 +162,6 @@ def _commit(trial: TrialDir, outcome: Result, identity: Identity) -> bool:
             if not transient.is_full(error) or signals.received:
                 raise
             time.sleep(FULL_DISK_SECONDS)
-
-
-def _set_aside(trial: TrialDir) -> str:
-    try:
-        return records.set_aside(trial.result_json).name
-    except FileNotFoundError:  # the driver was quicker
-        return "what the driver says"
 
 
 def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -22,6 +23,8 @@ from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial.process import Process
 from trialfleet.trial.submission import JobRef
 
+# Unlike those of other tests, which run at the same time: jobs are known by it on the whole machine.
+ONE = uuid4().hex
 PARAMS = {"nodes": 1, "tasks_per_node": 1, "timeout_min": 10, "gpus_per_node": None, "stderr_to_stdout": False}
 # A worker that writes down who belongs to its job, in a file beside its submission, and lives on.
 WORKER = """\
@@ -101,8 +104,8 @@ def ended(fleet: LocalFleet, people: dict[str, Process], but: Collection[str] = 
 
 
 def test_all_of_a_job_is_asked_to_end_first_and_killed_the_second_time(jobs: Jobs) -> None:
-    job, people = jobs.start("one")
-    other, others = jobs.start("two")
+    job, people = jobs.start(ONE)
+    other, others = jobs.start(f"{ONE}-two")
     jobs.fleet.cancel([job])
     ended(jobs.fleet, people, but={"deaf", "deaf and away"})
     assert alive(people) == {"deaf", "deaf and away"}
@@ -119,8 +122,8 @@ def test_all_of_a_job_is_asked_to_end_first_and_killed_the_second_time(jobs: Job
 @pytest.mark.parametrize("part", ["controller", "worker"])
 def test_what_a_job_leaves_behind_is_found_and_cleared(jobs: Jobs, part: str) -> None:
     """Whichever of the job's processes it is known by; the worker is what a driver adopts from a claim."""
-    _, people = jobs.start("one")
-    known = JobRef("local", str(people[part].pid), people[part].to_json(), "one.0")
+    _, people = jobs.start(ONE)
+    known = JobRef("local", str(people[part].pid), people[part].to_json(), f"{ONE}.0")
     for gone in ("controller", "worker"):
         os.kill(people[gone].pid, signal.SIGKILL)
     left = set(people) - {"controller", "worker"}
@@ -136,7 +139,7 @@ def test_what_a_job_leaves_behind_is_found_and_cleared(jobs: Jobs, part: str) ->
 
 def test_a_job_of_a_worker_is_its_whole_session(jobs: Jobs) -> None:
     """Of an earlier version, whose jobs had no marker."""
-    _, people = jobs.start("one")
+    _, people = jobs.start(ONE)
     known = JobRef("local", str(people["worker"].pid), people["worker"].to_json())
     jobs.fleet.cancel([known])
     ended(jobs.fleet, people, but={"away", "deaf", "deaf and away"})
@@ -144,14 +147,14 @@ def test_a_job_of_a_worker_is_its_whole_session(jobs: Jobs) -> None:
 
 
 def test_a_job_whose_leader_runs_is_not_cleared(jobs: Jobs) -> None:
-    job, people = jobs.start("one")
+    job, people = jobs.start(ONE)
     jobs.fleet.clear(job)
     assert alive(people) == set(people)
 
 
 @pytest.mark.parametrize("other", [{"start_time": 1}, {"boot_id": "an earlier boot"}, {"host": "elsewhere"}])
 def test_another_process_with_the_same_number_is_left_alone(jobs: Jobs, other: dict[str, Any]) -> None:
-    job, people = jobs.start("one")
+    job, people = jobs.start(ONE)
     assert job.process is not None
     stranger = JobRef("local", job.id, {**job.process, **other}, "another.0")
     assert not jobs.fleet.lives(stranger)
@@ -177,7 +180,7 @@ def test_processes_are_looked_for_once_in_a_refresh_and_only_if_somebody_asks(
         return []
 
     monkeypatch.setattr(local_processes, "ours", look)
-    refs = [JobRef("local", str(number), None, f"one.{number}") for number in range(3)]
+    refs = [JobRef("local", str(number), None, f"{ONE}.{number}") for number in range(3)]
     for _ in range(2):
         jobs.fleet.refresh()
     assert not looks
@@ -201,7 +204,7 @@ def test_a_job_that_ends_at_once_is_over(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subprocess, "Popen", ended_already)
     fleet = LocalFleet({**PARAMS, "setup": ["exit 3"]}, {})
-    (job,) = fleet.submit(tmp_path / "one.json", "one", 1)
+    (job,) = fleet.submit(tmp_path / "one.json", ONE, 1)
     assert fleet.phase(job) is JobState.OVER
     fleet.refresh()
     assert fleet.phase(job) is JobState.OVER
@@ -209,22 +212,22 @@ def test_a_job_that_ends_at_once_is_over(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_each_element_has_a_marker_of_its_own(jobs: Jobs) -> None:
-    job, people = jobs.start("one")
-    assert job.marker == "one.0"
+    job, people = jobs.start(ONE)
+    assert job.marker == f"{ONE}.0"
     environment = Path(f"/proc/{people['worker'].pid}/environ").read_bytes().split(b"\0")
-    assert f"{MARKER}=one.0".encode() in environment
+    assert f"{MARKER}={ONE}.0".encode() in environment
 
 
 def test_a_job_is_found_by_its_submission_whatever_is_left_of_it(jobs: Jobs) -> None:
-    job, people = jobs.start("one")
-    assert jobs.fleet.find("one", 0) == job
-    assert jobs.fleet.find("one", 1) is None
+    job, people = jobs.start(ONE)
+    assert jobs.fleet.find(ONE, 0) == job
+    assert jobs.fleet.find(ONE, 1) is None
     assert jobs.fleet.find("on", 0) is None
     os.kill(people["controller"].pid, signal.SIGKILL)
     ended(jobs.fleet, people, but=set(people) - {"controller"})
-    found = jobs.fleet.find("one", 0)
+    found = jobs.fleet.find(ONE, 0)
     assert found is not None
-    assert found.marker == "one.0"
+    assert found.marker == f"{ONE}.0"
     assert found.process is not None
     assert Process.from_json(found.process) in people.values()
 
@@ -233,12 +236,12 @@ def test_processes_that_vanish_while_they_are_looked_at_are_passed_over(monkeypa
     """They may end between any two looks, and not show their environment."""
     monkeypatch.setattr(Path, "iterdir", lambda self: iter([self / "4194305", self / "self"]))
     assert local_processes.ours() == []
-    gone = Member(4194305, 4194305, 1, "one.0")
+    gone = Member(4194305, 4194305, 1, f"{ONE}.0")
     monkeypatch.setattr(local_processes, "ours", lambda: [gone])
     fleet = LocalFleet(None, {})
-    assert fleet.find("one", 0) is None
+    assert fleet.find(ONE, 0) is None
     for _ in range(2):
-        fleet.cancel([JobRef("local", "4194305", None, "one.0")])
+        fleet.cancel([JobRef("local", "4194305", None, f"{ONE}.0")])
 
 
 def test_a_machine_that_starts_no_more_processes_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,9 +256,9 @@ def test_a_machine_that_starts_no_more_processes_is_busy(tmp_path: Path, monkeyp
     monkeypatch.setattr(LocalFleet, "_start", start)
     fleet = LocalFleet(PARAMS, {})
     with pytest.raises(MaybeSubmitted):
-        fleet.submit(tmp_path / "one.json", "one", 2)
+        fleet.submit(tmp_path / "one.json", ONE, 2)
     with pytest.raises(Busy) as busy:
-        fleet.submit(tmp_path / "one.json", "one", 2)
+        fleet.submit(tmp_path / "one.json", ONE, 2)
     assert not busy.value.limit
 
 

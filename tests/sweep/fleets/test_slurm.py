@@ -8,7 +8,7 @@ import pytest
 from tests.sweep.fake_slurm import HEADER, FakeSlurm
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets import slurm as slurm_fleet
-from trialfleet.sweep.fleets.base import Busy, MaybeSubmitted
+from trialfleet.sweep.fleets.base import Busy, MaybeSubmitted, TooMuchMemory
 from trialfleet.sweep.fleets.slurm import LAUNCHER, SlurmFleet
 from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial.submission import JobRef
@@ -221,7 +221,7 @@ def test_a_job_that_was_started_again_has_not_ended(slurm: FakeSlurm) -> None:
 
 @pytest.mark.parametrize(
     ("state", "lives"),
-    [("PENDING", True), ("RUNNING", True), ("COMPLETING", True), ("COMPLETED", False), ("CANCELLED", False)],
+    [("PENDING", True), ("RUNNING", True), ("COMPLETING", False), ("COMPLETED", False), ("CANCELLED", False)],
 )
 def test_what_lives(slurm: FakeSlurm, state: str, lives: bool) -> None:
     slurm.queue(f"7 {state}")
@@ -473,7 +473,7 @@ REFUSALS = [
 
 def refused(slurm: FakeSlurm, fleet: SlurmFleet, complaint: str, memory: float = 1.0) -> Exception:
     slurm.say("sbatch", code=1, complaint=complaint)
-    with pytest.raises((Busy, MaybeSubmitted, UserError)) as caught:
+    with pytest.raises((Busy, MaybeSubmitted, TooMuchMemory, UserError)) as caught:
         fleet.submit(slurm.submissions / "abc.json", "abc", 1, memory)
     assert complaint in str(caught.value)
     return caught.value
@@ -543,9 +543,16 @@ def test_more_memory_than_there_is_names_its_own_key(slurm: FakeSlurm) -> None:
     fleet = slurm.fleet(mem="64GB")
     submit(slurm, fleet)
     error = refused(slurm, fleet, f"{FAILED}Requested node configuration is not available", memory=2.25)
+    assert isinstance(error, TooMuchMemory)
+    assert "144 GB" in str(error)
+    assert "hydra.sweeper.max_memory_gb" in str(error)
+
+
+def test_a_launcher_that_was_never_right_is_not_a_matter_of_memory(slurm: FakeSlurm) -> None:
+    """The first that a driver submits may be a retry with more memory."""
+    error = refused(slurm, slurm.fleet(mem="64GB"), f"{FAILED}invalid partition specified: nope", memory=1.5)
     assert isinstance(error, UserError)
-    assert "144 GB" in error.message
-    assert "hydra.sweeper.max_memory_gb" in error.fix
+    assert "correct hydra.launcher" in error.fix
 
 
 def test_a_job_that_an_earlier_driver_kept_off_every_node_is_let_in(slurm: FakeSlurm) -> None:

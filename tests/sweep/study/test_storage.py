@@ -460,3 +460,16 @@ def test_a_driver_whose_study_is_put_aside_writes_nothing_more(tmp_path: Path) -
         with pytest.raises((LeaseLost, KeyError)):
             write("uid")
     assert [found.user_attrs for found in fresh.trials()] == [{OWNER: "uid-2"}]
+
+
+def test_a_storage_of_the_users_own_is_built_or_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_storage.py").write_text(
+        "import optuna\n\nclass Storage(optuna.storages.InMemoryStorage):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(instantiated({"_target_": "users_storage.Storage"})).__name__ == "Storage"
+    for node in ({"_target_": "users_storage.Nothing"}, {"_target_": "users_storage.Storage", "speed": 3}):
+        with pytest.raises(UserError, match=r"hydra\.sweeper\.storage: "):
+            instantiated(node)

@@ -27,6 +27,10 @@ class MaybeSubmitted(Exception):
     """The launcher did not answer: the jobs may have been submitted or not. `find` will tell."""
 
 
+class TooMuchMemory(Exception):
+    """The launcher has no place for a job that asks for more memory than those it took. Nothing was submitted."""
+
+
 class Interrupted(Exception):
     """Somebody interrupted a launcher that blocks. Its trials did not end."""
 
@@ -57,6 +61,7 @@ class Fleet(ABC):
             Busy: nothing was submitted, try again later.
             MaybeSubmitted: no answer in time.
             Interrupted: by the user; only from launchers that block.
+            TooMuchMemory: it takes jobs, but none that asks for so much memory.
             UserError: the launcher refuses for a reason that stays.
         """
 

@@ -19,12 +19,18 @@ KILLS = 5  # rounds in which processes that a dying one has just started are loo
 
 @dataclass(frozen=True)
 class Member:
-    """A process of ours, as found in /proc; `marker` is that of its job, if it is one's."""
+    """A process of ours, as found in /proc.
+
+    Attributes:
+        marker: of its job, if it is one's.
+        mute: its environment was emptied, or cannot be read.
+    """
 
     pid: int
     session: int
     start_time: int
     marker: str | None
+    mute: bool = False
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process is gone."""
@@ -46,24 +52,36 @@ def ours() -> list[Member]:
             pid = int(folder.name)
             stat = Stat.read(pid)
             if stat is not None and not stat.ended:
-                members.append(Member(pid, stat.session, stat.start_time, _marker(pid)))
+                environment = _environment(pid)
+                members.append(Member(pid, stat.session, stat.start_time, _marker(environment), not environment))
     return members
 
 
 def of_job(job: JobRef, members: Sequence[Member]) -> list[Member]:
     """Those of `members` that belong to a job."""
     session, since = _session(job)
-    return [member for member in members if _carries(member, job) or _in_session(member, job, session, since)]
+    known = (
+        job.process is not None and Process.from_json(job.process).is_alive()
+    )  # then the session is surely the job's
+    return [
+        member
+        for member in members
+        if _carries(member, job) or (member.session == session and _fits(member, job, since, known))
+    ]
 
 
 def _carries(member: Member, job: JobRef) -> bool:
     return member.marker is not None and member.marker == job.marker
 
 
-def _in_session(member: Member, job: JobRef, session: int | None, since: int) -> bool:
-    """For those whose environment was emptied, and for jobs of an earlier version, which have no marker."""
+def _fits(member: Member, job: JobRef, since: int, known: bool) -> bool:
+    """Whether a process in a session of the job's number is the job's, though it does not carry its marker.
+
+    So are those whose environment was changed, and all of a job of an earlier version, which has no marker. But a
+    number is given again: once its leader is gone, who shows an environment without the marker is a stranger.
+    """
     anothers = job.marker is not None and member.marker is not None
-    return member.session == session and member.start_time >= since and not anothers
+    return member.start_time >= since and not anothers and (known or member.mute or job.marker is None)
 
 
 def kill(job: JobRef) -> None:
@@ -98,12 +116,16 @@ def _session(job: JobRef) -> tuple[int | None, int]:
     return stat.session, process.start_time if leader is None else leader.start_time
 
 
-def _marker(pid: int) -> str | None:
-    """The job whose environment a process has. None if it has none, or does not show it."""
+def _environment(pid: int) -> bytes:
+    """What a process shows of its environment; nothing if it does not."""
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0")
     except OSError:
-        return None
+        return b""
+
+
+def _marker(environment: bytes) -> str | None:
+    """The job whose environment it is; None if it is none's."""
     for entry in environment.split(b"\0"):
         if entry.startswith(f"{MARKER}=".encode()):
             return os.fsdecode(entry.partition(b"=")[2])

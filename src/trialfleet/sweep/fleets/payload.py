@@ -1,6 +1,6 @@
 """What all jobs of a driver share: the task function and Hydra's context, pickled once.
 
-Everything about a single trial is in its trial.json. The pickle holds no secret: the storage's and the
+Everything about a single trial is in its submission. The pickle holds no secret: the storage's and the
 tracking server's passwords are taken out, since jobs never talk to either.
 """
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets import slurm_answers, slurm_command, slurm_memory
-from trialfleet.sweep.fleets.base import WORKER, Busy, Fleet, MaybeSubmitted
+from trialfleet.sweep.fleets.base import WORKER, Busy, Fleet, MaybeSubmitted, TooMuchMemory
 from trialfleet.sweep.fleets.slurm_answers import Refusal
 from trialfleet.sweep.fleets.slurm_command import outside_of_jobs
 from trialfleet.sweep.fleets.slurm_nodes import SlurmNodes
@@ -123,13 +123,13 @@ class SlurmFleet(Fleet):
             return MaybeSubmitted(message)
         if refusal is not Refusal.WRONG or memory in self._accepted:
             return Busy(message, limit=refusal is Refusal.LIMIT)
-        if memory == 1.0 or not self._accepted:
+        if memory == 1.0 or 1.0 not in self._accepted:
             return UserError(
                 f"hydra/launcher=submitit_slurm: sbatch refuses the job: {message}", "correct hydra.launcher"
             )
-        return UserError(
-            f"sbatch refuses a job with {memory:g} times the memory ({self.memory_gb(memory):g} GB a node): {message}",
-            "set hydra.sweeper.max_memory_gb to what a node can give",
+        return TooMuchMemory(
+            f"sbatch refuses a job with {memory:g} times the memory ({self.memory_gb(memory):g} GB a node): {message}; "
+            "hydra.sweeper.max_memory_gb can say what a node has"
         )
 
     def memory_gb(self, factor: float = 1.0) -> float | None:
@@ -259,7 +259,7 @@ class SlurmFleet(Fleet):
             return True
         for rows in (self._rows, self._rows_before):  # one answer alone may have missed it
             if (row := rows.get(job.id)) is not None:
-                return row.state not in _ENDED
+                return row.state not in _ENDED and row.state != "COMPLETING"  # it is leaving: nothing more can be done
         return False
 
     def timed_out(self, job: JobRef) -> bool:

@@ -26,6 +26,7 @@ from trialfleet.trial.result import TrialState as Ended
 from trialfleet.trial.submission import JobRef, TrialRecord
 
 REBUILDING = "trialfleet:rebuilding"  # user attribute of a study that is being made anew from its folder
+MAX_GAP = 10_000  # numbers of other people's trials, in a shared storage, between two of ours
 SHOWN = 10  # differences that are named one by one
 FIX = "make the study anew from its folder with study.rebuild=true, or give back what was taken"
 
@@ -152,6 +153,8 @@ def with_claims(record: TrialRecord, directory: TrialDir) -> TrialRecord:
     claims = [claim for claim in directory.claims() if not claim.damaged]
     if not claims:
         return record
+    if claims[-1].identity.study is None:  # an earlier version's job runs it, whose result will not say either
+        record = replace(record, study=None)
     job = job_of(claims[-1], record)
     return replace(record, attempt=claims[-1].attempt, submission="lost", launcher=job.launcher, job=job)
 
@@ -227,7 +230,12 @@ def _trials(
     old: Sequence[FrozenTrial], folder: Path, uids: Sequence[str], projector: Projector, notice: Notice
 ) -> Iterator[tuple[str, FrozenTrial]]:
     """Each number's trial: its files are the truth, then what the study said, then a gap that keeps the number."""
-    numbers = trial_numbers(folder)
+    numbers = [number for number in trial_numbers(folder) if trial_dir(folder, number).is_taken()]
+    if numbers and numbers[-1] > len(old) + len(numbers) + MAX_GAP:
+        raise UserError(
+            f"{trial_dir(folder, numbers[-1]).path}: its number is far beyond the study's {len(numbers)} trials",
+            "move that folder elsewhere if it is none of the study's",
+        )
     for number in range(max([len(old), *(one + 1 for one in numbers)], default=0)):
         files = read_files(trial_dir(folder, number), number, uids)
         for damage in files.damage:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from trialfleet.errors import UserError
+from trialfleet.errors import ShownError, UserError
 from trialfleet.trial import records
 from trialfleet.trial.process import Process
 
 
-class LeaseLost(UserError):
+class LeaseLost(ShownError):
     """Another driver has taken the study over: this one must stop and may not write."""
 
 

@@ -7,7 +7,6 @@ history, not on how often the driver was restarted. Grid and QMC walk a fixed se
 
 import inspect
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from math import prod
@@ -17,32 +16,13 @@ import numpy as np
 import optuna
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, QMCSampler
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import search_space as spaces
 from trialfleet.sweep.study.search_space import Space
-
-_TRUSTED = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.*", "optunahub.*", "trialfleet.sweep.*")
-
-
-def trusted(node: Any) -> tuple[str, ...]:
-    """What may be built from a node of the config: the usual, and whatever the node itself names.
-
-    The node is what the user typed, or has in a config of theirs; what jobs or other people write is never built.
-    """
-    return (*_TRUSTED, *_targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else node))
-
-
-def _targets(node: Any) -> list[str]:
-    if isinstance(node, Mapping):
-        own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
-        return own + [name for value in node.values() for name in _targets(value)]
-    if isinstance(node, list | tuple):
-        return [name for value in node for name in _targets(value)]
-    return []
+from trialfleet.sweep.study.trusted import trusted
 
 
 class SamplerFactory:

@@ -15,7 +15,10 @@ from typing import Any, Literal, cast
 from uuid import uuid4
 
 import optuna
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -25,6 +28,7 @@ from trialfleet.sweep.study.databases import open_database
 from trialfleet.sweep.study.databases import storage_is_transient as storage_is_transient
 from trialfleet.sweep.study.fencing import TOKEN, Fence, database_of
 from trialfleet.sweep.study.journal import OwnJournal, open_journal
+from trialfleet.sweep.study.trusted import trusted
 from trialfleet.trial import secrets
 
 OWNER = "trialfleet:study"  # user attribute of our studies and trials: the study's uid
@@ -287,9 +291,15 @@ def distribution_texts(distributions: Mapping[str, Any]) -> dict[str, str]:
 
 
 def instantiated(storage: Any) -> Any:
-    """A storage given as `_target_` node, built; anything else as it is."""
+    """A storage given as `_target_` node, built; anything else as it is.
+
+    Raises:
+        UserError: it cannot be built.
+    """
     if not (isinstance(storage, DictConfig | dict) and "_target_" in storage):
         return storage
-    from hydra.utils import instantiate
-
-    return instantiate(storage, _execution_whitelist_=("optuna.storages.*",))
+    try:
+        return instantiate(storage, _execution_whitelist_=trusted(storage))
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+        reason = secrets.masked(str(error.__cause__ or error).splitlines()[0])
+        raise UserError(f"hydra.sweeper.storage: {reason}", "correct its settings") from error

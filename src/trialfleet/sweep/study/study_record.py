@@ -166,6 +166,8 @@ def check_storage(record: StudyRecord, storage: str, allowed: bool) -> None:
     """
     if record.storage == storage or allowed:
         return
+    if record.format == 1 and storage.startswith("{"):
+        return  # of a node the earlier version recorded the class of the config alone
     if record.format == 1 and record.storage in (storage, storage.replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")):
         return  # it was recorded as it was typed
     raise UserError(

@@ -16,7 +16,7 @@ from trialfleet.trial import secrets, transient
 from trialfleet.trial.records import Damaged
 
 # What is said once and not again: a command that resumes a study must not put it aside, or rebuild it.
-_ONCE = ("study.fresh=true", "study.fresh=True", "study.rebuild=true", "study.rebuild=True")
+_ONCE = ("study.fresh", "study.rebuild")
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -90,6 +90,6 @@ def resume_command(*more: str) -> str:
         more: overrides that replace those of the same keys.
     """
     replaced = {text.partition("=")[0] for text in more}
-    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in replaced]
-    words = [word for word in words if word not in _ONCE]
+    left_out = {*replaced, *_ONCE}
+    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in left_out]
     return shlex.join(["python", *(secrets.masked_override(word) for word in words), *more])
