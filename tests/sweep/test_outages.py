@@ -146,3 +146,28 @@ def test_a_database_may_be_restarted_under_a_study(new_study: NewStudy) -> None:
             study.stored = lambda: trials  # type: ignore[method-assign]  # it looks into the folder
             study.check(4)
     assert study.undisturbed_by_restarts()
+
+
+AT_THE_END = """
+import errno, os
+from trialfleet.sweep import session
+
+def conclude(*given):
+    calls, replace = [], os.replace
+    def failing(*paths):
+        calls.append(paths)
+        if len(calls) < 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(paths[0]))
+        return replace(*paths)
+    os.replace = failing
+    return finish(*given)
+
+finish, session.conclude = session.conclude, conclude
+"""
+
+
+def test_an_error_at_the_last_write_is_shown_while_it_is_waited_for(quick_study: NewQuickStudy) -> None:
+    study = quick_study()
+    said = study.run(f"{N}1", first=AT_THE_END)
+    assert os.strerror(errno.EIO) in said and "hydra.sweeper.patience" in said
+    study.check(1, steps=4)

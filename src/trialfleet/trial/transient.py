@@ -44,20 +44,32 @@ def passes(error: BaseException) -> bool:
     return _caused_by(error, _PASSING)
 
 
-def patiently(call: Callable[[], T], patience: float, give_up: Callable[[], bool] = lambda: False) -> T:
-    """What `call` returns, tried again with growing pauses while it meets errors that pass.
+def patiently(
+    call: Callable[[], T],
+    patience: float,
+    give_up: Callable[[], bool] = lambda: False,
+    waiting: Callable[[OSError], None] = lambda error: None,
+) -> T:
+    """Call `call`, and call it again with growing pauses while it meets errors that pass.
 
     Args:
         patience: seconds after which the error is raised after all.
         give_up: asked before each pause; true if there is no time to wait.
+        waiting: is told of the first error that is waited for.
+
+    Returns:
+        what `call` returned.
     """
-    deadline, pause = time.monotonic() + patience, FIRST_PAUSE
+    deadline, pause, told = time.monotonic() + patience, FIRST_PAUSE, False
     while True:
         try:
             return call()
         except OSError as error:
             if not passes(error) or give_up() or time.monotonic() + pause > deadline:
                 raise
+            if not told:
+                waiting(error)
+                told = True
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 

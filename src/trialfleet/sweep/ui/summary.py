@@ -38,8 +38,13 @@ def show_plan(plan: Plan, console: Console) -> None:
 def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
     progress = driver.progress
     results, patience = plan.folder / "optimization_results.yaml", 0.0 if driver.detach else plan.settings.patience
+
+    def waiting(error: OSError) -> None:
+        note = f"{error}: waiting until it passes, for {patience:.0f} s at most (hydra.sweeper.patience)"
+        console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
+
     try:
-        transient.patiently(lambda: progress_of.write_results(results, progress), patience)
+        transient.patiently(lambda: progress_of.write_results(results, progress), patience, waiting=waiting)
     except OSError:
         if not driver.detach:  # the next driver writes them
             raise
