@@ -169,5 +169,6 @@ finish, session.conclude = session.conclude, conclude
 def test_an_error_at_the_last_write_is_shown_while_it_is_waited_for(quick_study: NewQuickStudy) -> None:
     study = quick_study()
     said = study.run(f"{N}1", first=AT_THE_END)
-    assert os.strerror(errno.EIO) in said and "hydra.sweeper.patience" in said
+    assert os.strerror(errno.EIO) in said
+    assert "hydra.sweeper.patience" in said
     study.check(1, steps=4)
