@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -175,26 +176,54 @@ def test_a_study_moves_to_another_storage(quick_study: NewQuickStudy) -> None:
     check(study, 5, database(study))
 
 
+# Ends a rebuild at the n-th of its moments: each call that changes something.
+DIE = """
+import os
+from trialfleet.sweep.study import rebuild
+from trialfleet.sweep.study.storage import StudyStorage
+
+passed = 0
+
+def dying(real):
+    def call(*given, **named):
+        global passed
+        if passed == {moment}:
+            os._exit(9)
+        passed += 1
+        return real(*given, **named)
+    return call
+
+StudyStorage.add, StudyStorage.belong = dying(StudyStorage.add), dying(StudyStorage.belong)
+rebuild._begin, rebuild._read = dying(rebuild._begin), dying(rebuild._read)
+rebuild.put_study_aside = dying(rebuild.put_study_aside)
+rebuild.optuna.delete_study = dying(rebuild.optuna.delete_study)
+"""
+
+
 @pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])
 def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study: NewQuickStudy, kind: str) -> None:
-    study = quick_study("hydra.sweeper.n_trials=4")
+    """Whenever it dies: what only the study knew, a trial without files and the sampler's state, is there still."""
+    study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
     own = [f"hydra.sweeper.storage={database(study)}"] if kind == "database" else []
     study.run(*own)
-    die = """
-import os
-from trialfleet.sweep.study.storage import StudyStorage
-add, added = StudyStorage.add, []
-def dies(self, trial):
-    added.append(trial)
-    if len(added) == 3:
-        os._exit(9)
-    return add(self, trial)
-StudyStorage.add = dies
-"""
-    study.run(*own, "study.rebuild=true", code=9, first=die)
-    said = study.run(*own, "hydra.sweeper.n_trials=5")
-    assert "this is done again" in said
-    check(study, 5, database(study) if own else None)
+    shutil.rmtree(study.trial(1).path)
+    moments = 0
+    while (code := study.order(*own, "study.rebuild=true", first=DIE.format(moment=moments))) == 9:
+        moments += 1
+    assert code == 0, study.report()
+    assert moments > 5
+    study.run(*own, "hydra.sweeper.n_trials=6")
+    stored = trials(study, database(study) if own else None)
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * 6
+    assert len({tuple(trial.params.values()) for trial in stored}) == 6
+
+
+def test_a_qmc_sequence_goes_on_though_its_count_is_lost_with_the_study(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
+    study.run()
+    (study.folder / "optuna_journal.log").unlink()
+    study.run("study.rebuild=true", "hydra.sweeper.n_trials=6")
+    assert len({tuple(trial.params.values()) for trial in trials(study)}) == 6
 
 
 @pytest.mark.slow
@@ -380,3 +409,41 @@ def test_a_study_that_has_a_driver_is_not_put_aside(quick_study: NewQuickStudy) 
         lease.release()
     study.run("study.fresh=true", "hydra.sweeper.n_trials=1")
     check(study, 1)
+
+
+def test_a_study_that_is_being_put_aside_gets_no_driver_meanwhile(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=1")
+    study.run()
+    meanwhile = """
+from trialfleet.sweep.study import fresh_start
+from trialfleet.sweep.study.lease import Lease
+finish = fresh_start.finish
+def tries(folder, storage):
+    try:
+        Lease(folder / "driver.lock", 60.0, 0.05).acquire()
+    except Exception as refusal:
+        print("refused:", refusal)
+    return finish(folder, storage)
+fresh_start.finish = tries
+"""
+    assert "refused: this study has a driver already" in study.run("study.fresh=true", first=meanwhile)
+    check(study, 1)
+
+
+def test_what_another_driver_did_before_the_lease_was_taken_stays(quick_study: NewQuickStudy) -> None:
+    """study.yaml is what it is when this driver has the lease, not what it was when the command was checked."""
+    study = quick_study("hydra.sweeper.n_trials=1")
+    study.run()
+    meanwhile = """
+from pathlib import Path
+from trialfleet.sweep.study.lease import Lease
+acquire = Lease.acquire
+def late(self, *given):
+    record = self._directory.parent / "study.yaml"
+    record.write_text(record.read_text().replace("former_uids: []", "former_uids: [abc]"))
+    acquire(self, *given)
+Lease.acquire = late
+"""
+    study.run("hydra.sweeper.n_trials=2", first=meanwhile)
+    assert "- abc" in (study.folder / "study.yaml").read_text()
+    check(study, 2)

@@ -1,33 +1,30 @@
 """Opening a study: what an earlier command left half done is finished, and its storage compared with its folder."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
 from secrets import randbits
 
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
 
-from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.code_version import code_version
-from trialfleet.sweep.plan import Plan, allowed_changes, rebuild
-from trialfleet.sweep.study import consistency, fresh_start, study_record
+from trialfleet.sweep.plan import Plan, allowed_changes, rebuild_wanted
+from trialfleet.sweep.study import consistency, fresh_start, rebuild, study_record
 from trialfleet.sweep.study import constraints as bounds
 from trialfleet.sweep.study import storage as stores
 from trialfleet.sweep.study.consistency import Found
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.projection import Projector
+from trialfleet.sweep.study.rebuild import Rebuild
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
-from trialfleet.sweep.study.storage import OWNER, StudyStorage
+from trialfleet.sweep.study.storage import JOURNAL, StudyStorage
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.trial import records
 
 Notice = Callable[[str], None]
-JOURNAL = "optuna_journal.log"
 
 
 @dataclass(frozen=True)
@@ -51,23 +48,36 @@ def finish_fresh_start(plan: Plan, lease: Callable[[], Lease], wanted: bool, not
         UserError: the study has a driver, or the one in the storage belongs to another folder.
     """
     interrupted = fresh_start.is_begun(plan.folder)
-    if wanted and not interrupted:
-        fresh_start.begin(plan.folder, plan.name, lease)
-    if not fresh_start.is_begun(plan.folder):
+    if not (wanted or interrupted):
         return
-    node = plan.request.node.get("storage")
-    storage = None if node is None else stores.open_storage(stores.instantiated(node), plan.folder, lambda: None)
-    try:
-        aside = fresh_start.finish(plan.folder, storage)
-    finally:
-        if storage is not None:
-            stores.close(storage)
+    with contextlib.ExitStack() as stack:
+        if plan.folder.exists():  # a study that has a driver is not put aside, and gets none meanwhile
+            held = lease()
+            held.acquire(notice)
+            stack.callback(held.release)
+        if not interrupted:
+            fresh_start.begin(plan.folder, plan.name)
+        aside = _put_aside(plan)
     if aside is not None and interrupted:
         notice(f"a fresh start that was interrupted is finished: what was there before is in {aside}")
 
 
+def _put_aside(plan: Plan) -> str | None:
+    node = plan.request.node.get("storage")
+    if node is None:
+        return fresh_start.finish(plan.folder, None)
+    storage = stores.open_storage(stores.instantiated(node), plan.folder, lambda: None)
+    try:
+        return fresh_start.finish(plan.folder, storage)
+    finally:
+        stores.close(storage)
+
+
 def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
     """Open the study of the plan, or create it.
+
+    Args:
+        plan: checked again after the lease was taken: see `checked_again`.
 
     Raises:
         UserError: the storage is damaged, not the study's, or contradicts the folder.
@@ -75,21 +85,19 @@ def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
     """
     record = _record(plan)
     projector = _projector(plan, record)
-    store, old = _store(plan, record, lease, notice)
-    again = bool(store.study.user_attrs.get(consistency.REBUILDING))
-    anew = rebuild(plan.request.config) or again
+    again = rebuild.is_begun(plan.folder)
     if again:
         notice("the study was being made anew from its folder when the driver died: this is done again")
-        old = []
-    elif not anew:
-        consistency.refuse_empty(store, plan.folder, record.uids)
+    anew = rebuild_wanted(plan.request.config) or again
     if anew:
-        store = _made_anew(plan, record, lease, store, old, projector, notice)
+        store = _made_anew(plan, record, lease, projector, notice)
+    else:
+        store = _open_study(plan, lease)
+        consistency.refuse_empty(store, plan.folder, record.uids)
     store.belong(record.uid, plan.folder)
     found = consistency.compare(store, plan.folder, record.uids, plan.space.overrides, notice)
     if (found.missing or found.differing) and not consistency.put_right(store, found, projector, notice):
-        store = _made_anew(plan, record, lease, store, store.trials(), projector, notice)
-        store.belong(record.uid, plan.folder)
+        store = _made_anew(plan, record, lease, projector, notice)
         found = consistency.compare(store, plan.folder, record.uids, plan.space.overrides, notice)
     study_record.write(plan.folder / "study.yaml", record)
     return Opened(record, store, found, anew)
@@ -146,62 +154,30 @@ def _projector(plan: Plan, record: StudyRecord) -> Projector:
     )
 
 
-def _opened(plan: Plan, lease: Lease) -> BaseStorage:
+def _open_storage(plan: Plan, lease: Lease) -> BaseStorage:
     node = plan.request.node.get("storage")
     return stores.open_storage(stores.instantiated(node), plan.folder / JOURNAL, lease.check)
 
 
-def _new_store(plan: Plan, lease: Lease, storage: BaseStorage) -> StudyStorage:
+def _open_study(plan: Plan, lease: Lease) -> StudyStorage:
     shown = stores.described(plan.request.node.get("storage"))
     shown = str(plan.folder / JOURNAL) if shown == "null" else shown
+    storage = _open_storage(plan, lease)
     return StudyStorage(storage, plan.name, plan.directions, lease.check, lease.token, shown)
 
 
-def _store(plan: Plan, record: StudyRecord, lease: Lease, notice: Notice) -> tuple[StudyStorage, Sequence[FrozenTrial]]:
-    """The study as its storage has it, and its trials.
-
-    A journal in the folder that cannot be read gives way to a new one, if that is what the user asked for.
-    """
-    try:
-        store = _new_store(plan, lease, _opened(plan, lease))
-    except UserError as damage:
-        journal = plan.folder / JOURNAL
-        in_folder = plan.request.node.get("storage") is None
-        if not (in_folder and journal.exists() and rebuild(plan.request.config)):
-            raise
-        aside = records.set_aside(journal)
-        notice(f"{damage.message}: renamed to {aside.name}")
-        store = _new_store(plan, lease, _opened(plan, lease))
-    return store, store.trials()
-
-
-def _made_anew(
-    plan: Plan,
-    record: StudyRecord,
-    lease: Lease,
-    store: StudyStorage,
-    old: Sequence[FrozenTrial],
-    projector: Projector,
-    notice: Notice,
-) -> StudyStorage:
-    """A study filled from the folder; the one that was there is kept under another name."""
-    if store.in_folder:
-        _put_journal_aside(plan.folder / JOURNAL, notice)
-    elif store.trials() or store.study.user_attrs.get(OWNER):
-        store.belong(record.uid, plan.folder)  # so that no other driver writes it any more
-        other = _opened(plan, lease)
-        aside = consistency.begin_anew(other, plan.name)
-        stores.close(other)
-        stores.close(store.storage)
-        notice(f"{store.shown}: the study that was there is kept as {aside!r}")
-    fresh_store = _new_store(plan, lease, _opened(plan, lease))
-    fresh_store.belong(record.uid, plan.folder)
-    consistency.rebuild(fresh_store, old, plan.folder, record.uids, projector, notice)
-    return fresh_store
-
-
-def _put_journal_aside(journal: Path, notice: Notice) -> None:
-    if journal.exists():
-        aside = journal.with_name(f"{journal.name}.before-{datetime.now():%Y%m%d-%H%M%S-%f}")
-        journal.rename(aside)
-        notice(f"{journal}: what was there is kept as {aside.name}")
+def _made_anew(plan: Plan, record: StudyRecord, lease: Lease, projector: Projector, notice: Notice) -> StudyStorage:
+    """The study filled from its folder; the one that was there is kept under another name."""
+    store = Rebuild(
+        folder=plan.folder,
+        name=plan.name,
+        uids=record.uids,
+        in_folder=plan.request.node.get("storage") is None,
+        open_storage=lambda: _open_storage(plan, lease),
+        open_study=lambda: _open_study(plan, lease),
+        lease_check=lease.check,
+        projector=projector,
+        notice=notice,
+    ).run()
+    SamplerFactory(plan.request.node["sampler"], plan.space, record.seed).skip_points(store.study)
+    return store

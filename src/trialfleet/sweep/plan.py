@@ -92,13 +92,27 @@ def check(request: Request) -> Plan:
     return Plan(request, settings, folder, name, directions, metrics, space, identity, record, target)
 
 
+def checked_again(plan: Plan) -> Plan:
+    """The plan with study.yaml as it is now that no other driver can change it: one may have, since it was checked.
+
+    Raises:
+        UserError: the folder has another study by now.
+    """
+    return replace(plan, record=_present_record(plan.request, plan.folder, plan.identity))
+
+
 def _record(request: Request, folder: Path, identity: Mapping[str, Any]) -> StudyRecord | None:
     """The study that the command goes on with; None for a new one."""
-    config, path = request.config, folder / "study.yaml"
-    if fresh(config) and rebuild(config):
+    config = request.config
+    if fresh_wanted(config) and rebuild_wanted(config):
         raise UserError("study.fresh and study.rebuild: a study cannot be put aside and made anew", "give one of them")
-    if fresh(config) or fresh_start.is_begun(folder):
+    if fresh_wanted(config) or fresh_start.is_begun(folder):
         return None
+    return _present_record(request, folder, identity)
+
+
+def _present_record(request: Request, folder: Path, identity: Mapping[str, Any]) -> StudyRecord | None:
+    config, path = request.config, folder / "study.yaml"
     record = study_record.read(path)
     if record is None:
         taken = [number for number in trial_numbers(folder) if trial_dir(folder, number).is_taken()]
@@ -110,7 +124,7 @@ def _record(request: Request, folder: Path, identity: Mapping[str, Any]) -> Stud
         return None
     allowed = allowed_changes(config)
     storage = stores.described(request.node.get("storage"))
-    study_record.check_storage(record, storage, rebuild(config) or "hydra.sweeper.storage" in allowed)
+    study_record.check_storage(record, storage, rebuild_wanted(config) or "hydra.sweeper.storage" in allowed)
     return study_record.accept(replace(record, storage=storage), identity, allowed)
 
 
@@ -199,11 +213,11 @@ def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> di
     return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}
 
 
-def fresh(config: DictConfig) -> bool:
+def fresh_wanted(config: DictConfig) -> bool:
     return bool(OmegaConf.select(config, "study.fresh"))
 
 
-def rebuild(config: DictConfig) -> bool:
+def rebuild_wanted(config: DictConfig) -> bool:
     return bool(OmegaConf.select(config, "study.rebuild"))
 
 

@@ -28,7 +28,7 @@ from trialfleet.sweep.fleets.payload import is_submittable, write_payload
 from trialfleet.sweep.fleets.slurm import SlurmFleet
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
-from trialfleet.sweep.plan import Plan, Request, check, fresh, rebuild
+from trialfleet.sweep.plan import Plan, Request, check, checked_again, fresh_wanted, rebuild_wanted
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.study import constraints
 from trialfleet.sweep.study import proposer as proposing
@@ -93,7 +93,9 @@ def _run(request: Request, console: Console) -> None:
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
-            once = fresh(request.config) or rebuild(request.config)  # a second try would put aside what the first made
+            once = fresh_wanted(request.config) or rebuild_wanted(
+                request.config
+            )  # a second try would put aside what the first made
             if driver is not None or once or not passes or time.monotonic() > deadline or not _has_begun(request):
                 raise
             if not told:
@@ -149,10 +151,11 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         times = plan.settings.lease
         return Lease(folder / "driver.lock", times.stale_after, times.beat, _slurm_job_ended)
 
-    finish_fresh_start(plan, new_lease, fresh(plan.request.config), notice)
+    finish_fresh_start(plan, new_lease, fresh_wanted(plan.request.config), notice)
     lease = new_lease()
     lease.acquire(notice)
     stack.callback(_if_the_disk_lets_us, lease.release)
+    plan = checked_again(plan)
     opened = open_study(plan, lease, notice)
     record, store = opened.record, opened.store
     samplers = SamplerFactory(node["sampler"], plan.space, record.seed)

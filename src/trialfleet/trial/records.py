@@ -136,7 +136,9 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def write(path: Path, value: Mapping[str, Json], synced: bool = True, form: int = FORMAT) -> None:
+def write(
+    path: Path, value: Mapping[str, Json], synced: bool = True, form: int = FORMAT, make_folder: bool = True
+) -> None:
     """Replace the record at `path`: a reader sees the old one or the new one, never a part.
 
     After a power cut it may be the old one, whole. What must not be undone is brought into being by `create`; the
@@ -145,8 +147,10 @@ def write(path: Path, value: Mapping[str, Json], synced: bool = True, form: int 
     Args:
         synced: False for what can be done without after a power cut; it may be empty then.
         form: version of the format that `value` has; records of version 1 do not say so.
+        make_folder: False if the record is to be written only where its folder is there.
     """
-    with _complete_file(path, value if form == 1 else {"format": form, **value}, synced) as temporary:
+    whole = value if form == 1 else {"format": form, **value}
+    with _complete_file(path, whole, synced, make_folder) as temporary:
         os.replace(temporary, path)
 
 
@@ -168,11 +172,11 @@ def create(path: Path, value: Mapping[str, Json]) -> bool:
 
 
 @contextlib.contextmanager
-def _complete_file(path: Path, value: Mapping[str, Json], synced: bool) -> Iterator[Path]:
+def _complete_file(path: Path, value: Mapping[str, Json], synced: bool, make_folder: bool = True) -> Iterator[Path]:
     """A complete file beside `path`, which the block gives its name or takes away."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        descriptor = _opened(temporary)
+        descriptor = _opened(temporary, make_folder)
         try:
             data = f"{dumps(value)}\n".encode()
             while data:  # a signal or a nearly full disk may cut a write short
@@ -187,12 +191,14 @@ def _complete_file(path: Path, value: Mapping[str, Json], synced: bool) -> Itera
         raise
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, make_folder: bool) -> int:
     """A new file's descriptor. Nearly always the folder is there: it is made only when the file cannot be."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         return os.open(path, flags, 0o666)
     except FileNotFoundError:
+        if not make_folder:
+            raise
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, flags, 0o666)
 

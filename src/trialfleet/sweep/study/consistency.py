@@ -4,20 +4,18 @@ A disk that loses what it had acknowledged, a storage that was exchanged, a file
 no result may be told to a trial that it was not made for, and one damaged trial is in nobody's way.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import job_of
-from trialfleet.sweep.study.projection import Files, Projector, agrees, placeholder, read_files
-from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage, put_study_aside
+from trialfleet.sweep.study.projection import Files, Projector, agrees, read_files
+from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
 from trialfleet.trial import records
 from trialfleet.trial.directory import TrialDir, trial_dir, trial_numbers
 from trialfleet.trial.identity import Identity
@@ -25,8 +23,6 @@ from trialfleet.trial.result import Result
 from trialfleet.trial.result import TrialState as Ended
 from trialfleet.trial.submission import JobRef, TrialRecord
 
-REBUILDING = "trialfleet:rebuilding"  # user attribute of a study that is being made anew from its folder
-MAX_GAP = 10_000  # numbers of other people's trials, in a shared storage, between two of ours
 SHOWN = 10  # differences that are named one by one
 FIX = "make the study anew from its folder with study.rebuild=true, or give back what was taken"
 
@@ -199,67 +195,3 @@ def put_right(store: StudyStorage, found: Found, projector: Projector, notice: N
         for files in found.missing:
             store.add(projector.trial(files))
     return can_be_added
-
-
-# -------------------------------------------------------------------- the study made anew
-
-
-def rebuild(
-    store: StudyStorage,
-    old: Sequence[FrozenTrial],
-    folder: Path,
-    uids: Sequence[str],
-    projector: Projector,
-    notice: Notice,
-) -> None:
-    """Fill a new study from the folder. If it dies on the way, the next start does it again.
-
-    Args:
-        old: trials of the study as it was, as far as it could be read.
-    """
-    store.study.set_user_attr(REBUILDING, True)
-    counts = {"from their files": 0, "from the study as it was": 0, "of which nothing is known": 0}
-    for kind, trial in _trials(old, folder, uids, projector, notice):
-        store.add(trial)
-        counts[kind] += 1
-    store.study.set_user_attr(REBUILDING, False)
-    notice("the study was made anew: " + ", ".join(f"{count} trials {kind}" for kind, count in counts.items() if count))
-
-
-def _trials(
-    old: Sequence[FrozenTrial], folder: Path, uids: Sequence[str], projector: Projector, notice: Notice
-) -> Iterator[tuple[str, FrozenTrial]]:
-    """Each number's trial: its files are the truth, then what the study said, then a gap that keeps the number."""
-    numbers = [number for number in trial_numbers(folder) if trial_dir(folder, number).is_taken()]
-    if numbers and numbers[-1] > len(old) + len(numbers) + MAX_GAP:
-        raise UserError(
-            f"{trial_dir(folder, numbers[-1]).path}: its number is far beyond the study's {len(numbers)} trials",
-            "move that folder elsewhere if it is none of the study's",
-        )
-    for number in range(max([len(old), *(one + 1 for one in numbers)], default=0)):
-        files = read_files(trial_dir(folder, number), number, uids)
-        for damage in files.damage:
-            aside = records.set_aside(damage.path)
-            notice(f"{damage}: renamed to {aside.name}")
-        if files.record is not None:
-            yield "from their files", projector.trial(files)
-        elif number < len(old):
-            yield "from the study as it was", old[number]
-        else:
-            lost = files.dir.is_taken()
-            reason = "Damaged: its trial.json was lost" if lost else "Unknown: the study that had this trial is lost"
-            yield "of which nothing is known", placeholder(reason, uids[0] if lost else None)
-
-
-def begin_anew(storage: BaseStorage, name: str) -> str:
-    """Put the study aside in its storage, for one that is made from the folder.
-
-    Args:
-        storage: opened for this alone: who held the study before cannot write it any more.
-
-    Returns:
-        the name that the old one has now.
-    """
-    aside = f"{name}.before-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    put_study_aside(storage, name, aside)
-    return aside

@@ -5,7 +5,6 @@ whichever command comes next finishes what one that died left half done.
 """
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.storage import FOLDER, OWNER, put_study_aside
 from trialfleet.trial import records
 from trialfleet.trial.records import Damaged
@@ -34,22 +32,10 @@ class _Move:
     study_aside: str
 
 
-def begin(folder: Path, study: str, lease: Callable[[], Lease]) -> None:
-    """Decide to put the study aside; `finish` does it.
-
-    Args:
-        lease: makes the lease of the folder: a study that has a driver is not put aside.
-
-    Raises:
-        UserError: the study has a driver.
-    """
-    if not folder.exists():
-        if _note(folder).exists():
-            return
-    else:
-        held = lease()
-        held.acquire()
-        held.release()
+def begin(folder: Path, study: str) -> None:
+    """Decide to put the study aside; `finish` does it. The caller holds the folder's lease, if there is a folder."""
+    if not folder.exists() and _note(folder).exists():
+        return
     now = datetime.now()
     stamp = f"{now:%Y%m%d-%H%M%S}"
     name = f"{folder.name}.before-{stamp}"
@@ -64,7 +50,7 @@ def is_begun(folder: Path) -> bool:
 
 
 def finish(folder: Path, storage: BaseStorage | None) -> str | None:
-    """Put aside what is not yet; does nothing if none was begun.
+    """Put aside what is not yet; does nothing if none was begun. The caller holds the lease, as for `begin`.
 
     Args:
         storage: where the study is, if not in its folder.

@@ -227,7 +227,8 @@ class Lease:
             try:
                 if self._lost():
                     return
-                records.write(self._file(self.epoch), self._record())
+                # A study that was put aside this very moment took the folder along: it is not made again.
+                records.write(self._file(self.epoch), self._record(), make_folder=False)
             except OSError:
                 continue  # a full or absent disk: whoever waits for us to go silent waits on a clock of its own
 

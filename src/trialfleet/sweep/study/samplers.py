@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, QMCSampler
+from optuna.study import Study
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import search_space as spaces
@@ -64,6 +65,21 @@ class SamplerFactory:
                 return self._build(seed=seed) if self._takes_seed else self._build()
             except (TypeError, ValueError, ImportError) as error:
                 raise UserError(f"hydra.sweeper.sampler: {error}", "correct its settings") from None
+
+    def skip_points(self, study: Study) -> None:
+        """Let a QMC sampler go on behind the points that the study's trials took.
+
+        Optuna counts them in the study. One that was made anew from its folder alone has lost that count, and would
+        begin the sequence again.
+        """
+        sampler = self(0)
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
+        counts = study._storage.get_study_system_attrs(study._study_id)
+        if not isinstance(sampler, QMCSampler) or not trials or any(key.startswith("qmc:") for key in counts):
+            return
+        space = sampler.infer_relative_search_space(study, trials[0])
+        for _ in trials[1:]:  # the first trial of a study is drawn at random, and tells the sampler the space
+            sampler._find_sample_id(study, space)
 
 
 def _builder(config: Any) -> "partial[BaseSampler]":

@@ -25,12 +25,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.databases import open_database
-from trialfleet.sweep.study.databases import storage_is_transient as storage_is_transient
 from trialfleet.sweep.study.fencing import TOKEN, Fence, database_of
 from trialfleet.sweep.study.journal import OwnJournal, open_journal
 from trialfleet.sweep.study.trusted import trusted
 from trialfleet.trial import secrets
 
+JOURNAL = "optuna_journal.log"  # in the study's folder: its storage where the user names none
 OWNER = "trialfleet:study"  # user attribute of our studies and trials: the study's uid
 FOLDER = "trialfleet:folder"  # user attribute of our studies: the sweep folder that they belong to
 FAILURE = "trialfleet:error"  # user attribute of a failed trial: what went wrong
