@@ -38,6 +38,7 @@ from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.driver import Driver, Observer, StudyFolder
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.reconcile import Limits
+from trialfleet.sweep.stopping import Jobs
 from trialfleet.sweep.study import search_space as spaces
 from trialfleet.sweep.study import storage as stores
 from trialfleet.sweep.study.budget import Account
@@ -205,7 +206,8 @@ class Milestones:
         self._take(driver.settings.watch.files)
         self._fleet.frozen, self._idle_rounds = False, -1
         self._left.pop(0)
-        driver.detach = driver.detach or not self._left
+        if not self._left:
+            driver.request_stop("", Jobs.LEAVE)
         self._before = self._now()
         self._yardsticks = []
 
@@ -243,7 +245,7 @@ class FirstLook(Milestones):
     """Stops the driver after its first look."""
 
     def tick(self, driver: Driver) -> None:
-        driver.detach = True
+        driver.request_stop("", Jobs.LEAVE)
 
 
 def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, stack: ExitStack) -> Driver:

@@ -14,6 +14,7 @@ from tests.tasks.studies import NewStudy, Study
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.lingering_jobs import AGAIN_AFTER, MAX_ORDERS, LingeringJobs
 from trialfleet.sweep.reconcile import JobState as Phase
+from trialfleet.sweep.stopping import Jobs
 from trialfleet.trial.submission import JobRef
 
 GRACE = 30.0
@@ -119,7 +120,13 @@ def test_a_slurm_job_that_goes_on_after_its_commit_is_cancelled_once_and_the_stu
 def test_a_driver_cancels_what_an_earlier_one_left_and_nothing_that_is_gone(slurm: FakeSlurm) -> None:
     cluster = Cluster(slurm, life=stays)
     first, _ = build(cluster, n_trials=1, grace=1e6)
-    first.clock.sleep = lambda seconds: (cluster.live(seconds), setattr(first, "detach", not first.active_trials))[0]
+
+    def sleep(seconds: float) -> None:
+        cluster.live(seconds)
+        if not first.active_trials:
+            first.request_stop("", Jobs.LEAVE)
+
+    first.clock.sleep = sleep
     first.run()
     assert cluster.cancelled() == []
     second, heard = build(cluster, n_trials=1, grace=5.0)

@@ -84,7 +84,7 @@ def test_who_had_all_the_memory_there_is_is_told_so(
     driver.run()
     assert asked(cluster, 2) == ["4G", "6G", "7G"]
     assert dict(driver.progress.states) == {"COMPLETE": 3, NO_MEMORY: 1}
-    assert (driver.progress.failed, driver.failed) == (0, "")
+    assert (driver.progress.failed, driver.stopping.failure) == (0, "")
     error = heard.results[2].error
     assert error is not None
     assert error["type"] == OUT_OF_MEMORY

@@ -9,21 +9,9 @@ from trialfleet.sweep.node_health import BAD_NODE_DEATHS, FORGIVEN, MASS_CANCEL,
 from trialfleet.trial.submission import JobRef
 
 
-class Trial:
-    """A trial that was last seen on a node."""
-
-    def __init__(self, number: int, node: str) -> None:
-        self.number, self.place = number, node
-
-    def node(self) -> str:
-        return self.place
-
-
 def story(nodes: Nodes, number: int, died_on: str, ended_on: str) -> str | None:
-    trial: Any = Trial(number, died_on)
-    nodes.died(trial)
-    trial.place = ended_on
-    return nodes.ended(trial)
+    nodes.died(number, died_on)
+    return nodes.ended(number, ended_on)
 
 
 def test_a_node_where_trials_die_that_survive_elsewhere_is_named_once() -> None:

@@ -22,12 +22,13 @@ LAST_WORDS = (".budget.json", "driver.lock")  # are saved on the way out, if the
 OUTAGE = """
 import os, threading
 from trialfleet.worker import main as worker
-from trialfleet.sweep import driver, session
+from trialfleet.sweep import outages, session
+from trialfleet.sweep.study import consistency
 from trialfleet.sweep.study.journal import OwnJournal
 from trialfleet.trial import sweep_run
 
 me, count, struck = os.getpid(), 0, False
-driver.FIRST_REST = driver.LONGEST_REST = session.START_AGAIN = 0.02
+outages.FIRST_REST = outages.LONGEST_REST = outages.Outages._rest = session.START_AGAIN = 0.02
 worker.BEGIN_PATIENCE = worker.COMMIT_PATIENCE = sweep_run.PATIENCE = 0.2
 
 def meet(path):

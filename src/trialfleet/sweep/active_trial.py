@@ -51,6 +51,7 @@ class ActiveTrial:
     started: float | None = None  # Unix seconds of the first claim
     starved: bool = False
     phase: JobState = JobState.UNKNOWN
+    job: JobRef | None = None  # that the last look found to be the one to follow
     _looked: tuple[str, float] | None = None  # the run that went on at the last look, and when that was
     _heard: JobState = JobState.UNKNOWN  # the launcher's word at the last look
     _next_look: float = 0.0  # on the driver's clock
@@ -75,7 +76,7 @@ class ActiveTrial:
 
     def due(self, fleets: dict[str, Fleet], now: float) -> bool:
         """Whether it is time to look: `rest` is over, or the launcher says something new of the job."""
-        return now >= self._next_look or self._phase(fleets) is not self._heard
+        return now >= self._next_look or self._phase(fleets, self.record.job) is not self._heard
 
     def pass_time(self, now: float) -> None:
         """Count the time since the last look for the run that was seen to go on then."""
@@ -94,39 +95,36 @@ class ActiveTrial:
         self._next_look = now if self._running_since is None else now + min(longest, (now - self._running_since) / 20)
 
     def see(self, fleets: dict[str, Fleet]) -> Observation:
-        """Look: at the launcher's last answer first, at the files second.
+        """Look: at the launcher's last answer first, at the files second. Writes nothing.
 
-        Of these the result comes first: the run that brought it, and all that it reported, are there then.
+        Of the files the result comes first: the run that brought it, and all that it reported, are there then.
 
         Args:
             fleets: by launcher's name.
         """
         record = self.record
-        submission = (
-            SubmissionState.NONE
-            if record.submission is None
-            else SubmissionState.MAYBE
-            if record.job is None
-            else SubmissionState.DONE
-        )
-        heard, self.phase = self._heard, self._phase(fleets)
+        heard, self.phase = self._heard, self._phase(fleets, record.job)
         self._heard = self.phase
         result, damage = self._result()
         claims = self._claims = self._runs(ended=result is not None, news=self.phase is not heard)
         own = [claim for claim in claims if claim.attempt == record.attempt]
+        self.job = job = self._job(own)
+        if job != record.job:  # what the launcher said was about another job, or about none
+            self.phase = self._phase(fleets, job)
         if own and not own[-1].damaged:
-            self._adopt(own[-1])
             self.phase = self._with_worker(own[-1])
         if claims and self.started is None:
             self.started = _begun(self.dir.run_dir(claims[0].label))
         over = self.phase is JobState.OVER
-        job = self.record.job
-        self.timed_out = over and job is not None and fleets[job.launcher].timed_out(job)
-        self.starved = over and result is None and job is not None and self._starved(fleets[job.launcher], job, own)
+        fleet = None if job is None else fleets.get(job.launcher)
+        self.timed_out = self.starved = False
+        if over and job is not None and fleet is not None:
+            self.timed_out = fleet.timed_out(job)
+            self.starved = result is None and self._starved(fleet, job, own)
         return Observation(
             result=result,
             damage=damage,
-            submission=submission if job is None else SubmissionState.DONE,
+            submission=_submission_state(record, job),
             job=self.phase,
             claimed=bool(own),
             condemned=self.pruned,
@@ -177,19 +175,29 @@ class ActiveTrial:
             return self.dir.claims_of(self.record.identity)
         return self._claims
 
-    def _phase(self, fleets: dict[str, Fleet]) -> JobState:
-        job = self.record.job
+    def _phase(self, fleets: dict[str, Fleet], job: JobRef | None) -> JobState:
         if job is not None:
             fleet = fleets.get(job.launcher)
             return JobState.UNKNOWN if fleet is None else fleet.phase(job)
         # Nothing to ask for. Whether the launcher can be asked at all decides if a search makes sense.
         return JobState.OVER if self.searches > 0 else JobState.UNKNOWN
 
-    def _adopt(self, claim: Claim) -> None:
-        """The job that claimed the attempt is the one to follow, whichever the launcher named to us."""
-        job = job_of(claim, self.record)
-        if self.record.job is None or (job.launcher == "slurm" and job.id != self.record.job.id):
-            self.write(job=job)
+    def _job(self, own: list[Claim]) -> JobRef | None:
+        """The job to follow: the one that claimed the attempt, whichever the launcher named to us.
+
+        Args:
+            own: claims of the present attempt.
+        """
+        known = self.record.job
+        if not own or own[-1].damaged:
+            return known
+        claimant = job_of(own[-1], self.record)
+        return claimant if known is None or (claimant.launcher == "slurm" and claimant.id != known.id) else known
+
+    def adopt(self) -> None:
+        """Record the job that the last look found to be the one to follow."""
+        if self.job != self.record.job:
+            self.write(job=self.job)
 
     def _with_worker(self, claim: Claim) -> JobState:
         """A local job lives as long as its worker does, even if its controller was killed."""
@@ -267,6 +275,12 @@ class ActiveTrial:
         total = 0.0 if result is None or result.run is None else result.seconds.get("total", 0.0)
         known = {result.run} if result is not None and total > 0 else set()
         return total + sum(seconds for label, seconds in self.ran.items() if label not in known)
+
+
+def _submission_state(record: TrialRecord, job: JobRef | None) -> SubmissionState:
+    if job is not None:
+        return SubmissionState.DONE
+    return SubmissionState.NONE if record.submission is None else SubmissionState.MAYBE
 
 
 def _begun(run_dir: Path) -> float:

@@ -4,13 +4,11 @@ Recovery is no case of its own. A driver starts by tracking every unfinished tri
 what it always does; what ended meanwhile is taken in, what still runs is followed, what was lost goes on.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -21,32 +19,31 @@ from trialfleet.sweep.checkpoint_retention import CheckpointRetention, drop_chec
 from trialfleet.sweep.dispatch import Dispatch
 from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
+from trialfleet.sweep.launcher_polling import LauncherPolling
 from trialfleet.sweep.lingering_jobs import LingeringJobs
+from trialfleet.sweep.memory_growth import MemoryGrowth
 from trialfleet.sweep.node_health import Nodes, mass_cancelled
-from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Memory, Observation, reconcile
+from trialfleet.sweep.outages import Outages, make_sure_of_room
+from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Observation, reconcile
+from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.study import budget as budgets
 from trialfleet.sweep.study import progress as progress_of
 from trialfleet.sweep.study.consistency import with_claims
 from trialfleet.sweep.study.constraints import Constraint
-from trialfleet.sweep.study.databases import storage_is_transient
 from trialfleet.sweep.study.lease import LeaseLost
 from trialfleet.sweep.study.progress import Finished, StudyProgress
 from trialfleet.sweep.study.projection import told
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
 from trialfleet.sweep.sweeper_settings import Settings
-from trialfleet.trial import records, secrets, transient
+from trialfleet.sweep.unreadable_trials import UnreadableTrials
+from trialfleet.trial import records
 from trialfleet.trial.directory import TrialDir, trial_dir
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
 
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
-FULL_DISK_PAUSE = 5.0  # seconds between two looks whether there is room again
-ROOM = 1 << 16  # bytes that must fit on the disk before a trial's loss is taken for its own fault
-FIRST_REST, LONGEST_REST = 0.5, 30.0  # seconds between two tries while the storage or the file system is away
-# Slurm's reasons to let a job wait that pass by themselves; any other is shown once.
-ORDINARY = ("", "None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 
 
 class Observer(Protocol):
@@ -99,8 +96,7 @@ class Driver:
         payload: the file that all jobs share.
         takes_constraints: whether the sampler learns from violated constraints.
         ended_jobs: of trials that had ended before this driver: one that still runs has to leave.
-        stop_asking: why no more trials are started; empty while they are. `failed` if that is a failure.
-        detach: set to leave at once, with `detach_reason` in words.
+        stopping: why no more trials are started, if that is so.
     """
 
     study: StudyFolder
@@ -121,28 +117,23 @@ class Driver:
     ended_jobs: Sequence[tuple[int, JobRef]] = ()
     clock: Clock = field(default_factory=Clock)
     active_trials: dict[int, ActiveTrial] = field(default_factory=dict)
-    stop_asking: str = ""
-    failed: str = ""
-    detach: bool = False
-    detach_reason: str = ""
+    stopping: Stopping = field(default_factory=Stopping)
     _kept: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
     _leaving: LingeringJobs = field(init=False)
-    _next_refresh: float = 0.0
-    _refresh_every: float = 0.0
-    _moved: bool = True
-    _full: bool = False  # the disk was, at the last write
-    _broken: bool = False  # the last turn ended in the middle, by an error that passes
-    _broken_since: float = 0.0
-    _rest: float = FIRST_REST
-    _rest_until: float = 0.0
-    _best_is_new: bool = False
-    _silent: set[str] = field(default_factory=set)  # launchers that did not answer when last asked
-    _said_once: set[str] = field(default_factory=set)
+    _polling: LauncherPolling = field(init=False)
+    _outages: Outages = field(init=False)
+    _unreadable: UnreadableTrials = field(init=False)
+    _untracked: dict[int, int] = field(default_factory=dict)  # storage ids of trials whose record cannot be read
+    _memory: MemoryGrowth = field(init=False)
     _nodes: Nodes = field(init=False)
+    _cancelled: set[int] = field(default_factory=set)  # trials
+    _best_is_new: bool = False
+    _said_once: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._kept = CheckpointRetention(self.settings.keep_checkpoints, self.progress)
+        settings = self.settings
+        self._kept = CheckpointRetention(settings.keep_checkpoints, self.progress)
         self._dispatch = Dispatch(
             fleet=self.fleet,
             launcher=next(name for name, fleet in self.fleets.items() if fleet is self.fleet),
@@ -150,98 +141,109 @@ class Driver:
             folder=self.study.folder,
             submissions=self.study.submissions,
             n_objectives=len(self.progress.directions),
-            look_every=self.settings.watch.verdict,
+            look_every=settings.watch.verdict,
             check_lease=self.store.check_lease,
-            now=lambda: self.clock.now(),  # the clock may be replaced later
+            now=self.clock.now,
             notice=self._notice,
             study=self.study.uids[0],
-            patience=self.settings.patience,
+            patience=settings.patience,
             no_memory=self._give_up_memory,
         )
         self._nodes = Nodes(self.fleet.has_other_nodes)
-        self._leaving = LingeringJobs(self.fleets, self.settings.grace, self._notice)
+        self._leaving = LingeringJobs(self.fleets, settings.grace, self._notice)
+        self._polling = LauncherPolling(self.fleets, settings.watch, self._notice_once)
+        self._outages = Outages(self.study.folder, settings.patience, self._notice_once)
+        self._unreadable = UnreadableTrials(self._notice_once)
+        self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
         for fleet in self.fleets.values():
             fleet.notice = self._notice
 
     # ---------------------------------------------------------------- the loop
 
     def run(self) -> None:
-        """Returns when the study is finished, must not go on, or `detach` is set. `recover` comes first."""
-        while not self.detach:
+        """Returns when the study is finished, must not go on, or is to be left. `recover` comes first."""
+        while not self.stopping.leaves:
             try:
-                if self.clock.now() >= self._rest_until:
+                if not self._outages.resting(self.clock.now()):
                     self._turn()
             except LeaseLost:
                 self.account.close()
                 raise
             except Exception as error:  # noqa: BLE001  # raised again unless it passes by itself
-                self._bear(error)
+                if reason := self._outages.meet(error, self.clock.now()):
+                    self.request_stop(reason, Jobs.LEAVE)
             for observer in self.observers:
                 observer.tick(self)
-            if not self.active_trials and not self._wanted() and not self._leaving and not self._broken:
+            if self._is_over():
                 return
             self.clock.sleep(self.settings.watch.files)
 
-    def _turn(self) -> None:
-        """Look at everything once, and act."""
-        self.store.check_lease()
-        self._look_at_all()
-        self._broken, self._rest = False, FIRST_REST
+    def _is_over(self) -> bool:
+        waits_for = self.active_trials or self._untracked or self._leaving or self._outages.cut_off
+        return not waits_for and not self._wanted()
 
-    def _bear(self, error: Exception) -> None:
-        """An error that passes by itself is waited for: nothing fails and nothing new starts meanwhile.
+    def request_stop(self, reason: str, jobs: Jobs = Jobs.FINISH, failed: bool = False) -> None:
+        """Start no more trials. Acted upon at the next turn; may be called at any time, by a signal's handler too.
 
-        What was half done is done again: each turn begins with what the files and the study say.
-
-        Raises:
-            Exception: `error`, if it is of another kind.
+        Args:
+            reason: to show; may be empty.
+            jobs: what becomes of those that run.
+            failed: whether the study has failed by this.
         """
-        if transient.is_full(error):
-            self._full = True
-            self._dispatch.pause(FULL_DISK_PAUSE, f"{_brief(error)}: waiting for room in {self.study.folder}")
-            return
-        if not transient.passes(error) and not storage_is_transient(error):
-            raise error
-        now, patience = self.clock.now(), self.settings.patience
-        if not self._broken:
-            self._broken, self._broken_since = True, now
-        if now - self._broken_since >= patience:
-            self.detach = True
-            self.detach_reason = f"{_brief(error)}: for {patience:.0f} s, as long as hydra.sweeper.patience says"
-            return
-        self._rest_until, self._rest = now + self._rest, min(2 * self._rest, LONGEST_REST)
-        self._notice_once(
-            f"{_brief(error)}: waiting until it passes, for {patience:.0f} s at most (hydra.sweeper.patience)"
-        )
+        self.stopping.ask(reason, jobs, failed)
 
-    def _look_at_all(self) -> None:
-        if self._full:
-            if self._dispatch.paused():
-                return
-            self._make_sure_of_room()
-        if self._full or self._broken:
+    def _turn(self) -> None:
+        """Look at everything once, and act.
+
+        The order is important. What an earlier turn left half done is put right before anything is written. The
+        launchers are asked before the files are read: of a job that is over all files are there. Trials are looked at
+        before new ones are asked for, so that the sampler knows of every result.
+        """
+        self.store.check_lease()
+        self._outages.check_room()
+        if self._outages.cut_off:
             self._mend()
-        if self._refresh():
+        if self._ask_launchers():
             if cancelled := mass_cancelled(self.active_trials.values(), self.fleets):
-                self.detach = True
-                self.detach_reason = f"{cancelled} jobs were cancelled from outside: the study pauses"
+                self.request_stop(f"{cancelled} jobs were cancelled from outside: the study pauses", Jobs.LEAVE)
                 return
             self._see_off()
-        now = self.clock.now()
-        for trial in list(self.active_trials.values()):
-            if trial.due(self.fleets, now):
-                self._look(trial)
+        self._look_at_each()
+        if self.stopping.request is not None and self.stopping.request.jobs is Jobs.CANCEL:
+            self._cancel()
+        self._heed_unreadable()
         if self._best_is_new:
             self._announce_best()
         self._heed_budget()
         self._refill()
         self._submit()
+        self._outages.over()
+
+    def _look_at_each(self) -> None:
+        """Look at each trial that is due, and act."""
+        now = self.clock.now()
+        for number, trial_id in list(self._untracked.items()):
+            if not self._unreadable.rests(number, now):
+                with self._unreadable.look(number, self.study.trial_dir(number).path, now):
+                    self._track(trial_id, number)
+        for trial in list(self.active_trials.values()):
+            if trial.due(self.fleets, now) and not self._unreadable.rests(trial.number, now):
+                with self._unreadable.look(trial.number, trial.dir.path, now):
+                    self._look(trial)
+
+    def _heed_unreadable(self) -> None:
+        """Leave if there is nothing to do but to wait for trials whose files cannot be read, and that for long."""
+        others = [number for number in self.active_trials if number not in self._unreadable]
+        if others or not self.in_flight or (self._wanted() and self._free_slots()):
+            return
+        if reason := self._unreadable.overdue(self.clock.now(), self.settings.patience):
+            self.request_stop(reason, Jobs.LEAVE)
 
     def _see_off(self) -> None:
         """Jobs whose trials have ended must leave, those that an earlier driver left behind included."""
         now = self.clock.now()
         for number, job in self.ended_jobs:
-            answered = job.launcher in self.fleets and job.launcher not in self._silent
+            answered = job.launcher in self.fleets and job.launcher not in self._polling.silent
             if answered and self.fleets[job.launcher].lives(job):
                 self._leaving.add(job, number, now)
         self.ended_jobs = ()
@@ -253,16 +255,20 @@ class Driver:
             if trial.user_attrs.get(OWNER) not in self.study.uids:
                 continue
             if trial.state is OptunaState.RUNNING:
-                self._track(trial._trial_id, trial.number)
+                self._untracked[trial.number] = trial._trial_id
             elif trial.state.is_finished():
                 finished = finished_trial(trial, None)
                 self.progress.add(finished)
                 self._kept.add(finished)
                 for observer in self.observers:
                     observer.recovered(trial.number, self.study.trial_dir(trial.number))
+        for number, trial_id in list(self._untracked.items()):
+            with self._unreadable.look(number, self.study.trial_dir(number).path, self.clock.now()):
+                self._track(trial_id, number)
         self._best_is_new = bool(self.progress.front)
 
     def _track(self, trial_id: int, number: int) -> None:
+        """Follow a trial that is unfinished in the study."""
         directory = self.study.trial_dir(number)
         record = TrialRecord.read(directory.trial_json)
         if record is None:  # the driver died between asking and writing
@@ -274,6 +280,7 @@ class Driver:
         trial = self._tracked(trial_id, record, directory)
         trial.pruned = directory.verdict() is not None
         self.active_trials[number] = trial
+        self._untracked.pop(number, None)
         for observer in self.observers:
             observer.started(trial)
 
@@ -289,56 +296,31 @@ class Driver:
         for trial in self.store.trials():
             ours = trial.user_attrs.get(OWNER) in self.study.uids
             if ours and trial.state is OptunaState.RUNNING and trial.number not in self.active_trials:
-                self._track(trial._trial_id, trial.number)
-        self._full = False
+                self._untracked.setdefault(trial.number, trial._trial_id)
+        self._outages.mended()
 
     # ---------------------------------------------------------------- look and act
 
-    def _refresh(self) -> bool:
-        """Ask the launchers once for all jobs: often while jobs come and go, seldom when nothing moves.
-
-        Returns:
-            whether it was time to ask.
-        """
-        now = self.clock.now()
-        if now < self._next_refresh:
-            return False
-        concerned = {
-            trial.record.launcher for trial in self.active_trials.values() if trial.record.submission is not None
-        }
-        concerned |= self._leaving.launchers() | {job.launcher for _, job in self.ended_jobs}
-        answered = {name: self.fleets[name].refresh() for name in self.fleets if name in concerned}
-        for trial in self.active_trials.values():
-            if trial.record.submission is not None and trial.record.job is None:
-                trial.searches += answered.get(trial.record.launcher, False)
-        before, self._silent = self._silent, concerned - {name for name, answer in answered.items() if answer}
-        for name in before & self._silent:
-            self._notice_once(f"{name} does not answer: its jobs are left as they are until it does")
-        self._show_why_jobs_wait()
-        watch = self.settings.watch
-        self._refresh_every = (
-            watch.jobs if self._moved or self._silent or self._leaving else min(2 * self._refresh_every, watch.max_jobs)
-        )
-        self._moved = False
-        self._next_refresh = now + (
-            self._refresh_every if self.active_trials else 0.0
-        )  # nobody else is waited for then
-        return True
+    def _ask_launchers(self) -> bool:
+        """Whether it was time to ask the launchers for all jobs."""
+        others = self._leaving.launchers() | {job.launcher for _, job in self.ended_jobs}
+        trials = self.active_trials.values()
+        return self._polling.ask(self.clock.now(), trials, others, others_end=bool(self._leaving))
 
     def _look(self, trial: ActiveTrial) -> None:
         if trial in self._dispatch.queue:
             return
         before = trial.phase
         seen = trial.see(self.fleets)
+        trial.adopt()
         if trial.phase is not before:
-            self._moved = True
+            self._polling.moved()
         if trial.phase is not JobState.PENDING:
             self._follow(trial)
         now = self.clock.now()
         trial.pass_time(now)
         trial.rest(now, self.settings.watch.max_files)
-        if trial.starved:
-            seen = replace(seen, memory=Memory.SPENT if self._next_memory(trial) is None else Memory.SHORT)
+        seen = replace(seen, memory=self._memory.judged(trial))
         if seen.job is JobState.OVER and not seen.claimed:
             seen = replace(seen, unclaimed=trial.record.unclaimed + self._counts(trial))
         self._act(trial, reconcile(seen, self.limits), seen)
@@ -348,7 +330,7 @@ class Driver:
             return
         self.store.check_lease()
         if action.do in (Do.RESUBMIT, Do.SUBMIT_AGAIN, Do.GIVE_UP):
-            self._make_sure_of_room()
+            make_sure_of_room(self.study.submissions)  # a full disk kills jobs, too, and that is no fault of theirs
         match action.do:
             case Do.TELL:
                 assert seen.result is not None
@@ -364,17 +346,16 @@ class Driver:
             case Do.SUBMIT_AGAIN:
                 self._submit_again(trial, action.reason)
             case Do.RESUBMIT:
-                self._nodes.died(trial)
                 self._resubmit(trial, action.reason)
             case Do.PRUNE:
                 self._commit(trial, TrialState.PRUNED, None)
             case Do.GIVE_UP:
-                if not seen.claimed:
-                    self._blame_node(trial)
                 error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail()}
                 if trial.starved:
-                    error |= {"type": OUT_OF_MEMORY, "message": f"{self._out_of_memory(trial)}: {action.reason}"}
+                    error |= {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {action.reason}"}
                 self._commit(trial, TrialState.FAIL, error)
+                if not seen.claimed:
+                    self._blame_node(trial, self._node(trial))
                 self._cancel_jobs([trial])
 
     def _commit(self, trial: ActiveTrial, state: TrialState, error: dict[str, str] | None) -> None:
@@ -387,22 +368,22 @@ class Driver:
         """The job ended without a claim: of that its node may be to blame."""
         counts, node = self._counts(trial), self._node(trial)
         self._clear(trial)
-        self._blame_node(trial)
         memory = trial.record.memory
         if trial.starved:
-            reason, memory = self._with_more_memory(trial)
+            reason, memory = self._memory.next_run(trial)
         trial.write(submission=None, job=None, unclaimed=trial.record.unclaimed + counts, memory=memory)
+        self._blame_node(trial, node)  # after what may fail and is then done again
         self._retry(trial, reason if counts else f"{reason}, on node {node}, which is suspected")
 
     def _counts(self, trial: ActiveTrial) -> bool:
         """Whether the end of a job before its claim counts against its trial, and not against a node."""
         return trial.starved or self._nodes.counts(self._node(trial), trial.number)
 
-    def _blame_node(self, trial: ActiveTrial) -> None:
+    def _blame_node(self, trial: ActiveTrial, node: str) -> None:
         """A job ended before its claim: its node gets no more of them if there are several."""
         if trial.starved:
             return
-        self._nodes.died_unclaimed(self._node(trial), trial.number)
+        self._nodes.died_unclaimed(node, trial.number)
         for bad in self._nodes.to_exclude():
             self.fleet.exclude(bad)
             self._notice(f"node {bad}: jobs end there before their trials begin; it gets no more")
@@ -413,10 +394,11 @@ class Driver:
         return "" if job is None or job.launcher not in self.fleets else self.fleets[job.launcher].node(job)
 
     def _resubmit(self, trial: ActiveTrial, reason: str) -> None:
+        node = trial.node()
         self._clear(trial)
         memory = trial.record.memory
         if trial.starved:
-            reason, memory = self._with_more_memory(trial)
+            reason, memory = self._memory.next_run(trial)
         trial.write(
             attempt=trial.record.attempt + 1,
             submission=None,
@@ -425,14 +407,8 @@ class Driver:
             timeouts=trial.record.timeouts + trial.timed_out,
             memory=memory,
         )
+        self._nodes.died(trial.number, node)
         self._retry(trial, reason)
-
-    def _with_more_memory(self, trial: ActiveTrial) -> tuple[str, float]:
-        """Why a trial that ran out of memory is started again, and the factor on the memory that it gets."""
-        reason, memory = self._out_of_memory(trial), self._next_memory(trial) or trial.record.memory
-        if memory > trial.record.memory:
-            reason += f"; again with {self.fleet.memory_gb(memory):.3g} GB"
-        return reason, memory
 
     def _clear(self, trial: ActiveTrial) -> None:
         """End what a job that is over left behind."""
@@ -442,54 +418,8 @@ class Driver:
 
     def _give_up_memory(self, trial: ActiveTrial, refusal: str) -> None:
         """The launcher has no place for a job with as much memory as the trial needs."""
-        error = {"type": OUT_OF_MEMORY, "message": f"{self._out_of_memory(trial)}: {refusal}", "traceback": ""}
+        error = {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {refusal}", "traceback": ""}
         self._commit(trial, TrialState.FAIL, error)
-
-    def _next_memory(self, trial: ActiveTrial) -> float | None:
-        """The factor on the launcher's memory for the next run of a trial that ran out of it.
-
-        Returns:
-            None if there is no more to be had; the present one if the launcher does not say how much there is.
-        """
-        factor, most = trial.record.memory, self.settings.max_memory_gb
-        asked = self.fleet.memory_gb(factor)
-        if asked is None:
-            return factor
-        grown = factor * self.settings.memory_growth
-        if most is not None:
-            grown = min(grown, factor * most / asked)
-        return grown if grown > 1.001 * factor else None
-
-    def _out_of_memory(self, trial: ActiveTrial) -> str:
-        asked = self.fleet.memory_gb(trial.record.memory)
-        return "out of memory" + ("" if asked is None else f": the job asked for {asked:.3g} GB")
-
-    def _make_sure_of_room(self) -> None:
-        """A full disk kills jobs, too: then nothing is counted against them, and nothing started, until there is room.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        probe = self.study.submissions / f".room-{uuid4().hex}"
-        try:
-            with open(probe, "wb") as file:
-                file.write(b"\0" * ROOM)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
-
-    def _show_why_jobs_wait(self) -> None:
-        """Say, once, what the launcher says of a job that may never start."""
-        for trial in self.active_trials.values():
-            job = trial.record.job
-            fleet = None if job is None else self.fleets.get(job.launcher)
-            if job is None or fleet is None or fleet.phase(job) is not JobState.PENDING:
-                continue
-            why = fleet.why(job)
-            reason = why.partition(": ")[2]
-            if reason not in ORDINARY:
-                self._notice_once(f"trial {trial.number} waits: Slurm says of job {job.id}: {why}", about=reason)
 
     def _find(self, trial: ActiveTrial) -> None:
         """Look for the job of a submission that the launcher did not confirm to us."""
@@ -504,7 +434,7 @@ class Driver:
 
     def _retry(self, trial: ActiveTrial, reason: str) -> None:
         trial.searches = 0
-        self._moved = True
+        self._polling.moved()
         for observer in self.observers:
             observer.retried(trial, reason)
         self._dispatch.queue.append(trial)
@@ -535,18 +465,18 @@ class Driver:
         error on the way (a database that restarts) leaves a trial that is looked at again.
         """
         self._follow(trial, all_of_them=True)
+        seconds, node = trial.seconds(result), trial.node()
         self.store.tell(trial.trial_id, told(result, self.takes_constraints, self._violations(trial, result)))
-        seconds = trial.seconds(result)
         finished = finished_trial(self.store.frozen(trial.trial_id), seconds)
         for observer in self.observers:
             observer.ended(trial, result)
-        bad_node = self._nodes.ended(trial)
+        bad_node = self._nodes.ended(trial.number, node)
         self._best_is_new |= self.progress.add(finished)
         superfluous = self._kept.add(finished)
         self.account.trial_over(trial.number, seconds)
         self._leaving.add(trial.record.job, trial.number, self.clock.now())
         del self.active_trials[trial.number]
-        self._moved = True
+        self._polling.moved()
         self._consider_stopping(finished)
         if bad_node:
             self.fleet.exclude(bad_node)
@@ -563,11 +493,13 @@ class Driver:
     def _consider_stopping(self, trial: Finished) -> None:
         rate = self.settings.max_failure_rate
         if trial.error is not None and self.progress.failed > rate * self.n_trials:
-            self.failed = self.stop_asking = (
+            self.request_stop(
                 f"{self.progress.failed} trials failed, more than max_failure_rate={rate} of "
-                f"n_trials={self.n_trials} allows; the last was trial {trial.number}: {trial.error}"
+                f"n_trials={self.n_trials} allows; the last was trial {trial.number}: {trial.error}",
+                failed=True,
             )
-        self.stop_asking = self.stop_asking or budgets.stagnated(self.settings.budget, self.store)
+        if reason := budgets.stagnated(self.settings.budget, self.store):
+            self.request_stop(reason)
 
     def _announce_best(self) -> None:
         if not self.progress.front:
@@ -585,9 +517,17 @@ class Driver:
 
     def _wanted(self) -> int:
         """Trials still to be asked for."""
-        if self.stop_asking:
+        if self.stopping.request is not None:
             return 0
-        return max(0, self.n_trials - self.progress.finished - len(self.active_trials))
+        return max(0, self.n_trials - self.progress.finished - self.in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Trials that have begun and not ended."""
+        return len(self.active_trials) + len(self._untracked)
+
+    def _free_slots(self) -> int:
+        return self.slots() - self.in_flight
 
     def _heed_budget(self) -> None:
         self.account.pass_time({number: trial.ran for number, trial in self.active_trials.items()})
@@ -596,13 +536,14 @@ class Driver:
             running = sum(
                 trial.seconds() or 0.0 for trial in self.active_trials.values() if trial.phase is JobState.RUNNING
             )
-        self.stop_asking = self.stop_asking or budgets.exceeded(budget, self.account, running)
+        if reason := budgets.exceeded(budget, self.account, running):
+            self.request_stop(reason)
 
     def _refill(self) -> None:
         if self._dispatch.paused():
             return
-        for _ in range(min(self._wanted(), self.slots() - len(self.active_trials))):
-            trial_id, record = self.proposer.propose(self.progress.finished + len(self.active_trials))
+        for _ in range(min(self._wanted(), self._free_slots())):
+            trial_id, record = self.proposer.propose(self.progress.finished + self.in_flight)
             # trial.json comes with the submission; a driver that dies before completes it from the stored parameters.
             trial = self._tracked(trial_id, record, self.study.trial_dir(record.number))
             self.active_trials[record.number] = trial
@@ -611,16 +552,15 @@ class Driver:
                 observer.started(trial)
 
     def _submit(self) -> None:
-        if self._dispatch.launcher in self._silent:
+        if self._dispatch.launcher in self._polling.silent:
             return
         try:
             submitted = self._dispatch.submit_queued()
         except Interrupted as interruption:
-            self.detach, self.detach_reason = True, str(interruption)
+            self.request_stop(str(interruption), Jobs.LEAVE)
             return
         if submitted:
-            self._moved = True
-            self._next_refresh = 0.0
+            self._polling.soon()
 
     def _notice_once(self, message: str, about: str = "") -> None:
         """Say it, unless it was said of another trial."""
@@ -634,14 +574,16 @@ class Driver:
 
     # ---------------------------------------------------------------- cancel
 
-    def cancel(self) -> None:
+    def _cancel(self) -> None:
         """End every unfinished trial: committed as failed by us first, so that no job takes it up again."""
         error = {"type": progress_of.CANCELLED, "message": "the study was cancelled", "traceback": ""}
-        for trial in self.active_trials.values():
-            self._commit(trial, TrialState.FAIL, error)
+        new = [trial for trial in self.active_trials.values() if trial.number not in self._cancelled]
         self._dispatch.queue.clear()
-        self._cancel_jobs(list(self.active_trials.values()))
-        self.stop_asking = "the study was cancelled"
+        for trial in new:
+            with self._unreadable.look(trial.number, trial.dir.path, self.clock.now()):
+                self._commit(trial, TrialState.FAIL, error)
+                self._cancelled.add(trial.number)
+        self._cancel_jobs([trial for trial in new if trial.number in self._cancelled])
 
     def _cancel_jobs(self, trials: Sequence[ActiveTrial]) -> None:
         jobs = [trial.record.job for trial in trials if trial.record.job is not None]
@@ -655,9 +597,3 @@ def finished_trial(trial: FrozenTrial, seconds: float | None) -> Finished:
     feasible = all(violation <= 0 for violation in trial.constraints.values())
     error = trial.user_attrs.get(FAILURE)
     return Finished(trial.number, trial.state.name, values, trial.params, error, seconds, feasible)
-
-
-def _brief(error: BaseException) -> str:
-    """An error in one line, with the file that it is about."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return secrets.masked(text)

@@ -44,16 +44,20 @@ class Nodes:
         self._forgiven: Counter[int] = Counter()  # such deaths of a trial
         self._excluded: set[str] = set()
 
-    def died(self, trial: ActiveTrial) -> None:
-        self._deaths[trial.number] = trial.node()
+    def died(self, trial: int, node: str) -> None:
+        """A run of the trial was lost on the node."""
+        self._deaths[trial] = node
 
-    def ended(self, trial: ActiveTrial) -> str | None:
+    def ended(self, trial: int, node: str) -> str | None:
         """A trial that died on a node and then ended well on another one speaks against the first.
+
+        Args:
+            node: where it ended.
 
         Returns:
             the node against which enough trials have now spoken, or None.
         """
-        died_on, ended_on = self._deaths.pop(trial.number, ""), trial.node()
+        died_on, ended_on = self._deaths.pop(trial, ""), node
         self._blame.pop(ended_on, None)  # it is not the node, if others end well there
         if not died_on or not ended_on or died_on == ended_on:
             return None

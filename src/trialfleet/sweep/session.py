@@ -30,10 +30,11 @@ from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again, fresh_wanted, rebuild_wanted
 from trialfleet.sweep.reconcile import Limits
+from trialfleet.sweep.stopping import Stopping
 from trialfleet.sweep.study import constraints
 from trialfleet.sweep.study import proposer as proposing
 from trialfleet.sweep.study.budget import Account
-from trialfleet.sweep.study.databases import storage_is_transient
+from trialfleet.sweep.study.databases import storage_failure, storage_is_transient
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
@@ -63,6 +64,12 @@ def run_session(request: Request) -> None:
         _run(request, console)
     except OSError as error:
         raise UserError(_of_file_system(error, sweep_folder(request.config)), _what_to_do(error)) from error
+    except Exception as error:
+        if (said := storage_failure(error)) is None:
+            raise
+        raise UserError(
+            f"hydra.sweeper.storage: {said}", "the same command goes on once it is mended; the files have every result"
+        ) from error
 
 
 def _run(request: Request, console: Console) -> None:
@@ -81,10 +88,8 @@ def _run(request: Request, console: Console) -> None:
                 show_plan(plan, console)
                 return
             with ExitStack() as stack:
-                made, terminal = _assemble(plan, console, stack)
-                interactive = sys.stdin.isatty() and console.is_terminal
-                interrupts = stack.enter_context(Interrupts(made, terminal, interactive))
-                made.clock = Clock(sleep=partial(interruptible_sleep, interrupts))
+                made, terminal, interrupts = _assemble(plan, console, stack)
+                stack.enter_context(interrupts)
                 made.recover()
                 driver, finished_before = made, made.progress.finished
                 with terminal:
@@ -135,12 +140,13 @@ def _hand_over(driver: Driver, console: Console) -> None:
     mlflow = next((observer for observer in driver.observers if isinstance(observer, MlflowObserver)), None)
     if mlflow is None:
         return
-    state: StudyState = "FAIL" if driver.failed else "STOPPED" if driver.active_trials or driver.detach else "COMPLETE"
-    if not mlflow.finish(state, FLUSH_SECONDS if not driver.detach else FLUSH_SECONDS / 6):
+    stopping = driver.stopping
+    state: StudyState = "FAIL" if stopping.failure else "STOPPED" if driver.in_flight or stopping.leaves else "COMPLETE"
+    if not mlflow.finish(state, FLUSH_SECONDS if not stopping.leaves else FLUSH_SECONDS / 6):
         _note(console, f"MLflow: {mlflow.problem() or 'not everything arrived'}; the same command sends the rest")
 
 
-def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, LiveTable]:
+def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, LiveTable, Interrupts]:
     """Take the study and build the driver; what must be given back is on the stack."""
     folder, node = plan.folder, plan.request.node
 
@@ -171,6 +177,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
     live = plan.settings.live and console.is_terminal
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
+    interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
     observers: list[Observer] = [*([mlflow] if mlflow else []), terminal]
     context = code_snapshot.repointed(plan.request.hydra_context, project, code)
     payload = write_payload(folder / ".submitit", context, plan.request.task_function, plan.request.config)
@@ -207,9 +214,11 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         ),
         takes_constraints=samplers.takes_constraints,
         ended_jobs=opened.found.ended_jobs,
+        clock=Clock(sleep=partial(interruptible_sleep, interrupts)),
+        stopping=stopping,
     )
     stack.callback(_if_the_disk_lets_us, driver.account.save)
-    return driver, terminal
+    return driver, terminal, interrupts
 
 
 def _if_the_disk_lets_us(save: Callable[[], None]) -> None:

@@ -279,7 +279,7 @@ def test_a_job_that_lives_in_accounting_is_waited_for_but_not_for_ever(slurm: Fa
     assert looks(fleet, 1) == [JobState.OVER]
 
 
-def test_a_cluster_without_accounting_is_not_asked_again(slurm: FakeSlurm) -> None:
+def test_accounting_that_does_not_answer_is_asked_again_after_a_while(slurm: FakeSlurm) -> None:
     fleet = forgotten(slurm)
     slurm.say("sacct", code=1, complaint="Slurm accounting storage is disabled")
     assert looks(fleet, 2) == [JobState.ENDING, JobState.OVER]
@@ -287,6 +287,11 @@ def test_a_cluster_without_accounting_is_not_asked_again(slurm: FakeSlurm) -> No
     slurm.queue()
     looks(fleet, 3)
     assert len(slurm.calls("sacct")) == 1
+    slurm.now += slurm_fleet.ACCOUNTING_PAUSE + 1
+    slurm.say("sacct", "8|TIMEOUT")
+    looks(fleet, 1)
+    assert len(slurm.calls("sacct")) == 2
+    assert fleet.timed_out(job("8"))
 
 
 def test_accounting_is_read_by_pattern_and_tells_of_an_end_that_squeue_never_showed(slurm: FakeSlurm) -> None:

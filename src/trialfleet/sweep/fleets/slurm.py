@@ -26,6 +26,7 @@ LAUNCHER = "slurm"
 _NO_NODE = "ReqNodeNotAvail"  # Slurm's reason of a job for which no node is left
 PROMPT_SECONDS = 1.0  # how long a look waits for squeue; what comes later is for the next look
 RUNAWAY_SECONDS = 300.0  # how long a job that only accounting takes for alive is waited for
+ACCOUNTING_PAUSE = 60.0  # seconds after which sacct, which did not answer, is asked again
 STRANGE_LINES = 10  # lines shown of what a site's commands print besides: a banner with the time in it never ends
 STRANGE_LETTERS = 200  # of each of them
 
@@ -88,7 +89,7 @@ class SlurmFleet(Fleet):
         self._cancelled_by_us: set[str] = set()
         self._cancelled_before: set[str] = set()
         self._accounted: dict[str, float] = {}
-        self._accounting = True
+        self._accounting_from = 0.0  # on the monotonic clock
         self._nodes = SlurmNodes(parameters or {}, self._pass_over)
         self._told: dict[str, frozenset[str]] = {}  # which excluded nodes each job knows of
         self._accepted: set[float] = set()  # factors on the memory with which a job was accepted
@@ -315,11 +316,11 @@ class SlurmFleet(Fleet):
         One that it takes for alive is waited for, but not for ever: accounting has runaway jobs.
         """
         forgotten = [job for job in self._followed if self._absent.get(job, 0) >= 1 and job not in self._accounted]
-        if not forgotten or not self._accounting:
+        if not forgotten or time.monotonic() < self._accounting_from:
             return
         done = slurm_command.run("sacct", "-j", ",".join(forgotten), "-n", "-X", "-P", "-o", "jobid,state")
         if done is None or done.returncode != 0:
-            self._accounting = False
+            self._accounting_from = time.monotonic() + ACCOUNTING_PAUSE
             return
         states, strange = slurm_answers.accounted(done.stdout)
         self._pass_over("sacct", strange)

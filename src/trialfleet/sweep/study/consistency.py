@@ -16,13 +16,15 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import job_of
 from trialfleet.sweep.study.projection import Files, Projector, agrees, read_files
 from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
-from trialfleet.trial import records
+from trialfleet.trial import records, transient
 from trialfleet.trial.directory import TrialDir, trial_dir, trial_numbers
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.result import Result
 from trialfleet.trial.result import TrialState as Ended
 from trialfleet.trial.submission import JobRef, TrialRecord
 
+PATIENCE = 1.0  # seconds for which errors of one trial's files are waited for, if they are of a kind that passes
+MAX_UNREADABLE = 3  # trials; if there are more, it is the file system
 SHOWN = 10  # differences that are named one by one
 FIX = "make the study anew from its folder with study.rebuild=true, or give back what was taken"
 
@@ -38,12 +40,14 @@ class Found:
         differing: trials whose files say another thing than the study, and what.
         ended_jobs: jobs of trials that have ended, which may still run.
         seconds: that ended trials took, by what their results say.
+        unreadable: trials whose files cannot be read.
     """
 
     missing: list[Files] = field(default_factory=list)
     differing: dict[int, str] = field(default_factory=dict)
     ended_jobs: list[tuple[int, JobRef]] = field(default_factory=list)
     seconds: float = 0.0
+    unreadable: list[int] = field(default_factory=list)
 
 
 def refuse_empty(store: StudyStorage, folder: Path, uids: Sequence[str]) -> None:
@@ -77,9 +81,10 @@ def compare(
     for number in trial_numbers(folder):
         trial = trials[number] if number < len(trials) else None
         ours = trial is not None and trial.user_attrs.get(OWNER) in uids
-        files = read_files(
-            trial_dir(folder, number), number, uids, trial.params if trial is not None and ours else None
-        )
+        params = trial.params if trial is not None and ours else None
+        files = _read(trial_dir(folder, number), number, uids, params, found, notice)
+        if files is None:
+            continue
         if trial is None:
             if files.dir.is_taken():
                 found.missing.append(files)
@@ -99,6 +104,33 @@ def compare(
                 found.ended_jobs.append((number, files.record.job))
             found.seconds += 0.0 if files.result is None else files.result.seconds.get("total", 0.0)
     return found
+
+
+def _read(
+    directory: TrialDir,
+    number: int,
+    uids: Sequence[str],
+    params: Mapping[str, Any] | None,
+    found: Found,
+    notice: Notice,
+) -> Files | None:
+    """A trial's files; None if they cannot be read, and are left as they are.
+
+    Raises:
+        OSError: the disk is full, or so many trials cannot be read that it is no fault of theirs.
+    """
+
+    def waiting(error: OSError) -> None:
+        notice(f"{error}: waiting until it passes, for {PATIENCE:.0f} s at most")
+
+    try:
+        return transient.patiently(lambda: read_files(directory, number, uids, params), PATIENCE, waiting=waiting)
+    except OSError as error:
+        if transient.is_full(error) or len(found.unreadable) >= MAX_UNREADABLE:
+            raise
+        found.unreadable.append(number)
+        notice(f"{error}: trial {number} cannot be compared with the study, and is left as it is")
+        return None
 
 
 def _difference(trial: FrozenTrial, files: Files) -> str:

@@ -93,6 +93,7 @@ _SQLSTATES = ("08", "40", "53", "57P", "25P03", "55P03", "58030")
 _REFUSALS = ("authentication failed", "no pg_hba.conf entry", "does not exist", "no password supplied", "not permitted")
 # MySQL's and MariaDB's: cannot connect, gone, lost, shut down, too many connections, lock waits, network, idle.
 _MYSQL = (1040, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 3024, 4031)
+_MYSQL_FULL = (1021, 1114)
 _SQLITE = ("is locked", "disk i/o error", "unable to open database file")
 
 
@@ -107,6 +108,18 @@ def storage_is_transient(error: BaseException) -> bool:
     return transient.passes(error) or any(_passes(one) for one in _causes(error))
 
 
+def storage_is_full(error: BaseException) -> bool:
+    """Whether a database server says that its disk is full."""
+    return any(_sqlstate(one) == "53100" or _mysql_code(one) in _MYSQL_FULL for one in _causes(error))
+
+
+def storage_failure(error: BaseException) -> str | None:
+    """What a database said, in one line, if the error came from one; else None."""
+    if isinstance(error, exc.SQLAlchemyError | optuna.exceptions.StorageInternalError):
+        return _reason(error)
+    return None
+
+
 def _passes(error: BaseException) -> bool:
     if isinstance(error, exc.TimeoutError):  # no connection of the pool was free
         return True
@@ -117,15 +130,25 @@ def _passes(error: BaseException) -> bool:
         return isinstance(error, sqlite3.OperationalError) and any(text in str(error).lower() for text in _SQLITE)
     if module in ("psycopg", "psycopg2"):
         return _postgresql_passes(error)
-    if module in ("pymysql", "MySQLdb"):
-        return bool(error.args) and error.args[0] in (0, *_MYSQL)  # 0: used after it was closed
-    return False
+    return _mysql_code(error) in (0, *_MYSQL)  # 0: used after it was closed
+
+
+def _mysql_code(error: BaseException) -> int | None:
+    """The code of an error of MySQL's or MariaDB's; None for others."""
+    ours = type(error).__module__.partition(".")[0] in ("pymysql", "MySQLdb")
+    return error.args[0] if ours and error.args and isinstance(error.args[0], int) else None
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    """The code of an error of PostgreSQL's; None for others, and for those that have none."""
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return None if code is None else str(code)
 
 
 def _postgresql_passes(error: BaseException) -> bool:
-    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    code = _sqlstate(error)
     if code is not None:
-        return str(code).startswith(_SQLSTATES) and code != "53100"  # of the 53s, the full disk
+        return code.startswith(_SQLSTATES) and code != "53100"  # of the 53s, the full disk
     lost = type(error).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
     return lost and not any(text in str(error) for text in _REFUSALS)
 

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: never a lost result, and a choice where somebody is there to choose.
 
-Dedup: no new trials, and a question: leave the jobs running, wait for them, or cancel them. Twice: leave at
+Once: no new trials, and a question: leave the jobs running, wait for them, or cancel them. Twice: leave at
 once. Without a terminal both signals mean to leave: the jobs go on, the next driver takes them up.
 """
 
@@ -10,19 +10,22 @@ import sys
 import time
 from types import FrameType
 
-from trialfleet.sweep.driver import Driver
+from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.ui.live_table import LiveTable
 
 QUESTION = "interrupted: no new trials. [d]etach, leaving jobs running · [w]ait for them · [c]ancel them · [r]esume"
 
-INTERRUPTED = "interrupted"
+INTERRUPTED, CANCELLED = "interrupted", "the study was cancelled"
 
 
 class Interrupts:
-    """Installed for the length of a `with` block; `poll` is to be called between the driver's looks."""
+    """Turns signals and what is typed into requests to stop.
 
-    def __init__(self, driver: Driver, terminal: LiveTable, interactive: bool) -> None:
-        self._driver = driver
+    They are heard for the length of a `with` block; `poll` is to be called between the driver's turns.
+    """
+
+    def __init__(self, stopping: Stopping, terminal: LiveTable, interactive: bool) -> None:
+        self._stopping = stopping
         self._terminal = terminal
         self._interactive = interactive
         self._count = 0
@@ -39,9 +42,9 @@ class Interrupts:
     def _heard(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
         if not self._interactive or number == signal.SIGTERM or self._count > 1:
-            self._driver.detach = True
+            self._stopping.ask("", Jobs.LEAVE)
         else:
-            self._driver.stop_asking = self._driver.stop_asking or INTERRUPTED
+            self._stopping.ask(INTERRUPTED, Jobs.FINISH)
             self._asking = True
 
     def poll(self) -> None:
@@ -51,22 +54,20 @@ class Interrupts:
             return
         answer = sys.stdin.readline().strip().lower()[:1]
         if answer == "d" or answer == "":
-            self._driver.detach = True
+            self._stopping.ask("", Jobs.LEAVE)
         elif answer == "c":
-            self._driver.cancel()
+            self._stopping.ask(CANCELLED, Jobs.CANCEL)
         elif answer == "r":
-            if self._driver.stop_asking == INTERRUPTED:
-                self._driver.stop_asking = ""
+            self._stopping.withdraw(INTERRUPTED)
             self._count = 0
         elif answer != "w":
             return
         self._asking = False
 
 
-def interruptible_sleep(interrupts: "Interrupts | None", seconds: float) -> None:
+def interruptible_sleep(interrupts: Interrupts, seconds: float) -> None:
     """Sleep that a signal cuts short, since PEP 475 would sleep on."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
-        if interrupts is not None:
-            interrupts.poll()
+        interrupts.poll()

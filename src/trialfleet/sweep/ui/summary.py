@@ -36,8 +36,14 @@ def show_plan(plan: Plan, console: Console) -> None:
 
 
 def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
-    progress = driver.progress
-    results, patience = plan.folder / "optimization_results.yaml", 0.0 if driver.detach else plan.settings.patience
+    """Write the results, and say how the study stands.
+
+    Raises:
+        UserError: the study has failed.
+    """
+    progress, stopping = driver.progress, driver.stopping
+    results = plan.folder / "optimization_results.yaml"
+    patience = 0.0 if stopping.leaves else plan.settings.patience
 
     def waiting(error: OSError) -> None:
         note = f"{error}: waiting until it passes, for {patience:.0f} s at most (hydra.sweeper.patience)"
@@ -46,22 +52,24 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
     try:
         transient.patiently(lambda: progress_of.write_results(results, progress), patience, waiting=waiting)
     except OSError:
-        if not driver.detach:  # the next driver writes them
+        if not stopping.leaves:  # the next driver writes them
             raise
-    if driver.detach:
-        left = len(driver.active_trials)
-        console.print(f"\n{driver.detach_reason or 'detached'}; {left} trial(s) are unfinished, their jobs left alone")
+    if stopping.leaves:
+        left, request = driver.in_flight, stopping.request
+        reason = (request and request.reason) or "detached"
+        console.print(f"\n{reason}; {left} trial(s) are unfinished, their jobs left alone")
         console.print(f"  resume:  {resume_command()}", soft_wrap=True)
         return
-    if progress.finished == finished_before and not driver.stop_asking:
+    if progress.finished == finished_before and not stopping.reason:
         console.print(f"study {plan.name!r} is finished: {progress.finished} of {driver.n_trials} trials are done.")
         console.print("  raise hydra.sweeper.n_trials to go on, or start anew with study.fresh=true")
     _show_best(plan, driver, console)
-    if driver.stop_asking and not driver.failed:
-        console.print(f"no more trials were started: {driver.stop_asking}")
-    if driver.failed:
+    if stopping.reason and not stopping.failure:
+        console.print(f"no more trials were started: {stopping.reason}")
+    if stopping.failure:
         raise UserError(
-            driver.failed, f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended"
+            stopping.failure,
+            f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended",
         )
 
 
