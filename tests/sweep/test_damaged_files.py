@@ -260,3 +260,18 @@ def test_what_is_no_run_is_none(tmp_path: Path) -> None:
     (tmp_path / "runs" / "x").mkdir()
     assert TrialDir(tmp_path).run_labels() == ["1.0"]
     assert TrialDir(tmp_path).claims() == []
+
+
+def test_a_trial_of_a_launcher_that_blocks_goes_on_with_another_one(quick_study: NewQuickStudy) -> None:
+    """It ran inside a driver that died before it told the result, and the result was damaged since."""
+    study = quick_study("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
+    die = """
+import os
+from trialfleet.sweep.study.storage import StudyStorage
+StudyStorage.tell = lambda *told: os._exit(9)
+"""
+    study.run("hydra/launcher=basic", code=9, first=die)
+    study.trial(0).result_json.write_text('{"state":')
+    said = study.run()
+    assert f"{study.trial(0).result_json}" in said
+    assert [trial.state.name for trial in study.stored()] == ["COMPLETE"] * 2

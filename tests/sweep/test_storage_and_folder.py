@@ -94,7 +94,8 @@ def test_another_address_of_the_same_storage_is_taken_by_permission(quick_study:
     (study.place / "link.db").symlink_to("study.db")
     other = f"hydra.sweeper.storage={database(study, 'link')}"
     study.run("hydra.sweeper.n_trials=3", other, code=1)
-    study.run("hydra.sweeper.n_trials=3", other, "study.allow_changes=[hydra.sweeper.storage]")
+    said = study.run("hydra.sweeper.n_trials=3", other, "study.allow_changes=[hydra.sweeper.storage]")
+    assert "allow_changes" not in said.rpartition("resume:")[2]
     check(study, 3, database(study))
     study.run("hydra.sweeper.n_trials=4", other)
 
@@ -198,6 +199,31 @@ rebuild._begin, rebuild._read = dying(rebuild._begin), dying(rebuild._read)
 rebuild.put_study_aside = dying(rebuild.put_study_aside)
 rebuild.optuna.delete_study = dying(rebuild.optuna.delete_study)
 """
+
+
+def test_a_storage_that_refuses_for_good_ends_the_command_with_its_words(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    read_only = """
+import sqlite3
+from optuna.exceptions import StorageInternalError
+from trialfleet.sweep.study.storage import StudyStorage
+def tell(*given):
+    raise StorageInternalError("no commit") from sqlite3.OperationalError("attempt to write a readonly database")
+StudyStorage.tell = tell
+"""
+    said = study.run(f"hydra.sweeper.storage={database(study)}", code=1, first=read_only)
+    assert "hydra.sweeper.storage: attempt to write a readonly database" in said
+    assert "Traceback" not in said
+    study.run(f"hydra.sweeper.storage={database(study)}")
+    check(study, 2, database(study))
+
+
+def test_a_dry_run_makes_no_database(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=1")
+    assert "1 trials, 2 at a time" in study.run(f"hydra.sweeper.storage={database(study)}", "+dry_run=true")
+    nowhere = f"hydra.sweeper.storage=sqlite:///{study.place}/nowhere/study.db"
+    assert "cannot be opened" in study.run(nowhere, "+dry_run=true", code=1)
+    assert not list(study.place.glob("*.db"))
 
 
 @pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])

@@ -274,8 +274,8 @@ class Driver:
         if record is None:  # the driver died between asking and writing
             record = with_claims(self.proposer.complete(trial_id), directory)
             record.write(directory.trial_json)
-        if record.launcher == blocking.LAUNCHER and record.job is None:
-            record = replace(record, submission=None)  # it ran inside a driver that is gone
+        if record.launcher == blocking.LAUNCHER and record.submission is not None:
+            record = replace(record, submission=None, job=None)  # it ran inside a driver that is gone
             record.write(directory.trial_json)
         trial = self._tracked(trial_id, record, directory)
         trial.pruned = directory.verdict() is not None

@@ -20,6 +20,7 @@ from trialfleet.sweep.study import constraints, fresh_start, study_record
 from trialfleet.sweep.study import proposer as proposing
 from trialfleet.sweep.study import search_space as spaces
 from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study.databases import would_be_made
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.search_space import Space
 from trialfleet.sweep.study.study_record import StudyRecord
@@ -86,8 +87,7 @@ def check(request: Request) -> Plan:
     identity = _identity(request.config, space, directions)
     record = _record(request, folder, identity)
     target = _target(request.config, begun=record is not None)
-    if node.get("storage") is not None:  # opened before the folder is made, so that a refusal leaves nothing
-        stores.close(stores.open_storage(stores.instantiated(node["storage"]), folder, lambda: None))
+    _check_storage(request, folder)
     metrics = _metrics(request.config, len(directions))
     return Plan(request, settings, folder, name, directions, metrics, space, identity, record, target)
 
@@ -182,6 +182,17 @@ def _check_launcher(launcher: Launcher) -> None:
                 "run this where Slurm is installed, or use hydra/launcher=submitit_local (make cluster-up gives a "
                 "test cluster)",
             )
+
+
+def _check_storage(request: Request, folder: Path) -> None:
+    """Open a storage of the user's before the folder is made, so that a refusal leaves nothing."""
+    if request.node.get("storage") is None:
+        return
+    storage = stores.instantiated(request.node["storage"])
+    dry_run = bool(OmegaConf.select(request.config, "dry_run"))
+    if dry_run and isinstance(storage, str) and would_be_made(storage):
+        return
+    stores.close(stores.open_storage(storage, folder, lambda: None))
 
 
 def _check_configs(request: Request, space: Space) -> None:

@@ -43,6 +43,18 @@ def open_database(address: str) -> BaseStorage:
         ) from error
 
 
+def would_be_made(address: str) -> bool:
+    """Whether opening this database would make a file."""
+    try:
+        url = make_url(address)
+    except exc.ArgumentError:
+        return False  # opening it says what is wrong
+    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith((":", "file:")):
+        return False
+    path = Path(url.database)
+    return not path.exists() and path.absolute().parent.is_dir()
+
+
 def _check_file(url: URL) -> None:
     """Look through an SQLite file.
 
