@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, exc, text
 
 from tests.sweep.postgres import closed_after
 from trialfleet.errors import UserError
-from trialfleet.sweep.study.databases import open_database, storage_is_transient
+from trialfleet.sweep.study.databases import open_database, storage_is_full, storage_is_transient
 from trialfleet.sweep.study.lease import LeaseLost
 
 # -------------------------------------------------------------------- opening
@@ -173,6 +173,13 @@ STAYING = {
     "lost": LeaseLost("another driver took the study over"),
     "refused by us": UserError("no"),
 }
+
+
+def test_a_full_disk_of_a_server_is_no_full_disk_here() -> None:
+    full = {wrapped(pg.DiskFull("could not extend file")), wrapped(module_error("pymysql.err", 1114, "table is full"))}
+    others = {*PASSING.values(), *STAYING.values()} - {STAYING["full under PostgreSQL"]}
+    assert all(storage_is_full(error) for error in full)
+    assert not any(storage_is_full(error) for error in others)
 
 
 @pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
