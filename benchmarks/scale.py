@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from benchmarks.meter import Meter, public_methods
-from benchmarks.simulated_jobs import LAUNCHER, SPACE, RunningFleet, SimulatedFleet, objective
+from benchmarks.simulated_jobs import LAUNCHER, SPACE, MeasuredFleet, RunningFleet, objective
 from trialfleet.sweep import sweeper_settings as settings_of
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.driver import Driver, Observer, StudyFolder
@@ -172,7 +172,7 @@ class Milestones:
     At each milestone the jobs stand still for a few rounds of the driver, to see what watching costs by itself.
     """
 
-    def __init__(self, shape: Shape, meter: Meter, fleet: SimulatedFleet) -> None:
+    def __init__(self, shape: Shape, meter: Meter, fleet: MeasuredFleet) -> None:
         self.rows: list[Row] = []
         self._left = shape.milestones()
         self._meter = meter
@@ -248,7 +248,7 @@ class FirstLook(Milestones):
         driver.request_stop("", Jobs.LEAVE)
 
 
-def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, stack: ExitStack) -> Driver:
+def assemble(folder: Path, shape: Shape, meter: Meter, fleet: MeasuredFleet, stack: ExitStack) -> Driver:
     """A driver on the study in `folder`, as a sweep's session builds it, with measuring proxies around Optuna."""
     lease = Lease(folder / "driver.lock", 60.0, 2.0)
     lease.acquire()
@@ -302,7 +302,7 @@ def run_study(folder: Path, shape: Shape, show: bool = False) -> tuple[list[Row]
     """
     (folder / ".submitit").mkdir()
     meter = Meter(OURS, absorbing=[PRUNER, SIMULATION])
-    fleet = SimulatedFleet(shape.reports, shape.seconds, time.time())
+    fleet = MeasuredFleet(shape.reports, shape.seconds, time.time())
     mlflow = None
     with ExitStack() as stack:
         driver = assemble(folder, shape, meter, fleet, stack)

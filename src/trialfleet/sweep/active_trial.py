@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trialfleet.sweep.fleets.base import Fleet
+from trialfleet.sweep.fleets.local import LAUNCHER as LOCAL
 from trialfleet.sweep.fleets.local import marker
 from trialfleet.sweep.reconcile import JobState, Observation, SubmissionState
 from trialfleet.trial import metrics, out_of_memory, records
@@ -192,7 +193,9 @@ class ActiveTrial:
         if not own or own[-1].damaged:
             return known
         claimant = job_of(own[-1], self.record)
-        return claimant if known is None or (claimant.launcher == "slurm" and claimant.id != known.id) else known
+        if known is not None and (claimant.launcher == LOCAL or claimant.id == known.id):
+            return known  # a local job's worker is not the process that was started for it
+        return claimant
 
     def adopt(self) -> None:
         """Record the job that the last look found to be the one to follow."""
@@ -201,7 +204,7 @@ class ActiveTrial:
 
     def _with_worker(self, claim: Claim) -> JobState:
         """A local job lives as long as its worker does, even if its controller was killed."""
-        if self.phase is JobState.OVER and claim.process.is_alive() and claim.job.startswith("local:"):
+        if self.phase is JobState.OVER and claim.process.is_alive() and claim.job.startswith(f"{LOCAL}:"):
             return JobState.RUNNING
         return self.phase
 
@@ -294,7 +297,7 @@ def _begun(run_dir: Path) -> float:
 def job_of(claim: Claim, record: TrialRecord) -> JobRef:
     """The job that made a claim, as its launcher knows it."""
     launcher, _, rest = claim.job.partition(":")
-    if launcher == "slurm":
-        return JobRef("slurm", rest)
+    if launcher != LOCAL:
+        return JobRef(launcher, rest)
     marked = None if record.submission is None else marker(record.submission, record.index)
-    return JobRef("local", str(claim.process.pid), claim.process.to_json(), marked)
+    return JobRef(LOCAL, str(claim.process.pid), claim.process.to_json(), marked)

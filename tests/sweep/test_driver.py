@@ -1,0 +1,323 @@
+"""The driver on simulated jobs: whatever launchers answer and however jobs fare, each trial is told once, and rightly.
+
+Driver, dispatch, storage and the trials' folders are the real ones; the fleet and the clock are simulated.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from tests.sweep.builder import Heard
+from trialfleet.errors import UserError
+from trialfleet.sweep import sweeper_settings
+from trialfleet.sweep.driver import Clock, Driver, StudyFolder
+from trialfleet.sweep.fleets.simulated import LAUNCHER, Answer, Fate, SimulatedFleet, SimulatedJob
+from trialfleet.sweep.reconcile import Limits
+from trialfleet.sweep.stopping import Jobs
+from trialfleet.sweep.study import consistency, search_space, storage
+from trialfleet.sweep.study.budget import Account
+from trialfleet.sweep.study.progress import StudyProgress
+from trialfleet.sweep.study.proposer import Proposer
+from trialfleet.sweep.study.samplers import SamplerFactory
+from trialfleet.sweep.study.storage import StudyStorage
+from trialfleet.trial import records
+
+UID = "0123456789abcdef"
+LIMITS = Limits(max_retries=2, max_unclaimed=3, max_timeouts=None)
+WATCH = {"files": 1.0, "jobs": 1.0, "max_jobs": 4.0, "max_files": 0.0, "verdict": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These studies die by exceptions, never by a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+class Dies(BaseException):
+    """The driver is killed."""
+
+
+@dataclass
+class Scene:
+    """A study of simulated jobs. Its drivers come and go; the jobs live on.
+
+    Args:
+        fates: of the runs of jobs, in the order in which they start; those after the last one complete.
+        answers: of the launcher to submissions, likewise.
+        silences: whether the launcher answers when asked about its jobs, likewise.
+    """
+
+    folder: Path
+    fates: list[Fate] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    silences: list[bool] = field(default_factory=list)
+    trials: int = 3
+    pruner: optuna.pruners.BasePruner | None = None
+    sweeper: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.runs: list[SimulatedJob] = []
+        self.submissions: list[Answer] = []
+        fates, answers, silences = iter(self.fates), iter(self.answers), iter(self.silences)
+
+        def fate(job: SimulatedJob) -> Fate:
+            self.runs.append(job)
+            return next(fates, Fate.COMPLETES)
+
+        def answer() -> Answer:
+            self.submissions.append(next(answers, Answer.ACCEPTED))
+            return self.submissions[-1]
+
+        self.fleet = SimulatedFleet(
+            objectives=lambda params: [params["x"]],
+            fate=fate,
+            answer=answer,
+            answers=lambda: next(silences, True),
+        )
+        (self.folder / ".submitit").mkdir(parents=True)
+        self.heard = Heard()
+
+    def driver(self) -> Driver:
+        """A driver that takes the study up."""
+        folder, self.heard = self.folder, Heard()
+        opened = storage.open_storage(None, folder / storage.JOURNAL, lambda: None)
+        store = StudyStorage(opened, "study", ["minimize"], lambda: None)
+        store.belong(UID, folder)
+        space = search_space.parse(["x=interval(0.0,1.0)"])
+        samplers = SamplerFactory({"_target_": "optuna.samplers.RandomSampler"}, space, 1)
+        settings = sweeper_settings.settings(
+            {"n_trials": self.trials, "n_jobs": 2, "watch": {**WATCH, "settle_local": 0.0, "settle_network": 0.0}}
+            | self.sweeper
+        )
+        found = consistency.compare(store, folder, [UID], space.overrides, self.heard.notice)
+        assert (found.missing, found.differing) == ([], {})
+        driver = Driver(
+            study=StudyFolder(folder, folder / ".submitit", [UID], "loss" if self.pruner else None),
+            store=store,
+            proposer=Proposer(store, UID, space, samplers, [], folder, None, OmegaConf.create({})),
+            pruner=self.pruner,
+            settings=settings,
+            limits=LIMITS,
+            n_trials=self.trials,
+            fleets={LAUNCHER: self.fleet},
+            fleet=self.fleet,
+            payload=folder / "payload.pkl",
+            observers=[self.heard],
+            progress=StudyProgress(["minimize"]),
+            ended_jobs=found.ended_jobs,
+            account=Account.open(folder / "budget.json", 1, self.heard.notice, lambda: 0.0),
+            clock=Clock(now=lambda: self.fleet.now, sleep=self.fleet.sleep),
+        )
+        driver.recover()
+        return driver
+
+    def run(self) -> Driver:
+        driver = self.driver()
+        driver.run()
+        return driver
+
+    def stored(self) -> list[optuna.trial.FrozenTrial]:
+        """The trials, as plain Optuna reads them."""
+        backend = optuna.storages.journal.JournalFileBackend(str(self.folder / storage.JOURNAL))
+        return optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend)).get_trials()
+
+    def check(self, failed: int = 0) -> None:
+        """Each trial has ended, once, with the value of its own parameters, and no job is left."""
+        stored = self.stored()
+        assert [trial.number for trial in stored] == list(range(self.trials))
+        states = [trial.state.name for trial in stored]
+        assert states.count("FAIL") == failed, (states, self.heard.notices, self.heard.retries)
+        for trial in stored:
+            assert trial.state.is_finished()
+            if trial.state.name == "COMPLETE":
+                assert trial.values == [trial.params["x"]]
+        self.fleet.refresh()
+        assert self.fleet.jobs == {}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Callable[..., Scene]:
+    return lambda **how: Scene(tmp_path / "study", **how)
+
+
+# -------------------------------------------------------------------- how a job fares
+
+
+@pytest.mark.parametrize(
+    ("fates", "runs", "failed"),
+    [
+        ([], 1, 0),
+        ([Fate.FAILS], 1, 1),
+        ([Fate.LOST], 2, 0),
+        ([Fate.LOST] * 2, 3, 0),
+        ([Fate.LOST] * 3, 3, 1),
+        ([Fate.SAVED] * 6, 7, 0),
+        ([Fate.LOST, Fate.SAVED, Fate.LOST, Fate.LOST], 5, 0),
+        ([Fate.UNCLAIMED] * 2, 3, 0),
+        ([Fate.UNCLAIMED] * 3, 3, 1),
+        ([Fate.REQUEUED] * 2, 3, 0),
+        ([Fate.REQUEUED] * 3, 4, 1),
+        ([Fate.LINGERS], 1, 0),
+    ],
+    ids=lambda value: "-".join(fate.value for fate in value) or "none" if isinstance(value, list) else str(value),
+)
+def test_however_a_job_fares(scene: Callable[..., Scene], fates: list[Fate], runs: int, failed: int) -> None:
+    """A study of one trial: how often it runs, and whether it fails."""
+    study = scene(fates=fates, trials=1, sweeper={"max_failure_rate": 1.0})
+    study.run()
+    study.check(failed)
+    assert len(study.runs) == runs
+    if Fate.LINGERS in fates:
+        assert "hydra.sweeper.grace" in " ".join(study.heard.notices)
+
+
+# -------------------------------------------------------------------- what the launcher answers
+
+
+@pytest.mark.parametrize("first", list(Answer))
+def test_whatever_the_launcher_answers(scene: Callable[..., Scene], first: Answer) -> None:
+    """Nothing is submitted twice, and nothing never."""
+    study = scene(answers=[first, first], trials=2)
+    study.run()
+    study.check()
+    assert len(study.runs) == 2
+    assert len(study.heard.notices) == (first is not Answer.ACCEPTED)
+
+
+def test_refusals_that_stay_end_the_study_with_the_launchers_words(scene: Callable[..., Scene]) -> None:
+    study = scene(answers=[Answer.REFUSED] * 100, sweeper={"patience": 100.0})
+    driver = study.driver()
+    with pytest.raises(UserError, match="the launcher is refused"):
+        driver.run()
+    assert study.runs == []
+    study.answers = []
+    study.fleet.answer = lambda: Answer.ACCEPTED
+    study.run()
+    study.check()
+
+
+def test_a_launcher_that_is_silent_is_waited_for(scene: Callable[..., Scene]) -> None:
+    study = scene(silences=[False] * 20, trials=2)
+    study.run()
+    study.check()
+    assert study.heard.notices == [f"{LAUNCHER} does not answer: its jobs are left as they are until it does"]
+
+
+def test_a_job_that_claims_before_the_launcher_shows_it_is_not_started_again(scene: Callable[..., Scene]) -> None:
+    """The answer to its submission was lost, and the launcher was asked just before the job came through."""
+    study = scene(answers=[Answer.SILENT], trials=1)
+    find = study.fleet.find
+    study.fleet.find = lambda uuid, index: find(uuid, index) if study.runs else None  # type: ignore[method-assign]
+    study.fleet.in_line = 1.5
+    study.run()
+    study.check()
+    assert len(study.runs) == 1
+
+
+# -------------------------------------------------------------------- requests to stop
+
+
+def test_a_study_that_is_left_goes_on_with_the_next_driver(scene: Callable[..., Scene]) -> None:
+    study = scene()
+    driver = study.driver()
+    study.fleet.sleep(1.0)
+    driver.request_stop("", Jobs.LEAVE)
+    driver.run()
+    driver = study.driver()
+    driver.clock.sleep = lambda seconds: (study.fleet.sleep(seconds), driver.request_stop("", Jobs.LEAVE))[0]
+    driver.run()
+    assert driver.in_flight == 2
+    study.run()
+    study.check()
+    assert len(study.runs) == 3
+
+
+def test_a_request_that_is_withdrawn_is_forgotten(scene: Callable[..., Scene]) -> None:
+    study = scene()
+    driver = study.driver()
+    driver.request_stop("a pause", Jobs.FINISH)
+    driver.stopping.withdraw("another one")
+    assert driver.stopping.reason == "a pause"
+    driver.stopping.withdraw("a pause")
+    driver.run()
+    study.check()
+
+
+def test_no_more_trials_are_started_once_too_many_have_failed(scene: Callable[..., Scene]) -> None:
+    study = scene(fates=[Fate.FAILS] * 10, trials=10, sweeper={"max_failure_rate": 0.2})
+    driver = study.run()
+    assert driver.progress.failed in (3, 4)  # two at a time
+    assert "max_failure_rate=0.2" in driver.stopping.failure
+    driver.stopping.withdraw(driver.stopping.reason)
+    assert driver.stopping.reason == driver.stopping.failure
+
+
+def test_a_pruned_trial_is_told_once(scene: Callable[..., Scene]) -> None:
+    study = scene(trials=4, pruner=optuna.pruners.ThresholdPruner(upper=0.0))
+    study.run()
+    assert [trial.state.name for trial in study.stored()] == ["PRUNED"] * 4
+    assert all(trial.intermediate_values == {1: 1.0} for trial in study.stored())
+
+
+# -------------------------------------------------------------------- any sequence of these
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fates=st.lists(st.sampled_from(Fate), max_size=12),
+    answers=st.lists(st.sampled_from(Answer), max_size=8),
+    silences=st.lists(st.booleans(), max_size=8),
+    deaths=st.lists(st.integers(0, 25), max_size=5),
+)
+def test_whatever_happens_each_trial_is_told_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    fates: list[Fate],
+    answers: list[Answer],
+    silences: list[bool],
+    deaths: list[int],
+) -> None:
+    """Drivers die before any of their writes, and the next one takes over; in between the jobs live on."""
+    study = Scene(tmp_path_factory.mktemp("any") / "study", fates, answers, silences, sweeper={"max_failure_rate": 1.0})
+    told: list[int] = []
+    with monkeypatch.context() as patch:
+        for death in deaths:
+            left = [death]
+
+            def dying(real: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
+                def call(*given: Any, **named: Any) -> Any:
+                    if left[0] == 0:
+                        raise Dies
+                    left[0] -= 1
+                    return real(*given, **named)
+
+                return call
+
+            with patch.context() as dies:
+                for name in ("write", "create"):
+                    dies.setattr(records, name, dying(getattr(records, name)))
+                for name in ("tell", "create"):
+                    dies.setattr(StudyStorage, name, dying(getattr(StudyStorage, name)))
+                with suppress(Dies):
+                    study.run()
+            told += list(study.heard.results)
+            study.fleet.sleep(1.5)
+        study.run()
+    told += list(study.heard.results)
+    assert sorted(told) == [0, 1, 2]
+    stored = study.stored()
+    assert [trial.number for trial in stored] == [0, 1, 2]
+    for trial in stored:
+        assert trial.state.name in ("COMPLETE", "FAIL")
+        assert trial.values in (None, [trial.params["x"]])
+    study.fleet.refresh()
+    assert study.fleet.jobs == {}
