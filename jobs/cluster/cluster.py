@@ -187,7 +187,7 @@ class Cluster:
 
     def _cancel_jobs(self, timeout: float) -> bool:
         def jobs() -> list[str]:
-            return self.run("squeue", "--noheader", "--format=%A").stdout.split()
+            return self.run("squeue", "--noheader", "--format=%F").stdout.split()  # of arrays the whole
 
         if jobs():
             self.run("scancel", *jobs(), check=False)
