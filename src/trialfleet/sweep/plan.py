@@ -4,7 +4,6 @@ The space, the sampler, the configs that trials would get, the launcher, the tra
 storage, a study that was another one.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings as settings_of
+from trialfleet.sweep.fleets.launchers import factory_of
 from trialfleet.sweep.study import constraints, fresh_start, study_record
 from trialfleet.sweep.study import proposer as proposing
 from trialfleet.sweep.study import search_space as spaces
@@ -81,7 +81,7 @@ def check(request: Request) -> Plan:
             "hydra/sweeper/pruner: a pruner judges one objective, this study has several",
             "set hydra/sweeper/pruner=none, or optimise one metric",
         )
-    _check_launcher(request.launcher)
+    factory_of(request.launcher).check(request.launcher)
     _check_configs(request, space)
     name = node.get("study_name") or folder.name
     identity = _identity(request.config, space, directions)
@@ -170,18 +170,6 @@ def _space(request: Request) -> Space:
             "add for example 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))' or +search_space=asr_small",
         )
     return space
-
-
-def _check_launcher(launcher: Launcher) -> None:
-    kind = getattr(launcher, "_EXECUTOR", None)
-    if kind == "slurm":
-        missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
-        if missing:
-            raise UserError(
-                f"hydra/launcher=submitit_slurm: {', '.join(missing)} cannot be found on PATH",
-                "run this where Slurm is installed, or use hydra/launcher=submitit_local (make cluster-up gives a "
-                "test cluster)",
-            )
 
 
 def _check_storage(request: Request, folder: Path) -> None:

@@ -5,11 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from hydra.plugins.launcher import Launcher
@@ -21,11 +20,9 @@ from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Clock, Driver, Observer, StudyFolder
 from trialfleet.sweep.fleets import code_snapshot
-from trialfleet.sweep.fleets.base import Fleet
-from trialfleet.sweep.fleets.blocking import BlockingFleet
-from trialfleet.sweep.fleets.local import LocalFleet
-from trialfleet.sweep.fleets.payload import is_submittable, write_payload
-from trialfleet.sweep.fleets.slurm import SlurmFleet
+from trialfleet.sweep.fleets.launchers import FleetContext, parameters
+from trialfleet.sweep.fleets.launchers import fleets as all_fleets
+from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again, fresh_wanted, rebuild_wanted
@@ -173,7 +170,15 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         store.study.pruner = pruner
     project = project_directory()
     code = code_snapshot.take(project, folder / "code" / record.code["digest"])
-    fleets, fleet = _fleets(plan, {"PYTHONPATH": code_snapshot.python_path(code)})
+    watch = plan.settings.watch
+    fleets, fleet = all_fleets(
+        plan.request.launcher,
+        FleetContext(
+            submissions=folder / ".submitit",
+            environment={"PYTHONPATH": code_snapshot.python_path(code)},
+            settle=watch.settle_network if on_network_file_system(folder) else watch.settle_local,
+        ),
+    )
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
     live = plan.settings.live and console.is_terminal
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
@@ -229,58 +234,15 @@ def _if_the_disk_lets_us(save: Callable[[], None]) -> None:
 
 def _devices(launcher: Launcher) -> int:
     """Devices that a trial occupies, for the budget of device-hours: its GPUs, or 1 for each of its tasks."""
-    params = getattr(launcher, "params", {})
+    params = parameters(launcher)
     tasks = int(params.get("tasks_per_node") or 1)
     per_node = int(params.get("gpus_per_node") or 0) or tasks * int(params.get("gpus_per_task") or 1)
     return per_node * int(params.get("nodes") or 1)
 
 
 def _limits(plan: Plan) -> Limits:
-    timeouts = getattr(plan.request.launcher, "params", {}).get("max_num_timeout")
+    timeouts = parameters(plan.request.launcher).get("max_num_timeout")
     return Limits(plan.settings.max_retries, plan.settings.max_unclaimed, timeouts or None)
-
-
-def _fleets(plan: Plan, environment: Mapping[str, str]) -> tuple[dict[str, Fleet], Fleet]:
-    """The fleet for new jobs, and those that follow jobs which an earlier driver started with another launcher."""
-    launcher, folder = plan.request.launcher, plan.folder
-    watch = plan.settings.watch
-    settle = watch.settle_network if on_network_file_system(folder) else watch.settle_local
-    kind = launcher._EXECUTOR if is_submittable(launcher) else "blocking"  # type: ignore[attr-defined]
-    parameters: dict[str, Any] = getattr(launcher, "params", {})  # upstream's launchers that submit all have them
-    local = LocalFleet(parameters if kind == "local" else None, environment)
-    fleets: dict[str, Fleet] = {"local": local}
-    if kind == "slurm":
-        slurm = SlurmFleet(
-            slurm_parameters(parameters, folder),
-            parameters.get("python"),
-            parameters["array_parallelism"],
-            folder / ".submitit",
-            environment,
-            settle,
-        )
-        return {**fleets, "slurm": slurm}, slurm
-    if shutil.which("squeue"):
-        fleets["slurm"] = SlurmFleet(None, None, 0, folder / ".submitit", {}, settle)
-    if kind == "blocking":
-        blocking = BlockingFleet(launcher)
-        return {**fleets, "blocking": blocking}, blocking
-    return fleets, local
-
-
-def slurm_parameters(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The launcher's node as submitit's parameters of a Slurm script, converted by submitit itself."""
-    import submitit
-    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-
-    shared = set(BaseQueueConf.__dataclass_fields__)
-    not_script = {"submitit_folder", "max_num_timeout", "python"}
-    wanted = {key if key in shared else f"slurm_{key}": v for key, v in params.items() if key not in not_script}
-    executor = submitit.AutoExecutor(folder=folder / ".submitit", cluster="slurm")
-    try:
-        executor.update_parameters(**wanted)
-    except (NameError, ValueError) as error:
-        raise UserError(f"hydra.launcher: {error}", "see conf/hydra/launcher/submitit_slurm.yaml") from None
-    return dict(executor._executor.parameters)
 
 
 def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, anew: bool) -> MlflowObserver | None:

@@ -75,8 +75,3 @@ def without_secrets(config: DictConfig) -> DictConfig:
         with read_write(copied.hydra.overrides):
             copied.hydra.overrides.hydra = [*copied.hydra.overrides.hydra, *overrides]
     return copied
-
-
-def is_submittable(launcher: Any) -> bool:
-    """Whether the launcher is one of hydra-submitit-launcher's, whose executor can be used without waiting."""
-    return getattr(launcher, "_EXECUTOR", None) in ("local", "slurm")

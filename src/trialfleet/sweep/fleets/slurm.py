@@ -341,3 +341,26 @@ class SlurmFleet(Fleet):
 def _squeue() -> slurm_command.Done | None:
     """Its header shows that it spoke: nothing at all, with exit code 0, would be the end of all jobs."""
     return slurm_command.run("squeue", "-r", "--me", "-t", "all", "-o", slurm_answers.QUEUE_FORMAT)
+
+
+def script_parameters(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The launcher's settings as submitit's parameters of a Slurm script, converted by submitit itself.
+
+    Args:
+        folder: where scripts and logs go.
+
+    Raises:
+        UserError: submitit refuses a setting.
+    """
+    import submitit
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+    shared = set(BaseQueueConf.__dataclass_fields__)
+    not_script = {"submitit_folder", "max_num_timeout", "python"}
+    wanted = {key if key in shared else f"slurm_{key}": v for key, v in settings.items() if key not in not_script}
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    try:
+        executor.update_parameters(**wanted)
+    except (NameError, ValueError) as error:
+        raise UserError(f"hydra.launcher: {error}", "see conf/hydra/launcher/submitit_slurm.yaml") from None
+    return dict(executor._executor.parameters)

@@ -1,0 +1,172 @@
+"""Which fleet runs the jobs of which Hydra launcher.
+
+Fleets for other launchers are found by entry points of the group `trialfleet.fleets`, each of which names a
+`FleetFactory`. So a package of its own can add one for PBS, say, beside a launcher plugin of Hydra's.
+"""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.fleets.base import Fleet
+from trialfleet.sweep.fleets.blocking import BlockingFleet
+from trialfleet.sweep.fleets.local import LocalFleet
+from trialfleet.sweep.fleets.slurm import SlurmFleet, script_parameters
+
+GROUP = "trialfleet.fleets"
+
+
+@dataclass(frozen=True)
+class FleetContext:
+    """What a fleet may want to know of its study.
+
+    Attributes:
+        submissions: the folder of submissions and scripts.
+        environment: what jobs have in their environment besides the driver's.
+        settle: seconds after a job's end before its files are taken for final.
+    """
+
+    submissions: Path
+    environment: Mapping[str, str]
+    settle: float
+
+
+class FleetFactory(ABC):
+    """Makes the fleets of one kind of launcher.
+
+    Attributes:
+        name: of the launcher in trial.json and in claims, where jobs name it before the colon.
+    """
+
+    name: str
+
+    @abstractmethod
+    def takes(self, launcher: Launcher) -> bool:
+        """Whether this Hydra launcher's jobs are run by fleets of this kind."""
+
+    @abstractmethod
+    def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
+        """The fleet for new jobs.
+
+        Raises:
+            UserError: the launcher's settings are refused.
+        """
+
+    def check(self, launcher: Launcher) -> None:  # noqa: B027  # many have nothing to check
+        """Raises:
+        UserError: what the launcher needs is not there. Nothing has been made yet.
+        """
+
+    def following(self, context: FleetContext) -> Fleet | None:
+        """The fleet for jobs that an earlier driver started; None where they cannot be followed."""
+        return None
+
+
+class _Local(FleetFactory):
+    name = "local"
+
+    def takes(self, launcher: Launcher) -> bool:
+        return getattr(launcher, "_EXECUTOR", None) == "local"
+
+    def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
+        return LocalFleet(parameters(launcher), context.environment)
+
+    def following(self, context: FleetContext) -> Fleet:
+        return LocalFleet(None, context.environment)
+
+
+class _Slurm(FleetFactory):
+    name = "slurm"
+
+    def takes(self, launcher: Launcher) -> bool:
+        return getattr(launcher, "_EXECUTOR", None) == "slurm"
+
+    def check(self, launcher: Launcher) -> None:
+        missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+        if missing:
+            raise UserError(
+                f"hydra/launcher=submitit_slurm: {', '.join(missing)} cannot be found on PATH",
+                "run this where Slurm is installed, or use hydra/launcher=submitit_local (make cluster-up gives a "
+                "test cluster)",
+            )
+
+    def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
+        given = parameters(launcher)
+        return SlurmFleet(
+            script_parameters(given, context.submissions),
+            given.get("python"),
+            given["array_parallelism"],
+            context.submissions,
+            context.environment,
+            context.settle,
+        )
+
+    def following(self, context: FleetContext) -> Fleet | None:
+        if not shutil.which("squeue"):
+            return None
+        return SlurmFleet(None, None, 0, context.submissions, {}, context.settle)
+
+
+class _Blocking(FleetFactory):
+    """For any other launcher: whoever wrote it knows how to run jobs, and nobody how to follow them."""
+
+    name = "blocking"
+
+    def takes(self, launcher: Launcher) -> bool:
+        return True
+
+    def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
+        return BlockingFleet(launcher)
+
+
+def parameters(launcher: Launcher) -> Mapping[str, Any]:
+    """The settings of a launcher that submits, as upstream's keep them; empty for others."""
+    found: Mapping[str, Any] = getattr(launcher, "params", {})
+    return found
+
+
+def factories() -> list[FleetFactory]:
+    """All kinds of fleets, those of other packages first.
+
+    Raises:
+        UserError: an entry point names something else.
+    """
+    found: list[FleetFactory] = []
+    for point in entry_points(group=GROUP):
+        try:
+            made = point.load()()
+        except Exception as error:
+            raise UserError(f"the entry point {GROUP}:{point.name} cannot be loaded: {error!r}", _FIX) from error
+        if not isinstance(made, FleetFactory):
+            raise UserError(f"the entry point {GROUP}:{point.name} names {point.value}, which is no FleetFactory", _FIX)
+        found.append(made)
+    return [*found, _Local(), _Slurm(), _Blocking()]
+
+
+_FIX = "correct or remove the package that has it"
+
+
+def factory_of(launcher: Launcher) -> FleetFactory:
+    """The kind of fleet for a launcher's jobs."""
+    return next(one for one in factories() if one.takes(launcher))
+
+
+def fleets(launcher: Launcher, context: FleetContext) -> tuple[dict[str, Fleet], Fleet]:
+    """All fleets of a study, and the one of them for new jobs.
+
+    The others follow jobs which an earlier driver started with another launcher.
+    """
+    chosen = factory_of(launcher)
+    started = chosen.starting(launcher, context)
+    made = {chosen.name: started}
+    for factory in factories():
+        if factory.name not in made and (follower := factory.following(context)) is not None:
+            made[factory.name] = follower
+    return made, started
