@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.local import marker
 from trialfleet.sweep.reconcile import JobState, Observation, SubmissionState
@@ -282,5 +283,7 @@ def job_of(claim: Claim, record: TrialRecord) -> JobRef:
     launcher, _, rest = claim.job.partition(":")
     if launcher == "slurm":
         return JobRef("slurm", rest)
+    if launcher == blocking.LAUNCHER:  # the process is the driver's
+        return JobRef(launcher, rest)
     marked = None if record.submission is None else marker(record.submission, record.index)
     return JobRef("local", str(claim.process.pid), claim.process.to_json(), marked)

@@ -236,7 +236,8 @@ def _fleets(plan: Plan, environment: Mapping[str, str]) -> tuple[dict[str, Fleet
     kind = launcher._EXECUTOR if is_submittable(launcher) else "blocking"  # type: ignore[attr-defined]
     parameters: dict[str, Any] = getattr(launcher, "params", {})  # upstream's launchers that submit all have them
     local = LocalFleet(parameters if kind == "local" else None, environment)
-    fleets: dict[str, Fleet] = {"local": local}
+    blocking = BlockingFleet(launcher)  # also tells that what one started before is over
+    fleets: dict[str, Fleet] = {"local": local, "blocking": blocking}
     if kind == "slurm":
         slurm = SlurmFleet(
             slurm_parameters(parameters, folder),
@@ -249,10 +250,7 @@ def _fleets(plan: Plan, environment: Mapping[str, str]) -> tuple[dict[str, Fleet
         return {**fleets, "slurm": slurm}, slurm
     if shutil.which("squeue"):
         fleets["slurm"] = SlurmFleet(None, None, 0, folder / ".submitit", {}, settle)
-    if kind == "blocking":
-        blocking = BlockingFleet(launcher)
-        return {**fleets, "blocking": blocking}, blocking
-    return fleets, local
+    return fleets, blocking if kind == "blocking" else local
 
 
 def slurm_parameters(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
