@@ -12,6 +12,8 @@ from trialfleet.training import NonFinite, evaluate, train
 from trialfleet.training.goodput import compilations
 from trialfleet.trial.run import Preempted, Stop
 
+pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
+
 KINDS = ["adamw", "adam", "sgd", "lion", "muon", "adafactor"]
 
 
