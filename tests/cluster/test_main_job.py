@@ -7,7 +7,7 @@ import pytest
 
 from jobs.cluster import Cluster
 from tests.end_to_end.agreement import assert_agreement, children, load_study
-from tests.end_to_end.conftest import Run, compiled, database, here, run, tables  # noqa: F401  # fixtures
+from tests.end_to_end.conftest import Run, database, here, run, tables  # noqa: F401  # fixtures
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

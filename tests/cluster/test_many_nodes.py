@@ -12,7 +12,7 @@ import pytest
 from jobs.cluster import Cluster
 from jobs.cluster.processes import wait_until
 from tests.end_to_end.agreement import assert_agreement, load_study
-from tests.end_to_end.conftest import Run, compiled, database, here, run, tables  # noqa: F401  # fixtures
+from tests.end_to_end.conftest import Run, database, here, run, tables  # noqa: F401  # fixtures
 from tests.training.harness import SMALL
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result

@@ -33,10 +33,13 @@ def mean(values: list[float]) -> float:
 
 
 def test_the_default_study_learns_to_hear(here: Path, run: Run) -> None:
-    """The main job: its best trial's word error rate is under .15; an untrained model's is near 1."""
-    run("pipelines.sweep", "-m", "hydra/sweeper=optuna")
+    """The main job, half as many trials: the best one's word error rate is under .15; an untrained model's is near 1.
+
+    The seed only makes sure that the few parameters are the same ones each time.
+    """
+    run("pipelines.sweep", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1")
     folder = here / "sweeps" / "asr-asr_tiny"
-    assert_agreement(folder, f"sqlite:///{here}/mlflow.db", 8)
+    assert_agreement(folder, f"sqlite:///{here}/mlflow.db", 4)
     assert load_study(folder).best_value < 0.15
 
 

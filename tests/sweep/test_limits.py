@@ -1,16 +1,18 @@
 """What ends a study besides n_trials, and what keeps a trial from being the best: budgets and constraints."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.tasks.studies import NewStudy
+from tests.tasks.forked import QuickStudy
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import constraints
 from trialfleet.sweep.study.budget import Account, exceeded
 from trialfleet.sweep.sweeper_settings import Budget
 
+NewQuickStudy = Callable[..., QuickStudy]
 NONE = {"wall_hours": None, "device_hours": None, "no_improvement": None}
 
 
@@ -60,16 +62,16 @@ def test_a_study_without_limits_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["wall_hours=1e-5", "device_hours=1e-5"])
-def test_a_study_at_its_limit_starts_no_more_trials(new_study: NewStudy, limit: str) -> None:
-    study = new_study("hydra.sweeper.n_trials=50", f"hydra.sweeper.budget.{limit}")
+def test_a_study_at_its_limit_starts_no_more_trials(quick_study: NewQuickStudy, limit: str) -> None:
+    study = quick_study("hydra.sweeper.n_trials=50", f"hydra.sweeper.budget.{limit}")
     said = study.run()
     assert limit.partition("=")[0] in said
     assert study.states()["COMPLETE"] == len(study.stored()) < 50
 
 
-def test_a_study_that_no_longer_improves_ends(new_study: NewStudy) -> None:
+def test_a_study_that_no_longer_improves_ends(quick_study: NewQuickStudy) -> None:
     same = ("hydra.sweeper.params={x: 'choice(1.0)', y: 'choice(1.0)'}", "hydra.sweeper.n_jobs=1", "steps=1")
-    study = new_study("hydra.sweeper.n_trials=50", "hydra.sweeper.budget.no_improvement=2", *same)
+    study = quick_study("hydra.sweeper.n_trials=50", "hydra.sweeper.budget.no_improvement=2", *same)
     assert "no improvement in 2 trials" in study.run()
     assert study.states()["COMPLETE"] == len(study.stored()) < 10
 
@@ -89,15 +91,15 @@ def test_what_is_no_bound_is_refused_by_name(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_infeasible_trial_is_not_the_best(new_study: NewStudy) -> None:
+def test_an_infeasible_trial_is_not_the_best(quick_study: NewQuickStudy) -> None:
     points = "[{x: 0.1, y: 0.1}, {x: 1.0, y: 1.0}, {x: 2.0, y: 2.0}]"
-    study = new_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
+    study = quick_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
     study.run()
     free = {trial.number: trial.value for trial in study.stored()}
     best = min(free, key=lambda number: free[number])
 
     bound = sorted(free.values())[1]
-    bounded = new_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
+    bounded = quick_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
     said = bounded.run(f"hydra.sweeper.constraints={{loss: '>= {bound}'}}")
     assert f"best: trial {best} " not in said
     trials = bounded.stored()

@@ -9,15 +9,17 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 
 from jobs.cluster.processes import wait_until
+from tests.tasks.forked import QuickStudy
 from tests.tasks.studies import PATIENCE, NewStudy, Study
 
+NewQuickStudy = Callable[..., QuickStudy]
 N = "hydra.sweeper.n_trials="
 LONG = ("steps=40", "seconds=0.05")  # two seconds: long enough to do something to it
 
@@ -32,8 +34,8 @@ def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(new_study: NewStudy)
 
 
 @pytest.mark.slow
-def test_more_trials_go_on_where_the_study_ended(new_study: NewStudy) -> None:
-    study = new_study()
+def test_more_trials_go_on_where_the_study_ended(quick_study: NewQuickStudy) -> None:
+    study = quick_study("steps=10")
     study.run(f"{N}2")
     study.run(f"{N}4")
     study.check(4)
@@ -41,8 +43,8 @@ def test_more_trials_go_on_where_the_study_ended(new_study: NewStudy) -> None:
 
 
 @pytest.mark.slow
-def test_trials_that_somebody_else_asked_for_are_left_alone(new_study: NewStudy) -> None:
-    study = new_study(f"{N}2")
+def test_trials_that_somebody_else_asked_for_are_left_alone(quick_study: NewQuickStudy) -> None:
+    study = quick_study("steps=10", f"{N}2")
     storage = f"sqlite:///{study.place}/shared.db"
     theirs = optuna.create_study(study_name="descent", storage=storage, direction="minimize").ask()
     study.run(f"hydra.sweeper.storage={storage}")
@@ -172,8 +174,8 @@ def test_a_worker_that_lost_its_controller_is_followed_to_its_end(new_study: New
     assert study.labels(0) == ["1.0"]
 
 
-def test_a_trial_that_always_dies_without_progress_fails_after_its_retries(new_study: NewStudy) -> None:
-    study = new_study(f"{N}2", "mode=die", "above=1.0", "hydra.sweeper.max_retries=1", *_one_dies())
+def test_a_trial_that_always_dies_without_progress_fails_after_its_retries(quick_study: NewQuickStudy) -> None:
+    study = quick_study("steps=10", f"{N}2", "mode=die", "above=1.0", "hydra.sweeper.max_retries=1", *_one_dies())
     said = study.run()
     assert study.states() == {"FAIL": 1, "COMPLETE": 1}
     assert "lost 2 times in a row without a newer checkpoint (max_retries=1)" in said
@@ -181,8 +183,10 @@ def test_a_trial_that_always_dies_without_progress_fails_after_its_retries(new_s
 
 
 @pytest.mark.slow
-def test_a_trial_that_dies_again_and_again_but_progresses_completes(new_study: NewStudy) -> None:
-    study = new_study(f"{N}1", "mode=die later", "hydra.sweeper.max_retries=1", *_one_dies(), "save_every=1")
+def test_a_trial_that_dies_again_and_again_but_progresses_completes(quick_study: NewQuickStudy) -> None:
+    study = quick_study(
+        "steps=10", f"{N}1", "mode=die later", "hydra.sweeper.max_retries=1", *_one_dies(), "save_every=1"
+    )
     study.run()
     study.check(1)
     assert len(study.labels(0)) > 3
@@ -205,8 +209,10 @@ def _one_dies() -> tuple[str, ...]:
         ("exit", "SystemExit: 3"),
     ],
 )
-def test_a_failure_of_the_trial_itself_is_told_and_not_retried(new_study: NewStudy, mode: str, words: str) -> None:
-    study = new_study(f"{N}2", f"mode={mode}", "above=1.0", *_one_dies())
+def test_a_failure_of_the_trial_itself_is_told_and_not_retried(
+    quick_study: NewQuickStudy, mode: str, words: str
+) -> None:
+    study = quick_study("steps=10", f"{N}2", f"mode={mode}", "above=1.0", *_one_dies())
     said = study.run()
     assert words in said
     first, second = study.stored()
@@ -223,8 +229,8 @@ def test_too_many_failures_end_the_study(new_study: NewStudy) -> None:
     assert study.states()["RUNNING"] == 0
 
 
-def test_a_full_disk_is_not_the_trials_fault(new_study: NewStudy) -> None:
-    study = new_study(f"{N}1", "mode=full", "steps=20")
+def test_a_full_disk_is_not_the_trials_fault(quick_study: NewQuickStudy) -> None:
+    study = quick_study(f"{N}1", "mode=full", "steps=20")
     said = study.run()
     study.check(1, steps=20)
     assert study.labels(0) == ["1.0", "2.0"]

@@ -9,6 +9,8 @@ the command line to the worker, but a life costs a fraction of a second. Prints 
 """
 
 import contextlib
+import gc
+import importlib
 import os
 import sys
 import traceback
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.plugins import Plugins
 
 from tests.tasks.descent import task
 from tests.tasks.studies import PROJECT
@@ -128,6 +131,25 @@ def leave(entry: Callable[[], Any]) -> None:
         os._exit(code)
 
 
+LATE = (  # what a driver imports only when it comes to need it
+    "numpy.random",
+    "optuna.storages._rdb.models",
+    "rich._emoji_codes",
+    "sqlalchemy.dialects.sqlite",
+    "alembic.command",
+    "mako.template",
+)
+
+
+def get_ready() -> None:
+    """Do once, before the first fork, what each driver would do at its start whatever its study is."""
+    for name in LATE:
+        importlib.import_module(name)
+    Plugins.instance()  # Hydra looks through all of its plugins
+    gc.collect()
+    gc.freeze()  # or each driver's collector would go through, and copy, all that was imported
+
+
 def live(place: Path, who: str, fate: Fate | None, overrides: Sequence[str] = OVERRIDES, first: str = "") -> int:
     """One life of a driver in `place`; its exit code.
 
@@ -153,6 +175,7 @@ def live(place: Path, who: str, fate: Fate | None, overrides: Sequence[str] = OV
 
 
 def main(place: Path, who: str, way: str, numbers: list[int]) -> None:
+    get_ready()
     for number in numbers:
         folder = place / str(number)
         folder.mkdir()

@@ -58,6 +58,7 @@ def host() -> Iterator["subprocess.Popen[str]"]:
 def main() -> None:
     from tests.tasks import dying
 
+    dying.get_ready()
     for line in sys.stdin:
         request = json.loads(line)
         place = Path(request["place"])

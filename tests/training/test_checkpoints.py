@@ -10,6 +10,8 @@ from trialfleet.config.schema import Checkpoints as Keep
 from trialfleet.training import checkpoints, train
 from trialfleet.training.checkpoints import CheckpointManager, damage, retained
 
+pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
+
 KEEP = {"every_steps": None, "every_seconds": None, "keep_last": 1, "keep_best": 0, "keep_every": None, "at_end": True}
 
 

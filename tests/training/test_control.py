@@ -3,12 +3,15 @@
 import json
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.harness import TOY, composed
 from trialfleet.training import control
 from trialfleet.trial import records
+
+pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
 
 FACTS = control.Facts([], {}, {})
 

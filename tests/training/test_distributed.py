@@ -17,6 +17,12 @@ DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_
 MESH = ("mesh.data=2", "mesh.fsdp=2", "training.max_steps=12", "training.checkpoints.every_steps=100")
 
 
+@pytest.fixture
+def asr(compiled):
+    """The training; its programs are compiled once for all processes of these tests, whichever worker runs them."""
+    return [*ASR, *MESH, f"runtime.compilation_cache={compiled}"]
+
+
 def start_two(folder: Path, earlier: list[Path], *overrides: str):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -25,8 +31,6 @@ def start_two(folder: Path, earlier: list[Path], *overrides: str):
         start(
             folder,
             earlier,
-            *ASR,
-            *MESH,
             *overrides,
             JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
             JAX_NUM_PROCESSES="2",
@@ -43,17 +47,17 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path):
+def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path, asr):
     both, alone, cut, rest = (tmp_path / name for name in ("both", "alone", "cut", "rest"))
-    assert [process.wait() for process in start_two(both, [])] == [0, 0]
-    one = start(alone, [], *ASR, *MESH, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert [process.wait() for process in start_two(both, [], *asr)] == [0, 0]
+    one = start(alone, [], *asr, XLA_FLAGS="--xla_force_host_platform_device_count=4")
     assert one.wait() == 0
     assert losses(both) == pytest.approx(losses(alone), abs=1e-5)
     scores = records.read(both / "result0.json")["metrics"]
     assert scores == records.read(both / "result1.json")["metrics"]
 
     # A signal to the second process only: both leave at the same step, with one checkpoint of all shards.
-    first, second = start_two(cut, [], "training.max_steps=100000")
+    first, second = start_two(cut, [], *asr, "training.max_steps=100000")
     while not any(step >= 4 for step in losses(cut)):
         assert first.poll() is None
         time.sleep(0.02)
@@ -63,15 +67,15 @@ def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path)
     assert ended[0]["why"] == ended[1]["why"]
     (saved,) = (cut / "checkpoints").glob("*/manifest.json")
     step = int(saved.parent.name)
-    more = [*ASR, *MESH, f"training.max_steps={step + 3}", "training.resume=must"]
+    more = [*asr, f"training.max_steps={step + 3}", "training.resume=must"]
     assert start(rest, [cut], *more, XLA_FLAGS="--xla_force_host_platform_device_count=4").wait() == 0
     assert sorted(losses(rest)) == [step + 1, step + 2, step + 3]
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
+def test_a_process_that_dies_takes_the_others_with_it(tmp_path, asr):
     folder = tmp_path / "run"
-    first, second = start_two(folder, [], "training.max_steps=100000")
+    first, second = start_two(folder, [], *asr, "training.max_steps=100000")
     while not any(step >= 4 for step in losses(folder)):
         assert first.poll() is None
         time.sleep(0.02)

@@ -12,7 +12,13 @@ from trialfleet.training import NonFinite, evaluate, train
 from trialfleet.training.goodput import compilations
 from trialfleet.trial.run import Preempted, Stop
 
-KINDS = ["adamw", "adam", "sgd", "lion", "muon", "adafactor"]
+pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
+
+KINDS = [
+    "adamw",
+    "muon",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("adam", "sgd", "lion", "adafactor")),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,7 +211,7 @@ def test_another_config_is_refused_on_resume(toy, new_run):
         train(toy("model.layers=1"), new_run(earlier=[first]))
 
 
-@pytest.mark.parametrize("cut", [2, 9, 12])
+@pytest.mark.parametrize("cut", [2, pytest.param(9, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.slow)])
 def test_rounds_of_several_updates_go_on_in_their_middle(toy, new_run, cut):
     rounds = ["workload.factory=tests.training.toy.Rounds", "model.updates=3"]
     whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))

@@ -11,6 +11,8 @@ from trialfleet.training import checkpoints, control, describe, lora, train
 from trialfleet.training.goodput import compilations
 from trialfleet.trial.run import Preempted, Stop
 
+pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
+
 
 def arrays(run, step=16):
     folder = run.checkpoints / f"{step:08d}"

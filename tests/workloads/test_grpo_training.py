@@ -15,6 +15,8 @@ from trialfleet.training.mesh import batch_sharding, replicated
 from trialfleet.training.setup import Setup
 from trialfleet.trial.run import Preempted, Stop
 
+pytestmark = pytest.mark.xdist_group("grpo")  # one worker: the base and the programs are made once
+
 BASE = ("workload=grpo_base", "model.lora_rank=null", "training.max_epochs=2", "stages.next_token_epochs=1")
 POLICY = (
     "grpo.num_iterations=2",
@@ -33,20 +35,27 @@ def base(tmp_path_factory) -> Path:
     return max(path.parent for path in run.checkpoints.glob("*/manifest.json"))
 
 
+@pytest.fixture(scope="module")
+def uncut(base, tmp_path_factory) -> tuple[RecordingRun, Any]:
+    """A whole training of a policy, and its outcome."""
+    run = RecordingRun(tmp_path_factory.mktemp("whole"))
+    return run, train(policy_on(base), run)
+
+
 def policy_on(base: Path, *overrides: str) -> Config:
     return composed(*SMALL, *POLICY, f"training.init_from={base}", *overrides)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("cut", "step"), [(4, 1), (6, 2), (8, 3)])  # between two updates, and while preparing
-def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, new_run, cut, step):
+def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, uncut, new_run, cut, step):
     config = policy_on(base)
-    whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))
-    uncut = train(config, whole)
+    whole, outcome = uncut
+    first = new_run(stop=after(cut, Stop.PREEMPT))
     with pytest.raises(Preempted):
         train(config, first)
     second = new_run(earlier=[first])
-    assert train(config, second) == uncut
+    assert train(config, second) == outcome
     assert second.notes["resumed_from"] == step
     merged = {(step, tuple(values)): values for run in (first, second) for step, values in run.untimed()}
     assert merged == {(step, tuple(values)): values for step, values in whole.untimed()}

@@ -9,7 +9,8 @@ from tests.workloads.test_mvfoul import small
 from trialfleet.training import checkpoints, train
 from trialfleet.trial.run import Preempted, Stop
 
-pytestmark = pytest.mark.slow
+# One worker: most programs are made once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mvfoul")]
 
 SHORT = ("training.max_epochs=3", "training.report_every=1", "training.max_steps=18")
 

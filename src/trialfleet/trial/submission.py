@@ -81,8 +81,8 @@ class JobRef:
     """A job as its launcher knows it.
 
     Attributes:
-        launcher: "slurm" or "local".
-        id: Slurm's job id ("12" or "12_3"), or the pid of a local job's controller.
+        launcher: "slurm", "local" or "blocking".
+        id: Slurm's job id ("12" or "12_3"), the pid of a local job's controller, or a blocking launcher's trial.
         process: the controller of a local job; None on Slurm.
         marker: what the environment of all processes of a local job says, so that none is overlooked.
     """

@@ -14,23 +14,23 @@ import time
 import traceback
 from pathlib import Path
 
-from trialfleet.trial import causes, out_of_memory, run, transient
+from trialfleet.trial import commitment, run, transient
+from trialfleet.trial import failure as failures
 from trialfleet.trial.claim import Claim, NotClaimed
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
-from trialfleet.trial.identity import Identity
+from trialfleet.trial.failure import Cause
 from trialfleet.trial.records import Damaged
-from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.result import TrialState
 from trialfleet.trial.submission import WARNING, Assignment, Submission, TrialRecord
 from trialfleet.trial.sweep_run import FollowerRun, SweepRun
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
-from trialfleet.worker.task import error_of, leave_word, run_task, say, show, task_of
+from trialfleet.worker.task import leave_word, leave_word_of_memory, run_task, say, show, task_of
 
 FOLLOW_SECONDS = 120.0  # how long the other processes wait for the first one's claim
 FIRST_SECONDS = 10.0  # how long another process that failed waits for the first one to say so
-FULL_DISK_SECONDS = 5.0  # between two tries to commit to a full disk
 BEGIN_PATIENCE = 60.0  # seconds for which the beginning waits for a file system to come back
-COMMIT_PATIENCE = 600.0  # seconds for which the end does: the work is done and must not be lost
+COMMIT_PATIENCE = commitment.PATIENCE  # seconds for which the end does: the work is done and must not be lost
 
 
 def exit_code(submission_file: str) -> int:
@@ -72,7 +72,7 @@ def main(submission_file: str) -> int:
         return _leave(trial, claim, environment)
     if trial.superseded(claim):
         say("a newer run of this trial exists, or its study was put aside: this result does not count")
-    elif not _commit(trial, outcome, claim.identity):
+    elif not commitment.commit(trial, outcome, claim.identity, say, lambda: bool(signals.received), COMMIT_PATIENCE):
         say("the trial had ended already: the result that is there counts")
     # The job's other processes must not wait for one that failed: srun ends them on a bad exit.
     return 1 if outcome.state is TrialState.FAIL else 0
@@ -117,7 +117,7 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
         return 0
     except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended this process's part
         show(failure)
-        if not isinstance(failure, run.PeerLost) and not transient.is_full(failure) and not transient.passes(failure):
+        if failures.cause_of(failure) in (Cause.TRIAL, Cause.HOST_MEMORY):
             _commit_for_the_first(trial, claim, failure)
         return 1
     return 0
@@ -131,37 +131,11 @@ def _commit_for_the_first(trial: TrialDir, claim: Claim, failure: BaseException)
             return
         time.sleep(0.1)
     if not trial.superseded(claim):
-        if out_of_memory.ran_out(failure) == out_of_memory.HOST:
-            leave_word(trial, claim, out_of_memory.RECORD, message=causes.text(failure)[:2000])
-            return
-        seconds = {"total": time.monotonic() - signals.STARTED}
-        trial.commit(Result(TrialState.FAIL, None, error_of(failure), seconds, claim.label, {}), claim.identity)
-
-
-def _commit(trial: TrialDir, outcome: Result, identity: Identity) -> bool:
-    """Commit; a full disk, or one that is away, is waited for, since the work is done and must not be lost.
-
-    Returns:
-        False if the trial has a result already.
-    """
-
-    def commit() -> bool:
-        if trial.commit(outcome, identity):
-            return True
-        if trial.ended(identity):
-            return False
-        aside = trial.set_result_aside(lambda result: result.identity == identity)
-        if aside is not None:
-            print(f"{trial.result_json.name} was no result of this trial: renamed to {aside.name}")
-        return trial.commit(outcome, identity)
-
-    while True:
-        try:
-            return transient.patiently(commit, COMMIT_PATIENCE, lambda: bool(signals.received))
-        except OSError as error:
-            if not transient.is_full(error) or signals.received:
-                raise
-            time.sleep(FULL_DISK_SECONDS)
+        outcome = failures.end_of_trial(failure, claim.label, {"total": time.monotonic() - signals.STARTED}, {})
+        if outcome is None:
+            leave_word_of_memory(trial, claim, failure)
+        else:
+            trial.commit(outcome, claim.identity)
 
 
 def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialfleet.trial import causes, out_of_memory, records, run, secrets, transient
+from trialfleet.trial import failure as failures
+from trialfleet.trial import records, run, secrets
 from trialfleet.trial.claim import Claim
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
-from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState, described, judged
+from trialfleet.trial.failure import Cause
+from trialfleet.trial.result import Result, judged
 from trialfleet.trial.submission import Assignment, Submission
 from trialfleet.trial.sweep_run import SweepRun
 from trialfleet.worker import signals
@@ -36,22 +38,24 @@ def run_task(
     """
     try:
         value = task_of(submission, assignment, claim.label, sweep_run, environment)
-        state, objectives, error = judged(value, submission.n_objectives)
-    except run.Preempted:
-        return None
     except run.PeerLost:
         raise
-    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the trial
-        if run.is_pruned(failure):
-            state, objectives, error = TrialState.PRUNED, None, None
-        elif _fault_of_the_machine(failure, trial, claim):
+    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the run
+        if _goes_on(failure, trial, claim):
             return None
-        else:
+        if failures.cause_of(failure) is Cause.TRIAL:
             show(failure)
-            state, objectives, error = TrialState.FAIL, None, error_of(failure)
-    seconds = _seconds(sweep_run.notes.get("seconds"))
-    notes = {name: value for name, value in sweep_run.notes.items() if name != "seconds"}
+        outcome = failures.end_of_trial(failure, claim.label, *_parts_of(sweep_run))
+        return None if outcome is None else _storable(outcome)
+    state, objectives, error = judged(value, submission.n_objectives)
+    seconds, notes = _parts_of(sweep_run)
     return _storable(Result(state, objectives, error, seconds, claim.label, notes))
+
+
+def _parts_of(sweep_run: SweepRun) -> tuple[dict[str, float], dict[str, Any]]:
+    """Where the run's time went, and what else it noted."""
+    notes = {name: value for name, value in sweep_run.notes.items() if name != "seconds"}
+    return _seconds(sweep_run.notes.get("seconds")), notes
 
 
 def _seconds(noted: Any) -> dict[str, float]:
@@ -61,37 +65,30 @@ def _seconds(noted: Any) -> dict[str, float]:
     return {**known, "total": time.monotonic() - signals.STARTED}
 
 
-def _fault_of_the_machine(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:
-    """Whether the trial is not to blame for its end, so that another run goes on; the log and a record say why."""
+def _goes_on(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:
+    """Whether another run goes on, since the trial is not to blame for its end; the log and a record say why."""
     if isinstance(failure, KeyboardInterrupt) and _local_time_is_up():
         show(failure, "the job's time limit is reached")
         leave_word(trial, claim, TIME_LIMIT)
         return True
-    if transient.is_full(failure):
-        show(failure, "the disk is full: that is not the trial's fault, it goes on once there is room")
-        return True
-    if transient.passes(failure):
-        show(failure, "the file system failed: that is not the trial's fault, it goes on")
-        return True
-    if out_of_memory.ran_out(failure) == out_of_memory.HOST:
-        show(failure, "this job ran out of memory")
-        leave_word(trial, claim, out_of_memory.RECORD, message=causes.text(failure)[:2000])
-        return True
-    return False
+    cause = failures.cause_of(failure)
+    if cause in failures.COMMENTS:
+        show(failure, failures.COMMENTS[cause])
+    if cause is Cause.HOST_MEMORY:
+        leave_word_of_memory(trial, claim, failure)
+    return cause not in (Cause.TRIAL, Cause.PRUNED)
 
 
-def leave_word(trial: TrialDir, claim: Claim, name: str, **entries: Any) -> None:
-    """Tell the driver, by a record in the run's folder, why this run ends without a result."""
+def leave_word(trial: TrialDir, claim: Claim, name: str) -> None:
+    """Tell the driver why this run ends without a result."""
     if not trial.superseded(claim):  # where the study was put aside there is no such folder, and there shall be none
-        records.write(trial.run_dir(claim.label) / name, {"time": time.time(), **entries})
+        failures.leave_word(trial, claim.label, name)
 
 
-def error_of(failure: BaseException) -> dict[str, str]:
-    """A failure as result.json records it. That of a device's memory has a name of its own: the code is not wrong."""
-    error = described(failure)
-    if out_of_memory.ran_out(failure) == out_of_memory.DEVICE:
-        return {**error, "type": OUT_OF_MEMORY, "message": f"out of memory on the device: {error['message']}"}
-    return error
+def leave_word_of_memory(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
+    """The same of a run that the host's memory did not suffice for."""
+    if not trial.superseded(claim):
+        failures.leave_word_of_memory(trial, claim.label, failure)
 
 
 def show(failure: BaseException, comment: str = "") -> None:

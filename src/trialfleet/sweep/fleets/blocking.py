@@ -1,7 +1,8 @@
 """Launchers without an executor of their own (Hydra's basic launcher, joblib's): run through their `launch()`.
 
 It blocks until its jobs are done and returns what they returned, so there is nothing to follow: what it
-returns becomes result.json at once, and a driver killed meanwhile runs these trials again.
+returns becomes result.json at once, and a driver killed meanwhile runs these trials again. A run that ended for no
+fault of its trial's leaves a claim and no result, as a worker's does: the driver starts the next one.
 """
 
 import contextlib
@@ -9,17 +10,23 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from types import FrameType
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
-from trialfleet.trial import run
+from trialfleet.trial import commitment, transient
+from trialfleet.trial import failure as failures
+from trialfleet.trial.claim import NotClaimed
 from trialfleet.trial.directory import TrialDir
-from trialfleet.trial.result import Result, TrialState, described, judged
+from trialfleet.trial.failure import Cause
+from trialfleet.trial.identity import Identity
+from trialfleet.trial.result import Result, described, judged
 from trialfleet.trial.submission import Assignment, JobRef, Submission
 
 LAUNCHER = "blocking"
@@ -27,32 +34,80 @@ LAUNCHER = "blocking"
 
 class BlockingFleet(Fleet):
     """Args:
-    launcher: any Hydra launcher.
+    launcher: any Hydra launcher; None to tell of jobs without starting any.
     """
 
     limit = sys.maxsize
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher | None) -> None:
         self._launcher = launcher
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         described = Submission.read(submission)
         batches = [described.trials] if _consecutive(described.trials) else [[t] for t in described.trials]
         for batch in batches:
-            self._launch(described, batch)
+            self._run(described, batch)
         return [JobRef(LAUNCHER, str(trial.number)) for trial in described.trials]
 
-    def _launch(self, submission: Submission, batch: Sequence[Assignment]) -> None:
+    def _run(self, submission: Submission, batch: Sequence[Assignment]) -> None:
+        """Run trials until they have ended, and write down how.
+
+        Raises:
+            Interrupted: by the user.
+            UserError: what the launcher returned cannot be told apart by trial.
+        """
+        with _interruptible():
+            ends = self._launch(submission, batch)
+            if ends is not None:
+                for trial, end in zip(batch, ends, strict=True):
+                    self._write_down(submission, trial, end)
+                return
+        for trial in batch:
+            self._run(submission, [trial])
+
+    def _launch(self, submission: Submission, batch: Sequence[Assignment]) -> list[JobReturn] | None:
+        """How each trial ended; None if one of several raised through the launcher, and the others' ends are lost."""
+        launcher = self._launcher
+        assert launcher is not None, "this fleet only tells of jobs"
         overrides = []
         for trial in batch:
-            subdir = Path(trial.directory).relative_to(submission.sweep_dir) / "runs" / f"{trial.attempt}.0"
+            subdir = Path(trial.directory).relative_to(submission.sweep_dir) / "runs" / _label(trial)
             overrides.append([*trial.overrides, f"hydra.sweep.subdir={subdir}"])
-        with _interruptible():
-            returns = self._launcher.launch(overrides, initial_job_idx=batch[0].number)
-        for trial, returned in zip(batch, returns, strict=True):
-            TrialDir(Path(trial.directory)).commit(
-                _result(returned, trial, submission.n_objectives), submission.identity(trial)
+        try:
+            returned = launcher.launch(overrides, initial_job_idx=batch[0].number)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # noqa: BLE001  # a task's SystemExit among them
+            return [JobReturn(status=JobStatus.FAILED, _return_value=failure)] if len(batch) == 1 else None
+        name = type(launcher).__name__
+        found = list(returned) if isinstance(returned, Sequence) else []
+        if len(found) != len(batch) or not all(isinstance(one, JobReturn) for one in found):
+            raise UserError(
+                f"hydra.launcher: {name} ran {len(batch)} trials and returned {_shown(returned)} instead of a "
+                "JobReturn for each: how they ended cannot be told",
+                "choose another launcher, such as hydra/launcher=submitit_local; the same command runs them again",
             )
+        return found
+
+    def _write_down(self, submission: Submission, trial: Assignment, end: JobReturn) -> None:
+        """Commit how a trial ended; or leave what a worker leaves whose run ended for no fault of the trial's."""
+        directory, identity, label = TrialDir(Path(trial.directory)), submission.identity(trial), _label(trial)
+        failure = _failure(end)
+        outcome: Result | None
+        if failure is None:
+            state, objectives, error = judged(end.return_value, submission.n_objectives)
+            outcome = Result(state, objectives, error, {}, label, {})
+        elif isinstance(failure, BrokenExecutor):  # the trial's process was killed, and has no word of its own
+            outcome = None
+        else:
+            outcome = failures.end_of_trial(failure, label, {}, {})
+        if outcome is not None:
+            commitment.commit(directory, outcome, identity, self.notice)
+            return
+        assert failure is not None
+        transient.patiently(lambda: _leave(directory, trial, identity, failure), commitment.PATIENCE)
+        reason = failures.COMMENTS.get(failures.cause_of(failure), "its process ended before its end")
+        self.notice(f"trial {trial.number}: {reason}")
 
     def refresh(self) -> bool:
         return True
@@ -95,12 +150,36 @@ def _consecutive(trials: Sequence[Assignment]) -> bool:
     return all(trial.number == trials[0].number + index for index, trial in enumerate(trials))
 
 
-def _result(returned: JobReturn, trial: Assignment, n_objectives: int) -> Result:
-    label = f"{trial.attempt}.0"
-    if returned.status is JobStatus.COMPLETED:
-        state, objectives, error = judged(returned.return_value, n_objectives)
-        return Result(state, objectives, error, {}, label, {})
-    failure = returned._return_value
-    if run.is_pruned(failure):
-        return Result(TrialState.PRUNED, None, None, {}, label, {})
-    return Result(TrialState.FAIL, None, described(failure), {}, label, {})
+def _label(trial: Assignment) -> str:
+    return f"{trial.attempt}.0"
+
+
+def _shown(returned: object) -> str:
+    return f"{len(returned)} results" if isinstance(returned, Sequence) else type(returned).__name__
+
+
+class NoEnd(Exception):
+    """Stands for the exception of a trial whose launcher has none to show."""
+
+
+def _failure(end: JobReturn) -> BaseException | None:
+    """What the trial's task raised, with what led to it; None if it returned a value."""
+    if end.status is JobStatus.COMPLETED:
+        return None
+    if not isinstance(end._return_value, BaseException):
+        return NoEnd(f"the launcher does not say how the trial ended: status {end.status}, {end._return_value!r}")
+    try:
+        end.return_value  # noqa: B018  # raises: only so do the causes of one from another process come back
+    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the run
+        return failure
+    raise AssertionError("a JobReturn that failed raises its exception")
+
+
+def _leave(directory: TrialDir, trial: Assignment, identity: Identity, failure: BaseException) -> None:
+    """A claim without a result, the word of why, and the log: the driver goes on from there."""
+    with contextlib.suppress(NotClaimed):  # by an earlier try
+        directory.claim(trial.attempt, f"{LAUNCHER}:{trial.number}", 0, identity)
+    label = _label(trial)
+    (directory.run_dir(label) / "log").write_text(described(failure)["traceback"], errors="replace")
+    if failures.cause_of(failure) is Cause.HOST_MEMORY:
+        failures.leave_word_of_memory(directory, label, failure)

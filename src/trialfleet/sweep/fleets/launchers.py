@@ -125,6 +125,9 @@ class _Blocking(FleetFactory):
     def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
         return BlockingFleet(launcher)
 
+    def following(self, context: FleetContext) -> Fleet:
+        return BlockingFleet(None)  # tells that what one started before is over
+
 
 def parameters(launcher: Launcher) -> Mapping[str, Any]:
     """The settings of a launcher that submits, as upstream's keep them; empty for others."""
