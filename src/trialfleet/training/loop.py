@@ -15,10 +15,11 @@ from trialfleet.training.evaluation import Evaluator, write_files
 from trialfleet.training.goodput import Goodput, Profiler, utilization
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.outcome import NonFinite, Outcome
+from trialfleet.training.restore import Start
 from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import Purpose, State, purpose_key
 from trialfleet.training.stop_sync import Request, StopSync
-from trialfleet.training.workload import Batch, Params, Workload
+from trialfleet.training.workload import Workload
 from trialfleet.trial.run import Preempted, Pruned, Run
 
 log = logging.getLogger(__name__)
@@ -38,67 +39,61 @@ class InFlight(NamedTuple):
 def fit(config: Config, run: Run) -> Outcome:
     """See `trialfleet.training.train`."""
     goodput = Goodput()
-    with goodput.spent("start"):
-        distributed.join()
-        setup = Setup(config)
-    training = Training(config, run, setup, goodput)
     try:
-        training.begin()
-        return training.train()
+        with goodput.spent("start"):
+            distributed.join()
+            setup = Setup(config)
+        saves = CheckpointManager(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
+        training = Training(config, run, setup, goodput, saves, restore.begin(config, setup, saves, goodput))
+        try:
+            return training.train()
+        finally:
+            training.close()
     finally:
-        training.close()
+        run.note(seconds=goodput.seconds(), compilations=goodput.compiled())
 
 
 class Training:
-    """One run's work on a trial: the state on the devices, the position in the data, what control knows."""
+    """One run's work on a trial: the state on the devices, the position in the data, what control knows.
 
-    def __init__(self, config: Config, run: Run, setup: Setup, goodput: Goodput) -> None:
-        self.config, self.run, self.setup, self.goodput = config, run, setup, goodput
+    Args:
+        saves: the run's checkpoints.
+        start: what the run begins with.
+    """
+
+    def __init__(
+        self, config: Config, run: Run, setup: Setup, goodput: Goodput, saves: CheckpointManager, start: Start
+    ) -> None:
+        self.config, self.run, self.setup, self.goodput, self.saves = config, run, setup, goodput, saves
         self.program = setup.program
-        self.saves = CheckpointManager(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
         self.stop_sync = StopSync(setup.mesh, run, config.training.checkpoints.every_seconds)
         self.profiler = Profiler(config.training.profile, run.artifacts)
         self.evaluators: dict[str, Evaluator] = {}
-        self.known = control.start()
-        self.latest: dict[str, float] = {}  # the newest value of every metric
         self.in_flight: deque[InFlight] = deque()
-        self.position = Position(0, 0, 0)
-        self.step = 0
-        self.due: list[str] = []  # events at this step that are still to come, in order
-        self.ends_epoch = False  # whether this step was the last of an epoch
         self.evaluated = False  # whether there was an evaluation at this step
-        self.saved_at = 0  # the beginning needs no checkpoint: it comes from the seed
-        self.work = Work(0, 0.0, 0.0)  # at the last report
         self.flops = 0.0
-        self.prepared: Batch = {}
         self.feed: Feed | None = None
-        self.state: State
-        self.frozen: Params
-
-    # ---- the story ----------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """The first state: from the seed, from published weights, or from where the trial was left."""
-        config, program = self.config, self.program
-        with self.goodput.spent("start"):
-            self.state, self.frozen = program.init(self.setup.inputs.hp, self.setup.inputs.seed)
-            self.state, self.frozen = restore.with_published(self.setup.workload, program, self.state, self.frozen)
-        with self.goodput.spent("restore"):
-            if program.layout.frozen:  # which are in no checkpoint of this trial
-                self._init_from()
-            self.frozen_digest = restore.digest(self.frozen)
-            resumed = restore.resumed(config, program, self.saves, self.frozen_digest)
-            if resumed is not None:
-                self._restore(resumed)
-            elif not program.layout.frozen:
-                self._init_from()
+        self.state, self.frozen, self.frozen_digest = start.state, start.frozen, start.frozen_digest
+        self.prepared = start.prepared
+        self.step, meta = start.step, start.meta
+        self.work = Work(self.step, 0.0, 0.0)  # at the last report
+        self.position = Position(*meta["position"]) if meta else Position(0, 0, 0)
+        self.due: list[str] = meta["due"] if meta else []  # events at this step that are still to come, in order
+        self.known = meta["control"] if meta else control.start()
+        self.latest: dict[str, float] = meta["latest"] if meta else {}  # the newest value of every metric
+        self.ends_epoch = bool(meta and meta["ends_epoch"])  # whether this step was the last of an epoch
+        # With nothing new there is nothing to save. The beginning needs no checkpoint either: it comes from the seed.
+        self.saved_at = -1 if self.due else self.step
         self._turn_knobs()
         self.run.note(
-            fingerprint=fingerprint(self.setup.mesh),
+            fingerprint=fingerprint(setup.mesh),
             resumed_from=self.step,
             signature=signature(config),
-            dropped_examples=self.setup.dropped,
+            dropped_examples=setup.dropped,
+            **({"init_from": start.init_report} if start.init_report is not None else {}),
         )
+
+    # ---- the story ----------------------------------------------------------------------------------------
 
     def train(self) -> Outcome:
         """Steps and what is due after each, until there are no more or there is a reason to stop."""
@@ -186,11 +181,11 @@ class Training:
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
-        """See `contract.Context`."""
+        """See `workload.Context`."""
         return self.setup.mesh
 
     def stop(self) -> bool:
-        """See `contract.Context`."""
+        """See `workload.Context`."""
         return self.stop_sync.agreed() > Request.SAVE
 
     # ---- report -------------------------------------------------------------------------------------------
@@ -258,7 +253,7 @@ class Training:
         self.knobs = control.knobs(self.known, self.config, self.setup.facts)
         self.inputs = self.setup.inputs._replace(knobs=self.setup.knobs(self.knobs))
 
-    # ---- save, stop, take up ------------------------------------------------------------------------------
+    # ---- save and stop ------------------------------------------------------------------------------------
 
     def _act_on_stop(self, request: int) -> None:
         """Does what the processes agreed on: saves, or ends this run."""
@@ -298,20 +293,6 @@ class Training:
         self.saved_at = self.step
         self.stop_sync.saved()
 
-    def _init_from(self) -> None:
-        """Begins from the parameters of another training, if the config says so."""
-        if source := self.config.training.init_from:
-            self.state, self.frozen, report = restore.with_parameters_of(source, self.program, self.state, self.frozen)
-            self.run.note(init_from=report)
-
-    def _restore(self, resumed: restore.Resumed) -> None:
-        meta = resumed.saved.meta
-        self.state, self.prepared, self.step = resumed.state, resumed.prepared, resumed.saved.step
-        self.position, self.due = Position(*meta["position"]), meta["due"]
-        self.known, self.latest, self.ends_epoch = meta["control"], meta["latest"], meta["ends_epoch"]
-        self.work = Work(self.step, 0.0, 0.0)
-        self.saved_at = -1 if self.due else self.step  # with nothing new there is nothing to save
-
     # ---- the end ------------------------------------------------------------------------------------------
 
     def _outcome(self) -> Outcome:
@@ -338,18 +319,13 @@ class Training:
         return state
 
     def close(self) -> None:
-        """Whatever happened: no thread is left, what was begun to be saved is, and the goodput is in the record."""
+        """Whatever happened: no thread is left, and what was begun to be saved is."""
         if self.feed is not None:
             self.feed.close()
         self.profiler.close()
         with self.goodput.spent("save"):
             self.saves.wait()
-        self.run.note(
-            seconds=self.goodput.seconds(),
-            compilations=self.goodput.compiled(),
-            steps=self.step,
-            checkpoints=self.saves.kept(),
-        )
+        self.run.note(steps=self.step, checkpoints=self.saves.kept())
 
 
 class Work(NamedTuple):

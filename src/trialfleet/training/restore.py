@@ -17,9 +17,10 @@ from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, lora, trees
 from trialfleet.training.checkpoints import CheckpointManager, Saved
+from trialfleet.training.goodput import Goodput
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.program import Program
-from trialfleet.training.setup import fingerprint
+from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import State
 from trialfleet.training.workload import Batch, Params, Workload
 
@@ -35,6 +36,53 @@ class Resumed(NamedTuple):
     state: State
     prepared: Batch  # the batch in work, if the save came between two updates on it; else {}
     saved: Saved
+
+
+class Start(NamedTuple):
+    """What a run begins with.
+
+    Attributes:
+        frozen: parameters that are not trained; empty if all are.
+        frozen_digest: tells these from other frozen parameters.
+        prepared: the batch in work; {} unless the run goes on between two updates on it.
+        step: updates that were made.
+        meta: what the checkpoint says besides the arrays; None for a run that goes on from none.
+        init_report: which parameters came from `training.init_from`; None if none were wanted.
+    """
+
+    state: State
+    frozen: Params
+    frozen_digest: str
+    prepared: Batch
+    step: int
+    meta: dict[str, Any] | None
+    init_report: dict[str, Any] | None
+
+
+def begin(config: Config, setup: Setup, saves: CheckpointManager, goodput: Goodput) -> Start:
+    """What a run begins with: from the seed, from published weights, or from where the trial was left.
+
+    The order is important. Frozen parameters are in no checkpoint of a trial, so they are made first, and a checkpoint
+    is refused that was trained on others. What a checkpoint has is not read from `training.init_from` before.
+
+    Raises:
+        UserError: what the config names to begin from does not fit.
+    """
+    program, report = setup.program, None
+    with goodput.spent("start"):
+        state, frozen = program.init(setup.inputs.hp, setup.inputs.seed)
+        state, frozen = with_published(setup.workload, program, state, frozen)
+    with goodput.spent("restore"):
+        source, has_frozen = config.training.init_from, bool(program.layout.frozen)
+        if source and has_frozen:
+            state, frozen, report = with_parameters_of(source, program, state, frozen)
+        frozen_digest = digest(frozen)
+        found = resumed(config, program, saves, frozen_digest)
+        if found is not None:
+            return Start(found.state, frozen, frozen_digest, found.prepared, found.saved.step, found.saved.meta, report)
+        if source and not has_frozen:
+            state, frozen, report = with_parameters_of(source, program, state, frozen)
+    return Start(state, frozen, frozen_digest, {}, 0, None, report)
 
 
 def with_published(workload: Workload, program: Program, state: State, frozen: Params) -> tuple[State, Params]:
