@@ -29,11 +29,11 @@ from trialfleet.sweep.plan import Plan, Request, check, checked_again, fresh_wan
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Stopping
 from trialfleet.sweep.study import constraints
-from trialfleet.sweep.study import proposer as proposing
 from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.databases import storage_failure, storage_is_transient
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.progress import StudyProgress
+from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.sweep.sweeper_settings import defaults, sweep_folder
@@ -169,7 +169,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     if pruner is not None:
         store.study.pruner = pruner
     project = project_directory()
-    code = code_snapshot.take(project, folder / "code" / record.code["digest"])
+    code = code_snapshot.take(project, plan.request.task_function, folder / "code" / record.code["digest"])
     watch = plan.settings.watch
     fleets, fleet = all_fleets(
         plan.request.launcher,
@@ -194,7 +194,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
             plan.metrics[0] if pruner is not None else None,
         ),
         store=store,
-        proposer=proposing.Proposer(
+        proposer=Proposer(
             store,
             record.uid,
             plan.space,

@@ -331,7 +331,7 @@ def code_tags(entry_point: str, commit: str | None, digest: str) -> dict[str, st
     """Tags that say which code ran, by whom: MLflow's own, which its pages show, and the digest of the code.
 
     Args:
-        entry_point: as typed, for example 'pipelines.sweep'.
+        entry_point: as typed: the name of a module, or the path of a script.
         commit: of git, or None outside of a repository.
         digest: of the code as it ran, uncommitted changes included.
     """
