@@ -23,16 +23,12 @@ from trialfleet.config.location import project_directory
 
 _ALWAYS = ("src", "conf")
 _SUFFIXES = (".py", ".yaml")
-_COMMENT = re.compile(r"(?:^|[ \t])#.*", re.MULTILINE)
 # How a file mentions a package or a module. A mention too many, in a docstring say, costs a few files in the copy.
-_MENTIONS = {
-    ".py": (
-        re.compile(r"^[ \t]*(?:from|import)[ \t]+(\w+)", re.MULTILINE),
-        re.compile(r"^[ \t]*import[ \t].*,[ \t]*(\w+)", re.MULTILINE),
-        re.compile(r"[\"'](\w+)\.[A-Za-z_]"),  # imported, or started as a program, by its name
-    ),
-    ".yaml": (re.compile(r"(?<![\w./])(\w+)\.[A-Za-z_]"),),  # the dotted path of a class
-}
+_COMMENT = re.compile(r"(?:^|[ \t])#.*", re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+(.+))", re.MULTILINE)
+_IMPORTED = re.compile(r"(?:^|,)[ \t]*(\w+)")  # each of `import a.b, c`
+_QUOTED = re.compile(r"[\"'](\w+)\.[A-Za-z_]")  # imported, or started as a program, by its name
+_DOTTED = re.compile(r"(?<![\w./])(\w+)\.[A-Za-z_]")  # the path of a class, in a config
 
 
 def code_version(task_function: TaskFunction) -> dict[str, str]:
@@ -68,7 +64,8 @@ def source_files(project: Path, task_function: TaskFunction) -> list[Path]:
 def _importable(project: Path) -> dict[str, Path]:
     """What Python can import that lies beside src/: folders with modules in them, and single modules, by name."""
     parts = [path for path in project.iterdir() if path.name not in _ALWAYS and not path.name.startswith(".")]
-    return {path.stem: path for path in parts if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))}
+    folders = {path.name: path for path in parts if path.is_dir() and any(path.glob("*.py"))}
+    return {path.stem: path for path in parts if path.suffix == ".py"} | folders  # as Python prefers them
 
 
 def _parts_of_task(file: Path | None, importable: Mapping[str, Path]) -> set[str]:
@@ -97,12 +94,17 @@ def _file_of(task_function: TaskFunction) -> Path | None:
 
 def _mentioned(files: set[Path], importable: Mapping[str, Path]) -> set[str]:
     """Which of the importable parts the files mention."""
-    found: set[str] = set()
-    for path in files:
-        mentions = _MENTIONS.get(path.suffix, ())  # a notebook's task has a file of some other kind
-        text = _COMMENT.sub("", path.read_text(errors="replace"))
-        found.update(name for mention in mentions for name in mention.findall(text))
-    return found & importable.keys()
+    return importable.keys() & {name for path in files for name in _names_in(path)}
+
+
+def _names_in(path: Path) -> Iterator[str]:
+    text = _COMMENT.sub("", path.read_text(errors="replace"))
+    if path.suffix == ".yaml":
+        yield from _DOTTED.findall(text)
+        return
+    yield from _QUOTED.findall(text)
+    for source, modules in _IMPORT.findall(text):
+        yield from [source] if source else _IMPORTED.findall(modules)
 
 
 def _files(part: Path) -> Iterator[Path]:

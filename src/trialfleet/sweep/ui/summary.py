@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 
+from hydra.types import TaskFunction
 from rich.console import Console
 from rich.text import Text
 
@@ -12,6 +13,7 @@ from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study.progress import write_results
 from trialfleet.sweep.ui.live_table import brief, state_name
+from trialfleet.tracking.destination import Destination
 from trialfleet.trial import secrets, transient
 from trialfleet.trial.records import Damaged
 
@@ -89,20 +91,23 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
             if ended is not None and ended.run is not None:
                 config = directory.run_dir(ended.run) / ".hydra" / "config.yaml"
                 console.print(f"    config: {config}", soft_wrap=True)
-    review = _review_command(plan)
+    review = review_command(plan.request.task_function, plan.target)
     if review is not None:
         console.print(f"  review:  {review}", soft_wrap=True)
     console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
 
 
-def _review_command(plan: Plan) -> str | None:
-    """What a person types to look at the results: the task's entry point knows, in its attribute `review`."""
-    if plan.target is None:
+def review_command(task_function: TaskFunction, target: Destination | None) -> str | None:
+    """What a person types to look at the results in MLflow, or its address if somebody serves it; None without MLflow.
+
+    A project that has a command of its own for that names it in its task's attribute `review`.
+    """
+    if target is None:
         return None
-    own: str | None = getattr(plan.request.task_function, "review", None)
+    own: str | None = getattr(task_function, "review", None)
     if own is not None:
         return own
-    address = plan.target.shown
+    address = target.shown
     served = address.startswith(("http://", "https://"))
     return address if served else f"mlflow server --backend-store-uri {shlex.quote(address)}"
 
