@@ -11,7 +11,7 @@
 
 import sys
 
-SEEN = ("3.17.2",)
+SEEN = ("3.10.0", "3.13.0", "3.15.0", "3.16.0", "3.17.0", "3.17.2")
 
 
 def forget_database(uri: str) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-SEEN = ("1.5.4",)
+SEEN = ("1.5.3", "1.5.4")
 SEEN_LAUNCHER = ("1.4.0rc3",)  # hydra-submitit-launcher
 
 Executor = Literal["local", "slurm"]
