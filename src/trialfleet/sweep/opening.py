@@ -102,7 +102,7 @@ def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
 
 
 def _record(plan: Plan) -> StudyRecord:
-    folder, node, code = plan.folder, plan.request.node, code_version(plan.request.task_function)
+    folder, node, code = plan.folder, plan.request.node, code_version()
     if plan.record is None:
         sampler = str(OmegaConf.select(OmegaConf.create(dict(node)), "sampler._target_"))
         storage = described(node.get("storage"))

@@ -169,7 +169,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     if pruner is not None:
         store.study.pruner = pruner
     project = project_directory()
-    code = code_snapshot.take(project, plan.request.task_function, folder / "code" / record.code["digest"])
+    code = code_snapshot.take(project, folder / "code" / record.code["digest"])
     watch = plan.settings.watch
     fleets, fleet = all_fleets(
         plan.request.launcher,

@@ -6,14 +6,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import cloudpickle
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 
 from trialfleet.compat.hydra import read_search_path_again
 from trialfleet.sweep.fleets.code_version import source_files
 
 
-def take(project: Path, task_function: TaskFunction, folder: Path) -> Path:
-    """Copy the code that the task runs, and conf/, to `folder`, whole or not at all. One that is there stays as it is.
+def take(project: Path, folder: Path) -> Path:
+    """Copy the project's code and conf/ to `folder`, whole or not at all. One that is there stays as it is.
 
     Returns:
         `folder`.
@@ -21,7 +21,7 @@ def take(project: Path, task_function: TaskFunction, folder: Path) -> Path:
     if folder.exists():
         return folder
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    for path in source_files(project, task_function):
+    for path in source_files(project):
         target = temporary / path.relative_to(project)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
