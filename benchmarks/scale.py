@@ -271,7 +271,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: SimulatedFleet, st
         target = resolve(f"sqlite:///{folder}/mlflow.db", "scale", folder)
         study = ExportedStudy("scale", UID, {"loss": "minimize"})
         exporter = stack.enter_context(Exporter(folder, target, study, 0.5))
-        observers.append(MlflowObserver(exporter, ["loss"], {}, "python -m benchmarks.scale"))
+        observers.append(MlflowObserver(exporter, ["loss"], "python -m benchmarks.scale"))
     config = OmegaConf.create({})
     samplers = SamplerFactory(SAMPLERS[shape.sampler], space, 1)
     return Driver(
