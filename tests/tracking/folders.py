@@ -38,10 +38,7 @@ class Folder:
             claim = {"attempt": int(attempt), "restart": int(restart), "job": "slurm:7", "node": "n1"}
             _write(run / "claim", {**claim, "process": Process("h", "b", 1, 1).to_json()}, at)
         if reports:
-            writer = Writer(run / "metrics.jsonl")
-            for step, values in reports:
-                writer.append(step, values)
-            writer.close()
+            append_reports(run, *reports)
         return run
 
     def end(
@@ -68,6 +65,14 @@ class Folder:
             "notes": {},
         }
         _write(self.dir.result_json, record, at)
+
+
+def append_reports(run: Path, *reports: Report) -> None:
+    """Append to the metrics.jsonl in a run's folder."""
+    writer = Writer(run / "metrics.jsonl")
+    for step, values in reports:
+        writer.append(step, values)
+    writer.close()
 
 
 def _write(path: Path, record: Mapping[str, Any], at: float | None) -> None:
