@@ -164,7 +164,7 @@ class StudyExport:
         if self._runs is not None and not self._runs.is_current():
             self._disconnect()
             self._looked = False
-        for trial in self._trials.values():
+        for trial in self._trials.values():  # before the study's run is created: it starts with its first trial
             self._look_at(trial)
         if not self._anything_to_do():
             return self._looked or self._look()
@@ -202,6 +202,7 @@ class StudyExport:
     def _sync(self, trial: TrialExport, runs: Runs, place: Place) -> bool:
         if trial.not_before > time.monotonic():
             return False
+        self._look_at(trial)  # it may be one that was found to be lost just now
         try:
             idle = trial.sync(runs, place)
         except (Away, StudyGone):
