@@ -97,6 +97,25 @@ def test_a_damaged_record_is_named_and_holds_up_no_other_trial(
     assert runs(target) == WHOLE
 
 
+@pytest.mark.parametrize("name", ["trial.json", "result.json"])
+def test_a_record_that_is_missing_is_named_and_holds_up_no_other_trial(
+    name: str, target: Destination, trials: list[TrialDir], tmp_path: Path
+) -> None:
+    path = trials[1].path / name
+    path.rename(path.with_name("elsewhere"))
+    with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
+        mlflow = MlflowObserver(exporter, ["val/wer"], "again")
+        for number, trial in enumerate(trials):
+            mlflow.recovered(number, trial)
+        assert mlflow.finish("COMPLETE", 60)
+        assert f"trial 1 is not sent to MLflow: {path}: is missing" in str(mlflow.problem())
+        assert runs(target) == [WHOLE[0], WHOLE[1], WHOLE[3]]
+        path.with_name("elsewhere").rename(path)
+        assert mlflow.finish("COMPLETE", 60)
+        assert mlflow.problem() is None
+    assert runs(target) == WHOLE
+
+
 def test_a_result_of_other_parameters_is_not_sent(target: Destination, trials: list[TrialDir], tmp_path: Path) -> None:
     foreign = {**RESULT, "objectives": [7.0], "study": "f00d", "params": records.digest({"lr": 9.0})}
     records.write(trials[1].result_json, foreign)

@@ -154,7 +154,10 @@ class TrialExport:
         return self._delivered.trials[self.number]
 
     def _run(self, runs: Runs, place: Place, snapshot: TrialSnapshot, tags: Mapping[str, str]) -> str:
-        """The trial's run: the one that it has, else one that is found, else a new one."""
+        """The trial's run: the one that it has, else one that is found, else a new one.
+
+        The order is important: whoever dies on the way leaves a note that a run may be there, which is looked for then.
+        """
         asked = self._delivered.trials.get(self.number)
         if asked is not None and asked.run_id is not None and asked.has_params:
             return asked.run_id
@@ -163,7 +166,7 @@ class TrialExport:
         found = self._find(runs, place, uncertain)
         at = snapshot.started_at if found is None else found.start / 1000
         self._doubtful |= (uncertain and found is None) or (asked is not None and asked.doubtful)
-        self._delivered.note(delivery_log.create(self.number, at))
+        self._delivered.note(delivery_log.create(self.number, at))  # 1. there may be a run
         if found is not None:
             run_id = found.run_id
         else:
@@ -171,11 +174,11 @@ class TrialExport:
             name = run_name(self.number) if place.parent else place.name
             own = {TRIAL: str(self.number), KIND: "trial" if place.parent else "run"}
             own |= {PARENT: place.parent} if place.parent else {}
-            run_id = runs.create(place.experiment_id, milliseconds(at), name, {**tags, **own})
+            run_id = runs.create(place.experiment_id, milliseconds(at), name, {**tags, **own})  # 2. there is one
             self._tags = tags
         self._try(runs, run_id, "parameters", lambda: runs.set_params(run_id, snapshot.params))
         unlisted = found is not None and bool(found.metrics)
-        self._delivered.note(delivery_log.created(self.number, run_id, at, self._doubtful, unlisted))
+        self._delivered.note(delivery_log.created(self.number, run_id, at, self._doubtful, unlisted))  # 3. it is this
         return run_id
 
     def _find(self, runs: Runs, place: Place, uncertain: bool) -> Found | None:
