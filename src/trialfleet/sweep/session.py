@@ -41,8 +41,8 @@ from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
 from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
 from trialfleet.tracking.destination import on_network_file_system
-from trialfleet.tracking.exporter import Exporter, StudyState, code_tags
-from trialfleet.tracking.study_export import ExportedStudy
+from trialfleet.tracking.exporter import Exporter, code_tags
+from trialfleet.tracking.study_export import ExportedStudy, StudyState
 from trialfleet.trial import transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
@@ -259,7 +259,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
     )
     poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
     exporter = stack.enter_context(Exporter(plan.folder, plan.target, exported, poll, lease.held, anew))
-    return MlflowObserver(exporter, plan.metrics, tags, resume_command())
+    return MlflowObserver(exporter, plan.metrics, resume_command())
 
 
 def _slurm_job_ended(job: str) -> bool | None:
