@@ -121,7 +121,9 @@ def _note(console: Console, message: str) -> None:
 
 
 def _of_file_system(error: OSError, folder: Path) -> str:
-    return f"{error.filename or folder}: {error.strerror or error}"
+    # Of a copy that found no room the second file is the one without.
+    file = (transient.is_full(error) and error.filename2) or error.filename
+    return f"{file or folder}: {error.strerror or error}"
 
 
 def _what_to_do(error: OSError) -> str:
