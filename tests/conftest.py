@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,8 +44,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Composed = Callable[..., tuple[HydraContext, DictConfig]]
 
 
-@pytest.fixture
-def composed() -> Iterator[Composed]:
+@contextmanager
+def composing() -> Iterator[Composed]:
     """Composes a multirun's config as Hydra does before it starts a sweeper: (folder of configs, *overrides)."""
     before = HydraConfig.instance().cfg
     with ExitStack() as stack:
@@ -61,3 +61,10 @@ def composed() -> Iterator[Composed]:
 
         yield compose
     HydraConfig.instance().cfg = before
+
+
+@pytest.fixture
+def composed() -> Iterator[Composed]:
+    """What `composing` gives, for one test."""
+    with composing() as compose:
+        yield compose
