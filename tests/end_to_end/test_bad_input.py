@@ -53,7 +53,9 @@ def test_a_sweep_is_refused(here: Path, run_quickly: Run, case: str) -> None:
 
 
 def test_a_launcher_without_slurm_is_refused(here: Path, run_quickly: Run) -> None:
-    shown = run_quickly("pipelines.sweep", "hydra/launcher=submitit_slurm", code=2, environment={"PATH": "/nowhere"}).stdout
+    shown = run_quickly(
+        "pipelines.sweep", "hydra/launcher=submitit_slurm", code=2, environment={"PATH": "/nowhere"}
+    ).stdout
     assert "sbatch" in shown
     assert "hydra/launcher" in shown
     assert list(here.iterdir()) == []
