@@ -76,7 +76,7 @@ class Shape:
     Attributes:
         trials: that end before the driver is stopped; `in_flight` more are under way then.
         seconds: mean length of a trial, virtual.
-        mlflow: whether results are forwarded to MLflow on SQLite.
+        mlflow: whether results are exported to MLflow on SQLite.
     """
 
     trials: int = 10_000
@@ -143,7 +143,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a run of this benchmark found; `mlflow` is the forwarding thread's milliseconds of CPU a trial."""
+    """All that a run of this benchmark found; `mlflow` is the exporting thread's milliseconds of CPU a trial."""
 
     rows: list[Row]
     mlflow: float | None
@@ -273,7 +273,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: MeasuredFleet, sta
         target = resolve(f"sqlite:///{folder}/mlflow.db", "scale", folder)
         study = ExportedStudy("scale", UID, {"loss": "minimize"})
         exporter = stack.enter_context(Exporter(folder, target, study, 0.5))
-        observers.append(MlflowObserver(exporter, ["loss"], {}, "python -m benchmarks.scale"))
+        observers.append(MlflowObserver(exporter, ["loss"], "python -m benchmarks.scale"))
     config = OmegaConf.create({})
     samplers = SamplerFactory(SAMPLERS[shape.sampler], space, 1)
     return Driver(
@@ -314,7 +314,7 @@ def run_study(folder: Path, shape: Shape, show: bool = False) -> tuple[list[Row]
             if isinstance(observer, MlflowObserver):
                 if not observer.finish("STOPPED", PATIENCE):
                     raise RuntimeError(f"not everything reached MLflow: {observer.problem()}")
-                mlflow = 1000 * ingestion_seconds() / driver.progress.finished
+                mlflow = 1000 * export_seconds() / driver.progress.finished
     return milestones.rows, mlflow
 
 
@@ -393,8 +393,8 @@ def yardstick() -> float:
     return 1000 * (time.thread_time() - began)
 
 
-def ingestion_seconds() -> float:
-    """CPU seconds of the thread that forwards to MLflow; 0 if there is none."""
+def export_seconds() -> float:
+    """CPU seconds of the thread that exports to MLflow; 0 if there is none."""
     for thread in threading.enumerate():
         if thread.name == "mlflow-exporter" and thread.ident is not None:
             return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
@@ -423,7 +423,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=default.seconds, help="mean length of a trial, virtual")
     parser.add_argument("--sampler", choices=sorted(SAMPLERS), default=default.sampler)
     parser.add_argument("--pruner", choices=sorted(PRUNERS), default=default.pruner)
-    parser.add_argument("--mlflow", action="store_true", help="forward to MLflow on SQLite, too")
+    parser.add_argument("--mlflow", action="store_true", help="export to MLflow on SQLite, too")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the study's files go, for the time being")
     options = vars(parser.parse_args())
     parent = options.pop("folder").absolute()

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipelines import cli
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
-from trialfleet.trial import run as runs
+from trialfleet.trial import run
 
 Objectives = float | list[float]
 
@@ -37,7 +37,7 @@ def task(cfg: DictConfig) -> Objectives | None:
     if config.dry_run:
         print(training.describe(config))
         return None
-    current = runs.current()
+    current = run.current()
     if current is None:
         training.check(config)
         return _single(cfg)
@@ -105,7 +105,7 @@ def _single(cfg: DictConfig) -> Objectives | None:
     try:
         with (
             exporter.single_run(directory, target, cfg.experiment_name or directory.name, params) as outcome,
-            runs.entered(own),
+            run.entered(own),
         ):
             value = task(cfg)
             names = [cfg.objective.metric] if isinstance(cfg.objective.metric, str) else list(cfg.objective.metric)
@@ -122,7 +122,9 @@ def _single(cfg: DictConfig) -> Objectives | None:
     return value
 
 
-task.check = check  # type: ignore[attr-defined]  # the sweeper looks for it on its task function
+# The sweeper looks for these two on its task function.
+task.check = check  # type: ignore[attr-defined]
+task.review = "make dashboard   (python -m pipelines.dashboard)"  # type: ignore[attr-defined]  # the command for it
 
 
 if __name__ == "__main__":

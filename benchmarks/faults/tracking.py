@@ -1,4 +1,4 @@
-"""MLflow beside the study: its file is locked, damaged, or somebody deletes runs; the cursor is damaged."""
+"""MLflow beside the study: its file is locked, damaged, or somebody deletes runs; the delivery log is damaged."""
 
 import sqlite3
 
@@ -31,17 +31,17 @@ def lock_the_tables(study: Study) -> bool:
 
 
 @fault(CLASS, between=True)
-def damage_the_cursor(study: Study) -> bool:
-    cursors = list(study.folder.glob("mlflow-*.jsonl"))
-    return bool(cursors) and damage(study, cursors[0])
+def damage_the_delivery_log(study: Study) -> bool:
+    logs = list(study.folder.glob("mlflow-*.jsonl"))
+    return bool(logs) and damage(study, logs[0])
 
 
 @fault(CLASS, between=True)
-def delete_the_cursor(study: Study) -> bool:
-    cursors = list(study.folder.glob("mlflow-*.jsonl"))
-    for cursor in cursors:
-        cursor.unlink()
-    return bool(cursors)
+def delete_the_delivery_log(study: Study) -> bool:
+    logs = list(study.folder.glob("mlflow-*.jsonl"))
+    for log in logs:
+        log.unlink()
+    return bool(logs)
 
 
 @fault(CLASS, between=True)

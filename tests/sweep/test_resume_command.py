@@ -6,10 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
+from omegaconf import DictConfig
 
 from tests.tasks.forked import QuickStudy
 from tests.tasks.studies import PROJECT
+from trialfleet.sweep.ui.summary import review_command
+from trialfleet.tracking.destination import Destination
 
 # What is easily taken for markup by a terminal, for a word's end by a shell, or for the grammar's own by Hydra.
 TYPED = {
@@ -38,3 +42,27 @@ def test_the_printed_command_resumes_the_study(quick_study: Callable[..., QuickS
     )
     assert {name: first[name] for name in TYPED} == {name: second[name] for name in TYPED}
     assert first["markup"] == "[bold]red[/] [link=x]"
+
+
+@pytest.mark.parametrize(
+    ("uri", "command"),
+    [
+        (
+            "sqlite:////home/me/my results/mlflow.db",
+            "mlflow server --backend-store-uri 'sqlite:////home/me/my results/mlflow.db'",
+        ),
+        ("postgresql://me:s3cret@host/db", "mlflow server --backend-store-uri 'postgresql://me:***@host/db'"),
+        ("https://me:s3cret@host:5000", "https://me:***@host:5000"),
+    ],
+)
+def test_results_are_reviewed_by_a_command_that_the_user_has(uri: str, command: str) -> None:
+    """MLflow's own, unless the task's project has one and says so on the task."""
+
+    def task(config: DictConfig) -> float:
+        return 1.0
+
+    target = Destination(uri, "experiment")
+    assert review_command(task, target) == command
+    task.review = "make dashboard"  # type: ignore[attr-defined]
+    assert review_command(task, target) == "make dashboard"
+    assert review_command(task, None) is None

@@ -1,6 +1,6 @@
 """Whatever dies and whenever: in the end each (trial, metric, step) is in MLflow once, and each trial has one run.
 
-A small study is forwarded again and again. In each life one write, to MLflow or to the cursor, is the last:
+A small study is exported again and again. In each life one write, to MLflow or to the delivery log, is the last:
 the process dies before it, after it, or in the middle of it; or the answer is lost and the process goes on.
 """
 
@@ -8,16 +8,18 @@ import os
 import random
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.tracking.folders import Folder
 from trialfleet.tracking.delivery_log import DeliveryLog
 from trialfleet.tracking.destination import Destination
 from trialfleet.tracking.mlflow_runs import Away, Runs
-from trialfleet.tracking.study_export import ExportedStudy, StudyExport
-from trialfleet.trial.metrics import Writer
+from trialfleet.tracking.study_export import ExportedStudy, StudyExport, StudyStatus
+from trialfleet.tracking.trial_snapshot import read_trial
 
 WAYS = ["before", "after", "half", "no answer", "lost answer"]
 WRITES = {"create", "log", "set_params", "set_tags", "remove_tag", "rename", "reopen", "end", "upload"}
@@ -59,7 +61,7 @@ class FatefulRuns(Runs):
         return lambda *args, **named: fate.meet(lambda: method(*args, **named))
 
 
-class FatefulCursor(DeliveryLog):
+class FatefulLog(DeliveryLog):
     fate = Fate()
 
     def _write(self, data: bytes) -> None:
@@ -70,7 +72,7 @@ class FatefulCursor(DeliveryLog):
 
 
 class World:
-    """A study of three trials as its jobs write it, in four acts; files appear whoever forwards them."""
+    """A study of three trials as driver and jobs write it, in four acts; files appear whoever exports them."""
 
     def __init__(self, folder: Path, uid: str) -> None:
         self.folder = folder
@@ -78,91 +80,80 @@ class World:
         folder.mkdir()
         self.written = 0
 
-    def run(self, trial: int, label: str) -> Path:
-        return self.folder / "trials" / f"{trial:05d}" / "runs" / label
-
     def write(self, act: int) -> None:
         if act < self.written:
             return
         self.written = act + 1
+        first, second, third = (Folder(self.folder, number) for number in range(3))
         if act == 0:
-            self._report(0, "1.0", [1, 2, 3], 0.0)
-            self._report(1, "1.0", [1], 1.0)
+            first.submit({"lr": 0.1 * 2})
+            second.submit({"lr": 0.1 * 3})
+            self._report(first, "1.0", [1, 2, 3], 0.0)
+            self._report(second, "1.0", [1], 1.0)
         if act == 1:  # trial 0 lost its machine after step 3 and goes on from step 1, not quite as before
-            self._report(0, "2.0", [2, 3, 4], 0.5)
-            self._report(1, "1.0", [2, 3], 1.0)
+            first.submit({"lr": 0.1 * 2}, attempt=2)
+            self._report(first, "2.0", [2, 3, 4], 0.5)
+            self._report(second, "1.0", [2, 3], 1.0)
+            second.end(1.3, run="1.0", at=1e9 + 51)
         if act == 2:
-            self._report(2, "1.0", [1, 2], 2.0)
-
-    def _report(self, trial: int, label: str, steps: list[int], shift: float) -> None:
-        writer = Writer(self.run(trial, label) / "metrics.jsonl")
-        for step in steps:
-            writer.append(step, {"train/loss": 1 / step, "val/wer": shift + step / 10, "nan": float("nan")})
-        writer.close()
-        config = self.run(trial, label) / "config.yaml"
-        config.write_text(f"seed: {trial}\n")
-
-    def tell(self, forwarder: StudyExport, act: int) -> None:
-        if act == 0:
-            for trial in (0, 1):
-                attempt = "2" if trial == 0 and self.written > 1 else "1"
-                params = {"lr": repr(0.1 * (trial + 2))}
-                forwarder.start_trial(trial, 1e9 + trial, params, {"trialfleet.attempt": attempt})
-                forwarder.follow(trial, "1.0", self.run(trial, "1.0"))
-        if act == 1:
-            forwarder.tag(0, {"trialfleet.attempt": "2"})
-            forwarder.follow(0, "2.0", self.run(0, "2.0"))
-            self._end(forwarder, 1, "COMPLETE", {"val/wer": 1.3}, None, "1.0")
-            forwarder.mark_best([1])
-        if act == 2:
-            forwarder.start_trial(2, 1e9 + 2, {"lr": "0.5"}, {})
-            forwarder.follow(2, "1.0", self.run(2, "1.0"))
-            self._end(forwarder, 0, "COMPLETE", {"val/wer": 0.9}, None, "2.0")
-            forwarder.mark_best([0])
+            third.submit({"lr": 0.5})
+            self._report(third, "1.0", [1, 2], 2.0)
+            first.end(0.9, run="2.0", at=1e9 + 50)
         if act == 3:
-            self._end(forwarder, 2, "FAIL", {}, "ValueError: no", "1.0")
-            forwarder.end_study("COMPLETE", 1e9 + 99)
+            third.end(state="FAIL", error="ValueError: no", run="1.0", at=1e9 + 52)
 
-    def _end(self, forwarder: Any, trial: int, state: str, objectives: dict, error: Any, run: str) -> None:
-        artifacts = {"config.yaml": str((self.run(trial, run) / "config.yaml").relative_to(self.folder))}
-        ended = {"at": 1e9 + 50 + trial, "state": state, "objectives": objectives, "error": error}
-        forwarder.end_trial(trial, {**ended, "tags": {"trialfleet.job_id": "7"}, "artifacts": artifacts})
+    def _report(self, trial: Folder, label: str, steps: list[int], shift: float) -> None:
+        reports = [
+            (step, {"train/loss": 1 / step, "val/wer": shift + step / 10, "nan": float("nan")}) for step in steps
+        ]
+        run = trial.run(*reports, label=label, at=1e9 + trial.number)
+        (run / ".hydra").mkdir(exist_ok=True)
+        (run / ".hydra" / "config.yaml").write_text(f"seed: {trial.number}\n")
+
+    def tell(self, export: StudyExport, act: int) -> None:
+        if act == 0:
+            export.changed(0)
+            export.changed(1)
+        if act == 1:
+            export.changed(0, retried="its machine was lost")
+            export.changed(1, ended=True)
+            export.set_status(StudyStatus(best=[1]))
+        if act == 2:
+            export.changed(2)
+            export.changed(0, ended=True)
+            export.set_status(StudyStatus(best=[0]))
+        if act == 3:
+            export.changed(2, ended=True)
+            export.set_status(StudyStatus([0], None, "COMPLETE", 1e9 + 99))
 
 
 def live(world: World, target: Destination, fate: Fate, acts: int = 4) -> bool:
-    """One life of a driver: it tells all that is known, act by act. Returns whether it lived to the end."""
-    FatefulCursor.fate = fate
-    cursor = None
+    """One life of a driver: it says all that it knows, act by act. Returns whether it lived to the end."""
+    FatefulLog.fate = fate
+    delivered = None
     try:
-        cursor = FatefulCursor(world.folder / "cursor.jsonl")
+        delivered = FatefulLog(world.folder / "delivery.jsonl")
         tags, params = {"trialfleet.code": "c0de"}, {"n_trials": "3"}
         study = ExportedStudy("digits", world.uid, {"val/wer": "minimize"}, tags, params)
-        forwarder = StudyExport(cursor, study, lambda: FatefulRuns(target, fate))
-        told = 0
-
-        def tell_again() -> None:
-            for act in range(told + 1):
-                world.tell(forwarder, act)
-
-        forwarder.on_lost = tell_again
+        read = partial(read_trial, world.folder, ["val/wer"])
+        export = StudyExport(delivered, study, read, lambda: FatefulRuns(target, fate))
         for act in range(acts):
-            told = act
             world.write(act)
-            world.tell(forwarder, act)
+            world.tell(export, act)
             for _ in range(20):
                 try:
-                    forwarder.hurry()
-                    if forwarder.round():
+                    export.hurry()
+                    if export.round():
                         break
                 except Away:
                     continue
             else:
-                raise AssertionError(f"act {act} is never forwarded: {forwarder.waiting} {forwarder.problems}")
+                raise AssertionError(f"act {act} is never exported: {export.waiting} {export.problems}")
     except Died:
         return False
     finally:
-        if cursor is not None:
-            cursor.close()
+        if delivered is not None:
+            delivered.close()
     return True
 
 
@@ -204,6 +195,8 @@ def check(database: Path, uid: str) -> None:
     assert count["trialfleet.best", "true"] == 1
     assert count["trialfleet.attempt", "2"] == 1
     assert count["trialfleet.error", "ValueError: no"] == 1
+    conflict = "val/wer at step 2 was 0.2, and 0.7 when trained again (run 2.0); the first value stands"
+    assert count["trialfleet.conflict", conflict] == 1
     assert count["trialfleet.state", "COMPLETE"] == 3
     assert count["mlflow.parentRunId", runs[0][4]] == 3
     for run in runs[1:]:

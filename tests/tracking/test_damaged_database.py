@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.folders import Folder
 from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.tracking import dashboard, database_schema, mlflow_runs
 from trialfleet.tracking.destination import DamagedDatabase, Destination, damage, knows_run, resolve, sidecars
-from trialfleet.tracking.exporter import ExportedStudy, Exporter
-from trialfleet.trial.metrics import Writer
-from trialfleet.trial.result import TrialState
+from trialfleet.tracking.exporter import Exporter
+from trialfleet.tracking.study_export import ExportedStudy
 
 Query = Callable[..., list[tuple]]
 STUDY = ExportedStudy("digits", "dada", {"x": "minimize"})
@@ -56,19 +56,17 @@ DAMAGES = [random_bytes, text, rubbish_behind_a_header, half, header_only, zeros
 each_damage = pytest.mark.parametrize("spoil", DAMAGES, ids=lambda spoil: spoil.__name__)
 
 
-def tell(exporter: Exporter, folder: Path) -> None:
+def tell(exporter: Exporter) -> None:
     for number in range(2):
-        exporter.trial_started(number, {"lr": 0.1})
-        exporter.follow(number, "1.0", folder / str(number))
-        exporter.trial_ended(number, TrialState.COMPLETE, {"x": 1.0})
+        exporter.changed(number, ended=True)
     exporter.study_ended("COMPLETE")
 
 
 def written(folder: Path) -> Path:
     for number in range(2):
-        writer = Writer(folder / str(number) / "metrics.jsonl")
-        writer.append(1, {"x": 1.0})
-        writer.close()
+        trial = Folder(folder, number, {"lr": 0.1})
+        trial.run((1, {"x": 1.0}))
+        trial.end(1.0)
     return folder
 
 
@@ -96,7 +94,7 @@ def test_it_is_named_and_all_goes_on_once_it_is_moved_away(
     assert target.database is not None
     spoil(target.database)
     with Exporter(written(tmp_path / "study"), target, STUDY, poll_interval=0.02) as exporter:
-        tell(exporter, tmp_path / "study")
+        tell(exporter)
         assert not exporter.flush(0.5)
         assert named(exporter.problem(), target.database)
         move_away(target.database)
@@ -113,19 +111,18 @@ def test_it_may_be_damaged_while_the_driver_runs(
     assert target.database is not None
     folder = written(tmp_path / "study")
     with Exporter(folder, target, STUDY, poll_interval=0.02) as exporter:
-        exporter.on_lost(lambda: tell(exporter, folder))
-        tell(exporter, folder)
+        tell(exporter)
         assert exporter.flush(60)
         spoil(target.database)
         os.truncate(f"{target.database}-wal", 0)  # what is not written into the file yet is lost with it
-        exporter.study_tagged({"note": "something to send"})
+        exporter.study_changed([], "something to send")
         assert not exporter.flush(0.5)
         assert named(exporter.problem(), target.database)
         move_away(target.database)
         assert exporter.flush(60), exporter.problem()
         assert exporter.problem() is None
     check(query)
-    assert query("SELECT value FROM tags WHERE key = 'note'") == [("something to send",)]
+    assert query("SELECT value FROM tags WHERE key = 'mlflow.note.content'") == [("something to send",)]
 
 
 @each_damage
@@ -134,12 +131,12 @@ def test_a_complete_study_ends_all_the_same(spoil: Callable[[Path], None], targe
     assert target.database is not None
     folder = written(tmp_path / "study")
     with Exporter(folder, target, STUDY, poll_interval=0.02) as exporter:
-        tell(exporter, folder)
+        tell(exporter)
         assert exporter.flush(60)
     mlflow_runs.release(target)
     spoil(target.database)
     with Exporter(folder, target, STUDY, poll_interval=0.02) as exporter:
-        tell(exporter, folder)
+        tell(exporter)
         assert exporter.flush(60)
         assert named(exporter.problem(), target.database)
 

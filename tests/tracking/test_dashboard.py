@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.folders import Folder
 from trialfleet.config.location import conf_directory, project_directory
 from trialfleet.errors import UserError
 from trialfleet.tracking import dashboard, views
 from trialfleet.tracking.destination import Destination, resolve
-from trialfleet.tracking.exporter import ExportedStudy, Exporter
+from trialfleet.tracking.exporter import Exporter
 from trialfleet.tracking.mlflow_runs import Runs
-from trialfleet.trial.result import TrialState
+from trialfleet.tracking.study_export import ExportedStudy
 
 ONE = views.Page("digits", "5eed", "7", "9a9a", {"val/wer": "minimize"})
 TWO = views.Page("pareto", "cafe", "7", "9b9b", {"speed@1": "maximize", "val/wer": "minimize"})
@@ -33,9 +34,9 @@ def forward(
     folder.mkdir()
     with Exporter(folder, target, study, poll_interval=0.02) as exporter:
         for number, value in enumerate(values):
-            exporter.trial_started(number, {**params, "lr": value})
-            exporter.trial_ended(number, TrialState.COMPLETE, dict.fromkeys(study.objectives, value))
-        exporter.mark_best([values.index(min(values))])
+            Folder(folder, number, {**params, "lr": value}).end(*[value] * len(study.objectives))
+            exporter.changed(number, ended=True)
+        exporter.study_changed([values.index(min(values))], "")
         exporter.study_ended("COMPLETE")
         assert exporter.flush(60)
 
@@ -123,8 +124,8 @@ def test_the_view_grows_with_the_parameters_of_later_trials(target: Destination,
         folder = tmp_path / "study"
         folder.mkdir(exist_ok=True)
         with Exporter(folder, target, study, poll_interval=0.02) as exporter:
-            exporter.trial_started(number, {name: 0.9})
-            exporter.trial_ended(number, TrialState.COMPLETE, {"x": 1.0})
+            Folder(folder, number, {name: 0.9}).end(1.0)
+            exporter.changed(number, ended=True)
             assert exporter.flush(60)
     runs = Runs(target)
     state = json.loads(json.loads(runs.experiment_tags(runs.experiment())[views.tag_name("c")])["state"])

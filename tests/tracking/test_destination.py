@@ -86,7 +86,7 @@ def test_messages_of_libraries_are_masked() -> None:
     assert "LEAK" not in text.replace("s!cret", "LEAK")
 
 
-def test_passwords_do_not_name_the_cursor() -> None:
+def test_passwords_do_not_name_the_delivery_log() -> None:
     one, other = (targets.Destination(f"http://me:{word}@host", "x") for word in ("old", "new"))
     assert one.key == other.key
     assert one.key != targets.Destination("http://me:old@host", "y").key

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -10,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.folders import Folder, append_reports
 from trialfleet.tracking import mlflow_runs
 from trialfleet.tracking.destination import Destination
-from trialfleet.tracking.exporter import ExportedStudy, Exporter, artifacts_of, code_tags, single_run
-from trialfleet.trial.metrics import Writer
-from trialfleet.trial.result import TrialState
+from trialfleet.tracking.exporter import Exporter, code_tags, single_run
+from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial.run import Preempted, Pruned
 
 Query = Callable[..., list[tuple]]
-COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 STUDY = ExportedStudy("digits", "5eed", {"val/wer": "minimize"}, code_tags("pipelines.sweep", "abc123", "c0de"))
 
 
@@ -38,37 +38,27 @@ def exporter(folder: Path, target: Destination) -> Iterator[Exporter]:
         yield exporter
 
 
-def report(directory: Path, *lines: tuple[int, dict[str, float]]) -> Path:
-    writer = Writer(directory / "metrics.jsonl")
-    for step, values in lines:
-        writer.append(step, values)
-    writer.close()
-    return directory
-
-
 TAGS = "SELECT t.key, t.value FROM tags t JOIN tags n USING (run_uuid) WHERE n.key = 'trialfleet.trial' AND n.value = ?"
 ROWS = "SELECT m.key, m.step, m.value, m.is_nan FROM metrics m JOIN tags n USING (run_uuid) "
 ROWS += "WHERE n.key = 'trialfleet.trial' AND n.value = ? ORDER BY 1, 2"
 
 
 def test_a_trial_arrives_with_all_that_belongs_to_it(exporter: Exporter, folder: Path, query: Query) -> None:
-    run = report(
-        folder / "trials/00042/runs/1.0", (10, {"train/loss": 0.5}), (20, {"train/loss": 0.25, "val/wer": 0.1})
-    )
+    params = {"lr": 0.1 + 0.2, "layers": 3, "act": "gelu", "model@encoder": None, "flag": True, "empty": ""}
+    trial = Folder(folder, 42).submit(params, job="1234")
+    run = trial.run((10, {"train/loss": 0.5}), (20, {"train/loss": 0.25, "val/wer": 0.1}), at=1e9)
     (run / ".hydra").mkdir()
     (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
     (run / "artifacts" / "plots").mkdir(parents=True)
     (run / "artifacts" / "plots" / "curve.txt").write_text("up")
     (run / "artifacts" / "hypotheses.txt").write_text("one two")
-    params = {"lr": 0.1 + 0.2, "layers": 3, "act": "gelu", "model@encoder": None, "flag": True, "empty": ""}
-    exporter.trial_started(42, params, {"trialfleet.attempt": "1"}, started_at=1e9)
-    exporter.follow(42, "1.0", run)
-    exporter.trial_tagged(42, {"trialfleet.job_id": "1234"})
-    exporter.trial_ended(42, COMPLETE, {"val/wer": 0.1}, artifacts=artifacts_of(run), ended_at=1e9 + 5)
-    exporter.mark_best([42])
+    exporter.changed(42)
+    trial.end(0.1, run="1.0", seconds={"train": 2}, at=1e9 + 5)
+    exporter.changed(42, ended=True)
+    exporter.study_changed([42], "about the study")
     exporter.study_ended("COMPLETE")
     assert exporter.flush(60)
-    assert (exporter.problem(), exporter.backlog(), exporter.finished) == (None, 0, frozenset([42]))
+    assert (exporter.problem(), exporter.finished) == (None, frozenset([42]))
 
     assert dict(query("SELECT key, value FROM params")) == {
         "lr": "0.30000000000000004", "layers": "3", "act": "gelu", "model_encoder": "None", "flag": "True", "empty": "",
@@ -76,16 +66,20 @@ def test_a_trial_arrives_with_all_that_belongs_to_it(exporter: Exporter, folder:
     rows = [("objective", 0, 0.1, 0), ("train/loss", 10, 0.5, 0), ("train/loss", 20, 0.25, 0), ("val/wer", 20, 0.1, 0)]
     assert query(ROWS, "42") == rows
     tags = dict(query(TAGS, "42"))
-    link = exporter.link()
-    assert link is not None
-    assert tags["mlflow.parentRunId"] == link.parent_run_id
+    assert [(tags["mlflow.parentRunId"],)] == query("SELECT run_uuid FROM runs WHERE name = 'digits'")
     assert tags["trialfleet.study"] == "digits"
-    assert (tags["trialfleet.job_id"], tags["trialfleet.attempt"]) == ("1234", "1")
+    assert (tags["trialfleet.job_id"], tags["trialfleet.launcher"], tags["trialfleet.attempt"]) == (
+        "1234",
+        "slurm",
+        "1",
+    )
     assert (tags["trialfleet.state"], tags["trialfleet.best"]) == ("COMPLETE", "true")
+    assert tags["trialfleet.seconds.train"] == "2.00"
     assert (tags["mlflow.source.git.commit"], tags["trialfleet.code"]) == ("abc123", "c0de")
     assert tags["mlflow.user"]
     name, status, start, end = query("SELECT name, status, start_time, end_time FROM runs WHERE name LIKE 'trial%'")[0]
     assert (name, status, start, end) == ("trial 00042 ★ best", "FINISHED", 10**12, 10**12 + 5000)
+    assert query("SELECT value FROM tags WHERE key = 'mlflow.note.content'") == [("about the study",)]
     stored = folder.parent / "mlartifacts" / "trialfleet"
     for artifact in ("config.yaml", "hypotheses.txt", "plots/curve.txt"):
         assert len(list(stored.glob(f"*/artifacts/{artifact}"))) == 1
@@ -95,27 +89,51 @@ def test_calls_return_at_once(folder: Path, target: Destination) -> None:
     with opened(folder, target) as exporter:
         start = time.perf_counter()
         for number in range(200):
-            exporter.trial_started(number, {"lr": 0.1})
-            exporter.follow(number, "1.0", folder / str(number))
+            exporter.changed(number)
+            exporter.changed(number, ended=True)
         assert time.perf_counter() - start < 0.2
+
+
+def test_a_trial_is_there_once_it_is_submitted(exporter: Exporter, folder: Path, query: Query) -> None:
+    """The driver asks for trials before it has slots for them: nothing need be said again when they are submitted."""
+    exporter.changed(0)
+    assert exporter.flush(60)
+    assert query("SELECT name FROM runs WHERE name LIKE 'trial%'") == []
+    Folder(folder, 0, {"lr": 0.1})
+    assert exporter.flush(60)
+    assert exporter.problem() is None
+    assert query("SELECT name, status FROM runs WHERE name LIKE 'trial%'") == [("trial 00000", "RUNNING")]
+
+
+def test_a_result_counts_once_the_driver_has_accepted_it(exporter: Exporter, folder: Path, query: Query) -> None:
+    """Until then it may be another trial's, which the driver sets aside."""
+    trial = Folder(folder, 0, {"lr": 0.1})
+    trial.end(7.0)
+    exporter.changed(0)
+    assert exporter.flush(60)
+    assert query("SELECT status FROM runs WHERE name = 'trial 00000'") == [("RUNNING",)]
+    trial.end(1.0)
+    exporter.changed(0, ended=True)
+    assert exporter.flush(60)
+    assert query(ROWS, "0") == [("objective", 0, 1.0, 0)]
 
 
 def test_numbers_that_are_not_finite(exporter: Exporter, folder: Path, query: Query) -> None:
     """MLflow's SQL stores keep NaN as such and put the largest double for an infinity."""
-    lines = [(1, {"x": math.nan}), (2, {"x": math.inf}), (3, {"x": -math.inf}), (4, {"x": math.nan})]
-    exporter.trial_started(0, {})
-    exporter.follow(0, "1.0", report(folder / "r", *lines))
-    exporter.trial_ended(0, COMPLETE, {"val/wer": math.inf})
+    trial = Folder(folder, 0, {})
+    trial.run((1, {"x": math.nan}), (2, {"x": math.inf}), (3, {"x": -math.inf}), (4, {"x": math.nan}))
+    trial.end(math.inf)
+    exporter.changed(0, ended=True)
     assert exporter.flush(60)
     most = 1.7976931348623157e308
     expected = [("objective", 0, most, 0), ("x", 1, 0.0, 1), ("x", 2, most, 0), ("x", 3, -most, 0), ("x", 4, 0.0, 1)]
     assert query(ROWS, "0") == expected
 
 
-def test_states_of_optuna_become_states_of_mlflow(exporter: Exporter, query: Query) -> None:
-    for number, (state, error) in enumerate([(COMPLETE, None), (PRUNED, None), (FAIL, "ValueError: no")]):
-        exporter.trial_started(number, {})
-        exporter.trial_ended(number, state, {"val/wer": 1.0} if state == COMPLETE else None, error)
+def test_states_of_optuna_become_states_of_mlflow(exporter: Exporter, folder: Path, query: Query) -> None:
+    for number, (state, error) in enumerate([("COMPLETE", None), ("PRUNED", None), ("FAIL", "ValueError: no")]):
+        Folder(folder, number, {}).end(1.0, state=state, error=error)
+        exporter.changed(number, ended=True)
     exporter.study_ended("STOPPED")
     assert exporter.flush(60)
     runs = query("SELECT name, status FROM runs ORDER BY name")
@@ -128,19 +146,23 @@ def test_states_of_optuna_become_states_of_mlflow(exporter: Exporter, query: Que
 def test_a_retry_goes_on_in_the_same_run_and_conflicts_are_told(
     exporter: Exporter, folder: Path, query: Query, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exporter.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "1"})
-    exporter.follow(0, "1.0", report(folder / "1.0", (1, {"x": 1.0}), (2, {"x": 0.5}), (3, {"x": 0.4})))
+    trial = Folder(folder, 0, {"lr": 0.1})
+    trial.run((1, {"x": 1.0}), (2, {"x": 0.5}), (3, {"x": 0.4}))
+    exporter.changed(0)
     assert exporter.flush(60)
-    exporter.trial_started(0, {"lr": 0.1}, {"trialfleet.attempt": "2"})
-    exporter.follow(0, "2.0", report(folder / "2.0", (2, {"x": 0.5}), (3, {"x": 0.3}), (4, {"x": 0.2})))
+    trial.submit({"lr": 0.1}, attempt=2)
+    exporter.changed(0, retried="its node failed")
+    trial.run((2, {"x": 0.5}), (3, {"x": 0.3}), (4, {"x": 0.2}), label="2.0")
+    exporter.changed(0)
     assert exporter.flush(60)
-    report(folder / "1.0", (5, {"x": 9.0}))  # a node that was thought lost still runs
-    report(folder / "2.0", (5, {"x": 0.1}))
-    exporter.trial_ended(0, COMPLETE, {"val/wer": 0.1})
+    trial.run((5, {"x": 9.0}))  # a node that was thought lost still runs
+    trial.run((5, {"x": 0.1}), label="2.0")
+    trial.end(0.1, run="2.0")
+    exporter.changed(0, ended=True)
     assert exporter.flush(60)
     assert query(ROWS, "0")[1:] == [("x", step, value, 0) for step, value in enumerate([1.0, 0.5, 0.4, 0.2, 9.0], 1)]
     tags = dict(query(TAGS, "0"))
-    assert tags["trialfleet.attempt"] == "2"
+    assert (tags["trialfleet.attempt"], tags["trialfleet.retry"]) == ("2", "its node failed")
     assert (
         tags["trialfleet.conflict"]
         == "x at step 3 was 0.4, and 0.3 when trained again (run 2.0); the first value stands"
@@ -153,13 +175,12 @@ def test_a_restart_finds_everything_and_doubles_nothing(folder: Path, target: De
     for life in range(3):
         with opened(folder, target) as exporter:
             for number in range(3):
-                directory = folder / f"{number}"
+                trial = Folder(folder, number, {"lr": 0.1 * number})
                 if life < 2:
-                    report(directory, (life, {"x": float(life)}))
-                exporter.trial_started(number, {"lr": 0.1 * number})
-                exporter.follow(number, "1.0", directory)
-                if life == 2:
-                    exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+                    trial.run((life, {"x": float(life)}))
+                else:
+                    trial.end(1.0)
+                exporter.changed(number, ended=life == 2)
             exporter.study_ended("STOPPED" if life < 2 else "COMPLETE")
             assert exporter.flush(60)
     assert query("SELECT count(*), count(DISTINCT name) FROM runs") == [(4, 4)]
@@ -170,11 +191,11 @@ def test_a_restart_finds_everything_and_doubles_nothing(folder: Path, target: De
 def test_a_finished_study_asks_mlflow_nothing(
     folder: Path, target: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Folder(folder, 0, {"lr": 0.1}).end(1.0)
+
     def tell(exporter: Exporter) -> None:
-        exporter.trial_started(0, {"lr": 0.1})
-        exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
-        exporter.mark_best([0])
-        exporter.describe("all good")
+        exporter.changed(0, ended=True)
+        exporter.study_changed([0], "all good")
         exporter.study_ended("COMPLETE")
         assert exporter.flush(60)
 
@@ -187,20 +208,21 @@ def test_a_finished_study_asks_mlflow_nothing(
         assert exporter.problem() is None
 
 
-def test_the_cursor_can_be_lost(folder: Path, target: Destination, query: Query) -> None:
+def test_the_delivery_log_can_be_lost(folder: Path, target: Destination, query: Query) -> None:
+    trials = [Folder(folder, number, {"lr": 0.1}) for number in range(3)]
+    for trial in trials:
+        trial.run((1, {"x": 1.0, "nan": math.nan}))
     for life in range(2):
         with opened(folder, target) as exporter:
-            for number in range(3):
-                exporter.trial_started(number, {"lr": 0.1})
-                exporter.follow(number, "1.0", folder / str(number))
-                if life == 0:
-                    report(folder / str(number), (1, {"x": 1.0, "nan": math.nan}))
-                if life == 1 or number == 0:
-                    exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
-            exporter.mark_best([life])
+            for number, trial in enumerate(trials):
+                ended = life == 1 or number == 0
+                if ended:
+                    trial.end(1.0, at=1e9)
+                exporter.changed(number, ended=ended)
+            exporter.study_changed([life], "")
             assert exporter.flush(60)
-            report(folder / "1", (2, {"x": 1.0}))
-            report(folder / "2", (1, {"x": 7.0}))  # comes first in no life
+            trials[1].run((2, {"x": 1.0}))
+            trials[2].run((1, {"x": 7.0}))  # comes first in no life
         for path in folder.glob("mlflow-*.jsonl"):
             path.unlink()
     assert query("SELECT count(*) FROM runs") == [(4,)]
@@ -210,22 +232,18 @@ def test_the_cursor_can_be_lost(folder: Path, target: Destination, query: Query)
 
 
 def test_the_database_can_be_deleted(folder: Path, target: Destination, template: Path, query: Query) -> None:
-    def tell(exporter: Exporter) -> None:
-        exporter.trial_started(0, {"lr": 0.1})
-        exporter.follow(0, "1.0", report(folder / "0"))
-        exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
-
-    report(folder / "0", (1, {"x": 1.0}))
+    trial = Folder(folder, 0, {"lr": 0.1})
+    trial.run((1, {"x": 1.0}))
+    trial.end(1.0)
     with opened(folder, target) as exporter:
-        tell(exporter)
+        exporter.changed(0, ended=True)
         assert exporter.flush(60)
     connection = sqlite3.connect(target.database)
     for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
         connection.execute(f"DELETE FROM {table}")
     connection.commit()
     connection.close()
-    with opened(folder, target) as exporter:
-        exporter.on_lost(lambda: tell(exporter))
+    with opened(folder, target) as exporter:  # nobody says anything: the folder is enough
         assert exporter.flush(60)
         assert exporter.finished == {0}
     assert query(ROWS, "0") == [("objective", 0, 1.0, 0), ("x", 1, 1.0, 0)]
@@ -234,17 +252,19 @@ def test_the_database_can_be_deleted(folder: Path, target: Destination, template
 def test_a_run_that_was_deleted_in_mlflow_holds_up_nobody(
     exporter: Exporter, folder: Path, target: Destination, query: Query
 ) -> None:
-    for number in range(2):
-        exporter.trial_started(number, {})
-        exporter.follow(number, "1.0", report(folder / str(number), (1, {"x": 1.0})))
+    trials = [Folder(folder, number, {}) for number in range(2)]
+    for number, trial in enumerate(trials):
+        trial.run((1, {"x": 1.0}))
+        exporter.changed(number)
     assert exporter.flush(60)
     connection = sqlite3.connect(target.database)
     connection.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'trial 00000'")
     connection.commit()
     connection.close()
-    for number in range(2):
-        report(folder / str(number), (2, {"x": 0.5}))
-        exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+    for number, trial in enumerate(trials):
+        trial.run((2, {"x": 0.5}))
+        trial.end(1.0)
+        exporter.changed(number, ended=True)
     assert exporter.flush(60)
     assert query(ROWS, "1") == [("objective", 0, 1.0, 0), ("x", 1, 1.0, 0), ("x", 2, 0.5, 0)]
     assert exporter.problem() == "trial 0: its run was deleted in MLflow; nothing more is sent there"
@@ -261,9 +281,10 @@ def test_one_refused_row_takes_no_other_along(
         log(self, run_id, rows)
 
     monkeypatch.setattr(mlflow_runs.Runs, "log", picky)
-    exporter.trial_started(0, {})
-    exporter.follow(0, "1.0", report(folder / "0", *[(step, {"x": float(step)}) for step in range(20)]))
-    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+    trial = Folder(folder, 0, {})
+    trial.run(*[(step, {"x": float(step)}) for step in range(20)])
+    trial.end(1.0)
+    exporter.changed(0, ended=True)
     assert exporter.flush(60)
     assert [row[1] for row in query(ROWS, "0")[1:]] == [step for step in range(20) if step != 7]
     assert exporter.problem() == "trial 0: x at step 7 is refused by MLflow (seven is not liked)"
@@ -281,28 +302,30 @@ def test_trouble_with_one_trial_delays_only_that_trial(
 
     monkeypatch.setattr(mlflow_runs.Runs, "log", moody)
     for number, name in enumerate(["bad", "good"]):
-        exporter.trial_started(number, {})
-        exporter.follow(number, "1.0", report(folder / name, (1, {name: 1.0})))
-        exporter.trial_ended(number, COMPLETE, {"val/wer": 1.0})
+        trial = Folder(folder, number, {})
+        trial.run((1, {name: 1.0}))
+        trial.end(1.0)
+        exporter.changed(number, ended=True)
     assert not exporter.flush(1)
     assert exporter.finished == {1}
     assert exporter.problem() == "trial 0 waits: internal error"
-    assert exporter.backlog() == 1
     broken = False
     assert exporter.flush(60)
     assert exporter.problem() is None
     assert query(ROWS, "0") == [("bad", 1, 1.0, 0), ("objective", 0, 1.0, 0)]
 
 
-def test_many_and_long_values(exporter: Exporter, folder: Path, query: Query) -> None:
+def test_many_and_long_values(folder: Path, target: Destination, query: Query) -> None:
     """MLflow takes 1,000 metrics, 100 parameters and 6,000 characters at a time."""
     params = {f"p{i:03d}": i for i in range(250)} | {"long": "x" * 7000, "wide": "✓" * 5999}
-    exporter.trial_started(0, params, {f"t{i:03d}": "y" * 9000 for i in range(120)})
-    lines = [(step, {f"m{i}": float(i) for i in range(7)}) for step in range(400)]
-    exporter.follow(0, "1.0", report(folder / "0", *lines))
-    exporter.trial_ended(0, FAIL, error="z" * 20_000)
-    assert exporter.flush(60)
-    assert exporter.problem() is None
+    trial = Folder(folder, 0, params)
+    trial.run(*[(step, {f"m{i}": float(i) for i in range(7)}) for step in range(400)])
+    trial.end(state="FAIL", error="E: " + "z" * 19_997)
+    study = ExportedStudy("digits", "5eed", tags={f"t{i:03d}": "y" * 9000 for i in range(120)})
+    with opened(folder, target, study) as exporter:
+        exporter.changed(0, ended=True)
+        assert exporter.flush(60)
+        assert exporter.problem() is None
     assert query("SELECT count(*), count(DISTINCT key || '@' || step) FROM metrics") == [(2800, 2800)]
     stored = dict(query("SELECT key, value FROM params"))
     assert len(stored) == 252
@@ -318,10 +341,10 @@ def test_several_objectives(folder: Path, target: Destination, query: Query) -> 
     study = ExportedStudy("pareto", "cafe", {"val/wer": "minimize", "speed": "maximize"})
     with opened(folder, target, study) as exporter:
         for number in range(4):
-            exporter.trial_started(number, {})
-            exporter.trial_ended(number, COMPLETE, {"val/wer": 0.5, "speed": float(number)})
+            Folder(folder, number, {}).end(0.5, float(number))
+            exporter.changed(number, ended=True)
         for front in ([0], [0, 1], [1, 2, 3], [3]):
-            exporter.mark_best(front)
+            exporter.study_changed(front, "")
             assert exporter.flush(60)
             best = query("SELECT name FROM runs WHERE name LIKE '%best' ORDER BY name")
             assert best == [(f"trial {number:05d} ★ best",) for number in front]
@@ -334,36 +357,37 @@ def test_an_artifact_that_can_not_be_stored_is_told_and_left_out(
     exporter: Exporter, folder: Path, query: Query
 ) -> None:
     (folder.parent / "mlartifacts").write_text("in the way")
-    (folder / "a.txt").write_text("a")
-    exporter.trial_started(0, {})
-    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt", "b.txt": folder / "none"})
+    trial = Folder(folder, 0, {})
+    (trial.run() / "artifacts").mkdir()
+    (trial.run() / "artifacts" / "a.txt").write_text("a")  # and no config.yaml
+    trial.end(1.0, run="1.0")
+    exporter.changed(0, ended=True)
     assert exporter.flush(60)
     assert "can not be stored as an artifact" in str(exporter.problem())
     assert query("SELECT status FROM runs WHERE name = 'trial 00000'") == [("FINISHED",)]
 
 
 def test_lines_arrive_while_the_trial_runs(exporter: Exporter, folder: Path, query: Query) -> None:
-    writer = Writer(folder / "0" / "metrics.jsonl")
-    exporter.trial_started(0, {})
-    exporter.follow(0, "1.0", folder / "0")
+    trial = Folder(folder, 0, {})
+    trial.run()
+    exporter.changed(0)
     assert exporter.flush(60)
     for step in range(3):
-        writer.append(step, {"x": 1.0})
+        trial.run((step, {"x": 1.0}))
         end = time.monotonic() + 10
         while not query(ROWS, "0")[step:]:
             assert time.monotonic() < end
             time.sleep(0.02)
-    writer.close()
 
 
 def test_a_server_that_never_answers_costs_nothing_but_patience(folder: Path) -> None:
     target = Destination("http://me:s3cret@127.0.0.1:9", "trialfleet")  # nobody listens there
     with opened(folder, target) as exporter:
-        exporter.trial_started(0, {"lr": 0.1})
+        Folder(folder, 0, {"lr": 0.1})
+        exporter.changed(0)
         start = time.monotonic()
         assert not exporter.flush(1.5)
         assert time.monotonic() - start < 8
-        assert exporter.backlog() == 1
         problem = str(exporter.problem())
     assert "Connection refused" in problem
     assert "http://me:***@127.0.0.1:9" in problem
@@ -372,14 +396,16 @@ def test_a_server_that_never_answers_costs_nothing_but_patience(folder: Path) ->
 
 def test_an_experiment_that_was_deleted_is_told_with_the_fix(folder: Path, target: Destination) -> None:
     with opened(folder, target) as exporter:
-        exporter.trial_started(0, {})
+        Folder(folder, 0, {})
+        exporter.changed(0)
         assert exporter.flush(60)
     connection = sqlite3.connect(target.database)
     connection.execute("UPDATE experiments SET lifecycle_stage = 'deleted' WHERE name = 'trialfleet'")
     connection.commit()
     connection.close()
     with opened(folder, target) as exporter:
-        exporter.trial_started(1, {})
+        Folder(folder, 1, {})
+        exporter.changed(1)
         assert not exporter.flush(1)
         assert "was deleted: restore it" in str(exporter.problem())
 
@@ -387,9 +413,9 @@ def test_an_experiment_that_was_deleted_is_told_with_the_fix(folder: Path, targe
 def test_mlflow_writes_nothing_on_the_terminal(
     folder: Path, target: Destination, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    Folder(folder, 0, {}).end(1.0)
     with opened(folder, target) as exporter:
-        exporter.trial_started(0, {})
-        exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+        exporter.changed(0, ended=True)
         assert exporter.flush(60)
     assert capfd.readouterr() == ("", "")
     assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -397,7 +423,7 @@ def test_mlflow_writes_nothing_on_the_terminal(
 
 def test_a_single_run_has_no_parent(tmp_path: Path, target: Destination, query: Query) -> None:
     with single_run(tmp_path / "out", target, "asr", {"lr": 0.1}, {"a": "b"}, poll_interval=0.02) as outcome:
-        report(tmp_path / "out", (1, {"x": 1.0}))
+        append_reports(tmp_path / "out", (1, {"x": 1.0}))
         outcome.objectives = {"val/wer": 0.5}
     assert (outcome.arrived, outcome.problem) == (True, None)
     assert query("SELECT name, status FROM runs") == [("asr", "FINISHED")]
@@ -415,14 +441,14 @@ def test_a_single_run_that_is_taken_up_again_is_the_same_run(
 
     def first_part() -> None:
         with single_run(out, target, "asr", {"lr": 0.1}, poll_interval=0.02):
-            report(out, (1, {"x": 1.0}), (2, {"x": 0.5}))
+            append_reports(out, (1, {"x": 1.0}), (2, {"x": 0.5}))
             raise error
 
     with pytest.raises(type(error)):
         first_part()
     assert query("SELECT name, status FROM runs") == [("asr", status)]
     with single_run(out, target, "asr", {"lr": 0.1}, poll_interval=0.02) as outcome:
-        report(out, (2, {"x": 0.5}), (3, {"x": 0.25}))
+        append_reports(out, (2, {"x": 0.5}), (3, {"x": 0.25}))
         outcome.objectives = {"x": 0.25}
     assert query("SELECT name, status FROM runs") == [("asr", "FINISHED")]
     points = query("SELECT key, step, value FROM metrics ORDER BY key, step")
@@ -444,9 +470,11 @@ def test_artifacts_wait_for_a_server_that_is_away(
 
     monkeypatch.setattr(mlflow_runs.Runs, "is_active", asked(is_active))
     monkeypatch.setattr(mlflow_runs.Runs, "upload", asked(upload))
-    (folder / "a.txt").write_text("a")
-    exporter.trial_started(0, {})
-    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, artifacts={"a.txt": folder / "a.txt"})
+    trial = Folder(folder, 0, {})
+    (trial.run() / "artifacts").mkdir()
+    (trial.run() / "artifacts" / "a.txt").write_text("a")
+    trial.end(1.0, run="1.0")
+    exporter.changed(0, ended=True)
     assert not exporter.flush(3)
     away = False
     assert exporter.flush(60)
@@ -455,7 +483,7 @@ def test_artifacts_wait_for_a_server_that_is_away(
 
 
 def test_a_run_that_a_late_request_brings_into_being_is_removed(
-    exporter: Exporter, query: Query, monkeypatch: pytest.MonkeyPatch
+    exporter: Exporter, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server can time out, be asked whether the run is there, and only then carry out the first request."""
     create, late = mlflow_runs.Runs.create, []
@@ -470,8 +498,8 @@ def test_a_run_that_a_late_request_brings_into_being_is_removed(
         return run_id
 
     monkeypatch.setattr(mlflow_runs.Runs, "create", slow)
-    exporter.trial_started(0, {"lr": 0.1})
-    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0})
+    Folder(folder, 0, {"lr": 0.1}).end(1.0)
+    exporter.changed(0, ended=True)
     exporter.study_ended("COMPLETE")
     assert exporter.flush(60)
     runs = query("SELECT name, lifecycle_stage, status FROM runs ORDER BY name, lifecycle_stage")
@@ -487,22 +515,23 @@ def test_a_run_that_a_late_request_brings_into_being_is_removed(
 HOSTILE = "a\ud800b\0c\udfff"
 
 
-def test_hostile_text_is_stored_without_what_no_store_takes(exporter: Exporter, folder: Path, query: Query) -> None:
+def test_hostile_text_is_stored_without_what_no_store_takes(folder: Path, target: Destination, query: Query) -> None:
     """Half of a pair of surrogates is no UTF-8, NUL is refused by PostgreSQL: neither may hold up the trial."""
     params = {"lr": HOSTILE, HOSTILE: "1", "long": "\ud800" * 1_000_000, "a@b": "1", "a?b": "2", "../x": "3", "": "4"}
-    tags = {"trialfleet.retry": HOSTILE, HOSTILE: HOSTILE, "trialfleet.seconds.a\0//b": "1", "much": "x" * 1_000_000}
+    trial = Folder(folder, 0, params)
     line = {"step": 1, "time": 1e300, "values": {HOSTILE: 1.0, "x" * 1_000_000: 2.0}}
-    (folder / "0").mkdir()
-    (folder / "0" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    exporter.trial_started(0, params, tags)
-    exporter.trial_tagged(0, {"trialfleet.retry": HOSTILE + "again"})
-    exporter.follow(0, "1.0", folder / "0")
-    exporter.trial_ended(0, FAIL, error=HOSTILE + "y" * 1_000_000, tags={"trialfleet.seconds." + HOSTILE: HOSTILE})
-    exporter.describe(HOSTILE)
-    exporter.study_tagged({HOSTILE: HOSTILE})
-    exporter.study_ended("COMPLETE")
-    assert exporter.flush(60)
-    assert (exporter.problem(), exporter.finished) == (None, {0})
+    (trial.run() / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    study = ExportedStudy("digits", "5eed", STUDY.objectives, {HOSTILE: HOSTILE, "much": "x" * 1_000_000})
+    with opened(folder, target, study) as exporter:
+        exporter.changed(0, retried=HOSTILE)
+        assert exporter.flush(60)
+        seconds = {"a\0//b": 1, HOSTILE: 2}
+        trial.end(state="FAIL", error=HOSTILE + ": " + "y" * 1_000_000, seconds=seconds)
+        exporter.changed(0, ended=True, retried=HOSTILE + "again")
+        exporter.study_changed([], HOSTILE)
+        exporter.study_ended("COMPLETE")
+        assert exporter.flush(60)
+        assert (exporter.problem(), exporter.finished) == (None, {0})
     stored = dict(query("SELECT key, value FROM params"))
     assert len(stored) == len(params)
     assert stored["a_b"] + stored["a_b_2"] == "12"
@@ -510,7 +539,7 @@ def test_hostile_text_is_stored_without_what_no_store_takes(exporter: Exporter, 
     assert tagged["trialfleet.state"] == "FAIL"
     assert tagged["trialfleet.error"].startswith("a\ufffdb")
     assert tagged["trialfleet.retry"].endswith("again")
-    assert tagged["trialfleet.seconds.a_/b"] == "1"
+    assert tagged["trialfleet.seconds.a_/b"] == "1.00"
     assert {key for key, *_ in query(ROWS, "0")} == {"a_b_c_", "x" * 250}
     texts = query("SELECT key || value FROM tags UNION SELECT key || value FROM params")
     assert not any("\0" in text for (text,) in texts)
@@ -518,10 +547,8 @@ def test_hostile_text_is_stored_without_what_no_store_takes(exporter: Exporter, 
 
 
 def test_a_line_that_is_no_report_is_told_once_with_its_file(exporter: Exporter, folder: Path, query: Query) -> None:
-    (folder / "0").mkdir()
-    path = folder / "0" / "metrics.jsonl"
-    exporter.trial_started(0, {})
-    exporter.follow(0, "1.0", folder / "0")
+    path = Folder(folder, 0, {}).run() / "metrics.jsonl"
+    exporter.changed(0)
     for step in range(3):
         with path.open("a") as file:
             file.write(f'rubbish\n{{"step": {step}, "time": 1, "values": {{"x": 1}}}}\n')
@@ -537,11 +564,16 @@ def times(query: Query, name: str) -> tuple[int, int]:
     return start, end
 
 
-def test_no_run_ends_before_it_starts(exporter: Exporter, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_run_ends_before_it_starts(
+    exporter: Exporter, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is done to the clock meanwhile."""
-    exporter.trial_started(0, {}, started_at=2e9)
+    trial = Folder(folder, 0, {})
+    trial.run(at=2e9)
+    exporter.changed(0)
     assert exporter.flush(60)
-    exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9)
+    trial.end(1.0, at=1e9)
+    exporter.changed(0, ended=True)
     monkeypatch.setattr(time, "time", lambda: 1e9)
     exporter.study_ended("COMPLETE")
     assert exporter.flush(60)
@@ -553,11 +585,13 @@ def test_no_run_ends_before_it_starts(exporter: Exporter, query: Query, monkeypa
 def test_a_run_that_was_found_again_does_not_end_before_it_starts(
     folder: Path, target: Destination, query: Query
 ) -> None:
+    trial = Folder(folder, 0, {})
     for started_at in (2e9 + 0.001, 1e9):
+        os.utime(trial.run() / "claim", (started_at, started_at))
+        if started_at == 1e9:
+            trial.end(1.0, at=1e9 + 5)
         with opened(folder, target) as exporter:
-            exporter.trial_started(0, {}, started_at=started_at)
-            if started_at == 1e9:
-                exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=1e9 + 5)
+            exporter.changed(0, ended=started_at == 1e9)
             assert exporter.flush(60)
         for path in folder.glob("mlflow-*.jsonl"):
             path.unlink()
@@ -577,9 +611,11 @@ def test_a_single_run_that_is_taken_up_again_does_not_end_before_it_starts(
 def test_a_result_that_has_arrived_stays_as_it_is(folder: Path, target: Destination, query: Query) -> None:
     """Its time is that of a file, which a copy of the study's folder can have changed."""
     for ended_at in (1e9, 1e9 + 7):
+        trial = Folder(folder, 0, {})
+        trial.run(at=1e9)
+        trial.end(1.0, at=ended_at)
         with opened(folder, target) as exporter:
-            exporter.trial_started(0, {}, started_at=1e9)
-            exporter.trial_ended(0, COMPLETE, {"val/wer": 1.0}, ended_at=ended_at)
+            exporter.changed(0, ended=True)
             assert exporter.flush(60)
         for path in folder.glob("mlflow-*.jsonl"):
             path.unlink()

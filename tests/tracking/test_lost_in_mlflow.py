@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.tracking.folders import Folder
 from trialfleet.tracking import views
+from trialfleet.tracking.dedup import Row
 from trialfleet.tracking.destination import Destination, sidecars
-from trialfleet.tracking.exporter import ExportedStudy, Exporter
-from trialfleet.trial.metrics import Writer
-from trialfleet.trial.result import TrialState
+from trialfleet.tracking.exporter import Exporter
+from trialfleet.tracking.mlflow_runs import Runs
+from trialfleet.tracking.study_export import ExportedStudy
 
 STUDY = ExportedStudy("digits", "5eed", {"val/wer": "minimize"}, {"a": "b"}, {"space.lr": "log"})
 FINISHED, RUNNING, ALL = [0, 1, 2], 3, {"0", "1", "2", "3"}
@@ -24,42 +26,20 @@ class Owner:
 
     def __init__(self, folder: Path, target: Destination, rebuild: bool = False, ended: bool = False) -> None:
         self.folder, self.target = folder, target
-        self.finished = [*FINISHED, RUNNING] if ended else list(FINISHED)
         self.exporter = Exporter(folder, target, STUDY, poll_interval=0.02, rebuild=rebuild)
         self.exporter.start()
-        self.exporter.on_lost(self.tell_finished)
-        self.tell_finished()
-        if not ended:
-            self.start(RUNNING)
-        self.exporter.mark_best([0])
-        self.exporter.describe("about the study")
-
-    def tell_finished(self) -> None:
-        for number in self.finished:
-            if not self.exporter.has(number):
-                self.start(number)
-                self.end(number)
-
-    def start(self, number: int) -> None:
-        self.exporter.trial_started(number, {"lr": number / 10}, {}, 1e9 + number)
-        self.exporter.follow(number, "1.0", self.run(number))
-
-    def end(self, number: int) -> None:
-        self.exporter.trial_ended(number, TrialState.COMPLETE, {"val/wer": float(number)}, ended_at=1e9 + number + 5)
-
-    def run(self, number: int) -> Path:
-        return self.folder / "trials" / str(number)
+        for number in FINISHED:
+            self.exporter.changed(number, ended=True)
+        self.exporter.changed(RUNNING, ended=ended)
+        self.exporter.study_changed([0], "about the study")
 
     def report(self, number: int, *steps: int) -> None:
-        writer = Writer(self.run(number) / "metrics.jsonl")
-        for step in steps:
-            writer.append(step, {"x": float(step)})
-        writer.close()
+        Folder(self.folder, number).run(*[(step, {"x": float(step)}) for step in steps])
 
     def finish(self) -> None:
         self.report(RUNNING, 2)
-        self.end(RUNNING)
-        self.finished.append(RUNNING)
+        end(self.folder, RUNNING)
+        self.exporter.changed(RUNNING, ended=True)
         self.stop()
 
     def stop(self) -> None:
@@ -76,13 +56,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
+def end(folder: Path, number: int) -> None:
+    Folder(folder, number).end(float(number), at=1e9 + number + 5)
+
+
 def begun(folder: Path, target: Destination) -> Owner:
     """Three trials have arrived, and the beginning of the fourth."""
-    owner = Owner(folder, target)
+    for number in [*FINISHED, RUNNING]:
+        Folder(folder, number, {"lr": number / 10}).run((1, {"x": 1.0}), at=1e9 + number)
     for number in FINISHED:
-        owner.report(number, 1, 2)
-    owner.report(RUNNING, 1)
-    owner.end(RUNNING - 1)
+        Folder(folder, number).run((2, {"x": 2.0}))
+        end(folder, number)
+    owner = Owner(folder, target)
     assert owner.exporter.flush(60)
     return owner
 
@@ -247,7 +232,7 @@ def test_an_older_copy_of_the_database_is_filled_up(running: bool, folder: Path,
     check(target, ALL)
 
 
-def test_a_study_is_rebuilt_from_what_is_there_and_what_is_told(folder: Path, target: Destination) -> None:
+def test_a_study_is_rebuilt_from_what_is_there_and_its_folder(folder: Path, target: Destination) -> None:
     owner = begun(folder, target)
     owner.leave()
     delete(target, runs(target, "trialfleet.trial")["1"])  # whoever rebuilds wants everything
@@ -260,21 +245,21 @@ def test_a_study_is_rebuilt_from_what_is_there_and_what_is_told(folder: Path, ta
     assert len(list(folder.glob("mlflow-*.old"))) == 1
 
 
-def test_a_damaged_cursor_doubles_nothing(folder: Path, target: Destination) -> None:
+def test_a_damaged_delivery_log_doubles_nothing(folder: Path, target: Destination) -> None:
     owner = begun(folder, target)
     owner.leave()
-    (cursor,) = folder.glob("mlflow-*.jsonl")
-    lines = cursor.read_bytes().splitlines(keepends=True)
-    cursor.write_bytes(b"".join([*lines[:7], b"\xff\x00garbage\n", *lines[7:]]))
+    (delivered,) = folder.glob("mlflow-*.jsonl")
+    lines = delivered.read_bytes().splitlines(keepends=True)
+    delivered.write_bytes(b"".join([*lines[:7], b"\xff\x00garbage\n", *lines[7:]]))
     owner = Owner(folder, target)
-    assert str(cursor) in str(owner.exporter.problem())
+    assert str(delivered) in str(owner.exporter.problem())
     owner.finish()
     owner.leave()
     check(target, ALL)
 
 
 def test_a_copy_of_a_study_leaves_the_runs_of_the_other_alone(folder: Path, target: Destination) -> None:
-    """A copied folder gets a new uid; the cursor in it is still the other study's."""
+    """A copied folder gets a new uid; the delivery log in it is still the other study's, and its trials are its own."""
     owner = begun(folder, target)
     owner.finish()
     owner.leave()
@@ -282,13 +267,13 @@ def test_a_copy_of_a_study_leaves_the_runs_of_the_other_alone(folder: Path, targ
     copied = ExportedStudy("copy", "c0b1", STUDY.objectives)
     shutil.copytree(folder, folder.with_name("copy"))
     with Exporter(folder.with_name("copy"), target, copied, poll_interval=0.02) as exporter:
-        exporter.trial_started(4, {})
-        exporter.trial_ended(4, TrialState.COMPLETE, {"val/wer": 0.5})
+        Folder(folder.with_name("copy"), 4, {}).end(0.5)
+        exporter.changed(4, ended=True)
         assert exporter.flush(60)
     client = MlflowClient(f"sqlite:///{target.database}")
     tags = client.get_run(before).data.tags
     assert (tags["trialfleet.study_uid"], tags["trialfleet.study"]) == (STUDY.uid, STUDY.name)
-    assert len(client.search_runs(["1"], "tags.`trialfleet.study_uid` = 'c0b1'")) == 2
+    assert len(client.search_runs(["1"], "tags.`trialfleet.study_uid` = 'c0b1'")) == 1 + 5
 
 
 def test_doubles_of_a_trial_are_removed(folder: Path, target: Destination) -> None:
@@ -305,3 +290,56 @@ def test_doubles_of_a_trial_are_removed(folder: Path, target: Destination) -> No
     owner.stop()
     owner.leave()
     check(target, ALL)
+
+
+def as_earlier_versions_wrote_it(folder: Path) -> None:
+    """The delivery log in the form that it had when the driver told the exporter what is now read from the folders."""
+    (path,) = folder.glob("mlflow-*.jsonl")
+    lines: list[dict] = []
+    for event in map(json.loads, path.read_text().splitlines()):
+        number = event.get("trial")
+        if event["event"] == "study":
+            marks = {"event": "marking", "best": event.pop("best"), "maybe": event.pop("maybe_best")}
+            tags, columns = event.pop("tags"), event.pop("columns")
+            if not lines:
+                lines.append(event)
+            lines += [{"event": "study_tags", "tags": tags}, {"event": "view", "params": columns}, marks]
+            lines.append({"event": "study_state", "state": event["state"]})
+        elif event["event"] == "create":
+            follow = {"event": "follow", "trial": number, "run": "1.0", "directory": f"trials/{number:05d}/runs/1.0"}
+            lines += [{**event, "params": {"lr": repr(number / 10)}, "tags": {"a": "b"}}, follow]
+        elif event["event"] == "created":
+            del event["has_params"]
+            lines += [event, {"event": "ready", "trial": number}]
+        else:
+            lines.append(event)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_study_that_an_earlier_version_began_goes_on_and_nothing_is_sent_twice(
+    moved: bool, folder: Path, target: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = begun(folder, target)
+    owner.report(RUNNING, *range(100, 105))
+    assert owner.exporter.flush(60)
+    owner.leave()
+    before = study_run(target), runs(target, "trialfleet.trial")
+    as_earlier_versions_wrote_it(folder)
+    if moved:
+        folder = folder.rename(folder.with_name("elsewhere"))
+    sent: list[Row] = []
+    log = Runs.log
+    monkeypatch.setattr(Runs, "log", lambda self, run, rows: (sent.extend(rows), log(self, run, rows)))
+    monkeypatch.setattr(Runs, "create", lambda *_: pytest.fail("a run is created"))
+    owner = Owner(folder, target)
+    owner.report(RUNNING, 105)
+    owner.finish()
+    owner.leave()
+    steps = [row.step for row in sent if row.name == "x"]
+    assert steps == [*range(100, 105), 105, 2]  # of what was there, only the newest range: it may not have arrived
+    assert [row.name for row in sent if row.name != "x"] == ["objective"]
+    assert (study_run(target), runs(target, "trialfleet.trial")) == before
+    client = MlflowClient(f"sqlite:///{target.database}")
+    points = client.get_metric_history(before[1][str(RUNNING)], "x")
+    assert sorted(point.step for point in points) == [1, 2, *range(100, 106)]

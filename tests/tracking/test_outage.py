@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.folders import Folder
 from trialfleet.tracking.destination import Destination, resolve
-from trialfleet.tracking.exporter import ExportedStudy, Exporter
+from trialfleet.tracking.exporter import Exporter
+from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial.metrics import Writer
-from trialfleet.trial.result import TrialState
 
 pytestmark = pytest.mark.slow
 STUDY = ExportedStudy("digits", "0u7", {"val/wer": "minimize"})
@@ -93,11 +94,8 @@ def test_a_server_that_is_killed_frozen_and_late_loses_and_doubles_nothing(
     with Exporter(folder, target, STUDY, poll_interval=0.05) as exporter:
         writers = {}
         for trial in range(trials):
-            directory = folder / f"trials/{trial:05d}/runs/1.0"
-            exporter.trial_started(trial, {"lr": 0.1 * trial})
-            exporter.follow(trial, "1.0", directory)
-            writers[trial] = Writer(directory / "metrics.jsonl")
-            (directory / ".hydra").mkdir()
+            writers[trial] = Writer(Folder(folder, trial, {"lr": 0.1 * trial}).run() / "metrics.jsonl")
+            exporter.changed(trial)
         for step in range(steps):
             if step == 4:
                 server.start()  # late
@@ -109,7 +107,8 @@ def test_a_server_that_is_killed_frozen_and_late_loses_and_doubles_nothing(
                 server.start()
             if step == 22:
                 server.send(signal.SIGSTOP)  # answers nothing, and carries out later what it was asked
-                exporter.trial_started(trials, {})
+                Folder(folder, trials, {})
+                exporter.changed(trials)
                 assert not exporter.flush(5)
                 server.send(signal.SIGCONT)
             for writer in writers.values():
@@ -117,9 +116,11 @@ def test_a_server_that_is_killed_frozen_and_late_loses_and_doubles_nothing(
             time.sleep(0.05)
         for trial, writer in writers.items():
             writer.close()
-            exporter.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5 + trial})
-        exporter.trial_ended(trials, TrialState.PRUNED)
-        exporter.mark_best([0])
+            Folder(folder, trial).end(0.5 + trial, run="1.0")
+            exporter.changed(trial, ended=True)
+        Folder(folder, trials).end(state="PRUNED")
+        exporter.changed(trials, ended=True)
+        exporter.study_changed([0], "")
         exporter.study_ended("COMPLETE")
         assert exporter.flush(120), exporter.problem()
         assert exporter.problem() is None
@@ -138,16 +139,11 @@ def test_what_a_person_deletes_on_a_server_is_there_again_once(server: Server, t
     target = resolve(f"http://127.0.0.1:{server.port}", "trialfleet", tmp_path)
     hostile = "a\ud800b\0c"
 
-    def tell() -> None:
-        for trial in range(2):
-            if not exporter.has(trial):
-                exporter.trial_started(trial, {"lr": hostile}, {hostile: hostile})
-                exporter.follow(trial, "1.0", folder / str(trial))
-                exporter.trial_ended(trial, TrialState.COMPLETE, {"val/wer": 0.5}, error=hostile)
-
-    writer = Writer(folder / "0" / "metrics.jsonl")
-    writer.append(1, {"x": 1.0, hostile: 1.0})
-    writer.close()
+    for number in range(2):
+        trial = Folder(folder, number, {"lr": hostile})
+        if number == 0:
+            trial.run((1, {"x": 1.0, hostile: 1.0}))
+        trial.end(0.5, error=hostile, seconds={hostile: 1.0})
     client = MlflowClient(target.uri)
     for deleted in ((), ("digits",), ("digits", "trial 00000"), ("digits", "trial 00000", "trial 00001")):
         connection = sqlite3.connect(server.database)
@@ -156,8 +152,8 @@ def test_what_a_person_deletes_on_a_server_is_there_again_once(server: Server, t
             ((run_id,),) = connection.execute(query, (name,)).fetchall()
             client.delete_run(run_id)
         with Exporter(folder, target, STUDY, poll_interval=0.05) as exporter:
-            exporter.on_lost(tell)
-            tell()
+            for number in range(2):
+                exporter.changed(number, ended=True)
             exporter.study_ended("COMPLETE")
             assert exporter.flush(60), exporter.problem()
             assert exporter.problem() is None

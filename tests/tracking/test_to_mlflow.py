@@ -1,4 +1,4 @@
-"""What MLflow has lost, the observer tells again from the study's folder."""
+"""What the observer says is read from the trials' folders; what cannot be read is named and holds up nothing."""
 
 import sqlite3
 from collections.abc import Callable
@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.tracking.destination import Destination
-from trialfleet.tracking.exporter import ExportedStudy, Exporter
+from trialfleet.tracking.exporter import Exporter
+from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial import records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.metrics import Writer
@@ -60,12 +61,12 @@ WHOLE = [("digits", 0), ("trial 00000", 2), ("trial 00001", 2), ("trial 00002", 
 
 
 @pytest.mark.parametrize("deletion", [nothing, everything])
-def test_what_is_lost_is_told_again_as_the_driver_ends(
+def test_what_is_lost_is_sent_again_as_the_driver_ends(
     deletion: Callable[[Destination], None], target: Destination, trials: list[TrialDir], tmp_path: Path
 ) -> None:
     for _ in range(2):
         with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
-            mlflow = MlflowObserver(exporter, ["val/wer"], {"a": "b"}, "again")
+            mlflow = MlflowObserver(exporter, ["val/wer"], "again")
             for number, trial in enumerate(trials):
                 mlflow.recovered(number, trial)
             assert exporter.flush(60)
@@ -84,7 +85,7 @@ def test_a_damaged_record_is_named_and_holds_up_no_other_trial(
 ) -> None:
     trials[1].result_json.write_bytes(content)
     with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
-        mlflow = MlflowObserver(exporter, ["val/wer"], {}, "again")
+        mlflow = MlflowObserver(exporter, ["val/wer"], "again")
         for number, trial in enumerate(trials):
             mlflow.recovered(number, trial)
         assert mlflow.finish("COMPLETE", 60)
@@ -96,11 +97,30 @@ def test_a_damaged_record_is_named_and_holds_up_no_other_trial(
     assert runs(target) == WHOLE
 
 
+@pytest.mark.parametrize("name", ["trial.json", "result.json"])
+def test_a_record_that_is_missing_is_named_and_holds_up_no_other_trial(
+    name: str, target: Destination, trials: list[TrialDir], tmp_path: Path
+) -> None:
+    path = trials[1].path / name
+    path.rename(path.with_name("elsewhere"))
+    with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
+        mlflow = MlflowObserver(exporter, ["val/wer"], "again")
+        for number, trial in enumerate(trials):
+            mlflow.recovered(number, trial)
+        assert mlflow.finish("COMPLETE", 60)
+        assert f"trial 1 is not sent to MLflow: {path}: is missing" in str(mlflow.problem())
+        assert runs(target) == [WHOLE[0], WHOLE[1], WHOLE[3]]
+        path.with_name("elsewhere").rename(path)
+        assert mlflow.finish("COMPLETE", 60)
+        assert mlflow.problem() is None
+    assert runs(target) == WHOLE
+
+
 def test_a_result_of_other_parameters_is_not_sent(target: Destination, trials: list[TrialDir], tmp_path: Path) -> None:
     foreign = {**RESULT, "objectives": [7.0], "study": "f00d", "params": records.digest({"lr": 9.0})}
     records.write(trials[1].result_json, foreign)
     with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
-        mlflow = MlflowObserver(exporter, ["val/wer"], {}, "again")
+        mlflow = MlflowObserver(exporter, ["val/wer"], "again")
         for number, trial in enumerate(trials):
             mlflow.recovered(number, trial)
         assert mlflow.finish("COMPLETE", 60)

@@ -156,6 +156,6 @@ class GrpoConfig(LanguageConfig):
         if self.training.init_from is None:
             problems.append(
                 "training.init_from: null, but there must be a base model; train one with "
-                "'python -m pipelines.train workload=grpo_base' and give a folder of its checkpoints/"
+                "workload=grpo_base and give a folder of its checkpoints/"
             )
         return problems

@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def project_directory() -> Path:
-    """The folder that holds src/, conf/, pipelines/ and jobs/, found from where this package lies.
+    """The folder that holds src/, conf/ and the commands that people type, found from where this package lies.
 
     Never by the name of one of them: a user may have folders of these names.
 

@@ -255,7 +255,7 @@ class Driver:
             if trial.user_attrs.get(OWNER) not in self.study.uids:
                 continue
             if trial.state is OptunaState.RUNNING:
-                self._untracked[trial.number] = trial._trial_id
+                self._untracked[trial.number] = self.store.id_of(trial)
             elif trial.state.is_finished():
                 finished = finished_trial(trial, None)
                 self.progress.add(finished)
@@ -296,7 +296,7 @@ class Driver:
         for trial in self.store.trials():
             ours = trial.user_attrs.get(OWNER) in self.study.uids
             if ours and trial.state is OptunaState.RUNNING and trial.number not in self.active_trials:
-                self._untracked.setdefault(trial.number, trial._trial_id)
+                self._untracked.setdefault(trial.number, self.store.id_of(trial))
         self._outages.mended()
 
     # ---------------------------------------------------------------- look and act

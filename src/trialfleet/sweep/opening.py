@@ -12,15 +12,13 @@ from optuna.storages import BaseStorage
 
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.plan import Plan, allowed_changes, rebuild_wanted
-from trialfleet.sweep.study import consistency, fresh_start, rebuild, study_record
-from trialfleet.sweep.study import constraints as bounds
-from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study import consistency, constraints, fresh_start, rebuild, study_record
 from trialfleet.sweep.study.consistency import Found
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.projection import Projector
 from trialfleet.sweep.study.rebuild import Rebuild
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
-from trialfleet.sweep.study.storage import JOURNAL, StudyStorage
+from trialfleet.sweep.study.storage import JOURNAL, StudyStorage, close, described, instantiated, open_storage
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.trial import records
 
@@ -66,11 +64,11 @@ def _put_aside(plan: Plan) -> str | None:
     node = plan.request.node.get("storage")
     if node is None:
         return fresh_start.finish(plan.folder, None)
-    storage = stores.open_storage(stores.instantiated(node), plan.folder, lambda: None)
+    storage = open_storage(instantiated(node), plan.folder, lambda: None)
     try:
         return fresh_start.finish(plan.folder, storage)
     finally:
-        stores.close(storage)
+        close(storage)
 
 
 def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
@@ -107,7 +105,7 @@ def _record(plan: Plan) -> StudyRecord:
     folder, node, code = plan.folder, plan.request.node, code_version()
     if plan.record is None:
         sampler = str(OmegaConf.select(OmegaConf.create(dict(node)), "sampler._target_"))
-        storage = stores.described(node.get("storage"))
+        storage = described(node.get("storage"))
         return study_record.create(plan.name, folder, randbits(32), sampler, storage, plan.identity, code)
     record = study_record.at_home(plan.record, folder)
     return _with_code(record, code, "code" in allowed_changes(plan.request.config))
@@ -150,17 +148,17 @@ def _projector(plan: Plan, record: StudyRecord) -> Projector:
         {**spaces, **plan.space.distributions},
         plan.metrics[0] if pruned else None,
         SamplerFactory(node["sampler"], plan.space, record.seed).takes_constraints,
-        bounds.parse(plan.settings.constraints),
+        constraints.parse(plan.settings.constraints),
     )
 
 
 def _open_storage(plan: Plan, lease: Lease) -> BaseStorage:
     node = plan.request.node.get("storage")
-    return stores.open_storage(stores.instantiated(node), plan.folder / JOURNAL, lease.check)
+    return open_storage(instantiated(node), plan.folder / JOURNAL, lease.check)
 
 
 def _open_study(plan: Plan, lease: Lease) -> StudyStorage:
-    shown = stores.described(plan.request.node.get("storage"))
+    shown = described(plan.request.node.get("storage"))
     shown = str(plan.folder / JOURNAL) if shown == "null" else shown
     storage = _open_storage(plan, lease)
     return StudyStorage(storage, plan.name, plan.directions, lease.check, lease.token, shown)

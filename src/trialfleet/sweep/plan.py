@@ -14,15 +14,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import sweeper_settings as settings_of
+from trialfleet.sweep import sweeper_settings
 from trialfleet.sweep.fleets.launchers import factory_of
-from trialfleet.sweep.study import constraints, fresh_start, study_record
-from trialfleet.sweep.study import proposer as proposing
-from trialfleet.sweep.study import search_space as spaces
-from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study import constraints, fresh_start, proposer, search_space, study_record
 from trialfleet.sweep.study.databases import would_be_made
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.search_space import Space
+from trialfleet.sweep.study.storage import close, described, distribution_texts, instantiated, open_storage
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.tracking.destination import Destination, resolve
 from trialfleet.trial.directory import trial_dir, trial_numbers
@@ -53,7 +51,7 @@ class Plan:
     """A request that was checked; nothing is made yet."""
 
     request: Request
-    settings: settings_of.Settings
+    settings: sweeper_settings.Settings
     folder: Path
     name: str
     directions: list[str]
@@ -67,15 +65,15 @@ class Plan:
 def check(request: Request) -> Plan:
     """Refuse what can be refused; makes nothing."""
     node = request.node
-    folder = settings_of.sweep_folder(request.config)
-    settings = settings_of.settings({key: value for key, value in node.items() if key not in _TYPED_ELSEWHERE})
+    folder = sweeper_settings.sweep_folder(request.config)
+    settings = sweeper_settings.settings({key: value for key, value in node.items() if key not in _TYPED_ELSEWHERE})
     directions = _directions(request)
     space = _space(request)
     SamplerFactory(node["sampler"], space, 0)
-    proposing.imported(settings.custom_search_space)
+    proposer.imported(settings.custom_search_space)
     constraints.parse(settings.constraints)
     for point in settings.enqueue:
-        proposing.known_point(point, space, settings.custom_search_space)
+        proposer.known_point(point, space, settings.custom_search_space)
     if build_pruner(node.get("pruner")) is not None and len(directions) > 1:
         raise UserError(
             "hydra/sweeper/pruner: a pruner judges one objective, this study has several",
@@ -123,7 +121,7 @@ def _present_record(request: Request, folder: Path, identity: Mapping[str, Any])
             )
         return None
     allowed = allowed_changes(config)
-    storage = stores.described(request.node.get("storage"))
+    storage = described(request.node.get("storage"))
     study_record.check_storage(record, storage, rebuild_wanted(config) or "hydra.sweeper.storage" in allowed)
     return study_record.accept(replace(record, storage=storage), identity, allowed)
 
@@ -132,12 +130,12 @@ _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "
 
 
 def _directions(request: Request) -> list[str]:
-    directions = settings_of.directions(request.node["direction"])
+    directions = sweeper_settings.directions(request.node["direction"])
     wanted = OmegaConf.select(request.config, "objective.direction")
-    if wanted is not None and settings_of.directions(wanted) != directions:
+    if wanted is not None and sweeper_settings.directions(wanted) != directions:
         raise UserError(
             f"hydra.sweeper.direction={','.join(directions)} contradicts objective.direction="
-            f"{','.join(settings_of.directions(wanted))}",
+            f"{','.join(sweeper_settings.directions(wanted))}",
             "set objective.direction alone: the sweeper follows it",
         )
     return directions
@@ -159,10 +157,10 @@ def _metrics(config: DictConfig, count: int) -> list[str]:
 def _space(request: Request) -> Space:
     """The space of the command; if it names none, the workload's default one."""
     node = request.node
-    space = spaces.parse([*spaces.arguments_of(node["params"]), *request.arguments])
+    space = search_space.parse([*search_space.arguments_of(node["params"]), *request.arguments])
     nothing_given = node["params"] is None and not space.distributions and node["custom_search_space"] is None
     if nothing_given and node.get("default_params"):
-        space = spaces.parse([*spaces.arguments_of(node["default_params"]), *request.arguments])
+        space = search_space.parse([*search_space.arguments_of(node["default_params"]), *request.arguments])
     # With upstream's own schema, which has no default_params, an empty space means n_trials runs of the same config.
     if not space.distributions and node["custom_search_space"] is None and "default_params" in node:
         raise UserError(
@@ -176,17 +174,17 @@ def _check_storage(request: Request, folder: Path) -> None:
     """Open a storage of the user's before the folder is made, so that a refusal leaves nothing."""
     if request.node.get("storage") is None:
         return
-    storage = stores.instantiated(request.node["storage"])
+    storage = instantiated(request.node["storage"])
     dry_run = bool(OmegaConf.select(request.config, "dry_run"))
     if dry_run and isinstance(storage, str) and would_be_made(storage):
         return
-    stores.close(stores.open_storage(storage, folder, lambda: None))
+    close(open_storage(storage, folder, lambda: None))
 
 
 def _check_configs(request: Request, space: Space) -> None:
     """Compose the configs of a few points of the space, so that a misspelt key fails here and not in each job."""
     judge: Callable[[DictConfig], None] | None = getattr(request.task_function, "check", None)
-    for overrides in proposing.probes(space)[:PROBES]:
+    for overrides in proposer.probes(space)[:PROBES]:
         config = request.hydra_context.config_loader.load_sweep_config(request.config, list(overrides))
         if judge is not None:
             judge(config)
@@ -208,7 +206,7 @@ def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> di
     flat = study_record.flat(plain)  # type: ignore[arg-type]  # OmegaConf's keys are strings here
     varied = [name.lstrip("+").partition("@")[0] for name in space.distributions]
     kept = {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in varied)}
-    texts = stores.distribution_texts(space.distributions)
+    texts = distribution_texts(space.distributions)
     return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}
 
 

@@ -29,11 +29,11 @@ from trialfleet.sweep.plan import Plan, Request, check, checked_again, fresh_wan
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Stopping
 from trialfleet.sweep.study import constraints
-from trialfleet.sweep.study import proposer as proposing
 from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.databases import storage_failure, storage_is_transient
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.progress import StudyProgress
+from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.sweep.sweeper_settings import defaults, sweep_folder
@@ -41,8 +41,8 @@ from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
 from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
 from trialfleet.tracking.destination import on_network_file_system
-from trialfleet.tracking.exporter import Exporter, StudyState, code_tags
-from trialfleet.tracking.study_export import ExportedStudy
+from trialfleet.tracking.exporter import Exporter, code_tags
+from trialfleet.tracking.study_export import ExportedStudy, StudyState
 from trialfleet.trial import transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
@@ -194,7 +194,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
             plan.metrics[0] if pruner is not None else None,
         ),
         store=store,
-        proposer=proposing.Proposer(
+        proposer=Proposer(
             store,
             record.uid,
             plan.space,
@@ -259,7 +259,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
     )
     poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
     exporter = stack.enter_context(Exporter(plan.folder, plan.target, exported, poll, lease.held, anew))
-    return MlflowObserver(exporter, plan.metrics, tags, resume_command())
+    return MlflowObserver(exporter, plan.metrics, resume_command())
 
 
 def _slurm_job_ended(job: str) -> bool | None:

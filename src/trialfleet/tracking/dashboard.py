@@ -50,7 +50,7 @@ def check(target: Destination) -> None:
     if wrong is not None:
         raise DamagedDatabase(database, wrong)
     if not (database.exists() and database.stat().st_size > 0):
-        fix = "run a study first (python -m pipelines.sweep), or say where it is: tracking.uri=sqlite:///PATH"
+        fix = "run a study first, or say where it is: tracking.uri=sqlite:///PATH"
         raise UserError(f"there are no results yet: {database} does not exist", fix)
 
 

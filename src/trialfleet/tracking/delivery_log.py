@@ -1,26 +1,38 @@
-"""The exporter's own memory: which runs MLflow has, and which bytes of which file were sent to it.
+"""What was sent to MLflow: an append-only file of JSON lines in the study's folder, written by the driver alone.
 
-An append-only file of JSON lines in the study's folder, written by the driver alone. Whatever is about to be
-sent is noted first; so after a death at any point it is known what *may* have been sent, and sending that
-again changes nothing in MLflow. There is an fsync only before a run is made: a tail lost with the machine's
-power means that lines are sent once more, and never that a trial gets a second run.
+What is to be sent is read from the trials' folders; here is only what the folders cannot say: which run of MLflow each
+trial has, and which bytes of which metrics.jsonl were sent there. Whatever is about to be sent is noted first. So
+after a death at any point it is known what *may* have been sent, and sending that again changes nothing in MLflow.
+There is an fsync only before a run is created: if a loss of power takes the end of the file, some lines are sent once
+more, but no trial gets a second run.
 
-A torn last line is cut off when the file is opened. A file that is damaged otherwise is put aside, since what is
-missing in its middle is not known; MLflow then tells what it has (see `forwarder`).
+The lines, by their "event":
+
+    study    the study's run, and what of the study has arrived there, all of it in each line
+    create   a run is about to be created for a trial
+    created  the trial has this run, with its parameters in it
+    range    these bytes of one run's metrics.jsonl are about to be sent
+    done     everything of the trial has arrived
+    lost     MLflow has nothing of these trials any more
+
+Earlier versions wrote more kinds, which are still read (`DeliveryLog._apply_earlier`).
+
+A torn last line is cut off when the file is opened. A file that is damaged otherwise is set aside, since what is
+missing in its middle is not known; what MLflow has is found there again (see `study_export`).
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from trialfleet.trial import records
 
-Record = dict[str, Any]
-COMPACT_BYTES = 32 << 20  # a cursor that has grown by this much is written anew
+Event = dict[str, Any]
+COMPACT_BYTES = 32 << 20  # a log that has grown by this much is written anew, without what is out of date
 
 
 @dataclass(frozen=True)
@@ -32,22 +44,55 @@ class Range:
     end: int
 
 
+@dataclass(frozen=True)
+class StudyDelivery:
+    """What of the study itself has arrived.
+
+    Attributes:
+        run_id: MLflow's run of the study.
+        database: the SQLite file that it is in, see `destination.file_identity`.
+        state: how the study ended, as the run says; None while it goes on.
+        tags: those that were set beyond the ones that the run was created with.
+        columns: the parameters that the study's saved view shows.
+        best: trials that are marked as the best for sure.
+        maybe_best: trials that may be: the process died while it was changing their marks.
+    """
+
+    experiment_id: str | None = None
+    run_id: str | None = None
+    database: str | None = None
+    state: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+    best: Collection[int] = ()
+    maybe_best: Collection[int] = ()
+
+
 @dataclass
-class Trial:
-    """What is known of a trial that is not completely forwarded yet."""
+class TrialDelivery:
+    """What of a trial may have been sent; it is not complete yet.
+
+    Attributes:
+        created_at: the start of its run in MLflow, Unix seconds.
+        doubtful: an earlier request to create its run may still be carried out.
+        unlisted: lines may have been sent that `sent` does not list, so that only MLflow knows them.
+        has_params: its parameters have arrived.
+        sent: all ranges but the last, neighbours joined.
+        last: the newest range; whether it arrived is not known.
+    """
 
     number: int
-    created_at: float  # Unix seconds; the start of its run in MLflow
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    created_at: float
     run_id: str | None = None
-    doubtful: bool = False  # an earlier request to create its run may still be carried out
-    unlisted: bool = False  # lines may have been sent that `sent` does not list: only MLflow knows them
-    ready: bool = False  # its parameters have arrived
-    runs: dict[str, Path] = field(default_factory=dict)  # label → directory
-    sent: list[Range] = field(default_factory=list)  # all ranges but the last, neighbours joined
-    last: Range | None = None  # the newest range: whether it arrived is not known
-    ended: Record | None = None
+    doubtful: bool = False
+    unlisted: bool = False
+    has_params: bool = False
+    sent: list[Range] = field(default_factory=list)
+    last: Range | None = None
+
+    def ranges(self) -> list[Range]:
+        """All of them, the newest last."""
+        return self.sent if self.last is None else [*self.sent, self.last]
 
     def offset(self, run: str) -> int:
         """Where in this run's file the next range starts."""
@@ -56,7 +101,7 @@ class Trial:
         return max((piece.end for piece in self.sent if piece.run == run), default=0)
 
     def advance(self, piece: Range) -> None:
-        """Takes note of the newest range; the one before it is known to have arrived."""
+        """Take note of the newest range; the one before it has arrived."""
         if self.last is not None:
             join(self.sent, self.last)
         self.last = piece
@@ -70,7 +115,7 @@ def join(pieces: list[Range], piece: Range) -> None:
 
 
 class NotOurs(Exception):
-    """Somebody else forwards the study now: nothing was noted, and nothing may be sent."""
+    """Another driver has taken over the study: nothing was noted, and nothing may be sent."""
 
 
 class _Damaged(Exception):
@@ -78,18 +123,20 @@ class _Damaged(Exception):
 
 
 class DeliveryLog:
-    """The memory itself. `note` changes it and writes it down in one append; opening one reads it back.
+    """What was sent. `note` changes it and writes it down in one append; opening the file reads it back.
 
     Attributes:
-        damage: what was found to be wrong with the file, if it was put aside for that; for the user.
+        study: what of the study itself has arrived.
+        trials: trials of which something was, or may have been, sent, and which are not complete.
+        finished: trials that have arrived completely → MLflow's run id.
+        damage: what was wrong with the file, if it was set aside for that; for the user.
 
     Args:
-        path: the file; its folder must exist. Trials' directories are kept relative to that folder, so that
-            a study can be moved.
+        path: the file; its folder must exist.
         ours: tells whether we may still write; asked before each note, and so before all that is sent.
 
     Raises:
-        OSError: the file can not be read or written.
+        OSError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path, ours: Callable[[], bool] = lambda: True) -> None:
@@ -108,21 +155,14 @@ class DeliveryLog:
             self._open()
 
     def _open(self) -> None:
-        self.trials: dict[int, Trial] = {}  # those not completely forwarded
-        self.finished: dict[int, str] = {}  # the others: number → MLflow's run id
-        self.experiment_id: str | None = None
-        self.parent: str | None = None  # MLflow's run id of the study
-        self.database: str | None = None  # which SQLite file that is in, see `target.file_identity`
-        self.study_state: str | None = None
-        self.study_tags: dict[str, str] = {}  # those that were set beyond the study's own
-        self.columns: list[str] = []  # the parameters that the study's saved view shows
-        self.best: set[int] = set()  # marked for sure
-        self.maybe_best: set[int] = set()  # perhaps marked: the process died while it was changing the marks
+        self.study = StudyDelivery()
+        self.trials: dict[int, TrialDelivery] = {}
+        self.finished: dict[int, str] = {}
         self._descriptor = -1
         self._size = self._compact_at = 0  # bytes
         self._load()
 
-    def note(self, *events: Record) -> None:
+    def note(self, *events: Event) -> None:
         """Apply these events and append them with one write, before anything is done about them.
 
         Raises:
@@ -137,12 +177,16 @@ class DeliveryLog:
         if self._size > self._compact_at:
             self._compact()
 
+    def note_study(self, **changes: Any) -> None:
+        """Note that fields of `study` have other values now."""
+        self.note(study(replace(self.study, **changes)))
+
     def sync(self) -> None:
-        """Whatever was noted survives the loss of the machine's power, too."""
+        """Make what was noted survive a loss of power, too."""
         os.fsync(self._descriptor)
 
     def forget(self) -> None:
-        """Start from nothing, keeping the old file aside: what MLflow has is asked there."""
+        """Start from nothing, keeping the old file aside: what MLflow has is found there."""
         self.close()
         self.path.replace(self.path.with_name(f"{self.path.name}.{uuid4().hex[:8]}.old"))
         self._open()
@@ -205,176 +249,122 @@ class DeliveryLog:
         self._size = len(data)
         self._compact_at = self._size + COMPACT_BYTES
 
-    def _snapshot(self) -> Iterator[Record]:
-        if self.parent is not None or self.experiment_id is not None:
-            yield study(self.experiment_id, self.parent, self.database)
+    def _snapshot(self) -> Iterator[Event]:
+        """The events that lead to the present state."""
+        yield study(self.study)
         for number, run_id in self.finished.items():
             yield done(number, run_id)
         for trial in self.trials.values():
-            yield from _story(trial, self.path.parent)
-        if self.best or self.maybe_best:
-            yield {"event": "marking", "best": sorted(self.best), "maybe": sorted(self.maybe_best)}
-        if self.study_tags:
-            yield {"event": "study_tags", "tags": self.study_tags}
-        if self.columns:
-            yield {"event": "view", "params": self.columns}
-        if self.study_state is not None:
-            yield {"event": "study_state", "state": self.study_state}
+            yield create(trial.number, trial.created_at)
+            if trial.run_id is not None:
+                run = created(trial.number, trial.run_id, trial.created_at, trial.doubtful, trial.unlisted)
+                yield {**run, "has_params": trial.has_params}
+            for piece in trial.ranges():
+                yield sending(trial.number, piece)
 
-    def _apply(self, event: Record) -> None:
+    def _apply(self, event: Event) -> None:
         match event["event"]:
             case "study":
-                self.experiment_id, self.parent = event["experiment_id"], event["run_id"]
-                self.database = event.get("database")
-                self.study_state, self.study_tags, self.columns = event.get("state"), {}, []
-            case "study_state":
-                self.study_state = event["state"]
-            case "study_tags":
-                self.study_tags = event["tags"]
-            case "view":
-                self.columns = event["params"]
-            case "marking":
-                self.best, self.maybe_best = set(event["best"]), set(event["maybe"])
+                known = {"best": self.study.best, "maybe_best": self.study.maybe_best}  # earlier versions did not say
+                said = {name: event[name] for name in vars(self.study) if name in event}
+                self.study = StudyDelivery(**{**known, **said})
+            case "create":
+                self.finished.pop(event["trial"], None)
+                self.trials[event["trial"]] = TrialDelivery(event["trial"], event["at"])
+            case "created":
+                trial = self.trials[event["trial"]]
+                trial.run_id, trial.created_at = event["run_id"], event.get("at", trial.created_at)
+                trial.doubtful, trial.unlisted = event["doubtful"], event["unlisted"]
+                trial.has_params = event.get("has_params", False)
+            case "range":
+                self.trials[event["trial"]].advance(Range(event["run"], event["from"], event["to"]))
             case "done":
                 self.finished[event["trial"]] = event["run_id"]
                 self.trials.pop(event["trial"], None)
             case "lost":
                 for number in event["trials"]:
                     self.finished.pop(number, None)
-            case "create":
-                number = event["trial"]
-                self.finished.pop(number, None)
-                self.trials[number] = Trial(number, event["at"], event["params"], event["tags"])
+                    self.trials.pop(number, None)
+            case _:
+                self._apply_earlier(event)
+
+    def _apply_earlier(self, event: Event) -> None:
+        """Lines that earlier versions wrote. What they said of a trial's files is in its folder, too."""
+        match event["event"]:
+            case "study_state":
+                self.study = replace(self.study, state=event["state"])
+            case "study_tags":
+                self.study = replace(self.study, tags=event["tags"])
+            case "view":
+                self.study = replace(self.study, columns=event["params"])
+            case "marking":
+                self.study = replace(self.study, best=event["best"], maybe_best=event["maybe"])
             case "reopen":
                 number = event["trial"]
                 run_id = self.finished.pop(number, None) or self.trials[number].run_id
-                told = (event.get("at", 0.0), event.get("params", {}), event.get("tags", {}))
-                self.trials[number] = Trial(number, *told, run_id=run_id, ready=True, unlisted=True)
-            case _:
-                self._apply_to_trial(self.trials[event["trial"]], event)
-
-    def _apply_to_trial(self, trial: Trial, event: Record) -> None:
-        match event["event"]:
-            case "created":
-                trial.run_id, trial.doubtful = event["run_id"], event["doubtful"]
-                trial.unlisted = event["unlisted"]
-                trial.created_at = event.get("at", trial.created_at)
+                self.trials[number] = TrialDelivery(
+                    number, event.get("at", 0.0), run_id, unlisted=True, has_params=True
+                )
             case "ready":
-                trial.ready = True
-            case "follow":
-                trial.runs[event["run"]] = Path(os.path.normpath(self.path.parent / event["directory"]))
-            case "range":
-                trial.advance(Range(event["run"], event["from"], event["to"]))
-            case "ended":
-                trial.ended = event
+                self.trials[event["trial"]].has_params = True
 
 
-def _lines(events: Iterable[Record]) -> bytes:
+def _lines(events: Iterable[Event]) -> bytes:
     return "".join(records.dumps(event) + "\n" for event in events).encode(errors="replace")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _are_trials(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(number, int) for number in value)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(records.number(number) is not None for number in value.values())
-
-
-_SHAPES: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "study": {"experiment_id": _is_text_or_none, "run_id": _is_text_or_none},
-    "study_state": {"state": _is_text_or_none},
-    "study_tags": {"tags": _are_texts},
-    "view": {"params": _are_names},
-    "marking": {"best": _are_trials, "maybe": _are_trials},
-    "done": {"trial": _is_whole, "run_id": _is_text},
-    "lost": {"trials": _are_trials},
-    "create": {"trial": _is_whole, "at": _is_number, "params": _are_texts, "tags": _are_texts},
-    "reopen": {"trial": _is_whole},
-    "created": {"trial": _is_whole, "run_id": _is_text, "doubtful": _is_whole, "unlisted": _is_whole},
-    "ready": {"trial": _is_whole},
-    "follow": {"trial": _is_whole, "run": _is_text, "directory": _is_text},
-    "range": {"trial": _is_whole, "run": _is_text, "from": _is_whole, "to": _is_whole},
-    "ended": {
-        "trial": _is_whole,
-        "state": lambda state: state in ("COMPLETE", "PRUNED", "FAIL"),
-        "at": _is_number,
-        "objectives": _are_numbers,
-        "error": _is_text_or_none,
-        "tags": _are_texts,
-        "artifacts": _are_texts,
-    },
-}  # what each event holds at least
+# What each event holds: the type of each value, [type] for a list, {str: type} for an object; "?" if it may be missing.
+_SHAPES: dict[str, dict[str, Any]] = {
+    "study": {"experiment_id": str | None, "run_id": str | None, "database?": str | None, "state?": str | None}
+    | {"tags?": {str: str}, "columns?": [str], "best?": [int], "maybe_best?": [int]},
+    "create": {"trial": int, "at": int | float},
+    "created": {"trial": int, "run_id": str, "doubtful": int, "unlisted": int, "at?": int | float, "has_params?": int},
+    "range": {"trial": int, "run": str, "from": int, "to": int},
+    "done": {"trial": int, "run_id": str},
+    "lost": {"trials": [int]},
+    # of earlier versions
+    "study_state": {"state": str | None},
+    "study_tags": {"tags": {str: str}},
+    "view": {"params": [str]},
+    "marking": {"best": [int], "maybe": [int]},
+    "reopen": {"trial": int, "at?": int | float},
+    "ready": {"trial": int},
+    "follow": {},
+    "ended": {},
+}
 
 
 def _check(event: Any) -> None:
     """Raises:
     KeyError, TypeError, ValueError: this is no event that was noted here.
     """
-    for name, fits in _SHAPES[event["event"]].items():
-        if not fits(event[name]):
-            raise TypeError(f"{name} is {event[name]!r}")
+    for name, shape in _SHAPES[event["event"]].items():
+        if name.endswith("?") and name[:-1] not in event:
+            continue
+        if not _fits(event[name.rstrip("?")], shape):
+            raise TypeError(f"{name} is {event[name.rstrip('?')]!r}")
 
 
-def _story(trial: Trial, folder: Path) -> Iterator[Record]:
-    """The events that lead to a trial's present state, in order."""
-    yield create(trial.number, trial.created_at, trial.params, trial.tags)
-    if trial.run_id is not None:
-        yield created(trial.number, trial.run_id, trial.created_at, trial.doubtful, trial.unlisted)
-    if trial.ready:
-        yield {"event": "ready", "trial": trial.number}
-    for run, directory in trial.runs.items():
-        yield follow(trial.number, run, directory, folder)
-    for piece in [*trial.sent, *([trial.last] if trial.last else [])]:
-        yield sending(trial.number, piece)
-    if trial.ended is not None:
-        yield trial.ended
+def _fits(value: Any, shape: Any) -> bool:
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(isinstance(item, shape[0]) for item in value)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(isinstance(item, shape[str]) for item in value.values())
+    return isinstance(value, shape)
 
 
-def study(
-    experiment_id: str | None, run_id: str | None, database: str | None = None, state: str | None = None
-) -> Record:
-    """The study has this run, to which nothing more was told yet.
-
-    Args:
-        database: the SQLite file that it is in (`target.file_identity`).
-        state: how the study ended, by what the run says.
-    """
-    where = {"experiment_id": experiment_id, "run_id": run_id, "database": database}
-    return {"event": "study", **where, "state": state}
+def study(delivery: StudyDelivery) -> Event:
+    """This is what of the study has arrived."""
+    return {"event": "study", **vars(delivery)}
 
 
-def create(number: int, at: float, params: Mapping[str, str], tags: Mapping[str, str]) -> Record:
+def create(number: int, at: float) -> Event:
     """A run for the trial is about to be created, with the start time `at` (Unix seconds)."""
-    return {"event": "create", "trial": number, "at": at, "params": dict(params), "tags": dict(tags)}
+    return {"event": "create", "trial": number, "at": at}
 
 
-def created(number: int, run_id: str, at: float, doubtful: bool = False, unlisted: bool = False) -> Record:
-    """The trial has this run.
+def created(number: int, run_id: str, at: float, doubtful: bool = False, unlisted: bool = False) -> Event:
+    """The trial has this run, and its parameters are there.
 
     Args:
         at: the run's start in MLflow, Unix seconds.
@@ -382,34 +372,19 @@ def created(number: int, run_id: str, at: float, doubtful: bool = False, unliste
         unlisted: the run was found with metrics in it.
     """
     certain = {"event": "created", "trial": number, "run_id": run_id, "at": at}
-    return {**certain, "doubtful": doubtful, "unlisted": unlisted}
+    return {**certain, "doubtful": doubtful, "unlisted": unlisted, "has_params": True}
 
 
-def reopen(number: int, at: float, params: Mapping[str, str], tags: Mapping[str, str]) -> Record:
-    """The trial had ended, and goes on in the run it has; if MLflow has lost that, in one made as by `create`."""
-    return {"event": "reopen", "trial": number, "at": at, "params": dict(params), "tags": dict(tags)}
-
-
-def lost(numbers: Iterable[int]) -> Record:
-    """MLflow has nothing of these trials any more, which were there completely."""
-    return {"event": "lost", "trials": sorted(numbers)}
-
-
-def follow(number: int, run: str, directory: Path, folder: Path) -> Record:
-    """The trial's metrics are, also, in this directory; kept relative to the study's `folder`."""
-    return {"event": "follow", "trial": number, "run": run, "directory": os.path.relpath(directory, folder)}
-
-
-def sending(number: int, piece: Range) -> Record:
+def sending(number: int, piece: Range) -> Event:
     """These bytes are about to be sent."""
     return {"event": "range", "trial": number, "run": piece.run, "from": piece.start, "to": piece.end}
 
 
-def done(number: int, run_id: str) -> Record:
+def done(number: int, run_id: str) -> Event:
     """Everything there is of the trial has arrived."""
     return {"event": "done", "trial": number, "run_id": run_id}
 
 
-def marking(best: Iterable[int], maybe: Iterable[int]) -> Record:
-    """`best` bear the mark for sure; `maybe` may bear it, or may have lost it."""
-    return {"event": "marking", "best": sorted(best), "maybe": sorted(maybe)}
+def lost(numbers: Iterable[int]) -> Event:
+    """MLflow has nothing of these trials any more: they are sent from the start."""
+    return {"event": "lost", "trials": sorted(numbers)}

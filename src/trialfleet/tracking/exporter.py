@@ -1,16 +1,28 @@
-"""The way of results into MLflow, beside the work: every call returns at once, a thread does the rest.
+"""The way of results into MLflow, beside the driver: every call returns at once, a thread does the rest.
 
-    exporter = Exporter(folder, target, ExportedStudy(name, uid, {"val/wer": "minimize"}))
+    exporter = Exporter(folder, destination, ExportedStudy(name, uid, {"val/wer": "minimize"}))
     exporter.start()
-    exporter.trial_started(42, params={"lr": 0.1}, tags={"trialfleet.attempt": "1"})
-    exporter.follow(42, "1.0", folder / "trials/00042/runs/1.0")
-    exporter.trial_ended(42, TrialState.COMPLETE, {"val/wer": 0.12})
-    exporter.mark_best([42])
+    exporter.changed(42)
+    exporter.changed(42, ended=True)
+    exporter.study_changed(best=[42], description="…")
+    exporter.study_ended("COMPLETE")
     exporter.flush(30)
     exporter.close()
 
-Whatever is said may be said again, also after a restart: nothing is doubled. A tracking server that is away
-costs delay only. The exact rules are in `once` (metrics), `cursor` (crashes) and `forwarder` (runs).
+The export is level-triggered: nobody tells it what happened, only that something did. The thread then reads the
+trial's folder and makes MLflow agree with it. So it is no matter how often something is said, whether a driver died
+before it said it, or how long MLflow was away; and what MLflow has lost is sent again without anybody being asked.
+What each module knows:
+
+    trial_snapshot  what MLflow is to show of a trial: trial.json, the claims and result.json, read into one value
+    trial_export    makes one trial's run agree with its snapshot and its metrics.jsonl
+    study_export    makes the study's run, its trials and the marks of the best agree with the study
+    delivery_log    what was sent: runs, and byte ranges of metrics.jsonl, each noted before it is sent
+    dedup           lets the first value of each (metric, step) through, whichever of a trial's runs wrote it
+    mlflow_runs     MLflow's client, and what its errors mean
+
+What is in no folder comes with the call: that the driver has accepted a trial's result, why a trial is tried again,
+which trials are best, and how the driver left the study.
 """
 
 import contextlib
@@ -21,10 +33,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 from uuid import uuid4
 
 from trialfleet.tracking import database_schema
@@ -39,63 +51,66 @@ from trialfleet.tracking.mlflow_runs import (
     prepare_environment,
     release,
 )
-from trialfleet.tracking.study_export import LONGEST_WAIT, NOTE, ExportedStudy, StudyExport, waiting_time
+from trialfleet.tracking.study_export import (
+    LONGEST_WAIT,
+    ExportedStudy,
+    StudyExport,
+    StudyState,
+    StudyStatus,
+    waiting_time,
+)
 from trialfleet.tracking.trial_export import SOURCE, USER
+from trialfleet.tracking.trial_snapshot import Outcome, TrialSnapshot, artifacts_of, read_trial
 from trialfleet.trial import records
 from trialfleet.trial.result import TrialState
 from trialfleet.trial.run import Preempted, Pruned
 
 log = logging.getLogger(__name__)
 
-StudyState = Literal["COMPLETE", "STOPPED", "FAIL"]
 POLL_SECONDS = 1.0
 HURRIED_WAIT = 2.0  # seconds between two tries while somebody waits in `flush`
 
 
-@dataclass(frozen=True)
-class Link:
-    """The ids by which MLflow's pages show a study (or a single run, when there is no study)."""
-
-    experiment_id: str
-    parent_run_id: str | None
-
-
 class Exporter:
-    """Forwards one study (or one single run) to MLflow, from one process at a time; any thread may call.
+    """Exports one study (or one single run) to MLflow, from one process at a time; any thread may call.
 
     Args:
-        directory: the study's folder, which exists; it holds the exporter's cursor, one per target.
-        target: where to, from `target.resolve`.
-        study: whose results.
-        poll_interval: seconds between two looks at the files of running trials.
-        ours: tells whether the study is still ours to forward; once it is not, nothing more is sent.
-        rebuild: put what is remembered aside: what MLflow has is found there again, and the rest is sent again.
+        directory: the study's folder, which exists; it holds the delivery log, one for each destination.
+        destination: where to, from `destination.resolve`.
+        study: what the study is.
+        poll_interval: seconds between two looks at the metrics of running trials.
+        ours: tells whether the study is still ours to export; once it is not, nothing more is sent.
+        rebuild: set the delivery log aside: what MLflow has is found again there, and the rest is sent again.
+        read: reads a trial, for a single run; a study's trials are read from their folders.
 
     Raises:
-        OSError: the cursor can not be read or written.
+        OSError: the delivery log cannot be read or written.
     """
 
     def __init__(
         self,
         directory: Path,
-        target: Destination,
+        destination: Destination,
         study: ExportedStudy,
         poll_interval: float = POLL_SECONDS,
         ours: Callable[[], bool] = lambda: True,
         rebuild: bool = False,
+        read: Callable[[int, bool], TrialSnapshot | None] | None = None,
     ) -> None:
-        self._target = target
+        self._destination = destination
         self._interval = poll_interval
-        cursor = DeliveryLog(directory / f"mlflow-{target.key}.jsonl", ours)
+        delivered = DeliveryLog(directory / f"mlflow-{destination.key}.jsonl", ours)
         if rebuild:
-            cursor.forget()
-        self._forwarder = StudyExport(cursor, study, self._connect, functools.partial(knows_run, target, study.uid))
-        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+            delivered.forget()
+        read = read or functools.partial(read_trial, directory, list(study.objectives))
+        plainly_there = functools.partial(knows_run, destination, study.uid)
+        self._export = StudyExport(delivered, study, read, self._connect, plainly_there)
+        self._changes: deque[tuple[int, bool, str]] = deque()  # arguments of `changed`, which the thread takes
+        self._status = StudyStatus()
         self._wake = threading.Condition()
         self._stopping = False
         self._flush_wanted = 0
         self._flush_done = 0
-        self._behind = 0
         self._away: str | None = None
         self._damaged = False
         self._failures = 0
@@ -109,115 +124,39 @@ class Exporter:
 
     @property
     def finished(self) -> frozenset[int]:
-        """Trials that are in MLflow completely: nothing need be said of them again."""
-        return frozenset(list(self._forwarder.cursor.finished))
+        """Trials that are in MLflow completely."""
+        return frozenset(list(self._export.delivered.finished))
 
-    def has(self, number: int) -> bool:
-        """Whether the trial is in MLflow completely."""
-        return number in self._forwarder.cursor.finished
-
-    def on_lost(self, call: Callable[[], None]) -> None:
-        """Have `call` called when trials that had arrived are gone in MLflow: it tells of all that `has` denies.
-
-        It is called in the exporter's thread, and may call the exporter.
-        """
-        self._forwarder.on_lost = call
-        if self._forwarder.lost:  # meanwhile
-            call()
-
-    def trial_started(
-        self,
-        number: int,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str] | None = None,
-        started_at: float | None = None,
-    ) -> None:
-        """There is a trial with these parameters. Said again, only `tags` are brought up to date.
+    def changed(self, number: int, ended: bool = False, retried: str = "") -> None:
+        """Something changed in this trial's folder, or may have.
 
         Args:
-            params: logged as str(value), which for floats is the exact repr.
-            tags: Slurm job id, attempt, …
-            started_at: Unix seconds; now if None.
+            ended: the driver has accepted the trial's result, which is in its folder.
+            retried: why the trial is tried again, for the run's tags.
         """
-        at = time.time() if started_at is None else started_at
-        texts = {name: str(value) for name, value in params.items()}
-        self._call(self._forwarder.start_trial, number, at, texts, dict(tags or {}))
+        self._changes.append((number, ended, retried))
 
-    def trial_tagged(self, number: int, tags: Mapping[str, str]) -> None:
-        """Set tags of a trial that has not ended, for example the attempt and the Slurm job id of a retry."""
-        self._call(self._forwarder.tag, number, dict(tags))
-
-    def follow(self, number: int, run: str, directory: Path) -> None:
-        """Forward the lines of `directory`/metrics.jsonl as they come, like those of the trial's other runs.
+    def study_changed(self, best: Collection[int], description: str) -> None:
+        """These trials, and no others, are the best (several with several objectives).
 
         Args:
-            run: the run's label, `<attempt>.<restart>`.
-            directory: need not exist yet.
+            description: the text at the top of the study's page in MLflow, in Markdown.
         """
-        self._call(self._forwarder.follow, number, run, directory.absolute())
-
-    def trial_ended(
-        self,
-        number: int,
-        state: TrialState | str,
-        objectives: Mapping[str, float] | None = None,
-        error: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        artifacts: Mapping[str, Path] | None = None,
-        ended_at: float | None = None,
-    ) -> None:
-        """The trial's outcome, sent once its lines are there. The first outcome that is said counts.
-
-        Args:
-            objectives: metric → value; None or empty if there is no result.
-            artifacts: name in MLflow → file or folder, see `artifacts_of`; what does not exist is left out.
-            ended_at: Unix seconds; now if None.
-        """
-        folder = self._forwarder.cursor.path.parent
-        ended = {
-            "state": TrialState(state).value,
-            "at": time.time() if ended_at is None else ended_at,
-            "objectives": dict(objectives or {}),
-            "error": error,
-            "tags": dict(tags or {}),
-            "artifacts": {name: os.path.relpath(path, folder) for name, path in (artifacts or {}).items()},
-        }
-        self._call(self._forwarder.end_trial, number, ended)
-
-    def mark_best(self, numbers: Iterable[int]) -> None:
-        """These trials, and no others, bear the mark of the best (several with several objectives)."""
-        self._call(self._forwarder.mark_best, list(numbers))
-
-    def describe(self, markdown: str) -> None:
-        """The text at the top of the study's page in MLflow."""
-        self._call(self._forwarder.tag_study, {NOTE: markdown})
-
-    def study_tagged(self, tags: Mapping[str, str]) -> None:
-        """Set tags of the study's own run."""
-        self._call(self._forwarder.tag_study, dict(tags))
+        self._status = replace(self._status, best=best, description=description)
 
     def study_ended(self, state: StudyState) -> None:
         """The driver stops: the study is complete, was stopped before its end, or failed."""
-        self._call(self._forwarder.end_study, state, time.time())
-
-    def backlog(self) -> int:
-        """The number of trials of which something has not reached MLflow, as of the last look."""
-        return self._behind + len(self._calls)
+        self._status = replace(self._status, state=state, ended_at=time.time())
 
     def problem(self) -> str | None:
         """A line for the user, or None: the server is away, or something was refused and left out."""
         if self._away is not None and self._damaged:
             return self._away
         if self._away is not None:
-            return f"{self._target.shown}: {self._away}; tried again until it works, nothing is lost"
-        problems = [*self._forwarder.problems, *self._forwarder.waiting.values()]
+            return f"{self._destination.shown}: {self._away}; tried again until it works, nothing is lost"
+        problems = [*self._export.problems, *self._export.waiting.values()]
         more = f" (and {len(problems) - 1} more, see the log)" if len(problems) > 1 else ""
         return problems[-1] + more if problems else None
-
-    def link(self) -> Link | None:
-        """Where MLflow shows the study, once it is known there."""
-        place = self._forwarder.where
-        return None if place is None else Link(place.experiment_id, place.parent)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was said and written before is in MLflow.
@@ -240,7 +179,7 @@ class Exporter:
         if self._thread.is_alive():
             self._thread.join(timeout)
         if not self._thread.is_alive():
-            self._forwarder.cursor.close()
+            self._export.delivered.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -249,28 +188,24 @@ class Exporter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
-        self._calls.append((function, arguments))
-
     def _connect(self) -> Runs:
-        release(self._target)  # connections to a file that was here before
-        if self._target.database is not None:
+        release(self._destination)  # connections to a file that was here before
+        if self._destination.database is not None:
             try:
-                database_schema.ensure(self._target.database)
+                database_schema.ensure(self._destination.database)
             except DamagedDatabase as error:
                 raise Damaged(str(error)) from error
             except (database_schema.SchemaError, OSError) as error:
                 raise Away(f"its database can not be made ({error})") from error
-        return Runs(self._target)
+        return Runs(self._destination)
 
     def _work(self) -> None:
         while not self._stopping:
             began, flush = time.monotonic(), self._flush_wanted
             idle = self._turn()
-            self._behind = 0 if idle else self._forwarder.behind()
             took = time.monotonic() - began
             with self._wake:
-                if idle and not self._calls:
+                if idle and not self._changes:
                     self._flush_done = flush
                     self._wake.notify_all()
                 # at most half of a core, so that dispatch in the same process goes on
@@ -280,21 +215,24 @@ class Exporter:
                     self._wake.wait(pause)
                 if self._flush_wanted > flush:
                     self._not_before = 0.0
-                    self._forwarder.hurry()
+                    self._export.hurry()
 
     def _turn(self) -> bool:
-        """Note what was said, then forward. Returns whether nothing is left for now."""
+        """Take what was said, then send. Returns whether nothing is left for now."""
         try:
-            self._take_calls()
             if time.monotonic() < self._not_before:
                 return False
-            idle = self._forwarder.round()
+            self._export.set_status(self._status)
+            while self._changes:
+                self._export.changed(*self._changes[0])
+                self._changes.popleft()  # afterwards: an error (the disk is full, say) leaves it first in line
+            idle = self._export.round()
         except NotOurs:
             self._stopping = True
         except (TrackingError, OSError) as error:
             self._rest(str(error), isinstance(error, Damaged))
         except Exception as error:  # a defect in here must neither end the study nor spin
-            log.exception("forwarding to MLflow failed")
+            log.exception("the export to MLflow failed")
             self._rest(f"{type(error).__name__}: {error} (a defect, see the log)")
         else:
             self._failures, self._away = 0, None
@@ -308,81 +246,17 @@ class Exporter:
         longest = HURRIED_WAIT if hurried else LONGEST_WAIT
         self._not_before = time.monotonic() + waiting_time(self._failures, longest)
 
-    def _take_calls(self) -> None:
-        while self._calls:
-            function, arguments = self._calls[0]
-            try:
-                function(*arguments)
-            except OSError:  # the disk is full, say: it stays first in line
-                raise
-            except Exception:
-                self._calls.popleft()
-                raise
-            self._calls.popleft()
-
-
-def artifacts_of(run_directory: Path) -> dict[str, Path]:
-    """What of a run is shown with its trial: the composed config, and the files it put into `artifacts/`."""
-    files = sorted((run_directory / "artifacts").glob("*"))
-    return {"config.yaml": run_directory / ".hydra" / "config.yaml"} | {path.name: path for path in files}
-
 
 def code_tags(entry_point: str, commit: str | None, digest: str) -> dict[str, str]:
     """Tags that say which code ran, by whom: MLflow's own, which its pages show, and the digest of the code.
 
     Args:
-        entry_point: as typed, for example 'pipelines.sweep'.
+        entry_point: as typed: the name of a module, or the path of a script.
         commit: of git, or None outside of a repository.
         digest: of the code as it ran, uncommitted changes included.
     """
     tags = {SOURCE: entry_point, "mlflow.source.type": "LOCAL", "trialfleet.code": digest, USER: _user()}
     return {**tags, "mlflow.source.git.commit": commit} if commit else tags
-
-
-@contextlib.contextmanager
-def single_run(
-    directory: Path,
-    target: Destination,
-    name: str,
-    params: Mapping[str, Any],
-    tags: Mapping[str, str] | None = None,
-    poll_interval: float = POLL_SECONDS,
-    patience: float = 30.0,
-) -> Iterator["SingleRunOutcome"]:
-    """Forward one training run that belongs to no study; the block is the training.
-
-    The same directory is the same run in MLflow, so a training that is taken up again goes on in it.
-
-    Args:
-        directory: the run's own; metrics.jsonl, .hydra/ and artifacts/ in it are forwarded.
-        name: the run's name in MLflow.
-        patience: seconds to wait at the end for a tracking server that is slow or away.
-
-    Yields:
-        where the training puts its objectives. An exception in the block ends the run FAIL, `Pruned` PRUNED.
-    """
-    records.create(directory / "run.json", {"uid": uuid4().hex})
-    identity = records.read(directory / "run.json") or {}
-    study = ExportedStudy(name, identity["uid"], tags=dict(tags or {}), single=True)
-    outcome = SingleRunOutcome()
-    with Exporter(directory, target, study, poll_interval) as exporter:
-        outcome.exporter = exporter
-        exporter.trial_started(0, params)
-        exporter.follow(0, "1.0", directory)
-        try:
-            yield outcome
-            _end(outcome, directory, TrialState.COMPLETE)
-        except Preempted:  # it goes on later: the run stays open
-            raise
-        except Pruned:
-            _end(outcome, directory, TrialState.PRUNED)
-            raise
-        except BaseException as error:
-            _end(outcome, directory, TrialState.FAIL, f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            outcome.arrived = exporter.flush(patience)
-            outcome.problem = exporter.problem()
 
 
 @dataclass
@@ -392,13 +266,59 @@ class SingleRunOutcome:
     objectives: Mapping[str, float] | None = None
     arrived: bool = False  # everything is in MLflow
     problem: str | None = None
-    exporter: Exporter | None = None
 
 
-def _end(outcome: SingleRunOutcome, directory: Path, state: TrialState, error: str | None = None) -> None:
-    assert outcome.exporter is not None
-    objectives = None if state is TrialState.FAIL else outcome.objectives
-    outcome.exporter.trial_ended(0, state, objectives, error, artifacts=artifacts_of(directory))
+@contextlib.contextmanager
+def single_run(
+    directory: Path,
+    destination: Destination,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
+    poll_interval: float = POLL_SECONDS,
+    patience: float = 30.0,
+) -> Iterator[SingleRunOutcome]:
+    """Export one training run that belongs to no study; the block is the training.
+
+    The same directory is the same run in MLflow, so a training that is taken up again goes on in it.
+
+    Args:
+        directory: the run's own; metrics.jsonl, .hydra/ and artifacts/ in it are exported.
+        name: the run's name in MLflow.
+        patience: seconds to wait at the end for a tracking server that is slow or away.
+
+    Yields:
+        where the training puts its objectives. An exception in the block ends the run FAIL, `Pruned` PRUNED.
+    """
+    records.create(directory / "run.json", {"uid": uuid4().hex})
+    identity = records.read(directory / "run.json") or {}
+    study = ExportedStudy(name, identity["uid"], tags=dict(tags or {}), single=True)
+    texts = {name: str(value) for name, value in params.items()}
+    trial = TrialSnapshot(texts, {}, time.time(), {"1.0": directory.absolute()})
+    outcome = SingleRunOutcome()
+
+    def ends(state: TrialState, error: str | None = None) -> None:
+        nonlocal trial
+        objectives = {} if state is TrialState.FAIL else outcome.objectives or {}
+        trial = replace(trial, outcome=Outcome(state, time.time(), objectives, error, artifacts_of(directory)))
+        exporter.changed(0, ended=True)
+
+    with Exporter(directory, destination, study, poll_interval, read=lambda _number, _ended: trial) as exporter:
+        exporter.changed(0)
+        try:
+            yield outcome
+            ends(TrialState.COMPLETE)
+        except Preempted:  # it goes on later: the run stays open
+            raise
+        except Pruned:
+            ends(TrialState.PRUNED)
+            raise
+        except BaseException as error:
+            ends(TrialState.FAIL, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            outcome.arrived = exporter.flush(patience)
+            outcome.problem = exporter.problem()
 
 
 def _user() -> str:

@@ -1,17 +1,19 @@
-"""One trial on its way into MLflow: its run, parameters, metric lines and outcome, in this order, resumable.
+"""One trial: its run in MLflow is made to agree with its folder.
 
-Each step is noted in the cursor before it is taken, and may be taken twice without a trace.
+What is sent is noted in the delivery log before it is sent. So each step may be taken twice, by this driver or the
+next, without a trace in MLflow.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trialfleet.tracking import delivery_log as note
+from trialfleet.tracking import delivery_log
 from trialfleet.tracking.dedup import Conflict, Dedup, Row, milliseconds, read_lines, read_range
-from trialfleet.tracking.delivery_log import DeliveryLog, Range, Trial
+from trialfleet.tracking.delivery_log import DeliveryLog, Range, TrialDelivery
 from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError
+from trialfleet.tracking.trial_snapshot import Outcome, TrialSnapshot
 from trialfleet.tracking.views import objective_names
 from trialfleet.trial import records
 from trialfleet.trial.metrics import Line
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 
 STUDY, TRIAL, UID, KIND = "trialfleet.study", "trialfleet.trial", "trialfleet.study_uid", "trialfleet.kind"
 STATE, ERROR, BEST = "trialfleet.state", "trialfleet.error", "trialfleet.best"
-CONFLICT = "trialfleet.conflict"
+CONFLICT, RETRY = "trialfleet.conflict", "trialfleet.retry"
 PARENT, SOURCE, USER = "mlflow.parentRunId", "mlflow.source.name", "mlflow.user"
 
 # Optuna's own MLflow callback maps the states like this, so scripts that know it find what they expect.
@@ -36,61 +38,91 @@ class StudyGone(TrackingError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where trials' runs go: an experiment, the study's run in it, and what every run is tagged with."""
+    """Where trials' runs go.
+
+    Attributes:
+        parent: the study's run; None for a single run, which belongs to no study.
+        tags: those of every run.
+        listing: the runs of the study's trials, if MLflow had to be asked for them.
+    """
 
     experiment_id: str
     parent: str | None
     name: str
     tags: Mapping[str, str]
-    listing: Mapping[int, Found] | None = None  # the runs of its trials, if it had to be looked what is there
+    listing: Mapping[int, Found] | None = None
 
 
 @dataclass
-class Outbox:
-    """Rows that are to be sent next, and the bytes they come from."""
+class Batch:
+    """Rows that are sent next, and the bytes they come from."""
 
     piece: Range
     rows: list[Row]
     conflicts: list[Conflict]
-    noted: bool
+    noted: bool  # in the delivery log
 
 
 class TrialExport:
-    """Brings a trial's files into its MLflow run; `advance` goes as far as there is something to send.
+    """Makes a trial's run in MLflow agree with the trial's folder.
 
     Args:
-        trial: what the cursor knows of it.
-        cursor: where each step is noted.
-        fresh: nothing of the trial can be in MLflow yet.
-        complain: is told what the user should know; forwarding goes on.
+        read: reads the folder, as `trial_snapshot.read_trial` does; its argument is `ended`.
+        delivered: what was sent, by this driver and those before it.
+        complain: is told what the user should know; the export goes on.
+
+    Attributes:
+        ended: whether the driver has accepted the trial's result.
+        retried: why the trial is run again; empty if it is not.
+        changed: whether the folder is to be read again.
+        unreadable: why it could not be read, in words.
+        not_before: monotonic seconds; after an error the trial rests until then.
     """
 
-    def __init__(self, trial: Trial, cursor: DeliveryLog, fresh: bool, complain: Callable[[str], None]) -> None:
-        self.trial = trial
-        self.not_before = 0.0  # monotonic seconds; after an error the trial rests until then
+    def __init__(
+        self,
+        number: int,
+        read: Callable[[bool], TrialSnapshot | None],
+        delivered: DeliveryLog,
+        complain: Callable[[str], None],
+    ) -> None:
+        self.number = number
+        self.ended, self.retried, self.changed = False, "", True
+        self.snapshot: TrialSnapshot | None = None
+        self.unreadable = ""
+        self.not_before = 0.0
         self.failures = 0
-        self._cursor = cursor
+        self._read = read
+        self._delivered = delivered
         self._complain = complain
-        self._uncertain = not fresh
-        self._wanted: dict[str, str] = {}
-        self._known = dict(trial.tags) if fresh else {}
-        self._once: Dedup | None = None
-        self._behind: list[Range] = []  # all that went through `_once`
-        self._outbox: Outbox | None = None
+        self._tags: Mapping[str, str] = {}  # those that were sent
+        self._dedup: Dedup | None = None
+        self._taken: list[Range] = []  # all that went through `_dedup`
+        self._batch: Batch | None = None
+        self._doubtful = False  # an earlier request to create the run may still be carried out
         self._conflicted = False
         self._upload_failures = 0
-        self._unreadable: set[Path] = set()  # files of which it was told that they hold more than reports
+        self._files: dict[str, Path] = {}  # each run's metrics.jsonl
+        self._spoilt: set[str] = set()  # runs of which it was told that their file holds more than reports
 
-    def tag(self, tags: Mapping[str, str]) -> None:
-        self._wanted.update(tags)
+    def look(self) -> None:
+        """Read the folder if it changed; once more at the next look if it cannot be read, or holds no trial yet."""
+        if not self.changed:
+            return
+        snapshot, unreadable = None, ""
+        try:
+            snapshot = self._read(self.ended)
+        except (records.Damaged, OSError) as error:
+            unreadable = f"trial {self.number} is not sent to MLflow: {error}"
+        if unreadable and unreadable != self.unreadable:
+            log.warning("%s", unreadable)
+        self.unreadable, self.changed = unreadable, snapshot is None
+        self.snapshot = snapshot or self.snapshot
 
-    def behind(self) -> bool:
-        """Whether there is something to forward (looks at the sizes of files)."""
-        waiting = self.trial.run_id is None or self.trial.ended is not None or self._outbox is not None
-        return waiting or any(_size(self._file(run)) > self.trial.offset(run) for run in self.trial.runs)
+    def sync(self, runs: Runs, place: Place) -> bool:
+        """Send what the trial's folder has, as last looked at, and MLflow lacks.
 
-    def advance(self, runs: Runs, place: Place) -> bool:
-        """Send what there is.
+        The order is important: a run that says how its trial ended lacks nothing, so that comes last.
 
         Returns:
             False if there is more to send.
@@ -99,89 +131,102 @@ class TrialExport:
             StudyGone: nothing is lost; look for the study's runs first.
             TrackingError, OSError: nothing is lost; call again later.
         """
+        snapshot = self.snapshot
+        if snapshot is None:
+            return True
+        self._files.update({run: folder / "metrics.jsonl" for run, folder in snapshot.runs.items()})
+        tags = {**place.tags, **snapshot.tags, **({RETRY: self.retried} if self.retried else {})}
         try:
-            run_id = self._run(runs, place)
-            self._set_params(runs, run_id)
-            self._set_tags(runs, run_id)
-            if not self._send_lines(runs, run_id):
+            run_id = self._run(runs, place, snapshot, tags)  # 1. the run itself, with its parameters
+            if snapshot.outcome is None:
+                self._set_tags(runs, run_id, tags)  # 2. what may change meanwhile: attempt, job, …
+            if not self._send_lines(runs, run_id, snapshot.runs):  # 3. metrics
                 return False
-            if self.trial.ended is not None:
-                self._finish(runs, run_id, place)
+            if snapshot.outcome is not None:
+                self._end(runs, run_id, place, snapshot.outcome, tags)  # 4. results, artifacts, tags, and the state
         except Refused as error:
             self._give_up_if_deleted(runs, error, place)
         return True
 
-    def _run(self, runs: Runs, place: Place) -> str:
-        trial = self.trial
-        if trial.run_id is not None:
-            return trial.run_id
-        found = self._find(runs, place)
-        doubtful = self._uncertain and not found
-        at = trial.created_at
-        if found:
-            run_id, at = found[0].run_id, found[0].start / 1000
+    @property
+    def _trial(self) -> TrialDelivery:
+        """What was sent of the trial; it is known once the trial has a run."""
+        return self._delivered.trials[self.number]
+
+    def _run(self, runs: Runs, place: Place, snapshot: TrialSnapshot, tags: Mapping[str, str]) -> str:
+        """The trial's run: the one that it has, else one that is found, else a new one.
+
+        The order is important: whoever dies on the way leaves a note that a run may be there, which is looked for then.
+        """
+        asked = self._delivered.trials.get(self.number)
+        if asked is not None and asked.run_id is not None and asked.has_params:
+            return asked.run_id
+        # A request may have been carried out without an answer. For a single run there is no listing that tells.
+        uncertain = asked is not None or place.parent is None
+        found = self._find(runs, place, uncertain)
+        at = snapshot.started_at if found is None else found.start / 1000
+        self._doubtful |= (uncertain and found is None) or (asked is not None and asked.doubtful)
+        self._delivered.note(delivery_log.create(self.number, at))  # 1. there may be a run
+        if found is not None:
+            run_id = found.run_id
         else:
-            self._uncertain = True
-            self._cursor.sync()
-            name = run_name(trial.number) if place.parent else place.name
-            run_id = runs.create(place.experiment_id, milliseconds(at), name, self._identity(place))
-        self._cursor.note(note.created(trial.number, run_id, at, doubtful, bool(found and found[0].metrics)))
+            self._delivered.sync()
+            name = run_name(self.number) if place.parent else place.name
+            own = {TRIAL: str(self.number), KIND: "trial" if place.parent else "run"}
+            own |= {PARENT: place.parent} if place.parent else {}
+            run_id = runs.create(place.experiment_id, milliseconds(at), name, {**tags, **own})  # 2. there is one
+            self._tags = tags
+        self._try(runs, run_id, "parameters", lambda: runs.set_params(run_id, snapshot.params))
+        unlisted = found is not None and bool(found.metrics)
+        self._delivered.note(delivery_log.created(self.number, run_id, at, self._doubtful, unlisted))  # 3. it is this
         return run_id
 
-    def _identity(self, place: Place) -> dict[str, str]:
-        tags = {**place.tags, **self.trial.tags, TRIAL: str(self.trial.number)}
-        return {**tags, KIND: "trial", PARENT: place.parent} if place.parent else {**tags, KIND: "run"}
-
-    def _find(self, runs: Runs, place: Place) -> list[Found]:
-        if place.listing is not None and self.trial.number in place.listing:
-            return [place.listing[self.trial.number]]
-        return runs.find(place.experiment_id, self._marks(place)) if self._uncertain else []
+    def _find(self, runs: Runs, place: Place, uncertain: bool) -> Found | None:
+        if place.listing is not None and self.number in place.listing:
+            return place.listing[self.number]
+        found = runs.find(place.experiment_id, self._marks(place)) if uncertain else []
+        return found[0] if found else None
 
     def _marks(self, place: Place) -> dict[str, str]:
-        return {UID: place.tags[UID], TRIAL: str(self.trial.number)}
+        return {UID: place.tags[UID], TRIAL: str(self.number)}
 
-    def _set_params(self, runs: Runs, run_id: str) -> None:
-        if not self.trial.ready:
-            self._try(runs, run_id, "parameters", lambda: runs.set_params(run_id, self.trial.params))
-            self._cursor.note({"event": "ready", "trial": self.trial.number})
+    def _set_tags(self, runs: Runs, run_id: str, tags: Mapping[str, str]) -> None:
+        new = {name: value for name, value in tags.items() if self._tags.get(name) != value}
+        if new:
+            self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, new))
+            self._tags = tags
 
-    def _set_tags(self, runs: Runs, run_id: str) -> None:
-        tags = {name: value for name, value in self._wanted.items() if self._known.get(name) != value}
-        if tags:
-            self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, tags))
-            self._known |= tags
-        self._wanted = {}
-
-    def _send_lines(self, runs: Runs, run_id: str) -> bool:
-        once = self._once or self._restore(runs, run_id)
-        self._send_outbox(runs, run_id)
+    def _send_lines(self, runs: Runs, run_id: str, labels: Iterable[str]) -> bool:
+        """Send what the files have more than the log says. Returns False if there is more than one turn's share."""
+        dedup = self._dedup or self._restore(runs, run_id)
+        self._send_batch(runs, run_id)
         turns = CHUNKS_A_TURN
-        for run in list(self.trial.runs):
+        for run in labels:
             while True:
-                start = self.trial.offset(run)
-                lines, end = read_lines(self._file(run), start, complain=self._complainer(run))
+                start = self._trial.offset(run)
+                lines, end = read_lines(self._files[run], start, complain=self._complainer(run))
                 if end == start:
                     break
                 if turns == 0:
                     return False
                 turns -= 1
-                self._outbox = Outbox(Range(run, start, end), *once.take(lines), noted=False)
-                self._send_outbox(runs, run_id)
+                self._batch = Batch(Range(run, start, end), *dedup.take(lines), noted=False)
+                self._send_batch(runs, run_id)
         return True
 
-    def _send_outbox(self, runs: Runs, run_id: str) -> None:
-        box = self._outbox
-        if box is None:
+    def _send_batch(self, runs: Runs, run_id: str) -> None:
+        batch = self._batch
+        if batch is None:
             return
-        if not box.noted:
-            self._cursor.note(note.sending(self.trial.number, box.piece))
-            note.join(self._behind, box.piece)
-            box.noted = True
-        for start in range(0, len(box.rows), MAX_METRICS):
-            self._send_rows(runs, run_id, box.rows[start : start + MAX_METRICS])
-        if box.conflicts and not self._conflicted:
-            self._warn_of(box.conflicts[0], box.piece.run, runs, run_id)
-        self._outbox = None
+        if not batch.noted:
+            self._delivered.note(delivery_log.sending(self.number, batch.piece))
+            delivery_log.join(self._taken, batch.piece)
+            batch.noted = True
+        for start in range(0, len(batch.rows), MAX_METRICS):
+            self._send_rows(runs, run_id, batch.rows[start : start + MAX_METRICS])
+        if batch.conflicts and not self._conflicted:
+            self._warn_of(batch.conflicts[0], batch.piece.run, runs, run_id)
+        self._batch = None
 
     def _send_rows(self, runs: Runs, run_id: str, rows: list[Row]) -> None:
         """One request; if MLflow refuses it, halves of it, so that one bad row does not take others along."""
@@ -200,67 +245,66 @@ class TrialExport:
     def _warn_of(self, conflict: Conflict, run: str, runs: Runs, run_id: str) -> None:
         text = f"{conflict} (run {run}); the first value stands"
         self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, {CONFLICT: text}))
-        log.warning("trial %d: %s", self.trial.number, text)
+        log.warning("trial %d: %s", self.number, text)
         self._conflicted = True
 
     def _restore(self, runs: Runs, run_id: str) -> Dedup:
-        """Rebuild, from files and cursor, what was sent; the newest range is to be sent again."""
-        once = Dedup(self._earlier)
-        pieces = [*self.trial.sent, *([self.trial.last] if self.trial.last else [])]
-        lost = any(_size(self._file(piece.run)) < piece.end for piece in pieces)  # by a power cut, say
-        if self.trial.unlisted or lost:
+        """What was sent by earlier drivers, from the files and the log. The newest range is sent again."""
+        dedup = Dedup(self._earlier)
+        ranges = self._trial.ranges()
+        whole = [piece for piece in ranges if piece.run in self._files and _size(self._files[piece.run]) >= piece.end]
+        if self._trial.unlisted or len(whole) < len(ranges):  # lines were lost with a machine's power, say
             runs.reopen(run_id)
-            once.assume(runs.history(run_id, runs.metric_names(run_id)))
-        self._behind, box = [], None
-        for piece in pieces:
-            box = Outbox(piece, [], [], noted=True)
-            for rows, conflicts in self._replay(once, piece):
-                if piece is pieces[-1]:
-                    box.rows += rows
-                    box.conflicts += conflicts
-        self._outbox, self._once = box, once
-        return once
+            dedup.assume(runs.history(run_id, runs.metric_names(run_id)))
+        self._taken, batch = [], None
+        for piece in ranges:
+            batch = Batch(piece, [], [], noted=True)
+            for rows, conflicts in self._replay(dedup, piece):
+                if piece is ranges[-1]:  # kept, to be sent again; of the others it is enough that `dedup` saw them
+                    batch.rows += rows
+                    batch.conflicts += conflicts
+        self._batch, self._dedup = batch, dedup
+        return dedup
 
-    def _replay(self, once: Dedup, piece: Range) -> Iterator[tuple[list[Row], list[Conflict]]]:
+    def _replay(self, dedup: Dedup, piece: Range) -> Iterator[tuple[list[Row], list[Conflict]]]:
+        """What a range brings, a chunk at a time: it may be of any size."""
         start = piece.start
-        while start < piece.end:
-            lines, end = read_lines(self._file(piece.run), start, piece.end, self._complainer(piece.run))
+        while start < piece.end and piece.run in self._files:
+            lines, end = read_lines(self._files[piece.run], start, piece.end, self._complainer(piece.run))
             if end == start:
                 return
-            yield once.take(lines)
-            note.join(self._behind, Range(piece.run, start, end))
+            yield dedup.take(lines)
+            delivery_log.join(self._taken, Range(piece.run, start, end))
             start = end
 
     def _earlier(self) -> Iterator[Line]:
-        for piece in self._behind:
-            yield from read_range(self._file(piece.run), piece.start, piece.end, self._complainer(piece.run))
+        for piece in self._taken:
+            yield from read_range(self._files[piece.run], piece.start, piece.end, self._complainer(piece.run))
 
-    def _finish(self, runs: Runs, run_id: str, place: Place) -> None:
-        ended = self.trial.ended
-        assert ended is not None
-        start = milliseconds(self.trial.created_at + 0.0005)  # rounded: MLflow may have told it
-        at = max(start, milliseconds(ended["at"]))
-        if rows := self._results(runs, run_id, place, at):
+    def _end(self, runs: Runs, run_id: str, place: Place, outcome: Outcome, tags: Mapping[str, str]) -> None:
+        """The results, and that the trial has ended. The state comes last: a run that has it lacks nothing."""
+        start = milliseconds(self._trial.created_at + 0.0005)  # rounded: MLflow may have told it
+        at = max(start, milliseconds(outcome.at))
+        if rows := self._results(runs, run_id, place, outcome, at):
             self._send_rows(runs, run_id, rows)
-        for name, relative in ended["artifacts"].items():
-            self._upload(runs, run_id, name, self._cursor.path.parent / relative)
-        tags = {**ended["tags"], STATE: ended["state"], **({ERROR: ended["error"]} if ended["error"] else {})}
-        self._try(runs, run_id, "tags", lambda: runs.set_tags(run_id, tags))
-        runs.end(run_id, STATUS[ended["state"]], at, None if place.parent is None else start)
-        if self.trial.doubtful:
+        for name, path in outcome.artifacts.items():
+            self._upload(runs, run_id, name, path)
+        error = {ERROR: outcome.error} if outcome.error else {}
+        self._set_tags(runs, run_id, {**tags, STATE: outcome.state.value, **error})
+        runs.end(run_id, STATUS[outcome.state], at, None if place.parent is None else start)
+        if self._trial.doubtful:
             remove_doubles(runs, run_id, place.experiment_id, self._marks(place))
-        self._cursor.note(note.done(self.trial.number, run_id))
+        self._delivered.note(delivery_log.done(self.number, run_id))
 
-    def _results(self, runs: Runs, run_id: str, place: Place, at: int) -> list[Row]:
+    def _results(self, runs: Runs, run_id: str, place: Place, outcome: Outcome, at: int) -> list[Row]:
         """The objectives as points; those that a run has which was found with metrics stay as they are."""
-        assert self.trial.ended is not None
-        objectives = self.trial.ended["objectives"]
-        has = runs.metric_names(run_id) if self.trial.unlisted and place.parent is not None and objectives else ()
+        objectives = outcome.objectives
+        has = runs.metric_names(run_id) if self._trial.unlisted and place.parent is not None and objectives else ()
         pairs = zip(objective_names(objectives), objectives.values(), strict=True)
         return [Row(name, records.number(value), at, 0) for name, value in pairs if name not in has]
 
     def _upload(self, runs: Runs, run_id: str, name: str, path: Path) -> None:
-        """Artifacts are copies of what lies in the trial's folder: if one can not be stored, all goes on."""
+        """Artifacts are copies of what lies in the trial's folder: if one cannot be stored, all goes on."""
         if not path.exists():
             return
         folder = name if path.is_dir() else name.rpartition("/")[0]
@@ -274,6 +318,7 @@ class TrialExport:
             self._report(f"{path} can not be stored as an artifact ({error})")
 
     def _try(self, runs: Runs, run_id: str, what: str, call: Callable[[], None]) -> None:
+        """Do without what MLflow will never take, unless the whole run is gone."""
         try:
             call()
         except Refused as error:
@@ -282,29 +327,28 @@ class TrialExport:
             self._report(f"its {what} are refused by MLflow ({error})")
 
     def _give_up_if_deleted(self, runs: Runs, error: Refused, place: Place) -> None:
-        run_id = self.trial.run_id
+        """A run that a person deleted stays deleted, unless the study's own run is gone with it."""
+        trial = self._delivered.trials.get(self.number)
+        run_id = None if trial is None else trial.run_id
         if run_id is None or runs.is_active(run_id):
             raise TrackingError(str(error)) from error
         if place.parent is not None and not runs.is_active(place.parent):
             raise StudyGone(str(error)) from error
         self._report("its run was deleted in MLflow; nothing more is sent there")
-        self._cursor.note(note.done(self.trial.number, run_id))
+        self._delivered.note(delivery_log.done(self.number, run_id))
 
     def _report(self, text: str) -> None:
-        self._complain(f"trial {self.trial.number}: {text}")
+        self._complain(f"trial {self.number}: {text}")
 
     def _complainer(self, run: str) -> Callable[[str], None]:
-        """Tells of lines that are no reports, once a file: there may be millions of them."""
+        """Tells of lines that are no reports, once a run: there may be millions of them."""
 
         def complain(text: str) -> None:
-            if self._file(run) not in self._unreadable:
-                self._unreadable.add(self._file(run))
+            if run not in self._spoilt:
+                self._spoilt.add(run)
                 self._report(text)
 
         return complain
-
-    def _file(self, run: str) -> Path:
-        return self.trial.runs[run] / "metrics.jsonl"
 
 
 def run_name(number: int, best: bool = False) -> str:

@@ -32,7 +32,7 @@ def _run_exit_handlers() -> None:
     """What the task registered for the end, and the files that it left open, get a few seconds: no more."""
 
     def run() -> None:
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # no public name runs them before the interpreter's own way out
         for thing in gc.get_objects():
             if isinstance(thing, io.TextIOBase | io.BufferedIOBase) and not thing.closed:
                 with contextlib.suppress(Exception):

@@ -38,6 +38,7 @@ def project(tmp_path: Path) -> Path:
     copy = tmp_path / "project"
     for part in ("conf", "pipelines", "jobs", "src"):
         shutil.copytree(PROJECT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(PROJECT / "pyproject.toml", copy)
     (copy / "pipelines" / "probe.py").write_text(PROGRAM)
     return copy
 

@@ -4,6 +4,7 @@ import math
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as State
 
 from tests.sweep.postgres import Postgres, closed_after, running_or_skip
+from tests.sweep.study.conformance import NewStorage, StorageConformance, ended
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.fencing import TOKEN
 from trialfleet.sweep.study.lease import LeaseLost
-from trialfleet.sweep.study.projection import told
 from trialfleet.sweep.study.storage import (
-    FAILURE,
     OWNER,
     StudyStorage,
     Told,
@@ -31,7 +31,7 @@ from trialfleet.sweep.study.storage import (
     open_storage,
     put_study_aside,
 )
-from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.result import TrialState
 
 
 def held() -> None:
@@ -57,147 +57,87 @@ def opened(
     return StudyStorage(open_storage(None, journal, check), "study", directions, check)
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with running_or_skip() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database for all tests: to make its tables is most of what they would cost."""
+    return f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'studies.db'}"
+
+
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
     return tmp_path / "sweeps" / "study" / "optuna_journal.log"
 
 
-def ended(state: TrialState, objectives: list[float] | None = None, error: dict[str, str] | None = None) -> Told:
-    return told(Result(state, objectives, error, {}, "1.0", {}), takes_constraints=True, violations={})
+# -------------------------------------------------------------------- trials, in any storage
 
 
-# -------------------------------------------------------------------- trials
+class TestJournal(StorageConformance):
+    @pytest.fixture
+    def storage(self, journal: Path) -> NewStorage:
+        return lambda: open_storage(None, journal, held)
 
 
-def test_a_trial_bears_our_mark_from_its_first_moment(journal: Path) -> None:
-    """One record of the journal makes it RUNNING and ours: no death can leave a trial that nobody owns."""
+class TestSQLite(StorageConformance):
+    @pytest.fixture
+    def storage(self, sqlite: str) -> Iterator[NewStorage]:
+        yield from opening(sqlite)
+
+
+class TestPostgreSQL(StorageConformance):
+    @pytest.fixture
+    def storage(self, server: Postgres) -> Iterator[NewStorage]:
+        yield from opening(server.url)
+
+
+class TestOfTheUsersOwn(StorageConformance):
+    """As `_target_` names one: neither our journal nor a database."""
+
+    @pytest.fixture
+    def storage(self) -> NewStorage:
+        one = InMemoryStorage()
+        return lambda: one
+
+
+def opening(url: str) -> Iterator[NewStorage]:
+    """Opens the database, empty at first, again and again, as one driver after the other does."""
+    with ExitStack() as stack:
+        storage = stack.enter_context(closed_after(open_storage(url, Path("unused"), held)))
+        for study in storage.get_all_studies():
+            storage.delete_study(study._study_id)
+        yield lambda: stack.enter_context(closed_after(open_storage(url, Path("unused"), held)))
+
+
+def test_a_trial_is_one_record_of_the_journal(journal: Path) -> None:
+    """One record makes it RUNNING and ours: no death can leave a trial that nobody owns."""
     store = opened(journal)
     before = journal.read_text().count("\n")
-    trial_id = store.create("uid")
+    store.create("uid")
     assert journal.read_text().count("\n") == before + 1
     (trial,) = optuna.load_study(study_name="study", storage=plain(journal)).trials
     assert (trial.state, trial.user_attrs) == (State.RUNNING, {OWNER: "uid"})
-    assert store.frozen(trial_id).number == 0
+
+
+def test_what_is_told_twice_is_written_once(journal: Path) -> None:
+    store = opened(journal)
+    trial_id = store.create("uid")
+    store.tell(trial_id, Told(State.COMPLETE, [1.0], {}, None))
+    size = journal.stat().st_size
+    store.tell(trial_id, Told(State.COMPLETE, [1.0], {}, None))
+    opened(journal).tell(trial_id, Told(State.FAIL, None, {}, None))
+    assert journal.stat().st_size == size
 
 
 def plain(journal: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
-def test_a_known_point_is_what_the_sampler_gives(journal: Path) -> None:
-    store = opened(journal)
-    trial = store.trial(store.create("uid", {"x": 0.25}))
-    assert trial.suggest_float("x", 0, 1) == 0.25
-    assert 0 <= trial.suggest_float("y", 0, 1) <= 1
-
-
-def test_trials_that_somebody_enqueued_come_first(journal: Path) -> None:
-    optuna.create_study(study_name="study", storage=_made(journal)).enqueue_trial({"x": 0.5})
-    store = opened(journal)
-    trial_id = store.create("uid", {"x": 0.25})
-    assert store.trial(trial_id).suggest_float("x", 0, 1) == 0.5
-    assert store.frozen(trial_id).user_attrs[OWNER] == "uid"
-    assert store.frozen(store.create("uid")).number == 1
-
-
-def _made(journal: Path) -> JournalStorage:
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    return plain(journal)
-
-
-def test_the_first_report_of_a_step_stays(journal: Path) -> None:
-    """Lines that are trained again after a resume say the same or are wrong."""
-    store = opened(journal)
-    trial_id = store.create("uid")
-    assert store.report(trial_id, 10, 0.5)
-    assert not store.report(trial_id, 10, 0.7)
-    assert store.report(trial_id, 20, math.nan)
-    assert store.frozen(trial_id).intermediate_values[10] == 0.5
-
-
-@pytest.mark.parametrize("value", [0.5, math.inf, -math.inf])
-def test_complete(journal: Path, value: float) -> None:
-    store = opened(journal)
-    store.tell(store.create("uid"), ended(TrialState.COMPLETE, [value]))
-    (trial,) = opened(journal).trials()
-    assert (trial.state, trial.values) == (State.COMPLETE, [value])
-
-
-def test_several_objectives(journal: Path) -> None:
-    store = opened(journal, directions=("minimize", "maximize"))
-    store.tell(store.create("uid"), ended(TrialState.COMPLETE, [1.0, 2.0]))
-    assert store.trials()[0].values == [1.0, 2.0]
-
-
-def test_a_pruned_trial_keeps_its_last_report(journal: Path) -> None:
-    store = opened(journal)
-    trial_id = store.create("uid")
-    store.report(trial_id, 2, 0.75)
-    store.report(trial_id, 1, 0.5)
-    store.tell(trial_id, ended(TrialState.PRUNED))
-    assert (store.frozen(trial_id).state, store.frozen(trial_id).value) == (State.PRUNED, 0.75)
-
-
-@pytest.mark.parametrize("value", [None, math.nan])
-def test_a_pruned_trial_without_a_value(journal: Path, value: float | None) -> None:
-    store = opened(journal)
-    trial_id = store.create("uid")
-    if value is not None:
-        store.report(trial_id, 1, value)
-    store.tell(trial_id, ended(TrialState.PRUNED))
-    assert store.frozen(trial_id).state is State.PRUNED
-
-
-def test_a_failed_trial_says_why(journal: Path) -> None:
-    store = opened(journal)
-    trial_id = store.create("uid")
-    error = {"type": "ValueError", "message": "x" * 9000, "traceback": ""}
-    store.tell(trial_id, ended(TrialState.FAIL, None, error))
-    trial = store.frozen(trial_id)
-    assert (trial.state, trial.values) == (State.FAIL, None)
-    assert trial.user_attrs[FAILURE].startswith("ValueError: xxx")
-    assert len(trial.user_attrs[FAILURE]) <= 2000
-
-
-def test_telling_twice_is_harmless(journal: Path) -> None:
-    """A driver that died between telling and forgetting tells again; the first word stands."""
-    store = opened(journal)
-    trial_id = store.create("uid")
-    store.tell(trial_id, ended(TrialState.COMPLETE, [1.0]))
-    size = journal.stat().st_size
-    store.tell(trial_id, ended(TrialState.COMPLETE, [1.0]))
-    opened(journal).tell(trial_id, ended(TrialState.FAIL))
-    assert journal.stat().st_size == size
-    assert store.frozen(trial_id).value == 1.0
-
-
-def test_a_failure_of_which_only_the_reason_was_stored_is_told_again(journal: Path) -> None:
-    store = opened(journal)
-    trial_id = store.create("uid")
-    store.storage.set_trial_user_attr(trial_id, FAILURE, "ValueError: no")
-    opened(journal).tell(trial_id, ended(TrialState.FAIL, None, {"type": "ValueError", "message": "no"}))
-    assert opened(journal).frozen(trial_id).state is State.FAIL
-
-
-def test_the_last_point_of_a_grid_is_told_like_any_other(journal: Path) -> None:
-    """Optuna's grid sampler asks at this moment to stop an `optimize` that nobody called."""
-    store = opened(journal)
-    store.study.sampler = optuna.samplers.GridSampler({"x": [1, 2]}, seed=0)
-    ids = [store.create("uid") for _ in range(2)]
-    for trial_id in ids:
-        store.trial(trial_id).suggest_categorical("x", [1, 2])
-    for trial_id in ids:
-        store.tell(trial_id, ended(TrialState.COMPLETE, [1.0]))
-    assert [trial.state for trial in store.trials()] == [State.COMPLETE] * 2
-
-
 # -------------------------------------------------------------------- the study
-
-
-def test_a_study_with_another_direction_is_refused(journal: Path) -> None:
-    opened(journal)
-    with pytest.raises(UserError, match="is there with direction minimize, not maximize"):
-        opened(journal, directions=("maximize",))
 
 
 def a_study_in(folder: Path, uid: str = "uid-1") -> None:
@@ -343,12 +283,6 @@ def test_passwords_are_masked(storage: str | None, shown: str) -> None:
 
 
 # -------------------------------------------------------------------- putting a study aside
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with running_or_skip() as one:
-        yield one
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])

@@ -17,6 +17,7 @@ from types import FrameType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from trialfleet.compat.hydra import failure_of
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
@@ -166,8 +167,9 @@ def _failure(end: JobReturn) -> BaseException | None:
     """What the trial's task raised, with what led to it; None if it returned a value."""
     if end.status is JobStatus.COMPLETED:
         return None
-    if not isinstance(end._return_value, BaseException):
-        return NoEnd(f"the launcher does not say how the trial ended: status {end.status}, {end._return_value!r}")
+    given = failure_of(end)
+    if not isinstance(given, BaseException):
+        return NoEnd(f"the launcher does not say how the trial ended: status {end.status}, {given!r}")
     try:
         end.return_value  # noqa: B018  # raises: only so do the causes of one from another process come back
     except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the run

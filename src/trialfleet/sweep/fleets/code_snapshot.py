@@ -6,9 +6,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import cloudpickle
-from hydra._internal.config_repository import ConfigRepository
 from hydra.types import HydraContext
 
+from trialfleet.compat.hydra import read_search_path_again
 from trialfleet.sweep.fleets.code_version import source_files
 
 
@@ -38,12 +38,10 @@ def python_path(code: Path) -> str:
 def repointed(context: HydraContext, project: Path, code: Path) -> HydraContext:
     """A copy of Hydra's context that composes configs from `code` wherever it did from `project`."""
     copy: HydraContext = cloudpickle.loads(cloudpickle.dumps(context))
-    loader = copy.config_loader
-    search_path = loader.get_search_path()
-    for element in search_path.get_path():
+    for element in copy.config_loader.get_search_path().get_path():
         inside = None if element.path is None else element.path.removeprefix(f"file://{project}{os.sep}")
         # Only what was copied: a --config-dir elsewhere in the project's directory stays where it is.
         if inside != element.path and (code / str(inside)).is_dir():
             element.path = f"file://{code}{os.sep}{inside}"
-    loader.repository = ConfigRepository(config_search_path=search_path)  # type: ignore[attr-defined]  # of the only loader
+    read_search_path_again(copy.config_loader)
     return copy

@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.plugins.launcher import Launcher
 
+from trialfleet.compat.submitit import executor_of
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.blocking import BlockingFleet
@@ -73,7 +74,7 @@ class _Local(FleetFactory):
     name = "local"
 
     def takes(self, launcher: Launcher) -> bool:
-        return getattr(launcher, "_EXECUTOR", None) == "local"
+        return executor_of(launcher) == "local"
 
     def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
         return LocalFleet(parameters(launcher), context.environment)
@@ -86,7 +87,7 @@ class _Slurm(FleetFactory):
     name = "slurm"
 
     def takes(self, launcher: Launcher) -> bool:
-        return getattr(launcher, "_EXECUTOR", None) == "slurm"
+        return executor_of(launcher) == "slurm"
 
     def check(self, launcher: Launcher) -> None:
         missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]

@@ -5,7 +5,6 @@ is known by its pid and start time, so that another driver can take it up.
 """
 
 import errno
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trialfleet.compat.submitit import LocalController
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets import local_processes
 from trialfleet.sweep.fleets.base import WORKER, Busy, Fleet, MaybeSubmitted
@@ -62,28 +62,27 @@ class LocalFleet(Fleet):
         folder = submission.parent / uuid
         folder.mkdir(exist_ok=True)
         setup = params.get("setup") or ()
-        worker = [sys.executable, "-u", "-m", WORKER, str(submission)]
-        controller = [sys.executable, "-m", "submitit.local._local", str(folder)]
+        controller = LocalController(
+            folder,
+            task=[sys.executable, "-u", "-m", WORKER, str(submission)],
+            tasks=int(params["tasks_per_node"] or 1),
+            time_limit=int(60 * params["timeout_min"]),
+            signal_delay=int(params.get("signal_delay_s", 30)),
+            stderr_to_stdout=bool(params["stderr_to_stdout"]),
+            in_shell=bool(setup),
+        )
         environment = {
             **outside_of_jobs(),
             **self._environment,
-            "SUBMITIT_EXECUTOR": "local",
+            **controller.environment,
             "SUBMITIT_FOLDER": str(folder),
             ELEMENT: str(element),
             MARKER: marker(uuid, element),
-            "SUBMITIT_LOCAL_NTASKS": str(params["tasks_per_node"] or 1),
-            "SUBMITIT_LOCAL_COMMAND": shlex.join(worker),
-            "SUBMITIT_LOCAL_TIMEOUT_S": str(int(60 * params["timeout_min"])),
-            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(int(params.get("signal_delay_s", 30))),
-            "SUBMITIT_LOCAL_NODEID": "0",
-            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
-            "SUBMITIT_STDERR_TO_STDOUT": "1" if params["stderr_to_stdout"] else "",
-            "SUBMITIT_LOCAL_WITH_SHELL": "1" if setup else "",
             "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in range(params["gpus_per_node"] or 0)),
         }
         with open(folder / "controller.log", "ab") as log:
             child = subprocess.Popen(
-                [*_shell(setup), *controller] if setup else controller,
+                [*_shell(setup), *controller.command] if setup else controller.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

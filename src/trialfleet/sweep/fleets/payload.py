@@ -17,7 +17,8 @@ from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from trialfleet.sweep.study import search_space as spaces
+from trialfleet.compat.hydra import forget_files
+from trialfleet.sweep.study.search_space import element
 from trialfleet.trial import secrets
 
 
@@ -28,7 +29,8 @@ def write_payload(folder: Path, hydra_context: HydraContext, task_function: Task
         the file's path.
     """
     context = copy.copy(hydra_context)
-    context.config_loader = _without_files(copy.copy(hydra_context.config_loader))
+    context.config_loader = copy.copy(hydra_context.config_loader)
+    forget_files(context.config_loader)  # a job reads those it needs itself
     content = cloudpickle.dumps(
         {
             "hydra_context": context,
@@ -54,15 +56,8 @@ def _singletons() -> Any:
         secrets.mask(hydra_config.cfg)
     global_hydra = state["instances"].get(GlobalHydra)
     if global_hydra is not None and global_hydra.hydra is not None:
-        _without_files(global_hydra.hydra.config_loader)
+        forget_files(global_hydra.hydra.config_loader)
     return state
-
-
-def _without_files(config_loader: Any) -> Any:
-    """Forgets the config files that the loader has read: a job reads those it needs itself."""
-    if hasattr(config_loader, "_active_repository"):
-        config_loader._active_repository = None
-    return config_loader
 
 
 def without_secrets(config: DictConfig) -> DictConfig:
@@ -71,7 +66,7 @@ def without_secrets(config: DictConfig) -> DictConfig:
     changed = [key for key in secrets.mask(copied) if key.startswith("hydra.")]
     if changed:
         # A job composes its config anew, and Hydra refuses a sweeper that differs from this one.
-        overrides = [f"{key}={spaces.element(OmegaConf.select(copied, key))}" for key in changed]
+        overrides = [f"{key}={element(OmegaConf.select(copied, key))}" for key in changed]
         with read_write(copied.hydra.overrides):
             copied.hydra.overrides.hydra = [*copied.hydra.overrides.hydra, *overrides]
     return copied

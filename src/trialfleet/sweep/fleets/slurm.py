@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trialfleet.compat.submitit import batch_script
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets import slurm_answers, slurm_command, slurm_memory
 from trialfleet.sweep.fleets.base import WORKER, Busy, Fleet, MaybeSubmitted, TooMuchMemory
@@ -137,8 +138,6 @@ class SlurmFleet(Fleet):
         return slurm_memory.gigabytes(self._parameters or {}, factor)
 
     def _script(self, submission: Path, uuid: str, count: int, memory: float) -> str:
-        from submitit.slurm.slurm import _make_sbatch_string
-
         assert self._parameters is not None, "this fleet only follows jobs"
         parameters = slurm_memory.scaled(self._parameters, memory)
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self._environment.items()]
@@ -155,7 +154,7 @@ class SlurmFleet(Fleet):
         if count > 1:
             parameters["map_count"] = count
         command = f"{self._python} -u -m {WORKER} {shlex.quote(str(submission))}"
-        return _make_sbatch_string(command=command, folder=folder, **parameters)
+        return batch_script(command, folder, **parameters)
 
     # ---------------------------------------------------------------- follow
 
@@ -363,4 +362,4 @@ def script_parameters(settings: Mapping[str, Any], folder: Path) -> dict[str, An
         executor.update_parameters(**wanted)
     except (NameError, ValueError) as error:
         raise UserError(f"hydra.launcher: {error}", "see conf/hydra/launcher/submitit_slurm.yaml") from None
-    return dict(executor._executor.parameters)
+    return dict(executor.parameters)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trialfleet.compat.submitit import node_names
 from trialfleet.sweep.fleets import slurm_answers, slurm_command, slurm_memory
 from trialfleet.sweep.fleets.slurm_answers import Node
 
@@ -61,8 +62,6 @@ class SlurmNodes:
 
     def _unwanted(self) -> set[str]:
         """The nodes that the user excludes; none if that is no list of names (Slurm takes a file, too)."""
-        from submitit.slurm.slurm import SlurmParseException, _parse_node_list
-
-        with contextlib.suppress(SlurmParseException):
-            return set(_parse_node_list(str(self._asked.get("exclude") or "")))
+        with contextlib.suppress(ValueError):
+            return set(node_names(str(self._asked.get("exclude") or "")))
         return set()

@@ -12,9 +12,10 @@ from functools import cache
 from typing import Any
 
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import event, select
+from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
+from trialfleet.compat.optuna import backend_of, select_user_attr
 from trialfleet.sweep.study.lease import LeaseLost
 
 TOKEN = "trialfleet:epoch"  # user attribute of a study: the driver that took it, and the number of its lease
@@ -31,8 +32,7 @@ _LIMITS["mariadb"] = _LIMITS["mysql"]
 
 def database_of(storage: BaseStorage) -> RDBStorage | None:
     """The storage itself or what it caches, if that is a database that this process writes."""
-    inner = getattr(storage, "_backend", storage)  # optuna.storages._CachedStorage
-    return inner if isinstance(inner, RDBStorage) else None
+    return next((inner for inner in (storage, backend_of(storage)) if isinstance(inner, RDBStorage)), None)
 
 
 class Fence:
@@ -121,10 +121,7 @@ def _note_statement(state: ORMExecuteState) -> None:
 
 def _stored_token(session: Session, study_id: int) -> Any:
     """The token as it is at the end of this transaction: whoever wants to change it waits for our COMMIT."""
-    from optuna.storages._rdb.models import StudyUserAttributeModel as Attribute
-
-    query = select(Attribute.value_json).where(Attribute.study_id == study_id, Attribute.key == TOKEN)
-    text = session.execute(query.with_for_update(read=True)).scalar_one_or_none()
+    text = session.execute(select_user_attr(study_id, TOKEN).with_for_update(read=True)).scalar_one_or_none()
     return None if text is None else json.loads(text)
 
 

@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._storage import JournalOperation
 
+from trialfleet.compat.optuna import JOURNAL_OPERATIONS
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.lease import LeaseLost
 
@@ -31,7 +31,6 @@ LEFT_BEHIND = 3.0  # seconds after which a lock that nobody gave back is taken f
 _LONGEST_LINE = 64 << 20  # bytes; nothing that Optuna writes is longer
 _PIECE = 1 << 20  # bytes that are copied at a time
 _FIRST_BYTES = b'{"op_code":'  # of each record
-_OPERATIONS = frozenset(int(operation) for operation in JournalOperation)
 
 
 def open_journal(path: Path, lease_check: Callable[[], None]) -> JournalStorage:
@@ -234,7 +233,7 @@ def _check_record(path: Path, number: int, line: bytes) -> None:
         shown = repr(line[:40])[2:-1] if line.strip() else "an empty line"
         raise _damaged(path, number, f"it is no JSON: {shown}") from None
     operation = record.get("op_code") if isinstance(record, dict) and "worker_id" in record else None
-    if not isinstance(operation, int) or operation not in _OPERATIONS:
+    if not isinstance(operation, int) or operation not in JOURNAL_OPERATIONS:
         raise _damaged(path, number, f"it is no record of Optuna's: {line[:40].decode(errors='replace').strip()}")
 
 

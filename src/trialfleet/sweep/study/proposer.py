@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial
+from optuna.trial import Trial, create_trial
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.samplers import SamplerFactory
@@ -89,7 +89,7 @@ class Proposer:
         self._store.study.sampler = self._samplers(number)
         trial = self._store.trial(trial_id)
         for name, distribution in self._space.distributions.items():
-            trial._suggest(name, distribution)
+            suggest(trial, name, distribution)
         if self._custom is not None:
             self._custom(self._config, trial)
         frozen = self._store.frozen(trial_id)
@@ -102,6 +102,17 @@ class Proposer:
             )
         overrides = [secrets.masked_override(text) for text in self._space.overrides(params)]
         return TrialRecord(number, overrides, params, distribution_texts(frozen.distributions), self._uid)
+
+
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """The value of a parameter of the space: the trial's own if it has one, else the sampler's proposal."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        low, high = distribution.low, distribution.high
+        return trial.suggest_int(name, low, high, step=distribution.step, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)  # the space has no others
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def imported(path: str | None) -> CustomSpace | None:
@@ -135,11 +146,10 @@ def known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> d
                 raise UserError(f"hydra.sweeper.enqueue: {name} is not in the search space", "correct the key")
             continue
         try:
-            contained = distribution._contains(distribution.to_internal_repr(value))
+            create_trial(params={name: value}, distributions={name: distribution}, value=0.0)
         except ValueError:
-            contained = False
-        if not contained:
-            raise UserError(f"hydra.sweeper.enqueue: {name}={value!r} is outside of {distribution}", "correct it")
+            message = f"hydra.sweeper.enqueue: {name}={value!r} is outside of {distribution}"
+            raise UserError(message, "correct it") from None
     return dict(point)
 
 

@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from trialfleet.compat.optuna import study_id
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.fencing import TOKEN
 from trialfleet.sweep.study.journal import open_journal
@@ -136,7 +137,7 @@ class Rebuild:
         self.lease_check()
         study = store.study
         for key, value in old.system_attrs.items():
-            study._storage.set_study_system_attr(study._study_id, key, value)
+            store.storage.set_study_system_attr(study_id(study), key, value)
         for key, value in old.user_attrs.items():
             if key not in _OURS:
                 study.set_user_attr(key, value)
@@ -211,7 +212,7 @@ def _read(storage: BaseStorage, name: str) -> OldStudy:
     if name not in {study.study_name for study in storage.get_all_studies()}:
         return OldStudy()
     study = optuna.load_study(study_name=name, storage=storage)
-    system_attrs = storage.get_study_system_attrs(study._study_id)
+    system_attrs = storage.get_study_system_attrs(study_id(study))
     return OldStudy(study.get_trials(deepcopy=False), study.user_attrs, system_attrs)
 
 

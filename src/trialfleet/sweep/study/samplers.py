@@ -20,9 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, QMCSampler
 from optuna.study import Study
 
+from trialfleet.compat.optuna import counts_qmc_points
 from trialfleet.errors import UserError
-from trialfleet.sweep.study import search_space as spaces
-from trialfleet.sweep.study.search_space import Space
+from trialfleet.sweep.study.search_space import Space, grid
 from trialfleet.sweep.study.trusted import trusted
 
 
@@ -42,7 +42,7 @@ class SamplerFactory:
         self._one_seed = issubclass(kind, GridSampler | QMCSampler)
         self.grid_size: int | None = None
         if issubclass(kind, GridSampler):
-            values = spaces.grid(space)
+            values = grid(space)
             self.grid_size = prod(len(choices) for choices in values.values())
             self._build = partial(self._build, values)
         if issubclass(kind, GPSampler) and find_spec("torch") is None:  # Optuna would say so at the tenth trial
@@ -74,12 +74,11 @@ class SamplerFactory:
         """
         sampler = self(0)
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
-        counts = study._storage.get_study_system_attrs(study._study_id)
-        if not isinstance(sampler, QMCSampler) or not trials or any(key.startswith("qmc:") for key in counts):
+        if not isinstance(sampler, QMCSampler) or not trials or counts_qmc_points(study):
             return
         space = sampler.infer_relative_search_space(study, trials[0])
         for _ in trials[1:]:  # the first trial of a study is drawn at random, and tells the sampler the space
-            sampler._find_sample_id(study, space)
+            sampler.sample_relative(study, trials[0], space)  # uses up a point, whichever trial it is for
 
 
 def _builder(config: Any) -> "partial[BaseSampler]":

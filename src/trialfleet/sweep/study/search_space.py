@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import (
     Quote,
     QuotedString,
     RangeSweep,
+    Transformer,
 )
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -239,9 +240,9 @@ def element(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(element, value)) + "]"
     if isinstance(value, dict):
-        pairs = [f"{Override._get_value_element_as_str(key)}:{element(item)}" for key, item in value.items()]
+        pairs = [f"{Transformer.str(key)}:{element(item)}" for key, item in value.items()]
         return "{" + ",".join(pairs) + "}"
-    return Override._get_value_element_as_str(value)
+    return Transformer.str(value)
 
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

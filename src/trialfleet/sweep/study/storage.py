@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from trialfleet.compat.optuna import FIXED_PARAMS, backend_of, forget_trials, storage_of, study_id
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.databases import open_database
@@ -131,11 +132,11 @@ class StudyStorage:
                 f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}",
                 "give objective.direction as it was, or another hydra.sweeper.study_name",
             )
-        backend, database = getattr(storage, "_backend", None), database_of(storage)
+        backend, database = backend_of(storage), database_of(storage)
         self._journal = backend if isinstance(backend, OwnJournal) else None
         self._fence: Fence | None = None
         if database is not None:
-            self._fence = Fence(database, self.study._study_id, token or uuid4().hex, lease_check)
+            self._fence = Fence(database, study_id(self.study), token or uuid4().hex, lease_check)
 
     def check_lease(self) -> None:
         """Raises:
@@ -155,7 +156,7 @@ class StudyStorage:
 
     @property
     def storage(self) -> BaseStorage:
-        return self.study._storage
+        return storage_of(self.study)
 
     def belong(self, uid: str, folder: Path) -> None:
         """Make the study the sweep folder's own and this driver's: no other that had it before can write any more.
@@ -181,7 +182,11 @@ class StudyStorage:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials in order of their number. Not copies: do not change them."""
-        return self.storage.get_all_trials(self.study._study_id, deepcopy=False)
+        return self.study.get_trials(deepcopy=False)
+
+    def id_of(self, trial: FrozenTrial) -> int:
+        """The storage id of one of the study's trials."""
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id(self.study), trial.number)
 
     def create(self, uid: str, fixed_params: Mapping[str, Any] | None = None) -> int:
         """A new RUNNING trial that bears our mark from its first moment on; its storage id.
@@ -190,14 +195,15 @@ class StudyStorage:
             fixed_params: values that the trial must take where its space has them.
         """
         self._lease_check()
-        waiting = self.storage.get_all_trials(self.study._study_id, deepcopy=False, states=(TrialState.WAITING,))
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         for trial in waiting:  # enqueued with plain Optuna: these come first, as in Study.ask
-            self.storage.set_trial_user_attr(trial._trial_id, OWNER, uid)
-            if self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                return trial._trial_id
-        system = {"fixed_params": dict(fixed_params)} if fixed_params else None
+            trial_id = self.id_of(trial)
+            self.storage.set_trial_user_attr(trial_id, OWNER, uid)
+            if self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return trial_id
+        system = {FIXED_PARAMS: dict(fixed_params)} if fixed_params else None
         template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: uid}, system_attrs=system)
-        return self.storage.create_new_trial(self.study._study_id, template_trial=template)
+        return self.storage.create_new_trial(study_id(self.study), template_trial=template)
 
     def next_number(self) -> int:
         """The number that the next trial of `create` gets."""
@@ -207,11 +213,11 @@ class StudyStorage:
     def add(self, trial: FrozenTrial) -> int:
         """A trial as it is, with whatever it has already, behind the study's last one; its storage id."""
         self._lease_check()
-        return self.storage.create_new_trial(self.study._study_id, template_trial=trial)
+        return self.storage.create_new_trial(study_id(self.study), template_trial=trial)
 
     def trial(self, trial_id: int) -> Trial:
         """The live trial object, through which the sampler proposes. Uses the study's current sampler."""
-        self.study._thread_local.cached_all_trials = None
+        forget_trials(self.study)
         return Trial(self.study, trial_id)
 
     def frozen(self, trial_id: int) -> FrozenTrial:
@@ -265,12 +271,12 @@ def put_study_aside(storage: BaseStorage, name: str, aside_name: str) -> None:
         _delete_half_copy(storage, aside_name, mark)
     new = optuna.create_study(study_name=aside_name, storage=storage, directions=old.directions)
     new.set_user_attr(TOKEN, mark)  # first of all: it tells a half copy from anything else
-    for key, value in storage.get_study_system_attrs(old._study_id).items():
-        storage.set_study_system_attr(new._study_id, key, value)
+    for key, value in storage.get_study_system_attrs(study_id(old)).items():
+        storage.set_study_system_attr(study_id(new), key, value)
     for key, value in old.user_attrs.items():
         new.set_user_attr(key, value)
     for trial in old.get_trials(deepcopy=False):
-        storage.create_new_trial(new._study_id, template_trial=trial)
+        storage.create_new_trial(study_id(new), template_trial=trial)
     optuna.delete_study(study_name=name, storage=storage)
 
 
@@ -279,7 +285,7 @@ _ASIDE = "aside:"  # begins the token of a study that is being put aside
 
 def _delete_half_copy(storage: BaseStorage, name: str, mark: str) -> None:
     copy = optuna.load_study(study_name=name, storage=storage)
-    begun = not copy.user_attrs and not storage.get_all_trials(copy._study_id, deepcopy=False)
+    begun = not copy.user_attrs and not copy.get_trials(deepcopy=False)
     if not begun and copy.user_attrs.get(TOKEN) != mark:
         raise UserError(f"there is a study {name!r} in this storage already", "delete or rename that study first")
     optuna.delete_study(study_name=name, storage=storage)

@@ -4,14 +4,16 @@ import contextlib
 import shlex
 import sys
 
+from hydra.types import TaskFunction
 from rich.console import Console
 from rich.text import Text
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
-from trialfleet.sweep.study import progress as progress_of
+from trialfleet.sweep.study.progress import write_results
 from trialfleet.sweep.ui.live_table import brief, state_name
+from trialfleet.tracking.destination import Destination
 from trialfleet.trial import secrets, transient
 from trialfleet.trial.records import Damaged
 
@@ -51,7 +53,7 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
         console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
 
     try:
-        transient.patiently(lambda: progress_of.write_results(results, progress), patience, waiting=waiting)
+        transient.patiently(lambda: write_results(results, progress), patience, waiting=waiting)
     except OSError:
         if not stopping.leaves:  # the next driver writes them
             raise
@@ -89,8 +91,25 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
             if ended is not None and ended.run is not None:
                 config = directory.run_dir(ended.run) / ".hydra" / "config.yaml"
                 console.print(f"    config: {config}", soft_wrap=True)
-    console.print("  review:  make dashboard   (python -m pipelines.dashboard)")
+    review = review_command(plan.request.task_function, plan.target)
+    if review is not None:
+        console.print(f"  review:  {review}", soft_wrap=True)
     console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
+
+
+def review_command(task_function: TaskFunction, target: Destination | None) -> str | None:
+    """What a person types to look at the results in MLflow, or its address if somebody serves it; None without MLflow.
+
+    A project that has a command of its own for that names it in its task's attribute `review`.
+    """
+    if target is None:
+        return None
+    own: str | None = getattr(task_function, "review", None)
+    if own is not None:
+        return own
+    address = target.shown
+    served = address.startswith(("http://", "https://"))
+    return address if served else f"mlflow server --backend-store-uri {shlex.quote(address)}"
 
 
 def entry_point() -> str:

@@ -1,0 +1,103 @@
+"""What MLflow is to show of a trial, as the trial's folder says it at the moment.
+
+A snapshot is read anew whenever the driver says that something changed. The lines of metrics.jsonl are not in it: they
+are read as they come.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trialfleet.trial.directory import trial_dir
+from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import TrialState
+from trialfleet.trial.submission import TrialRecord
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        at: Unix seconds.
+        objectives: metric → value; empty unless the trial is COMPLETE.
+        artifacts: name in MLflow → file or folder; what does not exist is left out.
+    """
+
+    state: TrialState
+    at: float
+    objectives: Mapping[str, float]
+    error: str | None
+    artifacts: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class TrialSnapshot:
+    """A trial at one moment.
+
+    Attributes:
+        params: as text, which for floats is the exact repr.
+        tags: the attempt, the Slurm job id, where the seconds went.
+        started_at: Unix seconds.
+        runs: label of a run ("1.0") → its folder, oldest first.
+        outcome: None while the trial goes on.
+    """
+
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    started_at: float
+    runs: Mapping[str, Path]
+    outcome: Outcome | None = None
+
+
+def read_trial(study: Path, objectives: Sequence[str], number: int, ended: bool) -> TrialSnapshot | None:
+    """The trial as its folder says; None before it is submitted.
+
+    Args:
+        study: the study's folder.
+        objectives: their names, in the order of a result's values.
+        ended: whether the driver has accepted the trial's result. Until then result.json is not looked at: it may be
+            one of another trial, which the driver sets aside.
+
+    Raises:
+        Damaged: a file is not what it should be, or is missing.
+        OSError: a file cannot be read just now.
+    """
+    directory = trial_dir(study, number)
+    record = TrialRecord.read(directory.trial_json)
+    if record is None:
+        if ended:
+            raise Damaged(directory.trial_json, "is missing")
+        return None
+    runs = {claim.label: directory.run_dir(claim.label) for claim in directory.claims_of(record.identity)}
+    claims = [claim for run in runs.values() if (claim := run / "claim").exists()]
+    started_at = min(path.stat().st_mtime for path in claims or [directory.trial_json])
+    params = {name: str(value) for name, value in record.params.items()}
+    if not ended:
+        return TrialSnapshot(params, _job_tags(record), started_at, runs)
+    result = directory.result()
+    if result is None:
+        raise Damaged(directory.result_json, "is missing")
+    if result.identity.params not in (None, record.identity.params):
+        raise Damaged(directory.result_json, "is the result of other parameters than trial.json has")
+    outcome = Outcome(
+        result.state,
+        directory.result_json.stat().st_mtime,
+        dict(zip(objectives, result.objectives or (), strict=False)),
+        None if result.error is None else f"{result.error['type']}: {result.error['message']}",
+        artifacts_of(directory.run_dir(result.run)) if result.run else {},
+    )
+    seconds = {f"trialfleet.seconds.{part}": f"{value:.2f}" for part, value in result.seconds.items()}
+    return TrialSnapshot(params, _job_tags(record) | seconds, started_at, runs, outcome)
+
+
+def artifacts_of(run_directory: Path) -> dict[str, Path]:
+    """What of a run is shown with its trial: the composed config, and the files it put into `artifacts/`."""
+    files = sorted((run_directory / "artifacts").glob("*"))
+    return {"config.yaml": run_directory / ".hydra" / "config.yaml"} | {path.name: path for path in files}
+
+
+def _job_tags(record: TrialRecord) -> dict[str, str]:
+    job = record.job
+    tags = {"trialfleet.attempt": str(record.attempt)}
+    return tags if job is None else {**tags, "trialfleet.job_id": job.id, "trialfleet.launcher": job.launcher}
