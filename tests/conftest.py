@@ -1,6 +1,7 @@
 """What all tests share: generated cases are the same in each run, and never too slow for a busy machine."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig
+
+# Where Python is forbidden to keep what it compiled, as in many containers, each of the tests' processes would compile
+# the project anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile(
     "everyday",
