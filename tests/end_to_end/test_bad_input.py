@@ -6,6 +6,8 @@ import pytest
 
 from .conftest import Run
 
+pytestmark = pytest.mark.xdist_group("bad input")  # one worker has the host that all are forked from
+
 CASES = {
     "misspelt key": (["optimizer.learning_rte=1"], ["optimizer.learning_rte", "learning_rate"]),
     "misspelt sweeper key": (["hydra.sweeper.ntrials=1"], ["hydra.sweeper.ntrials", "n_trials"]),
