@@ -156,7 +156,7 @@ def test_the_command_without_results_fails_in_a_few_lines(tmp_path: Path) -> Non
     out, error = process.communicate(timeout=60)
     assert process.returncode == 2
     assert error.startswith("error: there are no results yet")
-    assert "pipelines.sweep" in error
+    assert "fix: run a study first" in error
     assert len(error.splitlines()) <= 3
     assert out == ""
 

@@ -15,7 +15,6 @@ import pytest
 from jobs.cluster.processes import wait_until
 from tests.conftest import composing
 from tests.tasks.commands import OF_TRIAL, PROJECT, Commands, host_of_commands
-from trialfleet.sweep.fleets.local_processes import MARKER
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.trial import metrics, out_of_memory, records
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
@@ -23,7 +22,6 @@ from trialfleet.trial.identity import Identity
 from trialfleet.trial.process import Stat
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
 from trialfleet.trial.submission import Assignment, Submission, TrialRecord
-from trialfleet.worker.job_environment import JobEnvironment
 
 UID = "0123456789abcdef"  # of the study
 PARAMS = {"x": 0.5}  # of each trial, as far as its study knows
@@ -693,11 +691,6 @@ def test_a_driver_that_is_itself_a_job_lends_its_local_jobs_no_identity(study: S
     assert study.run(study.submit(["do=complete"]), **environment)[0] == 0
     (claim,) = study.trial(0).claims()
     assert (claim.job.partition(":")[0], claim.restart) == ("local", 0)
-
-
-def test_what_marks_a_local_jobs_processes_does_not_name_another_launchers_job() -> None:
-    assert JobEnvironment.read({MARKER: "uuid.0", "TRIALFLEET_ELEMENT": "0"}).job.startswith("local:")
-    assert JobEnvironment.read({"TRIALFLEET_FLEET_JOB": "other:7"}).job == "other:7"
 
 
 def test_the_other_processes_of_a_job_follow_the_first(study: Study) -> None:

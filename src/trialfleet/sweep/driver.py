@@ -118,9 +118,9 @@ class Driver:
     clock: Clock = field(default_factory=Clock)
     active_trials: dict[int, ActiveTrial] = field(default_factory=dict)
     stopping: Stopping = field(default_factory=Stopping)
-    _kept: CheckpointRetention = field(init=False)
+    _retention: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
-    _leaving: LingeringJobs = field(init=False)
+    _lingering: LingeringJobs = field(init=False)
     _polling: LauncherPolling = field(init=False)
     _outages: Outages = field(init=False)
     _unreadable: UnreadableTrials = field(init=False)
@@ -129,11 +129,11 @@ class Driver:
     _nodes: Nodes = field(init=False)
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
-    _said_once: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self._kept = CheckpointRetention(settings.keep_checkpoints, self.progress)
+        self._retention = CheckpointRetention(settings.keep_checkpoints, self.progress)
         self._dispatch = Dispatch(
             fleet=self.fleet,
             launcher=next(name for name, fleet in self.fleets.items() if fleet is self.fleet),
@@ -150,7 +150,7 @@ class Driver:
             no_memory=self._give_up_memory,
         )
         self._nodes = Nodes(self.fleet.has_other_nodes)
-        self._leaving = LingeringJobs(self.fleets, settings.grace, self._notice)
+        self._lingering = LingeringJobs(self.fleets, settings.grace, self._notice)
         self._polling = LauncherPolling(self.fleets, settings.watch, self._notice_once)
         self._outages = Outages(self.study.folder, settings.patience, self._notice_once)
         self._unreadable = UnreadableTrials(self._notice_once)
@@ -179,7 +179,7 @@ class Driver:
             self.clock.sleep(self.settings.watch.files)
 
     def _is_over(self) -> bool:
-        waits_for = self.active_trials or self._untracked or self._leaving or self._outages.cut_off
+        waits_for = self.active_trials or self._untracked or self._lingering or self._outages.cut_off
         return not waits_for and not self._wanted()
 
     def request_stop(self, reason: str, jobs: Jobs = Jobs.FINISH, failed: bool = False) -> None:
@@ -207,19 +207,19 @@ class Driver:
             if cancelled := mass_cancelled(self.active_trials.values(), self.fleets):
                 self.request_stop(f"{cancelled} jobs were cancelled from outside: the study pauses", Jobs.LEAVE)
                 return
-            self._see_off()
-        self._look_at_each()
+            self._end_lingering_jobs()
+        self._look_at_trials()
         if self.stopping.request is not None and self.stopping.request.jobs is Jobs.CANCEL:
             self._cancel()
-        self._heed_unreadable()
+        self._check_unreadable()
         if self._best_is_new:
             self._announce_best()
-        self._heed_budget()
+        self._check_budget()
         self._refill()
         self._submit()
         self._outages.over()
 
-    def _look_at_each(self) -> None:
+    def _look_at_trials(self) -> None:
         """Look at each trial that is due, and act."""
         now = self.clock.now()
         for number, trial_id in list(self._untracked.items()):
@@ -229,9 +229,9 @@ class Driver:
         for trial in list(self.active_trials.values()):
             if trial.due(self.fleets, now) and not self._unreadable.rests(trial.number, now):
                 with self._unreadable.look(trial.number, trial.dir.path, now):
-                    self._look(trial)
+                    self._look_at(trial)
 
-    def _heed_unreadable(self) -> None:
+    def _check_unreadable(self) -> None:
         """Leave if there is nothing to do but to wait for trials whose files cannot be read, and that for long."""
         others = [number for number in self.active_trials if number not in self._unreadable]
         if others or not self.in_flight or (self._wanted() and self._free_slots()):
@@ -239,15 +239,15 @@ class Driver:
         if reason := self._unreadable.overdue(self.clock.now(), self.settings.patience):
             self.request_stop(reason, Jobs.LEAVE)
 
-    def _see_off(self) -> None:
+    def _end_lingering_jobs(self) -> None:
         """Jobs whose trials have ended must leave, those that an earlier driver left behind included."""
         now = self.clock.now()
         for number, job in self.ended_jobs:
             answered = job.launcher in self.fleets and job.launcher not in self._polling.silent
             if answered and self.fleets[job.launcher].lives(job):
-                self._leaving.add(job, number, now)
+                self._lingering.add(job, number, now)
         self.ended_jobs = ()
-        self._leaving.look(now)
+        self._lingering.look(now)
 
     def recover(self) -> None:
         """Track every unfinished trial of ours and count the finished ones."""
@@ -259,7 +259,7 @@ class Driver:
             elif trial.state.is_finished():
                 finished = finished_trial(trial, None)
                 self.progress.add(finished)
-                self._kept.add(finished)
+                self._retention.add(finished)
                 for observer in self.observers:
                     observer.recovered(trial.number, self.study.trial_dir(trial.number))
         for number, trial_id in list(self._untracked.items()):
@@ -277,14 +277,14 @@ class Driver:
         if record.launcher == blocking.LAUNCHER and record.submission is not None:
             record = replace(record, submission=None, job=None)  # it ran inside a driver that is gone
             record.write(directory.trial_json)
-        trial = self._tracked(trial_id, record, directory)
+        trial = self._active_trial(trial_id, record, directory)
         trial.pruned = directory.verdict() is not None
         self.active_trials[number] = trial
         self._untracked.pop(number, None)
         for observer in self.observers:
             observer.started(trial)
 
-    def _tracked(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> ActiveTrial:
+    def _active_trial(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> ActiveTrial:
         objectives = len(self.progress.directions)
         ran = dict(self.account.running.get(record.number, {}))
         return ActiveTrial(trial_id, record, directory, self.study.uids, objectives, self.study.submissions, ran)
@@ -303,11 +303,11 @@ class Driver:
 
     def _ask_launchers(self) -> bool:
         """Whether it was time to ask the launchers for all jobs."""
-        others = self._leaving.launchers() | {job.launcher for _, job in self.ended_jobs}
+        others = self._lingering.launchers() | {job.launcher for _, job in self.ended_jobs}
         trials = self.active_trials.values()
-        return self._polling.ask(self.clock.now(), trials, others, others_end=bool(self._leaving))
+        return self._polling.ask(self.clock.now(), trials, others, others_end=bool(self._lingering))
 
-    def _look(self, trial: ActiveTrial) -> None:
+    def _look_at(self, trial: ActiveTrial) -> None:
         if trial in self._dispatch.queue:
             return
         before = trial.phase
@@ -316,7 +316,7 @@ class Driver:
         if trial.phase is not before:
             self._polling.moved()
         if trial.phase is not JobState.PENDING:
-            self._follow(trial)
+            self._take_in_reports(trial)
         now = self.clock.now()
         trial.pass_time(now)
         trial.rest(now, self.settings.watch.max_files)
@@ -355,7 +355,7 @@ class Driver:
                     error |= {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {action.reason}"}
                 self._commit(trial, TrialState.FAIL, error)
                 if not seen.claimed:
-                    self._blame_node(trial, self._node(trial))
+                    self._count_against_node(trial, self._node(trial))
                 self._cancel_jobs([trial])
 
     def _commit(self, trial: ActiveTrial, state: TrialState, error: dict[str, str] | None) -> None:
@@ -372,14 +372,14 @@ class Driver:
         if trial.starved:
             reason, memory = self._memory.next_run(trial)
         trial.write(submission=None, job=None, unclaimed=trial.record.unclaimed + counts, memory=memory)
-        self._blame_node(trial, node)  # after what may fail and is then done again
+        self._count_against_node(trial, node)  # after what may fail and is then done again
         self._retry(trial, reason if counts else f"{reason}, on node {node}, which is suspected")
 
     def _counts(self, trial: ActiveTrial) -> bool:
         """Whether the end of a job before its claim counts against its trial, and not against a node."""
         return trial.starved or self._nodes.counts(self._node(trial), trial.number)
 
-    def _blame_node(self, trial: ActiveTrial, node: str) -> None:
+    def _count_against_node(self, trial: ActiveTrial, node: str) -> None:
         """A job ended before its claim: its node gets no more of them if there are several."""
         if trial.starved:
             return
@@ -439,7 +439,7 @@ class Driver:
             observer.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
-    def _follow(self, trial: ActiveTrial, all_of_them: bool = False) -> None:
+    def _take_in_reports(self, trial: ActiveTrial, all_of_them: bool = False) -> None:
         """Take in what the trial reported, and let the pruner judge it."""
         known, judged = set(trial.offsets), self.pruner is not None and self.study.metric is not None
         for line in trial.new_lines(all_of_them):
@@ -464,7 +464,7 @@ class Driver:
         The order is important: what may fail and is safe to repeat comes first, what is counted comes after it. So an
         error on the way (a database that restarts) leaves a trial that is looked at again.
         """
-        self._follow(trial, all_of_them=True)
+        self._take_in_reports(trial, all_of_them=True)
         seconds, node = trial.seconds(result), trial.node()
         self.store.tell(trial.trial_id, told(result, self.takes_constraints, self._violations(trial, result)))
         finished = finished_trial(self.store.frozen(trial.trial_id), seconds)
@@ -472,9 +472,9 @@ class Driver:
             observer.ended(trial, result)
         bad_node = self._nodes.ended(trial.number, node)
         self._best_is_new |= self.progress.add(finished)
-        superfluous = self._kept.add(finished)
+        superfluous = self._retention.add(finished)
         self.account.trial_over(trial.number, seconds)
-        self._leaving.add(trial.record.job, trial.number, self.clock.now())
+        self._lingering.add(trial.record.job, trial.number, self.clock.now())
         del self.active_trials[trial.number]
         self._polling.moved()
         self._consider_stopping(finished)
@@ -529,7 +529,7 @@ class Driver:
     def _free_slots(self) -> int:
         return self.slots() - self.in_flight
 
-    def _heed_budget(self) -> None:
+    def _check_budget(self) -> None:
         self.account.pass_time({number: trial.ran for number, trial in self.active_trials.items()})
         budget, running = self.settings.budget, 0.0
         if budget.device_hours is not None:
@@ -545,7 +545,7 @@ class Driver:
         for _ in range(min(self._wanted(), self._free_slots())):
             trial_id, record = self.proposer.propose(self.progress.finished + self.in_flight)
             # trial.json comes with the submission; a driver that dies before completes it from the stored parameters.
-            trial = self._tracked(trial_id, record, self.study.trial_dir(record.number))
+            trial = self._active_trial(trial_id, record, self.study.trial_dir(record.number))
             self.active_trials[record.number] = trial
             self._dispatch.queue.append(trial)
             for observer in self.observers:
@@ -564,8 +564,8 @@ class Driver:
 
     def _notice_once(self, message: str, about: str = "") -> None:
         """Say it, unless it was said of another trial."""
-        if (about or message) not in self._said_once:
-            self._said_once.add(about or message)
+        if (about or message) not in self._told:
+            self._told.add(about or message)
             self._notice(message)
 
     def _notice(self, message: str) -> None:

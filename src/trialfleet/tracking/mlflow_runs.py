@@ -69,7 +69,7 @@ class Unusable(Away):
 
 
 class Damaged(Unusable):
-    """The target's SQLite file holds something else than MLflow's tables. The text names it and says what to do."""
+    """The SQLite file holds something else than MLflow's tables. The text names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -84,35 +84,35 @@ class Found:
 
 
 class Runs:
-    """A client of one target. Methods block; all raise Away, Refused or, if unsure, TrackingError.
+    """A client of one destination. Methods block; all raise Away, Refused or, if unsure, TrackingError.
 
     Attributes:
-        database: which file an SQLite target is, so that another one in its place is noticed; else None.
+        database: which file an SQLite destination is, so that another one in its place is noticed; else None.
     """
 
-    def __init__(self, target: Destination) -> None:
-        self._target = target
-        self.database = file_identity(target.database)
-        self._client = self._call("connecting", _client, target.uri)
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self.database = file_identity(destination.database)
+        self._client = self._call("connecting", _client, destination.uri)
         from mlflow.entities import Metric, Param, RunTag
 
         self._metric, self._param, self._tag = Metric, Param, RunTag
 
     def is_current(self) -> bool:
         """False once the SQLite file was moved away, deleted or replaced: then nothing that is sent would be kept."""
-        return self.database == file_identity(self._target.database)
+        return self.database == file_identity(self._destination.database)
 
     def existing_experiment(self) -> str | None:
-        """The id of the target's experiment, if there is one."""
-        found = self._call("experiment", self._client.get_experiment_by_name, self._target.experiment)
+        """The id of the destination's experiment, if there is one."""
+        found = self._call("experiment", self._client.get_experiment_by_name, self._destination.experiment)
         return None if found is None else str(found.experiment_id)
 
     def experiment(self) -> str:
-        """The id of the target's experiment, made if need be, with artifacts beside an SQLite file."""
-        name, client = self._target.experiment, self._client
+        """The id of the destination's experiment, made if need be, with artifacts beside an SQLite file."""
+        name, client = self._destination.experiment, self._client
         found = self._call("experiment", client.get_experiment_by_name, name)
         if found is None:
-            database = self._target.database
+            database = self._destination.database
             place = (database.parent / "mlartifacts" / _file_name(name)).as_uri() if database else None
             try:
                 return self._call("experiment", client.create_experiment, name, place)
@@ -232,8 +232,8 @@ class Runs:
             raise self._meaning(what, error) from error
 
     def _meaning(self, what: str, error: Exception) -> TrackingError:
-        text = self._target.without_secrets(str(error))
-        database = self._target.database
+        text = self._destination.without_secrets(str(error))
+        database = self._destination.database
         if database is not None and "(sqlite3." in text:
             said = next((f"is damaged ({word})" for word in _DAMAGE if word in text), None)
             if wrong := damage(database) or said:
@@ -248,7 +248,7 @@ class Runs:
         if code in _AWAY or unanswered or isinstance(error, (ConnectionError, TimeoutError)):
             return Away(_brief(text))
         if "out-of-date database schema" in text:
-            return Away(f"{self._target.shown} is of an older MLflow: run `mlflow db upgrade` on it")
+            return Away(f"{self._destination.shown} is of an older MLflow: run `mlflow db upgrade` on it")
         return TrackingError(f"{what}: {_brief(text)}")
 
 
@@ -263,14 +263,14 @@ def prepare_environment() -> None:
             logger.propagate = False
 
 
-def release(target: Destination) -> None:
-    """Close this process's connections to an SQLite target: MLflow keeps them for good, to whatever file was there."""
-    if target.database is None or "mlflow.store.tracking.sqlalchemy_store" not in sys.modules:
+def release(destination: Destination) -> None:
+    """Close this process's connections to an SQLite file: MLflow keeps them for good, to whatever file was there."""
+    if destination.database is None or "mlflow.store.tracking.sqlalchemy_store" not in sys.modules:
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
-    engine = SqlAlchemyStore._engine_map.pop(target.uri, None)
+    engine = SqlAlchemyStore._engine_map.pop(destination.uri, None)
     if engine is not None:
         engine.dispose()
     _tracking_store_registry._get_store_with_resolved_uri.cache_clear()

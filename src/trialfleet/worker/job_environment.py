@@ -1,8 +1,8 @@
 """Who a process is to its launcher.
 
-Slurm says so in its own variables. A fleet of another launcher sets TRIALFLEET_FLEET_JOB to `<launcher>:<id of the
-job>` for each of its jobs, and TRIALFLEET_ELEMENT, _RESTART and _RANK where they are not 0; without any of these, a job
-is a process of this machine.
+Slurm says so in its own variables. A fleet of another launcher sets TRIALFLEET_CLAIMANT to `<launcher>:<id of the
+job>` for each of its jobs, and TRIALFLEET_ELEMENT, _RESTART and _RANK where they are not 0; without any of these, a
+job is a process of this machine.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class JobEnvironment:
 
     @classmethod
     def read(cls, environ: dict[str, str]) -> "JobEnvironment":
-        if job := environ.get("TRIALFLEET_FLEET_JOB"):
+        if job := environ.get("TRIALFLEET_CLAIMANT"):
             element, restart, rank = (
                 int(environ.get(f"TRIALFLEET_{one}", 0)) for one in ("ELEMENT", "RESTART", "RANK")
             )
