@@ -250,13 +250,14 @@ def test_a_trial_longer_than_its_jobs_time_limit_completes(cluster: Cluster, new
 @pytest.mark.slow
 def test_restarts_after_a_time_limit_are_capped_where_asked(cluster: Cluster, new_study: NewStudy) -> None:
     """The warning is the test's, before Slurm's: `test_a_trial_longer_than_its_jobs_time_limit_completes` has that."""
-    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50", "hydra.launcher.use_srun=true")
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=45", "hydra.launcher.use_srun=true")
     endless = ("hydra.launcher.max_num_timeout=1", "mode=hang", "hydra.sweeper.max_failure_rate=1.0")
     study = new_study(f"{N}1", *limits, *endless)
     driver = study.start()
     for label in ("1.0", "1.1"):
         study.wait_for(lambda label=label: study.steps(0, label), driver)
-        cluster.run("scancel", "--signal=USR2", job_of(study, 0), check=False)  # Slurm may have been quicker
+        if study.labels(0)[-1] == label:  # on a machine that is slow enough, Slurm was quicker
+            cluster.run("scancel", "--signal=USR2", job_of(study, 0), check=False)
     study.finish(driver)
     assert "2 time limits, more than max_num_timeout=1" in study.said()
     assert study.states() == {"FAIL": 1}
