@@ -20,8 +20,7 @@ from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Clock, Driver, Observer, StudyFolder
 from trialfleet.sweep.fleets import code_snapshot
-from trialfleet.sweep.fleets.launchers import FleetContext, parameters
-from trialfleet.sweep.fleets.launchers import fleets as all_fleets
+from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
@@ -173,7 +172,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     project = project_directory()
     code = code_snapshot.take(project, folder / "code" / record.code["digest"])
     watch = plan.settings.watch
-    fleets, fleet = all_fleets(
+    fleets, fleet = make_fleets(
         plan.request.launcher,
         FleetContext(
             submissions=folder / ".submitit",
