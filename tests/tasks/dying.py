@@ -125,7 +125,7 @@ def leave(entry: Callable[[], Any]) -> None:
     except BaseException:  # noqa: BLE001  # a forked process must end here, not in its parent's code
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)

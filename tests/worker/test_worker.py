@@ -443,8 +443,13 @@ FAILURES = {
         "class Odd(Exception):\n    def __str__(self): raise KeyError(1)\nraise Odd",
         "Odd",
     ),
+    "a message that ends the process": (
+        "import sys\nclass Odd(Exception):\n    def __str__(self): sys.exit(5)\nraise Odd",
+        "Odd",
+    ),
     "no exception of Exception's": ("import asyncio; raise asyncio.CancelledError", "CancelledError"),
-    "closed streams": ("import sys; sys.stderr.close(); sys.stdout.close(); raise ValueError(7)", "ValueError"),
+    "no streams": ("import sys; sys.stderr = sys.stdout = None; raise KeyError(7)", "KeyError"),
+    "closed streams": ("import sys; sys.stderr.close(); sys.stdout.close(); raise KeyError(7)", "KeyError"),
 }
 
 
@@ -467,6 +472,9 @@ NOTES = {
     "ten megabytes": "own.note(thing='x' * 10_000_000)",
     "seconds that are a number": "own.note(seconds=5)",
     "seconds that are none": "own.note(seconds={'compile': 'long', 'total': 1e9, 'wait': float('nan')})",
+    "seconds that no float holds": "own.note(seconds={'compile': 10**400})",
+    "a number that is too long to be written": "own.note(thing=10**5000)",
+    "and closed all files": "import os; os.closerange(3, 256)",
     "behind our back": "own.notes['thing'] = object(); own.notes['seconds'] = object()",
 }
 
@@ -475,7 +483,7 @@ NOTES = {
 def test_finished_work_is_committed_whatever_the_task_noted(study: Study, note: str) -> None:
     study.run(study.does(NOTES[note]))
     ended = study.ended()
-    assert (ended.state, ended.objectives) == (TrialState.COMPLETE, [1.0])
+    assert (ended.state, ended.objectives) == (TrialState.COMPLETE, [1.0]), ended.error
     assert 0 < ended.seconds["total"] < 1e6
 
 

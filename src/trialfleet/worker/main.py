@@ -38,7 +38,7 @@ def exit_code(submission_file: str) -> int:
     try:
         return main(submission_file)
     except BaseException:  # noqa: BLE001  # a process that waits for its threads is a job that never ends
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             traceback.print_exc()
         return 1
 
@@ -64,10 +64,11 @@ def main(submission_file: str) -> int:
     try:
         outcome = run_task(submission, assignment, trial, claim, sweep_run, environment)
     except run.PeerLost as loss:
-        traceback.print_exception(loss)
+        show(loss)
         return 1  # srun ends what is left of the job, and the driver starts the next run
     finally:
-        sweep_run.close()
+        with contextlib.suppress(OSError):  # the task may have closed all files, those of others too
+            sweep_run.close()
     if outcome is None:
         return _leave(trial, claim, environment)
     if trial.superseded(claim):

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -199,6 +200,40 @@ def test_a_return_that_does_not_say_how_its_trial_ended_fails_the_trial(end: Job
     assert result is not None
     assert result.error is not None
     assert "does not say how the trial ended" in result.error["message"]
+
+
+class Mute:
+    """A return value, or what stands in an exception's place, that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        (completed(10**400), "WrongReturn"),
+        (completed(Mute()), "WrongReturn"),
+        (failed(Mute()), "NoEnd"),
+        (failed(type("Odd", (ValueError,), {"__str__": Mute.__repr__})()), "Odd"),
+    ],
+    ids=["huge", "mute", "mute in an exception's place", "mute exception"],
+)
+def test_a_trial_whose_end_cannot_be_shown_fails_and_the_others_are_written_down(
+    end: JobReturn, kind: str, tmp_path: Path
+) -> None:
+    batch = Batch(tmp_path, lambda overrides, first: [end, completed(1.0)], count=2)
+    batch.run()
+    assert batch.ends() == [("FAIL", kind), ("COMPLETE", "")]
+
+
+def test_a_failure_is_the_tasks_own_though_it_left_no_stream_to_show_it_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    batch = Batch(tmp_path, lambda overrides, first: [failed(ValueError("wrong"))])
+    batch.run()
+    assert batch.ends() == [("FAIL", "ValueError")]
 
 
 # ---------------------------------------------------------------- whole studies, on Hydra's basic launcher

@@ -27,7 +27,7 @@ from trialfleet.trial.claim import NotClaimed
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.failure import Cause
 from trialfleet.trial.identity import Identity
-from trialfleet.trial.result import Result, described, judged
+from trialfleet.trial.result import Result, described, judged, shown
 from trialfleet.trial.submission import Assignment, JobRef, Submission
 
 LAUNCHER = "blocking"
@@ -169,12 +169,10 @@ def _failure(end: JobReturn) -> BaseException | None:
         return None
     given = failure_of(end)
     if not isinstance(given, BaseException):
-        return NoEnd(f"the launcher does not say how the trial ended: status {end.status}, {given!r}")
-    try:
-        end.return_value  # noqa: B018  # raises: only so do the causes of one from another process come back
-    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the run
-        return failure
-    raise AssertionError("a JobReturn that failed raises its exception")
+        return NoEnd(f"the launcher does not say how the trial ended: status {shown(end.status)}, {shown(given)}")
+    with contextlib.suppress(BaseException):  # it writes to stderr first, which a task may have closed
+        end.return_value  # noqa: B018  # raises `given`; only so do the causes of one from another process come back
+    return given
 
 
 def _leave(directory: TrialDir, trial: Assignment, identity: Identity, failure: BaseException) -> None:
