@@ -22,17 +22,17 @@ def entry() -> None:
     parser.add_argument("overrides", nargs="*", metavar="tracking.KEY=VALUE")
     arguments = parser.parse_args()
     uri, experiment = dashboard.settings(conf_directory(), arguments.uri, arguments.overrides)
-    target = resolve(uri, experiment, Path.cwd())
-    dashboard.check(target)
+    destination = resolve(uri, experiment, Path.cwd())
+    dashboard.check(destination)
     if uri.startswith(("http://", "https://")):  # somebody serves it already
-        print(dashboard.report(target, target.shown.rstrip("/")))
+        print(dashboard.report(destination, destination.shown.rstrip("/")))
         return
     port = dashboard.choose_port(arguments.port)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background commands start deaf to it
         signal.signal(number, _interrupt)
     try:
-        with dashboard.serve(target, port) as server:
-            print(dashboard.report(target, f"http://{dashboard.HOST}:{port}"))
+        with dashboard.serve(destination, port) as server:
+            print(dashboard.report(destination, f"http://{dashboard.HOST}:{port}"))
             print("\nCtrl-C ends it.", flush=True)
             server.wait()
             raise UserError("MLflow's server has ended by itself", "start the dashboard again")

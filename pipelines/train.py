@@ -93,7 +93,7 @@ def _single(cfg: DictConfig) -> Objectives | None:
     from trialfleet.trial.sweep_run import LocalRun
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    target = resolve(cfg.tracking.uri, cfg.tracking.experiment, Path.cwd())
+    destination = resolve(cfg.tracking.uri, cfg.tracking.experiment, Path.cwd())
     params = dict(text.lstrip("+").split("=", 1) for text in HydraConfig.get().overrides.task if "=" in text)
     signalled: list[int] = []
 
@@ -104,7 +104,7 @@ def _single(cfg: DictConfig) -> Objectives | None:
     own = LocalRun(directory, lambda: bool(signalled))
     try:
         with (
-            exporter.single_run(directory, target, cfg.experiment_name or directory.name, params) as outcome,
+            exporter.single_run(directory, destination, cfg.experiment_name or directory.name, params) as outcome,
             run.entered(own),
         ):
             value = task(cfg)

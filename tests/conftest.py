@@ -1,8 +1,9 @@
 """What all tests share: generated cases are the same in each run, and never too slow for a busy machine."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig
+
+# Where Python is forbidden to keep what it compiled, as in many containers, each of the tests' processes would compile
+# the project anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile(
     "everyday",
@@ -44,8 +50,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Composed = Callable[..., tuple[HydraContext, DictConfig]]
 
 
-@pytest.fixture
-def composed() -> Iterator[Composed]:
+@contextmanager
+def composing() -> Iterator[Composed]:
     """Composes a multirun's config as Hydra does before it starts a sweeper: (folder of configs, *overrides)."""
     before = HydraConfig.instance().cfg
     with ExitStack() as stack:
@@ -61,3 +67,10 @@ def composed() -> Iterator[Composed]:
 
         yield compose
     HydraConfig.instance().cfg = before
+
+
+@pytest.fixture
+def composed() -> Iterator[Composed]:
+    """What `composing` gives, for one test."""
+    with composing() as compose:
+        yield compose

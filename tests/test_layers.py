@@ -74,16 +74,6 @@ OF_OTHERS = {
     "worker/ending.py": {"_exit", "_run_exitfuncs"},  # the standard library's
     "trial/submission.py": {"_checked"},  # the class's own, of an object that its own constructor made
 }
-# To be moved to compat/mlflow.py.
-LEFT = {
-    "tracking/mlflow_runs.py": {
-        "mlflow.tracking._tracking_service.utils",
-        "_engine_map",
-        "_get_store_with_resolved_uri",
-        "_tracking_store_registry",
-    },
-    "tracking/database_schema.py": {"_initialize_tables"},
-}
 _PRIVATE_PATH = re.compile(rf"\b(?:{'|'.join(LIBRARIES)})(?:\.\w+)*\._\w[\w.]*")
 _PRIVATE_IMPORT = re.compile(rf"^\s*from (?:{'|'.join(LIBRARIES)})\b.* import .*?\b(_\w+)", re.MULTILINE)
 
@@ -118,7 +108,7 @@ def test_only_compat_uses_private_names_of_libraries() -> None:
         name = path.relative_to(SOURCE).as_posix()
         if not name.startswith("compat/"):
             found[name] = set(private_names(ast.parse(path.read_text()))) - OF_OTHERS.get(name, set())
-    assert {name: names for name, names in found.items() if names} == LEFT
+    assert {name: names for name, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize(

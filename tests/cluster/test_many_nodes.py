@@ -32,6 +32,7 @@ SPANNING = (
     *(override for override in SMALL if override.startswith(("model.", "dataset."))),
 )
 ENDLESS = "training.max_steps=100000"
+CHANGED = "study.allow_changes=[training.max_steps,hydra.sweeper.pruner]"
 
 
 def trial(folder: Path, number: int = 0) -> TrialDir:
@@ -70,29 +71,30 @@ def second_process(folder: Path) -> psutil.Process | None:
     return None
 
 
-def test_each_trial_of_a_study_spans_both_nodes(here: Path, run: Run, database: str, cluster: Cluster) -> None:  # noqa: F811  # as above
-    run("pipelines.sweep", *SPANNING, "hydra.sweeper.n_trials=2")
+def test_each_trial_of_a_study_spans_both_nodes_and_a_verdict_reaches_all_processes(
+    here: Path,  # noqa: F811  # as above
+    run: Run,  # noqa: F811  # as above
+    database: str,  # noqa: F811  # as above
+    cluster: Cluster,
+) -> None:
+    run("pipelines.sweep", *SPANNING, "hydra.sweeper.n_trials=1")
+    pruner = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=-1")
+    run("pipelines.sweep", *SPANNING, ENDLESS, "hydra.sweeper.n_trials=2", *pruner, CHANGED)
     assert_agreement(here / "sweeps" / "spanning", database, 2)
+    assert [one.state.name for one in load_study(here / "sweeps" / "spanning").trials] == ["COMPLETE", "PRUNED"]
     for number in range(2):
         one = trial(here, number)
         assert one.run_labels() == ["1.0"]
         assert result(one).notes["fingerprint"]["processes"] == "2"
         # Only process 0 reports, and each has a log of its own.
         assert sorted(path.name for path in one.run_dir("1.0").glob("log*")) == ["log", "log.1"]
+        # Had one of the two not left by itself, Slurm would have had to end it.
         assert as_slurm_has_it(cluster, one) == "2 COMPLETED"
-
-
-def test_a_verdict_reaches_all_processes(here: Path, run: Run, cluster: Cluster) -> None:  # noqa: F811  # as above
-    pruner = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=-1")
-    run("pipelines.sweep", *SPANNING, ENDLESS, "hydra.sweeper.n_trials=1", *pruner)
-    assert [one.state.name for one in load_study(here / "sweeps" / "spanning").trials] == ["PRUNED"]
-    # Had one of the two not left by itself, Slurm would have had to end it.
-    assert as_slurm_has_it(cluster, trial(here)) == "2 COMPLETED"
-    assert "Traceback" not in (trial(here).run_dir("1.0") / "log.1").read_text()
+        assert "Traceback" not in (one.run_dir("1.0") / "log.1").read_text()
 
 
 def test_a_process_that_dies_ends_the_job_and_the_next_goes_on(here: Path, cluster: Cluster) -> None:  # noqa: F811  # as above
-    saving = ("training.checkpoints.every_steps=20", "training.max_steps=600")
+    saving = ("training.checkpoints.every_steps=20", "training.max_steps=300")
     command = [sys.executable, "-m", "pipelines.sweep", *SPANNING, *saving, "hydra.sweeper.n_trials=1"]
     with open(here / "driver.log", "wb") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)

@@ -235,24 +235,31 @@ def test_a_warned_job_saves_and_asks_to_be_requeued(cluster: Cluster, new_study:
 
 @pytest.mark.slow
 def test_a_trial_longer_than_its_jobs_time_limit_completes(cluster: Cluster, new_study: NewStudy) -> None:
+    """Slurm itself warns the first run, at its next look at all limits: there is one in 30 s."""
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55", "hydra.launcher.use_srun=true")
-    study = new_study(f"{N}1", *limits, "steps=400", "seconds=0.1", "save_every=1000")
+    study = new_study(f"{N}1", *limits, "mode=wait", "steps=20", "save_every=1000")
     driver = study.start()
     study.wait_for(lambda: bool(study.labels(0)) and study.labels(0)[-1] != "1.0", driver)
-    # That was the time limit's doing. The rest is another job's time: one limit is enough for a test.
-    cluster.run("scontrol", "update", f"jobid={job_of(study, 0)}", "TimeLimit=10")
+    # That was the time limit's doing, and nothing else could have ended the first run. One limit is enough for a test.
+    cluster.run("scontrol", "update", f"jobid={job_of(study, 0)}", "TimeLimit=10", check=False)
     study.finish(driver)
-    study.check(1, steps=400)
+    study.check(1, steps=20)
     assert {label.partition(".")[0] for label in study.labels(0)} == {"1"}
 
 
 @pytest.mark.slow
-def test_restarts_after_a_time_limit_are_capped_where_asked(new_study: NewStudy) -> None:
-    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55", "hydra.launcher.use_srun=true")
+def test_restarts_after_a_time_limit_are_capped_where_asked(cluster: Cluster, new_study: NewStudy) -> None:
+    """The warning is the test's, before Slurm's: `test_a_trial_longer_than_its_jobs_time_limit_completes` has that."""
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=45", "hydra.launcher.use_srun=true")
     endless = ("hydra.launcher.max_num_timeout=1", "mode=hang", "hydra.sweeper.max_failure_rate=1.0")
     study = new_study(f"{N}1", *limits, *endless)
-    said = study.run()
-    assert "2 time limits, more than max_num_timeout=1" in said
+    driver = study.start()
+    for label in ("1.0", "1.1"):
+        study.wait_for(lambda label=label: study.steps(0, label), driver)
+        if study.labels(0)[-1] == label:  # on a machine that is slow enough, Slurm was quicker
+            cluster.run("scancel", "--signal=USR2", job_of(study, 0), check=False)
+    study.finish(driver)
+    assert "2 time limits, more than max_num_timeout=1" in study.said()
     assert study.states() == {"FAIL": 1}
 
 
@@ -298,7 +305,8 @@ def test_a_controller_that_is_away_is_waited_for(cluster: Cluster, new_study: Ne
     driver = study.start()
     study.wait_for(lambda: len(study.running()) == 2, driver)
     cluster.stop_controller()
-    time.sleep(20.0)
+    study.wait_for(lambda: "slurm does not answer: its jobs are left as they are" in study.said(), driver)
+    time.sleep(10.0)  # squeue gives up by itself after nine
     assert driver.poll() is None, study.report()
     cluster.start_controller()
     study.finish(driver)

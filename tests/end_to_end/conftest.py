@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.tasks.commands import OF_DRIVER, Commands, host_of_commands
 from trialfleet.tracking import database_schema
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -55,5 +56,26 @@ def run(here: Path) -> Run:
         )
         assert done.returncode == code, done.stdout
         return done
+
+    return command  # type: ignore[return-value]  # subprocess's generics
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Forks a process for each command of `run_quickly`."""
+    with host_of_commands(*OF_DRIVER) as commands:
+        yield commands
+
+
+@pytest.fixture
+def run_quickly(here: Path, commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Does what `run` does, but that Python and what a driver imports are there already."""
+
+    def command(*words: str, code: int = 0, environment: Mapping[str, str] | None = None) -> object:
+        variables = {**os.environ, "COLUMNS": "200", **(environment or {})}
+        said = tmp_path_factory.mktemp("said") / "said"
+        ended, shown = commands.run("-m", *words, place=here, said=said, environment=variables)
+        assert ended == code, shown
+        return subprocess.CompletedProcess(words, ended, shown)
 
     return command  # type: ignore[return-value]  # subprocess's generics

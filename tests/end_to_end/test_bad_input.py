@@ -6,6 +6,8 @@ import pytest
 
 from .conftest import Run
 
+pytestmark = pytest.mark.xdist_group("bad input")  # one worker has the host that all are forked from
+
 CASES = {
     "misspelt key": (["optimizer.learning_rte=1"], ["optimizer.learning_rte", "learning_rate"]),
     "misspelt sweeper key": (["hydra.sweeper.ntrials=1"], ["hydra.sweeper.ntrials", "n_trials"]),
@@ -44,16 +46,18 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_sweep_is_refused(here: Path, run: Run, case: str) -> None:
+def test_a_sweep_is_refused(here: Path, run_quickly: Run, case: str) -> None:
     words, said = CASES[case]
-    shown = run("pipelines.sweep", *words, code=2).stdout
+    shown = run_quickly("pipelines.sweep", *words, code=2).stdout
     assert all(text in shown for text in said), shown
     assert "Traceback" not in shown
     assert list(here.iterdir()) == []
 
 
-def test_a_launcher_without_slurm_is_refused(here: Path, run: Run) -> None:
-    shown = run("pipelines.sweep", "hydra/launcher=submitit_slurm", code=2, environment={"PATH": "/nowhere"}).stdout
+def test_a_launcher_without_slurm_is_refused(here: Path, run_quickly: Run) -> None:
+    shown = run_quickly(
+        "pipelines.sweep", "hydra/launcher=submitit_slurm", code=2, environment={"PATH": "/nowhere"}
+    ).stdout
     assert "sbatch" in shown
     assert "hydra/launcher" in shown
     assert list(here.iterdir()) == []

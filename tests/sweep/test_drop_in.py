@@ -6,13 +6,15 @@ with one override more: `hydra.sweeper._target_`.
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import yaml
+
+from tests.tasks.commands import OF_DRIVER, Commands, host_of_commands
 
 pytestmark = pytest.mark.slow
 
@@ -71,17 +73,29 @@ def configure(cfg: DictConfig, trial: Trial) -> None:
 Sweep = Callable[..., str]
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    """Forks a process for each command, which so need not import Hydra and Optuna again."""
+    with host_of_commands(*OF_DRIVER) as commands:
+        yield commands
+
+
 @pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    """Types a command in a folder with the program; what it printed."""
+def program(tmp_path: Path) -> list[str]:
+    """A folder with the program; the command that starts it there."""
     for name, content in (("config.yaml", CONFIG), ("program.py", PROGRAM), ("spaces.py", SPACE)):
         (tmp_path / name).write_text(content)
+    return ["program.py", "--multirun", OURS]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, program: list[str], commands: Commands) -> Sweep:
+    """Types a command; what it printed."""
 
     def run(*overrides: str, code: int = 0) -> str:
-        command = [sys.executable, "program.py", "--multirun", OURS, *overrides]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        ended, said = commands.run(*program, *overrides, place=tmp_path, said=tmp_path / "said")
+        assert ended == code, said
+        return said
 
     return run
 
@@ -101,6 +115,14 @@ def test_a_space_on_the_command_line(sweep: Sweep, results: Results) -> None:
     assert found["name"] == "optuna"
     assert found["best_params"].keys() == {"x", "y"}
     assert found["best_value"] == found["best_params"]["x"] ** 2 + found["best_params"]["y"] ** 2
+
+
+def test_nothing_but_its_own_imports_is_needed(tmp_path: Path, program: list[str], results: Results) -> None:
+    """The program as a process of its own: the other tests' processes find imported what ours needs."""
+    command = [sys.executable, *program, "hydra.sweeper.n_trials=1", "x=interval(-5.0,5.0)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results()["best_params"].keys() == {"x"}
 
 
 def test_a_space_in_the_config(sweep: Sweep, results: Results) -> None:
@@ -181,11 +203,10 @@ def test_each_job_has_its_config_in_a_folder_of_its_own(sweep: Sweep, tmp_path: 
         assert yaml.safe_load((folder / "hydra.yaml").read_text())["hydra"]["job"]["num"] == number
 
 
-def test_the_basic_launcher_can_be_interrupted(sweep: Sweep, tmp_path: Path) -> None:
+def test_the_basic_launcher_can_be_interrupted(program: list[str], tmp_path: Path) -> None:
     """SIGINT ends the trial that runs in the driver itself; the next command takes it up again."""
-    del sweep
     (tmp_path / "program.py").write_text(PROGRAM.replace("    value =", "    import time; time.sleep(2)\n    value ="))
-    command = [sys.executable, "program.py", "--multirun", OURS, "hydra.sweeper.n_trials=2", "x=interval(-5.0,5.0)"]
+    command = [sys.executable, *program, "hydra.sweeper.n_trials=2", "x=interval(-5.0,5.0)"]
     driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     for line in driver.stdout:

@@ -84,7 +84,7 @@ def test_a_bound_says_by_how_much_it_is_missed() -> None:
     assert high.violation({"accuracy": math.nan}) == high.violation({}) == constraints.MISSING
 
 
-@pytest.mark.parametrize("text", ["2", "< 2", "<= two", "=> 1", ""])
+@pytest.mark.parametrize("text", ["<= nan", "2", "< 2", "<= two", "=> 1", ""])
 def test_what_is_no_bound_is_refused_by_name(text: str) -> None:
     with pytest.raises(UserError, match=r"hydra\.sweeper\.constraints\.loss"):
         constraints.parse({"loss": text})

@@ -119,7 +119,7 @@ def survive_as_job(study: QuickStudy, at: int, times: int) -> bool:
     return bool(struck(study))
 
 
-@pytest.mark.parametrize("times", [2, FOR_EVER])
+@pytest.mark.parametrize("times", [pytest.param(2, marks=pytest.mark.slow), FOR_EVER])
 def test_errors_of_a_jobs_file_system_fail_no_trial(quick_study: NewQuickStudy, times: int) -> None:
     """Those that pass, and those that last as long as the run does, in the task as well as around it."""
     calls = range(8, JOBS_CALLS, 4) if times == FOR_EVER else range(1, JOBS_CALLS, 4)
@@ -137,7 +137,7 @@ def test_a_driver_leaves_cleanly_when_patience_is_over_and_the_same_command_goes
     study.check(3, steps=4)
 
 
-@pytest.mark.parametrize("at", range(1, 8, 2))
+@pytest.mark.parametrize("at", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 7])
 def test_a_disk_that_is_full_at_the_start_is_said_in_a_few_words(quick_study: NewQuickStudy, at: int) -> None:
     study = quick_study(f"{N}2")
     said = study.run(code=1, first=outage(study, at, FOR_EVER, errno.ENOSPC))

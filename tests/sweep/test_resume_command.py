@@ -66,3 +66,9 @@ def test_results_are_reviewed_by_a_command_that_the_user_has(uri: str, command: 
     task.review = "make dashboard"  # type: ignore[attr-defined]
     assert review_command(task, target) == "make dashboard"
     assert review_command(task, None) is None
+
+
+def test_a_fresh_start_in_a_whole_node_is_not_said_again(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study("hydra.sweeper.n_trials=1")
+    said = study.run("study={fresh:true,rebuild:false,allow_changes:false}")
+    assert "study=" not in said.rpartition("resume:")[2]

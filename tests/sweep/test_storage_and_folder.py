@@ -226,7 +226,8 @@ def test_a_dry_run_makes_no_database(quick_study: NewQuickStudy) -> None:
     assert not list(study.place.glob("*.db"))
 
 
-@pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["journal", "database"])
 def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study: NewQuickStudy, kind: str) -> None:
     """Whenever it dies: what only the study knew, a trial without files and the sampler's state, is there still."""
     study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")

@@ -85,6 +85,7 @@ def test_running_jobs_are_adopted_not_restarted(new_study: NewStudy) -> None:
     assert [study.worker(number) for number in (0, 1)] == workers
 
 
+@pytest.mark.slow  # test_damaged_files has a forked one
 def test_what_a_power_cut_left_of_trial_json_is_made_anew(new_study: NewStudy) -> None:
     """That of a first attempt is synced once its job is known: the study knows the parameters, the claim the job."""
     study = new_study(f"{N}2", *LONG)
@@ -221,9 +222,9 @@ def test_a_failure_of_the_trial_itself_is_told_and_not_retried(
     assert study.undisturbed_by_restarts()
 
 
-def test_too_many_failures_end_the_study(new_study: NewStudy) -> None:
-    study = new_study(f"{N}8", "mode=raise", "hydra.sweeper.max_failure_rate=0.25")
-    said = study.run(code=2)
+def test_too_many_failures_end_the_study(quick_study: NewQuickStudy) -> None:
+    study = quick_study(f"{N}8", "mode=raise", "hydra.sweeper.max_failure_rate=0.25")
+    said = study.run(code=1)
     assert "trials failed, more than max_failure_rate=0.25 of n_trials=8 allows" in said
     assert study.states()["FAIL"] in (3, 4)  # two ran at the same time
     assert study.states()["RUNNING"] == 0
@@ -240,10 +241,10 @@ def test_a_full_disk_is_not_the_trials_fault(quick_study: NewQuickStudy) -> None
 # -------------------------------------------------------------------- pruning
 
 
-def test_a_pruned_trial_ends_within_an_evaluation_of_its_verdict(new_study: NewStudy) -> None:
+def test_a_pruned_trial_ends_within_an_evaluation_of_its_verdict(quick_study: NewQuickStudy) -> None:
     # The first is good and over before the others are judged; they start far worse and stay so.
     points = "hydra.sweeper.enqueue=[{x:1.5,y:0.1},{x:0.1,y:0.1},{x:0.11,y:0.1}]"
-    study = new_study(f"{N}3", "hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1", points)
+    study = quick_study(f"{N}3", "hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1", points)
     study.run("hydra.sweeper.n_jobs=1", "steps=30", "seconds=0.1")
     first, *others = study.stored()
     assert first.state.name == "COMPLETE"

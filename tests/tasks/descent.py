@@ -28,6 +28,7 @@ MODES = {
     "die later": "each run is killed at its third step, having saved by then",
     "full": "meets a full disk half-way, once",
     "hang": "goes on for ever, saving and listening",
+    "wait": "goes no further than half-way before it is told to leave, once",
 }
 
 
@@ -101,6 +102,8 @@ def _misbehave(mode: str | None, done: int, step: int, steps: int, run: Run) -> 
         raise SystemExit(3)
     if mode == "full" and half_way and not run.earlier_checkpoints:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.checkpoints))
+    while mode == "wait" and half_way and not run.earlier_checkpoints and run.stop() is None:
+        time.sleep(0.1)
 
 
 def _save(run: Run, state: State) -> None:

@@ -8,19 +8,15 @@ Everything is imported once and each process is forked from there, jobs included
 the command line to the worker, but a life costs a fraction of a second. Prints the numbers at which somebody died.
 """
 
-import contextlib
-import gc
-import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.plugins import Plugins
 
+from tests.tasks.commands import get_ready, leave
 from tests.tasks.descent import task
 from tests.tasks.studies import PROJECT
 from trialfleet.config.location import conf_directory
@@ -115,22 +111,6 @@ def fork_jobs(driver: Fate | None, job: Fate | None) -> None:
     LocalFleet._start = start  # type: ignore[method-assign]
 
 
-def leave(entry: Callable[[], Any]) -> None:
-    """Run `entry` and end this process, whatever happens."""
-    code = 1
-    try:
-        code = entry() or 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:  # noqa: BLE001  # a forked process must end here, not in its parent's code
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
 LATE = (  # what a driver imports only when it comes to need it
     "numpy.random",
     "optuna.storages._rdb.models",
@@ -139,15 +119,6 @@ LATE = (  # what a driver imports only when it comes to need it
     "alembic.command",
     "mako.template",
 )
-
-
-def get_ready() -> None:
-    """Do once, before the first fork, what each driver would do at its start whatever its study is."""
-    for name in LATE:
-        importlib.import_module(name)
-    Plugins.instance()  # Hydra looks through all of its plugins
-    gc.collect()
-    gc.freeze()  # or each driver's collector would go through, and copy, all that was imported
 
 
 def live(place: Path, who: str, fate: Fate | None, overrides: Sequence[str] = OVERRIDES, first: str = "") -> int:
@@ -175,7 +146,7 @@ def live(place: Path, who: str, fate: Fate | None, overrides: Sequence[str] = OV
 
 
 def main(place: Path, who: str, way: str, numbers: list[int]) -> None:
-    get_ready()
+    get_ready(*LATE)
     for number in numbers:
         folder = place / str(number)
         folder.mkdir()

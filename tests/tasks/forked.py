@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.tasks.commands import get_ready
 from tests.tasks.studies import PROJECT, Study
 
 OVERRIDES = ("steps=4", "seconds=0.005", "hydra.sweeper.watch={files:0.02,jobs:0.1}", "hydra.sweeper.lease.beat=0.1")
@@ -58,7 +59,7 @@ def host() -> Iterator["subprocess.Popen[str]"]:
 def main() -> None:
     from tests.tasks import dying
 
-    dying.get_ready()
+    get_ready(*dying.LATE)
     for line in sys.stdin:
         request = json.loads(line)
         place = Path(request["place"])

@@ -29,7 +29,7 @@ def test_an_untrained_model_reads_nothing_right(config, new_run):
     assert 0.9 <= run.reported("val/wer")[1] <= 1.1
 
 
-@pytest.mark.parametrize("cut", [2, 4, 5])
+@pytest.mark.parametrize("cut", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 5])
 def test_a_preempted_run_goes_on_bit_for_bit(config, new_run, cut):
     whole, first = new_run(), new_run(stop=after(cut, Stop.PREEMPT))
     uncut = train(config(), whole)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster.processes import wait_until
-from tests.conftest import Composed
+from tests.conftest import composing
+from tests.tasks.commands import OF_TRIAL, PROJECT, Commands, host_of_commands
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.trial import metrics, out_of_memory, records
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
@@ -22,7 +23,6 @@ from trialfleet.trial.process import Stat
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
 from trialfleet.trial.submission import Assignment, Submission, TrialRecord
 
-PROJECT = Path(__file__).parents[2]
 UID = "0123456789abcdef"  # of the study
 PARAMS = {"x": 0.5}  # of each trial, as far as its study knows
 CONF = """
@@ -94,49 +94,29 @@ def task(config):
 """
 
 
-HOST = """
-import json, os, runpy, sys, traceback
-import hydra.core.utils
-import trialfleet.trial.submission, trialfleet.trial.sweep_run
-from hydra.core.plugins import Plugins
-
-Plugins.instance()
-for line in sys.stdin:
-    request = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        os.chdir(request["folder"])
-        sys.path.insert(0, request["folder"])
-        sys.argv = ["worker", request["submission"]]
-        code = 99
-        try:
-            exec(request["first"], {})
-            runpy.run_module("trialfleet.worker", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            code = end.code
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    """Forks a process for each worker, which so need not import Hydra again."""
+    with host_of_commands(*OF_TRIAL) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator["subprocess.Popen[str]"]:
-    """Forks a process for each worker, which so need not import Hydra again."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all jobs share, the program beside it: the sweep's folder is in their environment, a test's own."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "conf").mkdir()
+    (folder / "conf" / "config.yaml").write_text(CONF)
+    (folder / "worker_task.py").write_text(TASK)
+    with pytest.MonkeyPatch.context() as patch, composing() as composed:
+        patch.syspath_prepend(folder)
+        patch.setenv("SWEEP_DIR", str(folder / "sweep"))
+        import worker_task  # type: ignore[import-not-found]  # written just now
+
+        context, config = composed(folder / "conf")
+        path = write_payload(folder, context, worker_task.task, config)
+        del sys.modules["worker_task"]
+    return path
 
 
 @dataclass
@@ -145,7 +125,7 @@ class Study:
 
     folder: Path
     payload: Path
-    host: "subprocess.Popen[str]"
+    commands: Commands
 
     def trial(self, number: int) -> TrialDir:
         return TrialDir(self.folder / "trials" / f"{number:05d}")
@@ -184,19 +164,15 @@ class Study:
         Args:
             first: code that the worker's process runs before anything else.
         """
-        said = self.folder.parent / "said"
-        request = {
-            "said": str(said),
-            "environment": self.environment(element, **environment),
-            "folder": str(self.folder.parent),
-            "submission": str(submission),
-            "first": first,
-        }
-        assert self.host.stdin is not None
-        assert self.host.stdout is not None
-        self.host.stdin.write(json.dumps(request) + "\n")
-        self.host.stdin.flush()
-        return int(self.host.stdout.readline()), said.read_text()
+        return self.commands.run(
+            "-m",
+            "trialfleet.worker",
+            str(submission),
+            place=self.folder.parent,
+            said=self.folder.parent / "said",
+            environment=self.environment(element, **environment),
+            first=first,
+        )
 
     def start(self, submission: Path, *program: str, **environment: str) -> "subprocess.Popen[str]":
         """A worker as a launcher starts it."""
@@ -211,7 +187,7 @@ class Study:
 
     def environment(self, element: int, **more: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SUBMITIT_"))}
-        paths = os.pathsep.join(map(str, (self.folder.parent, PROJECT)))
+        paths = os.pathsep.join(map(str, (self.payload.parent, PROJECT)))
         own = {"PYTHONPATH": paths, "SWEEP_DIR": str(self.folder), "TRIALFLEET_ELEMENT": str(element)}
         return {**inherited, **own, **more}
 
@@ -221,20 +197,8 @@ def slurm(job: int, restart: int = 0, **more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def study(
-    tmp_path: Path, composed: Composed, monkeypatch: pytest.MonkeyPatch, host: "subprocess.Popen[str]"
-) -> Iterator[Study]:
-    folder = tmp_path / "sweep"
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "config.yaml").write_text(CONF)
-    (tmp_path / "worker_task.py").write_text(TASK)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("SWEEP_DIR", str(folder))
-    import worker_task  # type: ignore[import-not-found]  # written just now
-
-    context, config = composed(tmp_path / "conf")
-    yield Study(folder, write_payload(folder / ".submitit", context, worker_task.task, config), host)
-    del sys.modules["worker_task"]
+def study(tmp_path: Path, payload: Path, commands: Commands) -> Study:
+    return Study(tmp_path / "sweep", payload, commands)
 
 
 @pytest.fixture

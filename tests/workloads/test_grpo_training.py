@@ -120,6 +120,7 @@ def rolled_out(setup: Setup, params: Any) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_a_stop_breaks_the_preparation_off(base, new_run):
     run = new_run(stop=lambda: Stop.PREEMPT)
     with pytest.raises(Preempted):

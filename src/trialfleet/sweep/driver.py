@@ -26,12 +26,11 @@ from trialfleet.sweep.node_health import Nodes, mass_cancelled
 from trialfleet.sweep.outages import Outages, make_sure_of_room
 from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Observation, reconcile
 from trialfleet.sweep.stopping import Jobs, Stopping
-from trialfleet.sweep.study import budget as budgets
-from trialfleet.sweep.study import progress as progress_of
+from trialfleet.sweep.study import budget
 from trialfleet.sweep.study.consistency import with_claims
 from trialfleet.sweep.study.constraints import Constraint
 from trialfleet.sweep.study.lease import LeaseLost
-from trialfleet.sweep.study.progress import Finished, StudyProgress
+from trialfleet.sweep.study.progress import CANCELLED, Finished, StudyProgress, write_results
 from trialfleet.sweep.study.projection import told
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
@@ -111,7 +110,7 @@ class Driver:
     payload: Path
     observers: Sequence[Observer]
     progress: StudyProgress
-    account: budgets.Account
+    account: budget.Account
     constraints: Sequence[Constraint] = ()
     takes_constraints: bool = False
     ended_jobs: Sequence[tuple[int, JobRef]] = ()
@@ -498,13 +497,13 @@ class Driver:
                 f"n_trials={self.n_trials} allows; the last was trial {trial.number}: {trial.error}",
                 failed=True,
             )
-        if reason := budgets.stagnated(self.settings.budget, self.store):
+        if reason := budget.stagnated(self.settings.budget, self.store):
             self.request_stop(reason)
 
     def _announce_best(self) -> None:
         if not self.progress.front:
             return
-        progress_of.write_results(self.study.folder / "optimization_results.yaml", self.progress)
+        write_results(self.study.folder / "optimization_results.yaml", self.progress)
         for observer in self.observers:
             observer.best(self.progress.front)
         self._best_is_new = False
@@ -531,12 +530,12 @@ class Driver:
 
     def _check_budget(self) -> None:
         self.account.pass_time({number: trial.ran for number, trial in self.active_trials.items()})
-        budget, running = self.settings.budget, 0.0
-        if budget.device_hours is not None:
+        limits, running = self.settings.budget, 0.0
+        if limits.device_hours is not None:
             running = sum(
                 trial.seconds() or 0.0 for trial in self.active_trials.values() if trial.phase is JobState.RUNNING
             )
-        if reason := budgets.exceeded(budget, self.account, running):
+        if reason := budget.exceeded(limits, self.account, running):
             self.request_stop(reason)
 
     def _refill(self) -> None:
@@ -576,7 +575,7 @@ class Driver:
 
     def _cancel(self) -> None:
         """End every unfinished trial: committed as failed by us first, so that no job takes it up again."""
-        error = {"type": progress_of.CANCELLED, "message": "the study was cancelled", "traceback": ""}
+        error = {"type": CANCELLED, "message": "the study was cancelled", "traceback": ""}
         new = [trial for trial in self.active_trials.values() if trial.number not in self._cancelled]
         self._dispatch.queue.clear()
         for trial in new:

@@ -81,7 +81,7 @@ def check(request: Request) -> Plan:
         )
     factory_of(request.launcher).check(request.launcher)
     _check_configs(request, space)
-    name = node.get("study_name") or folder.name
+    name = _name(request, folder)
     identity = _identity(request.config, space, directions)
     record = _record(request, folder, identity)
     target = _target(request.config, begun=record is not None)
@@ -196,6 +196,22 @@ def _target(config: DictConfig, begun: bool) -> Destination | None:
     if uri is None:
         return None
     return resolve(str(uri), str(config.tracking.experiment), Path.cwd(), begun)
+
+
+def _name(request: Request, folder: Path) -> str:
+    """The study's name: as it was typed, or its folder's."""
+    name = request.node.get("study_name")
+    if name is None or name == "":
+        return folder.name
+    if not isinstance(name, str):  # Hydra reads 2024 as a number, and 20261125_1 as another one
+        overrides = OmegaConf.select(request.config, "hydra.overrides.hydra") or ()
+        typed = [str(text).partition("=")[2] for text in overrides if str(text).startswith("hydra.sweeper.study_name=")]
+        if typed and typed[-1] != str(name):
+            raise UserError(
+                f"hydra.sweeper.study_name={typed[-1]} is read as {name!r}",
+                f"quote it: \"hydra.sweeper.study_name='{typed[-1]}'\"",
+            )
+    return str(name)
 
 
 def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> dict[str, Any]:

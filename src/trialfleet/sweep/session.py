@@ -20,8 +20,7 @@ from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Clock, Driver, Observer, StudyFolder
 from trialfleet.sweep.fleets import code_snapshot
-from trialfleet.sweep.fleets.launchers import FleetContext, parameters
-from trialfleet.sweep.fleets.launchers import fleets as all_fleets
+from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
@@ -121,7 +120,9 @@ def _note(console: Console, message: str) -> None:
 
 
 def _of_file_system(error: OSError, folder: Path) -> str:
-    return f"{error.filename or folder}: {error.strerror or error}"
+    # Of a copy that found no room the second file is the one without.
+    file = (transient.is_full(error) and error.filename2) or error.filename
+    return f"{file or folder}: {error.strerror or error}"
 
 
 def _what_to_do(error: OSError) -> str:
@@ -171,7 +172,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     project = project_directory()
     code = code_snapshot.take(project, folder / "code" / record.code["digest"])
     watch = plan.settings.watch
-    fleets, fleet = all_fleets(
+    fleets, fleet = make_fleets(
         plan.request.launcher,
         FleetContext(
             submissions=folder / ".submitit",

@@ -39,11 +39,11 @@ class StudyPages:
     links: dict[str, str]
 
 
-def check(target: Destination) -> None:
+def check(destination: Destination) -> None:
     """Raises:
     UserError: there is nothing to show yet, or the database is damaged.
     """
-    database = target.database
+    database = destination.database
     if database is None:
         return
     wrong = damage(database)
@@ -71,35 +71,35 @@ def choose_port(wanted: int | None, first: int = 5000) -> int:
 
 
 @contextlib.contextmanager
-def serve(target: Destination, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+def serve(destination: Destination, port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """MLflow's server for the length of the block, in a process group of its own that ends with the block.
 
     Raises:
         UserError: it does not come up; with its last words.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    if target.database is not None:
-        command += ["--artifacts-destination", str(target.database.parent / "mlartifacts")]
-    environment = {**os.environ, **LIGHT, "MLFLOW_BACKEND_STORE_URI": target.uri}  # passwords show in `ps`
+    if destination.database is not None:
+        command += ["--artifacts-destination", str(destination.database.parent / "mlartifacts")]
+    environment = {**os.environ, **LIGHT, "MLFLOW_BACKEND_STORE_URI": destination.uri}  # passwords show in `ps`
     with tempfile.TemporaryFile() as output:
         server = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            _wait_until_up(server, port, target, output)
+            _wait_until_up(server, port, destination, output)
             yield server
         finally:
             _stop(server)
 
 
-def studies(target: Destination, base: str) -> list[StudyPages]:
-    """All studies of the target's experiment, the newest first, with links under `base`.
+def studies(destination: Destination, base: str) -> list[StudyPages]:
+    """All studies of the destination's experiment, the newest first, with links under `base`.
 
     Raises:
         TrackingError: MLflow can not be asked.
     """
     prepare_environment()
-    runs = Runs(target)
+    runs = Runs(destination)
     experiment_id = runs.existing_experiment()
     if experiment_id is None:
         return []
@@ -126,7 +126,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, target: Destination, output: IO[bytes]) -> None:
+def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, destination: Destination, output: IO[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if server.poll() is not None:
@@ -136,11 +136,11 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, target: Destina
             return
         time.sleep(0.2)
     output.seek(0)
-    words = target.without_secrets(output.read().decode(errors="replace")).splitlines()[-8:]
-    wrong = None if target.database is None else damage(target.database)
-    if target.database is not None and wrong is not None:
-        raise DamagedDatabase(target.database, wrong)
-    raise UserError("MLflow's server does not start:\n" + "\n".join(words), f"look at {target.shown}")
+    words = destination.without_secrets(output.read().decode(errors="replace")).splitlines()[-8:]
+    wrong = None if destination.database is None else damage(destination.database)
+    if destination.database is not None and wrong is not None:
+        raise DamagedDatabase(destination.database, wrong)
+    raise UserError("MLflow's server does not start:\n" + "\n".join(words), f"look at {destination.shown}")
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
@@ -161,21 +161,21 @@ def _group_exists(group: int) -> bool:
     return True
 
 
-def report(target: Destination, base: str, shown: int = 10) -> str:
+def report(destination: Destination, base: str, shown: int = 10) -> str:
     """What the user is told: where MLflow is, and the links of the newest studies.
 
     Raises:
         UserError: the database is damaged.
     """
-    lines = [f"MLflow is at {base}   (results: {target.shown})"]
+    lines = [f"MLflow is at {base}   (results: {destination.shown})"]
     try:
-        pages = studies(target, base)
+        pages = studies(destination, base)
     except Damaged as error:
         raise UserError(str(error)) from error
     except TrackingError as error:
         return "\n".join([*lines, f"its studies can not be listed: {error}"])
     if not pages:
-        return "\n".join([*lines, f"there is no study in the experiment '{target.experiment}' yet"])
+        return "\n".join([*lines, f"there is no study in the experiment '{destination.experiment}' yet"])
     for page in pages[:shown]:
         lines += ["", f"{page.name}  ({(page.state or 'running').lower()})"]
         width = max(len(what) for what in page.links)

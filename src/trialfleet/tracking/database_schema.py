@@ -20,13 +20,7 @@ from trialfleet.tracking.destination import DamagedDatabase, damage, on_network_
 
 log = logging.getLogger(__name__)
 
-_BUILD = """
-import sys
-from mlflow.store.db.utils import create_sqlalchemy_engine_with_retry, _initialize_tables
-engine = create_sqlalchemy_engine_with_retry(sys.argv[1])
-_initialize_tables(engine)
-engine.dispose()
-"""
+_BUILD = "import sys; from trialfleet.compat.mlflow import make_tables; make_tables(sys.argv[1])"
 BUILD_SECONDS = 600.0  # far beyond the 2-6 s it takes: for machines that are busy beyond measure
 
 

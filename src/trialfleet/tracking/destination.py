@@ -49,11 +49,11 @@ class Destination:
 
     @property
     def key(self) -> str:
-        """Eight characters that tell targets apart in file names; the password is not part of it."""
+        """Eight characters that tell destinations apart in file names; the password is not part of it."""
         return hashlib.sha256(f"{self.shown}\n{self.experiment}".encode()).hexdigest()[:8]
 
     def without_secrets(self, text: str) -> str:
-        """`text`, say a library's error message, with this target's password masked wherever it stands."""
+        """`text`, say a library's error message, with this destination's password masked wherever it stands."""
         password = urlsplit(self.uri).password
         for secret in {self.uri: self.shown, password: "***", unquote(password or ""): "***"}.items():
             text = text.replace(secret[0], secret[1]) if secret[0] else text
@@ -77,7 +77,7 @@ class DamagedDatabase(UserError):
 
 
 def resolve(uri: str, experiment: str, directory: Path, begun: bool = False) -> Destination:
-    """The target that the settings mean, refused at once if nothing could ever be written there.
+    """The destination that the settings mean, refused at once if nothing could ever be written there.
 
     A server that does not answer is no reason to refuse: that costs delay only, and may be over in a minute.
 
@@ -282,7 +282,7 @@ def _plugins() -> set[str]:
     return {point.name for point in importlib.metadata.entry_points(group="mlflow.tracking_store")}
 
 
-def knows_run(target: Destination, uid: str, run_id: str, database: str | None = None) -> bool:
+def knows_run(destination: Destination, uid: str, run_id: str, database: str | None = None) -> bool:
     """Whether it is plain, without MLflow, that a run of a study is there, undeleted: an SQLite file is asked.
 
     Args:
@@ -292,10 +292,10 @@ def knows_run(target: Destination, uid: str, run_id: str, database: str | None =
     Returns:
         False if the run is not there, or if only MLflow can tell.
     """
-    if target.database is None or database not in (None, file_identity(target.database)):
+    if destination.database is None or database not in (None, file_identity(destination.database)):
         return False
     try:
-        connection = _read_only(target.database)
+        connection = _read_only(destination.database)
         try:
             query = "SELECT 1 FROM runs JOIN tags USING (run_uuid) WHERE run_uuid = ? AND lifecycle_stage = 'active'"
             query += " AND key = 'trialfleet.study_uid' AND value = ?"

@@ -6,12 +6,12 @@ Importing mlflow takes seconds, so it is imported when a `Runs` is made, in the 
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trialfleet.compat.mlflow import forget_database
 from trialfleet.tracking.dedup import Row, mlflow_name
 from trialfleet.tracking.destination import DamagedDatabase, Destination, damage, file_identity
 
@@ -265,15 +265,8 @@ def prepare_environment() -> None:
 
 def release(destination: Destination) -> None:
     """Close this process's connections to an SQLite file: MLflow keeps them for good, to whatever file was there."""
-    if destination.database is None or "mlflow.store.tracking.sqlalchemy_store" not in sys.modules:
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
-
-    engine = SqlAlchemyStore._engine_map.pop(destination.uri, None)
-    if engine is not None:
-        engine.dispose()
-    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()
+    if destination.database is not None:
+        forget_database(destination.uri)
 
 
 def clean(text: str) -> str:

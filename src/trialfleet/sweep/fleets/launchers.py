@@ -162,7 +162,7 @@ def factory_of(launcher: Launcher) -> FleetFactory:
     return next(one for one in factories() if one.takes(launcher))
 
 
-def fleets(launcher: Launcher, context: FleetContext) -> tuple[dict[str, Fleet], Fleet]:
+def make_fleets(launcher: Launcher, context: FleetContext) -> tuple[dict[str, Fleet], Fleet]:
     """All fleets of a study, and the one of them for new jobs.
 
     The others follow jobs which an earlier driver started with another launcher.

@@ -1,5 +1,6 @@
 """Bounds that a trial's metrics must keep for the trial to count as feasible."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ def parse(bounds: Mapping[str, str] | None) -> list[Constraint]:
     for metric, text in (bounds or {}).items():
         found = _BOUND.match(text)
         try:
-            if found is None:
+            bound = math.nan if found is None else float(found.group(2))
+            if found is None or math.isnan(bound):
                 raise ValueError(text)
-            constraints.append(Constraint(metric, float(found.group(2)), found.group(1) == ">="))
+            constraints.append(Constraint(metric, bound, found.group(1) == ">="))
         except ValueError:
             raise UserError(
                 f"hydra.sweeper.constraints.{metric}: {text!r} is no bound", "write it as '<= 0.5' or '>= 0.9'"

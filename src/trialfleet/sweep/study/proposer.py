@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial, create_trial
 
-from trialfleet.errors import UserError
+from trialfleet.errors import ShownError, UserError
+from trialfleet.sweep.study.databases import storage_failure
 from trialfleet.sweep.study.samplers import SamplerFactory
 from trialfleet.sweep.study.search_space import Space
 from trialfleet.sweep.study.storage import StudyStorage, distribution_texts
@@ -90,8 +91,7 @@ class Proposer:
         trial = self._store.trial(trial_id)
         for name, distribution in self._space.distributions.items():
             suggest(trial, name, distribution)
-        if self._custom is not None:
-            self._custom(self._config, trial)
+        self._suggest_more(trial)
         frozen = self._store.frozen(trial_id)
         params = dict(frozen.params)
         clash = params.keys() & self._space.fixed.keys()
@@ -102,6 +102,26 @@ class Proposer:
             )
         overrides = [secrets.masked_override(text) for text in self._space.overrides(params)]
         return TrialRecord(number, overrides, params, distribution_texts(frozen.distributions), self._uid)
+
+    def _suggest_more(self, trial: Trial) -> None:
+        """Let the user's own function suggest parameters.
+
+        Raises:
+            UserError: it failed; an error of the storage under it is raised as it is.
+        """
+        if self._custom is None:
+            return
+        try:
+            self._custom(self._config, trial)
+        except (ShownError, OSError):
+            raise
+        except Exception as error:
+            if storage_failure(error) is not None:
+                raise
+            raise UserError(
+                f"hydra.sweeper.custom_search_space: raised {type(error).__name__}: {error}",
+                "correct that function; the same command goes on",
+            ) from error
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -167,7 +167,8 @@ class StudyStorage:
         """
         attributes = self.study.user_attrs
         owner, other = attributes.get(OWNER), attributes.get(FOLDER)
-        foreign = owner is not None and owner != uid and other is not None and study_record.is_of(Path(other), owner)
+        foreign = owner not in (None, uid) and other is not None and not study_record.same_folder(Path(other), folder)
+        foreign = foreign and study_record.is_of(Path(str(other)), str(owner))
         if foreign and self._journal is None:  # the journal is in the folder: copied along with it, it is the copy's
             raise UserError(
                 f"study {self.study.study_name!r} in this storage belongs to the sweep folder {other}",

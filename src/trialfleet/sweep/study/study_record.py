@@ -51,11 +51,14 @@ def read(path: Path) -> StudyRecord | None:
     if not path.exists():
         return None
     try:
-        record = StudyRecord(**yaml.safe_load(records.tail(path, records.MAX_BYTES)))
+        found = yaml.safe_load(records.tail(path, records.MAX_BYTES))
+        if isinstance(found["name"], int | float):  # of an earlier version, whose user typed a number
+            found["name"] = str(found["name"])
+        record = StudyRecord(**found)
         for name, kind in _TYPES.items():
             if not isinstance(getattr(record, name), kind):
                 raise TypeError(f"{name} is {getattr(record, name)!r}")
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: is no study record: {error}", "restore it from a copy, or start anew with study.fresh=true"
         ) from None
@@ -93,10 +96,20 @@ def at_home(record: StudyRecord, folder: Path) -> StudyRecord:
     """The record as it must be in `folder`: a moved folder keeps its uid, a copied one gets a new one."""
     if record.folder == str(folder):
         return record
+    if same_folder(Path(record.folder), folder):  # its path goes through a symbolic link, now or before
+        return replace(record, folder=str(folder))
     other = read(Path(record.folder) / "study.yaml")
     if other is not None and other.uid == record.uid:
         return replace(record, uid=uuid4().hex, folder=str(folder), former_uids=[*record.former_uids, record.uid])
     return replace(record, folder=str(folder))
+
+
+def same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same folder."""
+    try:
+        return one == other or one.samefile(other)
+    except FileNotFoundError:
+        return False
 
 
 def accept(record: StudyRecord, identity: Mapping[str, Any], allowed: Sequence[str]) -> StudyRecord:

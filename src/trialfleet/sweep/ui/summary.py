@@ -19,7 +19,7 @@ from trialfleet.trial.records import Damaged
 
 # What is said once and not again: a command that resumes a study must not put it aside, or rebuild it; and a change
 # that was allowed is the study's own by now.
-_ONCE = ("study.fresh", "study.rebuild", "study.allow_changes")
+_ONCE = ("study", "study.fresh", "study.rebuild", "study.allow_changes")
 
 
 def show_plan(plan: Plan, console: Console) -> None:

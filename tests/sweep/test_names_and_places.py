@@ -1,0 +1,83 @@
+"""A study's name and folder, however they are spelt: it is one study, and nobody's files are moved."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.forked import QuickStudy
+
+NewQuickStudy = Callable[..., QuickStudy]
+N = "hydra.sweeper.n_trials="
+
+
+def runs_in_mlflow(database: Path) -> dict[str, int]:
+    with sqlite3.connect(database) as connection:
+        found = connection.execute("select name, count(*) from runs where lifecycle_stage = 'active' group by name")
+        return dict(found.fetchall())
+
+
+@pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])
+def test_a_project_that_moved_and_left_a_link_is_where_it_was(
+    quick_study: NewQuickStudy, tmp_path: Path, kind: str
+) -> None:
+    mlflow = tmp_path / "mlflow.db"
+    study = quick_study(f"tracking.uri=sqlite:///{mlflow}")
+    own = [f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"] if kind == "database" else []
+    study.run(*own, f"{N}1")
+    shutil.move(study.place, tmp_path / "elsewhere")
+    study.place.symlink_to(tmp_path / "elsewhere")
+    study.run(*own, f"{N}2")
+    assert runs_in_mlflow(mlflow) == {"descent": 1, "trial 00000 ★ best": 1, "trial 00001": 1} or runs_in_mlflow(
+        mlflow
+    ) == {"descent": 1, "trial 00000": 1, "trial 00001 ★ best": 1}
+    assert "former_uids: []" in (study.folder / "study.yaml").read_text()
+
+
+def test_a_name_that_is_a_number_is_a_name(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.study_name=2024")
+    study.run(f"{N}1")
+    study.run(f"{N}2")
+    assert len(list((study.place / "sweeps" / "2024" / "trials").iterdir())) == 2
+    record = study.place / "sweeps" / "2024" / "study.yaml"
+    assert "name: '2024'" in record.read_text()
+    record.write_text(record.read_text().replace("name: '2024'", "name: 2024"))  # as an earlier version wrote it
+    study.run(f"{N}3")
+
+
+@pytest.mark.parametrize("name", ["20261125_1", "3.10", "1e3", "true"])
+def test_a_name_that_hydra_reads_as_something_else_is_refused(quick_study: NewQuickStudy, name: str) -> None:
+    study = quick_study(f"{N}1")
+    said = study.run(f"hydra.sweeper.study_name={name}", code=1)
+    assert f"hydra.sweeper.study_name={name} is read as" in said
+    assert f"hydra.sweeper.study_name='{name}'" in said
+    assert not (study.place / "sweeps").exists()
+    study.run(f"hydra.sweeper.study_name='{name}'")
+    assert (study.place / "sweeps" / name / "study.yaml").exists()
+
+
+def test_a_fresh_start_moves_no_files_but_a_studys(quick_study: NewQuickStudy) -> None:
+    study = quick_study(f"{N}1", "hydra.sweep.dir=mine")
+    (study.place / "mine").mkdir()
+    (study.place / "mine" / "precious").write_text("x")
+    study.run("study.fresh=true")
+    assert (study.place / "mine" / "precious").exists()
+    assert (study.place / "mine" / "trials" / "00000" / "result.json").exists()
+
+
+def test_a_fresh_start_does_not_rename_the_folder_that_the_command_is_run_in(quick_study: NewQuickStudy) -> None:
+    study = quick_study(f"{N}1", "hydra.sweep.dir=.")
+    study.run()
+    assert f"study.fresh: {study.place} would be renamed" in study.run("study.fresh=true", code=1)
+    assert study.place.exists()
+    study.run(f"{N}2")
+
+
+def test_a_function_of_the_users_that_fails_is_named(quick_study: NewQuickStudy) -> None:
+    study = quick_study(f"{N}1")
+    raising = "import tests.tasks.descent\ntests.tasks.descent.space = lambda config, trial: 1 / 0\n"
+    said = study.run("hydra.sweeper.custom_search_space=tests.tasks.descent.space", code=1, first=raising)
+    assert "hydra.sweeper.custom_search_space: raised ZeroDivisionError" in said
+    study.run("hydra.sweeper.custom_search_space=null")
