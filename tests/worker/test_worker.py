@@ -18,6 +18,7 @@ from tests.tasks.commands import OF_TRIAL, PROJECT, Commands, host_of_commands
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.trial import metrics, out_of_memory, records
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.failure import word_of_file_system
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.process import Stat
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
@@ -561,6 +562,9 @@ def test_a_file_system_that_fails_in_the_task_is_not_the_trials_fault(study: Stu
     assert study.run(study.does(wrapped.format(error=error)))[0] == 0
     assert not study.trial(0).result_json.exists()
     assert "not the trial's fault" in study.log()
+    word = word_of_file_system(study.trial(0), "1.0")
+    assert word is not None
+    assert os.strerror(number) in word["message"] + word["traceback"]
 
 
 # -------------------------------------------------------------------- signals

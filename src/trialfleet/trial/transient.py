@@ -14,6 +14,7 @@ from trialfleet.trial import causes
 
 T = TypeVar("T")
 
+RECORD = "file_system.json"  # in a run's folder: a full disk or a failing file system ended the run, and its error
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _PASSING = (
     errno.ESTALE,

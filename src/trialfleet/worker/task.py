@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.trial import failure as failures
-from trialfleet.trial import records, run, secrets
+from trialfleet.trial import records, run, secrets, transient
 from trialfleet.trial.claim import Claim
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.failure import Cause
@@ -20,6 +20,7 @@ from trialfleet.trial.sweep_run import SweepRun
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
 
+WORD_PATIENCE = 60.0  # seconds for which the last word waits for a file system to come back
 MAX_NOTES = 1 << 20  # characters of a result's notes; longer ones are left out
 
 
@@ -78,8 +79,7 @@ def _goes_on(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:
     cause = failures.cause_of(failure)
     if cause in failures.COMMENTS:
         show(failure, failures.COMMENTS[cause])
-    if cause is Cause.HOST_MEMORY:
-        leave_word_of_memory(trial, claim, failure)
+    leave_word_of_cause(trial, claim, failure)
     return cause not in (Cause.TRIAL, Cause.PRUNED)
 
 
@@ -89,10 +89,17 @@ def leave_word(trial: TrialDir, claim: Claim, name: str) -> None:
         failures.leave_word(trial, claim.label, name)
 
 
-def leave_word_of_memory(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
-    """The same of a run that the host's memory did not suffice for."""
-    if not trial.superseded(claim):
-        failures.leave_word_of_memory(trial, claim.label, failure)
+def leave_word_of_cause(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
+    """The same of a run that memory, a disk or a file system ended, if there is one that takes the word."""
+
+    def leave() -> None:
+        if not trial.superseded(claim):
+            failures.leave_word_of_cause(trial, claim.label, failure)
+
+    try:
+        transient.patiently(leave, WORD_PATIENCE, lambda: bool(signals.received))
+    except OSError as error:  # without a word it is a run that was lost
+        show(error, "the driver is not told")
 
 
 def show(failure: BaseException, comment: str = "") -> None:

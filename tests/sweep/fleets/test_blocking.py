@@ -19,6 +19,7 @@ from trialfleet.sweep.active_trial import job_of
 from trialfleet.sweep.fleets.blocking import BlockingFleet
 from trialfleet.trial import commitment, out_of_memory, records, transient
 from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.failure import word_of_file_system
 from trialfleet.trial.result import OUT_OF_MEMORY, TrialState
 from trialfleet.trial.run import PeerLost, Preempted, Pruned
 from trialfleet.trial.submission import Assignment, JobRef, Submission, TrialRecord
@@ -121,7 +122,9 @@ def test_an_exception_means_for_the_trial_what_it_means_in_a_worker(
     batch = Batch(tmp_path, launch)
     batch.run()
     assert batch.ends() == [end]
-    assert len(batch.said) == (end[0] == "goes on")
+    word = word_of_file_system(batch.trials[0], "1.0")
+    assert (word is not None) == isinstance(failure, OSError)
+    assert len(batch.said) == (end[0] == "goes on" and word is None)  # of which the driver tells
     starved = (batch.trials[0].run_dir("1.0") / out_of_memory.RECORD).exists()
     assert starved == isinstance(failure, MemoryError)
 

@@ -107,8 +107,10 @@ class BlockingFleet(Fleet):
             return
         assert failure is not None
         transient.patiently(lambda: _leave(directory, trial, identity, failure), commitment.PATIENCE)
-        reason = failures.COMMENTS.get(failures.cause_of(failure), "its process ended before its end")
-        self.notice(f"trial {trial.number}: {reason}")
+        cause = failures.cause_of(failure)
+        if cause not in (Cause.FULL_DISK, Cause.FILE_SYSTEM):  # of which the driver gets word, and tells
+            reason = failures.COMMENTS.get(cause, "its process ended before its end")
+            self.notice(f"trial {trial.number}: {reason}")
 
     def refresh(self) -> bool:
         return True
@@ -181,5 +183,4 @@ def _leave(directory: TrialDir, trial: Assignment, identity: Identity, failure: 
         directory.claim(trial.attempt, f"{LAUNCHER}:{trial.number}", 0, identity)
     label = _label(trial)
     (directory.run_dir(label) / "log").write_text(described(failure)["traceback"], errors="replace")
-    if failures.cause_of(failure) is Cause.HOST_MEMORY:
-        failures.leave_word_of_memory(directory, label, failure)
+    failures.leave_word_of_cause(directory, label, failure)
