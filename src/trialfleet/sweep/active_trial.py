@@ -280,7 +280,7 @@ class ActiveTrial:
         return next((text for log in reversed(logs) if (text := records.tail(log, LOG_TAIL))), "")
 
     def seconds(self, result: Result | None = None) -> float | None:
-        """How long the trial ran, over all of its runs; None if it never did.
+        """How long the trial ran, over all of its runs; None if it never did, or nobody counted.
 
         The run that brought the result says so itself. Of the others counts what drivers saw: what a trial did while
         there was no driver is left out.
@@ -289,7 +289,8 @@ class ActiveTrial:
             return None
         total = 0.0 if result is None or result.run is None else result.seconds.get("total", 0.0)
         known = {result.run} if result is not None and total > 0 else set()
-        return total + sum(seconds for label, seconds in self.ran.items() if label not in known)
+        total += sum(seconds for label, seconds in self.ran.items() if label not in known)
+        return total or None
 
 
 def _submission_state(record: TrialRecord, job: JobRef | None) -> SubmissionState:

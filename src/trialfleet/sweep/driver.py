@@ -276,8 +276,8 @@ class Driver:
         if record is None:  # the driver died between asking and writing
             record = with_claims(self.proposer.complete(trial_id), directory)
             record.write(directory.trial_json)
-        if record.launcher == blocking.LAUNCHER and record.submission is not None:
-            record = replace(record, submission=None, job=None)  # it ran inside a driver that is gone
+        if record.launcher == blocking.LAUNCHER and record.submission is not None and not _begun(record, directory):
+            record = replace(record, submission=None, job=None)  # it was to run inside a driver that is gone
             record.write(directory.trial_json)
         trial = self._active_trial(trial_id, record, directory)
         trial.pruned = directory.verdict() is not None
@@ -594,6 +594,11 @@ class Driver:
         jobs = [trial.record.job for trial in trials if trial.record.job is not None]
         for name, fleet in self.fleets.items():
             fleet.cancel([job for job in jobs if job.launcher == name])
+
+
+def _begun(record: TrialRecord, directory: TrialDir) -> bool:
+    """Whether the trial's present attempt was claimed."""
+    return any(claim.attempt == record.attempt for claim in directory.claims_of(record.identity))
 
 
 def finished_trial(trial: FrozenTrial, seconds: float | None) -> Finished:

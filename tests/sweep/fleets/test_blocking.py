@@ -3,9 +3,12 @@
 import errno
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from tests.tasks.forked import QuickStudy
 from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import job_of
+from trialfleet.sweep.fleets.base import Interrupted
 from trialfleet.sweep.fleets.blocking import BlockingFleet
 from trialfleet.trial import commitment, out_of_memory, records, transient
 from trialfleet.trial.directory import TrialDir
@@ -98,6 +102,7 @@ TORCH = OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     ("failure", "end"),
     [
         (ValueError("wrong"), ("FAIL", "ValueError")),
+        (KeyboardInterrupt(), ("FAIL", "KeyboardInterrupt")),  # the task's own: nobody interrupted
         (XLA, ("FAIL", OUT_OF_MEMORY)),
         (TORCH, ("FAIL", OUT_OF_MEMORY)),
         (Pruned(), ("PRUNED", "")),
@@ -163,7 +168,7 @@ def test_a_result_is_committed_once_the_file_system_is_back(
     errors, create = [error_of(number)] * 3, records.create
 
     def stumbling(path: Path, record: dict[str, Any]) -> bool:
-        if errors:
+        if errors and path.name == "result.json":
             raise errors.pop()
         return create(path, record)
 
@@ -203,6 +208,49 @@ def test_a_return_that_does_not_say_how_its_trial_ended_fails_the_trial(end: Job
     assert result is not None
     assert result.error is not None
     assert "does not say how the trial ended" in result.error["message"]
+
+
+INTERRUPTS: dict[str, Callable[[], list[JobReturn]]] = {
+    "raised": list,
+    "returned": lambda: [completed(1.0), failed(KeyboardInterrupt()), failed(KeyboardInterrupt())],
+    "translated": lambda: [completed(1.0), failed(RuntimeError("the pool is gone")), failed(ValueError())],
+    "overlooked": lambda: [completed(1.0), completed(2.0), completed(3.0)],
+    "raised as another": lambda: [][7],
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("becomes", INTERRUPTS)
+def test_what_somebody_interrupted_is_no_run_and_no_failure_and_what_ended_counts(
+    becomes: str, number: int, tmp_path: Path
+) -> None:
+    def launch(overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        assert claims() == [1, 1, 1]
+        if becomes == "raised":
+            os.kill(os.getpid(), number)
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        return INTERRUPTS[becomes]()
+
+    def claims() -> list[int]:
+        return [len(TrialDir(trial.path).claims()) for trial in batch.trials]  # read anew
+
+    batch = Batch(tmp_path, launch, count=3)
+    with pytest.raises(Interrupted):
+        batch.run()
+    ended = {"overlooked": 3, "returned": 1, "translated": 1}.get(becomes, 0)
+    for index, trial in enumerate(batch.trials):
+        result = trial.result()
+        assert (result.state if result else None) == (TrialState.COMPLETE if index < ended else None)
+        assert claims()[index] == (index < ended)
+
+
+def test_a_trial_that_had_a_run_goes_alone(tmp_path: Path) -> None:
+    batch = Batch(tmp_path, lambda overrides, first: [completed(1.0) for _ in overrides], count=5)
+    trials = [replace(trial, attempt=2 if trial.number == 0 else 1) for trial in batch.submission.trials]
+    replace(batch.submission, trials=[*trials[1:], trials[0]]).write(batch.path)
+    batch.fleet.submit(batch.path, "u", 5)
+    assert batch.launcher.calls == [[1, 2, 3, 4], [0]]
 
 
 class Mute:
@@ -253,6 +301,50 @@ def once(self, *arguments, advance=descent.State.advance):
     return advance(self, *arguments)
 descent.State.advance = once
 """
+
+
+# A task of which the trial with this number does something first.
+TRIAL_DOES = """
+import os, signal, sys
+from hydra.core.hydra_config import HydraConfig
+from tests.tasks import descent
+whole = descent.State.advance
+def does(self, *arguments):
+    if HydraConfig.get().job.num == {number}:
+        {what}
+    return whole(self, *arguments)
+descent.State.advance = does
+"""
+
+
+def test_a_trial_that_ends_its_driver_is_lost_each_time_and_takes_no_other_along(
+    quick_study: Callable[..., QuickStudy],
+) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2", "hydra.sweeper.max_retries=1")
+    kills = TRIAL_DOES.format(number=1, what="os._exit(137)")
+    study.run(first=kills, code=137)
+    assert [study.labels(number) for number in study.numbers()] == [["1.0"], ["1.0"]]
+    study.run(first=kills, code=137)
+    study.run(first=kills)
+    assert [trial.state.name for trial in study.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert [study.labels(number) for number in study.numbers()] == [["1.0", "2.0"], ["1.0", "2.0"], ["1.0"]]
+    assert "Lost: lost 2 times in a row" in study.said()
+
+
+def test_a_run_that_somebody_interrupted_does_not_count(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.max_retries=0")
+    for _ in range(2):
+        said = study.run(first=TRIAL_DOES.format(number=1, what="os.kill(os.getpid(), signal.SIGINT)"))
+        assert "interrupted while the launcher ran trials" in said
+    study.run()
+    study.check(2, steps=4)
+    assert study.undisturbed_by_restarts()
+
+
+def test_a_trial_whose_task_raises_keyboard_interrupt_fails(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
+    study.run(first=TRIAL_DOES.format(number=1, what="raise KeyboardInterrupt"))
+    assert [trial.state.name for trial in study.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
 def test_a_trial_whose_file_system_failed_is_run_again(quick_study: Callable[..., QuickStudy]) -> None:
