@@ -253,6 +253,27 @@ def test_a_trial_that_had_a_run_goes_alone(tmp_path: Path) -> None:
     assert batch.launcher.calls == [[1, 2, 3, 4], [0]]
 
 
+def test_a_task_that_changes_the_process_changes_it_for_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, streams, given = Path.cwd(), (sys.stdout, sys.stderr), list[str]()
+
+    def launch(overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        given.extend(overrides[0])
+        os.chdir(tmp_path)
+        sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        return [completed(1.0)]
+
+    monkeypatch.chdir(before)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    batch = Batch(tmp_path, launch)
+    batch.run()
+    assert f"hydra.sweep.dir={tmp_path}" in given
+    assert Path.cwd() == before
+    assert (sys.stdout, sys.stderr) == streams
+
+
 class Mute:
     """A return value, or what stands in an exception's place, that cannot be shown."""
 
@@ -345,6 +366,19 @@ def test_a_trial_whose_task_raises_keyboard_interrupt_fails(quick_study: Callabl
     study = quick_study(BASIC, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
     study.run(first=TRIAL_DOES.format(number=1, what="raise KeyboardInterrupt"))
     assert [trial.state.name for trial in study.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_what_a_task_does_to_its_process_moves_no_other_trials_files(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2")
+    (study.place / "elsewhere").mkdir()
+    said = study.run(
+        first=TRIAL_DOES.format(number=0, what=f"os.chdir({str(study.place / 'elsewhere')!r}); sys.stdout = None")
+    )
+    study.check(4, steps=4)
+    assert list((study.place / "elsewhere").iterdir()) == []
+    for number in range(4):
+        assert (study.trial(number).run_dir("1.0") / ".hydra" / "config.yaml").exists()
+    assert "4 complete" in said
 
 
 def test_a_trial_whose_file_system_failed_is_run_again(quick_study: Callable[..., QuickStudy]) -> None:

@@ -7,6 +7,7 @@ one. What somebody interrupted is no run: its claim is taken back.
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from trialfleet.compat.hydra import failure_of
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
+from trialfleet.sweep.study.search_space import quoted
 from trialfleet.trial import commitment, transient
 from trialfleet.trial import failure as failures
 from trialfleet.trial.claim import NotClaimed
@@ -88,9 +90,12 @@ class BlockingFleet(Fleet):
         overrides = []
         for trial in batch:
             subdir = Path(trial.directory).relative_to(submission.sweep_dir) / "runs" / _label(trial)
-            overrides.append([*trial.overrides, f"hydra.sweep.subdir={subdir}"])
+            # The folder by its absolute path: a task may change the directory of the process it shares with others.
+            folder = quoted("hydra.sweep.dir", submission.sweep_dir)
+            overrides.append([*trial.overrides, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subdir}"])
         try:
-            returned = launcher.launch(overrides, initial_job_idx=batch[0].number)
+            with _as_before():
+                returned = launcher.launch(overrides, initial_job_idx=batch[0].number)
         except BaseException as failure:  # a task's SystemExit among them, and a KeyboardInterrupt of its own
             if signals:
                 raise
@@ -173,6 +178,18 @@ def _interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
     if signals:
         raise Interrupted("interrupted while the launcher ran trials")
+
+
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """A task may run in the driver's own process: afterwards the driver is where it was, and can be heard."""
+    folder, streams = Path.cwd(), (sys.stdout, sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        with contextlib.suppress(OSError):  # it is gone
+            os.chdir(folder)
 
 
 def _batches(trials: Sequence[Assignment]) -> list[Sequence[Assignment]]:
