@@ -82,7 +82,7 @@ class Dispatch:
             trial for trial in self.queue if not trial.dir.result_json.exists()
         ]  # cancelled while they waited
         submitted = False
-        while self.queue:
+        while self._due():
             batch = self._next_batch()
             self.queue = [trial for trial in self.queue if trial not in batch]
             try:
@@ -103,8 +103,13 @@ class Dispatch:
 
     def _next_batch(self) -> list[ActiveTrial]:
         """Trials that can share a script: those that ask for as much memory as the first one."""
-        memory = self.queue[0].record.memory
-        return [trial for trial in self.queue if trial.record.memory == memory][:MAX_ARRAY]
+        due = self._due()
+        return [trial for trial in due if trial.record.memory == due[0].record.memory][:MAX_ARRAY]
+
+    def _due(self) -> list[ActiveTrial]:
+        """The trials in the queue that need not rest any longer."""
+        now = self.now()
+        return [trial for trial in self.queue if trial.not_before <= now]
 
     def _wait_for_room(self, busy: Busy) -> None:
         """Raises:
