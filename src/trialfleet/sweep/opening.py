@@ -90,7 +90,7 @@ def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
     if anew:
         store = _made_anew(plan, record, lease, projector, notice)
     else:
-        store = _open_study(plan, lease)
+        store = _open_study(plan, lease, notice)
         consistency.refuse_empty(store, plan.folder, record.uids)
     store.belong(record.uid, plan.folder)
     found = consistency.compare(store, plan.folder, record.uids, plan.space.overrides, notice)
@@ -157,11 +157,11 @@ def _open_storage(plan: Plan, lease: Lease) -> BaseStorage:
     return open_storage(instantiated(node), plan.folder / JOURNAL, lease.check)
 
 
-def _open_study(plan: Plan, lease: Lease) -> StudyStorage:
+def _open_study(plan: Plan, lease: Lease, notice: Notice) -> StudyStorage:
     shown = described(plan.request.node.get("storage"))
     shown = str(plan.folder / JOURNAL) if shown == "null" else shown
     storage = _open_storage(plan, lease)
-    return StudyStorage(storage, plan.name, plan.directions, lease.check, lease.token, shown)
+    return StudyStorage(storage, plan.name, plan.directions, lease.check, lease.token, shown, notice)
 
 
 def _made_anew(plan: Plan, record: StudyRecord, lease: Lease, projector: Projector, notice: Notice) -> StudyStorage:
@@ -172,7 +172,7 @@ def _made_anew(plan: Plan, record: StudyRecord, lease: Lease, projector: Project
         uids=record.uids,
         in_folder=plan.request.node.get("storage") is None,
         open_storage=lambda: _open_storage(plan, lease),
-        open_study=lambda: _open_study(plan, lease),
+        open_study=lambda: _open_study(plan, lease, notice),
         lease_check=lease.check,
         projector=projector,
         notice=notice,
