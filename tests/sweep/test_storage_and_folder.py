@@ -245,6 +245,50 @@ def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study
     assert len({tuple(trial.params.values()) for trial in stored}) == 6
 
 
+AFTER_THE_VERDICT = """
+import time
+from tests.tasks import dying
+from trialfleet.trial import run as runs
+
+def task(cfg):
+    run = runs.current()
+    run.report(1, {"loss": 34.5})
+    while run.stop() is not runs.Stop.PRUNE:
+        time.sleep(0.01)
+    run.report(2, {"loss": 3.25})
+    raise runs.Pruned
+
+dying.task = task
+"""
+
+
+@pytest.mark.parametrize("kind", ["kept", "lost", "without a pruner"])
+def test_a_pruned_trial_is_the_same_when_the_study_is_made_anew(quick_study: NewQuickStudy, kind: str) -> None:
+    """Its value is its last report before the verdict, whatever it reported before it heard of that."""
+    study = quick_study("hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1")
+    judged = ["hydra/sweeper/pruner=threshold", "++hydra.sweeper.pruner.upper=30"]
+    study.run(*judged, first=AFTER_THE_VERDICT)
+    (before,) = study.stored()
+    assert (before.state.name, before.value, before.intermediate_values) == ("PRUNED", 34.5, {1: 34.5})
+    if kind == "lost":
+        (study.folder / "optuna_journal.log").unlink()
+    study.run(*([] if kind == "without a pruner" else judged), "study.rebuild=true")
+    (after,) = study.stored()
+    assert (after.state, after.value, after.intermediate_values) == (before.state, 34.5, {1: 34.5})
+
+
+def test_a_pruned_trial_that_lost_its_value_gets_it_back(quick_study: NewQuickStudy) -> None:
+    """As rebuilds of an earlier version left it."""
+    study = quick_study("hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1")
+    judged = ["hydra/sweeper/pruner=threshold", "++hydra.sweeper.pruner.upper=30"]
+    study.run(*judged, first=AFTER_THE_VERDICT)
+    log = study.folder / "optuna_journal.log"
+    assert '"values":[34.5]' in log.read_text()
+    log.write_text(log.read_text().replace('"values":[34.5]', '"values":null'))
+    assert "the study has PRUNED None, and {1: 34.5} for its reports" in study.run(*judged)
+    assert study.stored()[0].value == 34.5
+
+
 def test_a_qmc_sequence_goes_on_though_its_count_is_lost_with_the_study(quick_study: NewQuickStudy) -> None:
     study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
     study.run()

@@ -14,14 +14,23 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.compat.optuna import study_id
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.fencing import TOKEN
 from trialfleet.sweep.study.journal import open_journal
 from trialfleet.sweep.study.projection import Projector, placeholder, read_files
-from trialfleet.sweep.study.storage import FAILURE, FOLDER, JOURNAL, OWNER, StudyStorage, close, put_study_aside
+from trialfleet.sweep.study.storage import (
+    FAILURE,
+    FOLDER,
+    JOURNAL,
+    OWNER,
+    StudyStorage,
+    close,
+    put_study_aside,
+    values_when_pruned,
+)
 from trialfleet.trial import records
 from trialfleet.trial.directory import trial_dir, trial_numbers
 from trialfleet.trial.records import Damaged
@@ -168,7 +177,7 @@ class Rebuild:
                 self.notice(f"{damage}: renamed to {aside.name}")
             if files.record is not None:
                 trial = self.projector.trial(files)
-                yield "from their files", _with_attributes(trial, old[number]) if number < len(old) else trial
+                yield "from their files", _with_what_was_known(trial, old[number]) if number < len(old) else trial
             elif number < len(old):
                 yield "from the study as it was", old[number]
             else:
@@ -216,8 +225,8 @@ def _read(storage: BaseStorage, name: str) -> OldStudy:
     return OldStudy(study.get_trials(deepcopy=False), study.user_attrs, system_attrs)
 
 
-def _with_attributes(trial: FrozenTrial, old: FrozenTrial) -> FrozenTrial:
-    """A trial made from its files, with what samplers and users had noted of it in the study.
+def _with_what_was_known(trial: FrozenTrial, old: FrozenTrial) -> FrozenTrial:
+    """A trial made from its files, with what samplers and users had noted of it in the study, and its reports there.
 
     Both are the same trial if they have the same parameters.
     """
@@ -225,4 +234,8 @@ def _with_attributes(trial: FrozenTrial, old: FrozenTrial) -> FrozenTrial:
         noted = {key: value for key, value in old.user_attrs.items() if key not in (OWNER, FAILURE)}
         trial.user_attrs = {**noted, **trial.user_attrs}
         trial.system_attrs = {**old.system_attrs, **trial.system_attrs}
+        if not trial.intermediate_values and trial.state is old.state:  # without a pruner its files are not asked
+            trial.intermediate_values = dict(old.intermediate_values)
+            if trial.state is TrialState.PRUNED:
+                trial.values = values_when_pruned(old.intermediate_values)
     return trial
