@@ -137,14 +137,16 @@ class StudyStorage:
         else:
             wanted = cast(Sequence[Direction], list(directions))
             self.study = optuna.create_study(study_name=name, storage=storage, directions=wanted, load_if_exists=True)
-        there = [direction.name.lower() for direction in self.study.directions]
-        if there != list(directions):
-            raise UserError(
-                f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}",
-                "give objective.direction as it was, or another hydra.sweeper.study_name",
-            )
         backend, database = backend_of(storage), database_of(storage)
         self._journal = backend if isinstance(backend, OwnJournal) else None
+        there = [direction.name.lower() for direction in self.study.directions]
+        if there != list(directions):
+            fix = "give objective.direction as it was, or another hydra.sweeper.study_name"
+            if self.in_folder:
+                fix += "; or if the folder's trials have these, make the study anew from them with study.rebuild=true"
+            raise UserError(
+                f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}", fix
+            )
         self._fence: Fence | None = None
         if database is not None:
             self._fence = Fence(database, study_id(self.study), token or uuid4().hex, lease_check)
