@@ -48,7 +48,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that was checked; nothing is made yet."""
+    """A request that was checked; nothing is made yet.
+
+    Attributes:
+        record: the study that the command goes on with, in the storage where it is, which may be another one than the
+            command's.
+    """
 
     request: Request
     settings: sweeper_settings.Settings
@@ -128,7 +133,7 @@ def _present_record(
     storage = described(request.node.get("storage"))
     study_record.check_storage(record, storage, rebuild_wanted(config) or "hydra.sweeper.storage" in allowed)
     record = lasting.checked(record, folder, space.distributions, directions)
-    return study_record.accept(replace(record, storage=storage), identity, allowed)
+    return study_record.accept(record, identity, allowed)
 
 
 _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")
