@@ -177,6 +177,93 @@ def test_a_study_moves_to_another_storage(quick_study: NewQuickStudy) -> None:
     check(study, 5, database(study))
 
 
+def known_by_the_study_alone(study: QuickStudy, url: str | None) -> set[tuple[float, float]]:
+    """The parameters of its trials, each complete; the folder of one of them is deleted."""
+    stored = trials(study, url)
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * len(stored)
+    shutil.rmtree(study.trial(len(stored) - 1).path)
+    return {(trial.params["x"], trial.params["y"]) for trial in stored}
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [("study", None, "study"), (None, "study", None), pytest.param(("study", "other", None), marks=pytest.mark.slow)],
+    ids=["back", "forth", "on"],
+)
+def test_a_study_that_moves_is_read_where_it_is(
+    quick_study: NewQuickStudy, kinds: tuple[str | None, str | None, str | None]
+) -> None:
+    """Not where it was before: what was left there is older. It alone knows a trial whose folder is gone."""
+    study = quick_study("hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
+    urls = [database(study, name) if name else None for name in kinds]
+    storages = [f"hydra.sweeper.storage={url or 'null'}" for url in urls]
+    study.run(storages[0], "hydra.sweeper.n_trials=2")
+    known = known_by_the_study_alone(study, urls[0])
+    study.run(storages[1], "study.rebuild=true", "hydra.sweeper.n_trials=4")
+    assert known < (known := known_by_the_study_alone(study, urls[1]))
+    study.run(storages[2], "study.rebuild=true", "hydra.sweeper.n_trials=6")
+    study.run(storages[2], "hydra.sweeper.n_trials=7")
+    assert known < (known := known_by_the_study_alone(study, urls[2]))
+    assert len(known) == 7
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("study", None), pytest.param(None, "study", marks=pytest.mark.slow)],
+    ids=["to the journal", "to the database"],
+)
+def test_a_move_that_was_killed_is_done_again(
+    quick_study: NewQuickStudy, before: str | None, after: str | None
+) -> None:
+    """Whenever it dies, and though there is an older study in the new place."""
+    study = quick_study("hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
+    urls = [database(study, name) if name else None for name in (before, after)]
+    old, new = (f"hydra.sweeper.storage={url or 'null'}" for url in urls)
+    study.run(new, "hydra.sweeper.n_trials=1")
+    study.run(old, "study.rebuild=true", "hydra.sweeper.n_trials=3")
+    known = known_by_the_study_alone(study, urls[0])
+    moments = 0
+    while (
+        code := study.order(new, "study.rebuild=true", "hydra.sweeper.n_trials=3", first=DIE.format(moment=moments))
+    ) == 9:
+        moments += 1
+    assert code == 0, study.report()
+    assert moments > 5
+    study.run(new, "hydra.sweeper.n_trials=5")
+    assert known < (known := known_by_the_study_alone(study, urls[1]))
+    assert len(known) == 5
+
+
+def test_a_storage_whose_password_is_not_recorded_is_said_not_to_be_read(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    record = study.folder / "study.yaml"
+    record.write_text(record.read_text().replace("storage: 'null'", "storage: postgresql://me:***@nowhere/db"))
+    said = study.run("study.rebuild=true", "hydra.sweeper.n_trials=3")
+    assert "postgresql://me:***@nowhere/db: cannot be read" in said
+    assert "the study is made anew without it" in said
+    check(study, 3)
+
+
+def test_a_refused_rebuild_leaves_the_study_as_it_was(quick_study: NewQuickStudy) -> None:
+    """One into a storage where another folder's study has its name, and one with a folder that is not the study's."""
+    study, other = quick_study("hydra.sweeper.n_trials=2"), quick_study("hydra.sweeper.n_trials=2")
+    study.run()
+    other.run(theirs := f"hydra.sweeper.storage={database(other)}")
+    before = (study.folder / "optuna_journal.log").read_bytes()
+    assert "belongs to the sweep folder" in study.run(theirs, "study.rebuild=true", code=1)
+    (study.folder / "trials" / "9900000").mkdir()
+    (study.folder / "trials" / "9900000" / "trial.json").write_text("{}")
+    assert "far beyond" in study.run("study.rebuild=true", code=1)
+    shutil.rmtree(study.folder / "trials" / "9900000")
+    assert not (study.folder / ".rebuild.json").exists()
+    assert (study.folder / "optuna_journal.log").read_bytes() == before
+    assert "made anew" not in study.run("hydra.sweeper.n_trials=3")
+    check(study, 3)
+    other.run(theirs, "hydra.sweeper.n_trials=3")
+    check(other, 3, database(other))
+
+
 # Ends a rebuild at the n-th of its moments: each call that changes something.
 DIE = """
 import os
@@ -196,7 +283,8 @@ def dying(real):
 
 StudyStorage.add, StudyStorage.belong = dying(StudyStorage.add), dying(StudyStorage.belong)
 rebuild._begin, rebuild._read = dying(rebuild._begin), dying(rebuild._read)
-rebuild.put_study_aside = dying(rebuild.put_study_aside)
+rebuild.put_study_aside, rebuild.end = dying(rebuild.put_study_aside), dying(rebuild.end)
+rebuild.Rebuild._put_journal_aside = dying(rebuild.Rebuild._put_journal_aside)
 rebuild.optuna.delete_study = dying(rebuild.optuna.delete_study)
 """
 
@@ -243,6 +331,50 @@ def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study
     stored = trials(study, database(study) if own else None)
     assert [trial.state.name for trial in stored] == ["COMPLETE"] * 6
     assert len({tuple(trial.params.values()) for trial in stored}) == 6
+
+
+AFTER_THE_VERDICT = """
+import time
+from tests.tasks import dying
+from trialfleet.trial import run as runs
+
+def task(cfg):
+    run = runs.current()
+    run.report(1, {"loss": 34.5})
+    while run.stop() is not runs.Stop.PRUNE:
+        time.sleep(0.01)
+    run.report(2, {"loss": 3.25})
+    raise runs.Pruned
+
+dying.task = task
+"""
+
+
+@pytest.mark.parametrize("kind", ["kept", "lost", "without a pruner"])
+def test_a_pruned_trial_is_the_same_when_the_study_is_made_anew(quick_study: NewQuickStudy, kind: str) -> None:
+    """Its value is its last report before the verdict, whatever it reported before it heard of that."""
+    study = quick_study("hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1")
+    judged = ["hydra/sweeper/pruner=threshold", "++hydra.sweeper.pruner.upper=30"]
+    study.run(*judged, first=AFTER_THE_VERDICT)
+    (before,) = study.stored()
+    assert (before.state.name, before.value, before.intermediate_values) == ("PRUNED", 34.5, {1: 34.5})
+    if kind == "lost":
+        (study.folder / "optuna_journal.log").unlink()
+    study.run(*([] if kind == "without a pruner" else judged), "study.rebuild=true")
+    (after,) = study.stored()
+    assert (after.state, after.value, after.intermediate_values) == (before.state, 34.5, {1: 34.5})
+
+
+def test_a_pruned_trial_that_lost_its_value_gets_it_back(quick_study: NewQuickStudy) -> None:
+    """As rebuilds of an earlier version left it."""
+    study = quick_study("hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1")
+    judged = ["hydra/sweeper/pruner=threshold", "++hydra.sweeper.pruner.upper=30"]
+    study.run(*judged, first=AFTER_THE_VERDICT)
+    log = study.folder / "optuna_journal.log"
+    assert '"values":[34.5]' in log.read_text()
+    log.write_text(log.read_text().replace('"values":[34.5]', '"values":null'))
+    assert "the study has PRUNED None, and {1: 34.5} for its reports" in study.run(*judged)
+    assert study.stored()[0].value == 34.5
 
 
 def test_a_qmc_sequence_goes_on_though_its_count_is_lost_with_the_study(quick_study: NewQuickStudy) -> None:

@@ -10,10 +10,12 @@ from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage
 
+from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.plan import Plan, allowed_changes, rebuild_wanted
 from trialfleet.sweep.study import consistency, constraints, fresh_start, rebuild, study_record
 from trialfleet.sweep.study.consistency import Found
+from trialfleet.sweep.study.databases import would_be_made
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.projection import Projector
 from trialfleet.sweep.study.rebuild import Rebuild
@@ -88,14 +90,14 @@ def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
         notice("the study was being made anew from its folder when the driver died: this is done again")
     anew = rebuild_wanted(plan.request.config) or again
     if anew:
-        store = _made_anew(plan, record, lease, projector, notice)
+        store = _made_anew(plan, record, lease, projector, notice, record if plan.record is None else plan.record)
     else:
-        store = _open_study(plan, lease)
+        store = _open_study(plan, lease, notice)
         consistency.refuse_empty(store, plan.folder, record.uids)
     store.belong(record.uid, plan.folder)
     found = consistency.compare(store, plan.folder, record.uids, plan.space.overrides, notice)
     if (found.missing or found.differing) and not consistency.put_right(store, found, projector, notice):
-        store = _made_anew(plan, record, lease, projector, notice)
+        store = _made_anew(plan, record, lease, projector, notice, record)
         found = consistency.compare(store, plan.folder, record.uids, plan.space.overrides, notice)
     study_record.write(plan.folder / "study.yaml", record)
     return Opened(record, store, found, anew)
@@ -107,7 +109,7 @@ def _record(plan: Plan) -> StudyRecord:
         sampler = str(OmegaConf.select(OmegaConf.create(dict(node)), "sampler._target_"))
         storage = described(node.get("storage"))
         return study_record.create(plan.name, folder, randbits(32), sampler, storage, plan.identity, code)
-    record = study_record.at_home(plan.record, folder)
+    record = replace(study_record.at_home(plan.record, folder), storage=described(node.get("storage")))
     return _with_code(record, code, "code" in allowed_changes(plan.request.config))
 
 
@@ -157,25 +159,56 @@ def _open_storage(plan: Plan, lease: Lease) -> BaseStorage:
     return open_storage(instantiated(node), plan.folder / JOURNAL, lease.check)
 
 
-def _open_study(plan: Plan, lease: Lease) -> StudyStorage:
+def _open_study(plan: Plan, lease: Lease, notice: Notice) -> StudyStorage:
     shown = described(plan.request.node.get("storage"))
     shown = str(plan.folder / JOURNAL) if shown == "null" else shown
     storage = _open_storage(plan, lease)
-    return StudyStorage(storage, plan.name, plan.directions, lease.check, lease.token, shown)
+    return StudyStorage(storage, plan.name, plan.directions, lease.check, lease.token, shown, notice)
 
 
-def _made_anew(plan: Plan, record: StudyRecord, lease: Lease, projector: Projector, notice: Notice) -> StudyStorage:
-    """The study filled from its folder; the one that was there is kept under another name."""
+def _made_anew(
+    plan: Plan, record: StudyRecord, lease: Lease, projector: Projector, notice: Notice, before: StudyRecord
+) -> StudyStorage:
+    """The study filled from its folder; the one that was there is kept under another name.
+
+    Args:
+        before: the record as it was, which names the storage where the study is.
+    """
     store = Rebuild(
         folder=plan.folder,
         name=plan.name,
         uids=record.uids,
+        recorded=before.storage,
         in_folder=plan.request.node.get("storage") is None,
+        open_recorded=lambda address: _open_recorded(plan, replace(before, storage=address), lease),
         open_storage=lambda: _open_storage(plan, lease),
-        open_study=lambda: _open_study(plan, lease),
+        open_study=lambda: _open_study(plan, lease, notice),
         lease_check=lease.check,
         projector=projector,
         notice=notice,
     ).run()
     SamplerFactory(plan.request.node["sampler"], plan.space, record.seed).skip_points(store.study)
+    study_record.write(plan.folder / "study.yaml", record)
+    rebuild.end(plan.folder)
     return store
+
+
+def _open_recorded(plan: Plan, recorded: StudyRecord, lease: Lease) -> BaseStorage | None:
+    """The storage that a record names, which may be another one than the command's; None if its file is gone.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    address = recorded.storage
+    by_itself = "***" not in address and not address.startswith("{")  # a node is built only if the user types it
+    permitted = not by_itself and "hydra.sweeper.storage" in allowed_changes(plan.request.config)
+    try:
+        study_record.check_storage(recorded, described(plan.request.node.get("storage")), permitted)
+    except UserError:
+        if not by_itself:
+            raise UserError(
+                f"{address}: cannot be read, as study.yaml records neither passwords nor what to build",
+                "make the study anew in that storage first",
+            ) from None
+        return None if would_be_made(address) else open_storage(address, plan.folder / JOURNAL, lease.check)
+    return _open_storage(plan, lease)

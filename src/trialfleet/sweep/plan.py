@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
 from trialfleet.sweep.fleets.launchers import factory_of
-from trialfleet.sweep.study import constraints, fresh_start, proposer, search_space, study_record
+from trialfleet.sweep.study import constraints, fresh_start, lasting, proposer, search_space, study_record
 from trialfleet.sweep.study.databases import would_be_made
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.search_space import Space
@@ -48,7 +48,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that was checked; nothing is made yet."""
+    """A request that was checked; nothing is made yet.
+
+    Attributes:
+        record: the study that the command goes on with, in the storage where it is, which may be another one than the
+            command's.
+    """
 
     request: Request
     settings: sweeper_settings.Settings
@@ -83,7 +88,7 @@ def check(request: Request) -> Plan:
     _check_configs(request, space)
     name = _name(request, folder)
     identity = _identity(request.config, space, directions)
-    record = _record(request, folder, identity)
+    record = _record(request, folder, identity, space, directions)
     target = _target(request.config, begun=record is not None)
     _check_storage(request, folder)
     metrics = _metrics(request.config, len(directions))
@@ -96,20 +101,24 @@ def checked_again(plan: Plan) -> Plan:
     Raises:
         UserError: the folder has another study by now.
     """
-    return replace(plan, record=_present_record(plan.request, plan.folder, plan.identity))
+    return replace(plan, record=_present_record(plan.request, plan.folder, plan.identity, plan.space, plan.directions))
 
 
-def _record(request: Request, folder: Path, identity: Mapping[str, Any]) -> StudyRecord | None:
+def _record(
+    request: Request, folder: Path, identity: Mapping[str, Any], space: Space, directions: Sequence[str]
+) -> StudyRecord | None:
     """The study that the command goes on with; None for a new one."""
     config = request.config
     if fresh_wanted(config) and rebuild_wanted(config):
         raise UserError("study.fresh and study.rebuild: a study cannot be put aside and made anew", "give one of them")
     if fresh_wanted(config) or fresh_start.is_begun(folder):
         return None
-    return _present_record(request, folder, identity)
+    return _present_record(request, folder, identity, space, directions)
 
 
-def _present_record(request: Request, folder: Path, identity: Mapping[str, Any]) -> StudyRecord | None:
+def _present_record(
+    request: Request, folder: Path, identity: Mapping[str, Any], space: Space, directions: Sequence[str]
+) -> StudyRecord | None:
     config, path = request.config, folder / "study.yaml"
     record = study_record.read(path)
     if record is None:
@@ -123,7 +132,8 @@ def _present_record(request: Request, folder: Path, identity: Mapping[str, Any])
     allowed = allowed_changes(config)
     storage = described(request.node.get("storage"))
     study_record.check_storage(record, storage, rebuild_wanted(config) or "hydra.sweeper.storage" in allowed)
-    return study_record.accept(replace(record, storage=storage), identity, allowed)
+    record = lasting.checked(record, folder, space.distributions, directions)
+    return study_record.accept(record, identity, allowed)
 
 
 _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")

@@ -10,7 +10,8 @@ from optuna.trial import TrialState as State
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.projection import told
-from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage, Told
+from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage, Told, values_when_pruned
+from trialfleet.trial import metrics
 from trialfleet.trial.result import Result, TrialState
 
 NewStorage = Callable[[], BaseStorage]  # opens the same storage each time, as one driver after the other does
@@ -61,6 +62,27 @@ class StorageConformance:
         assert not store.report(trial_id, 10, 0.7)
         assert store.report(trial_id, 20, math.nan)
         assert store.frozen(trial_id).intermediate_values[10] == 0.5
+
+    @pytest.mark.parametrize("step", [0, -(2**31), 2**31 - 1, 2**31, -(2**31) - 1, metrics.MAX_STEP, -metrics.MAX_STEP])
+    def test_no_report_is_too_much_for_it(self, storage: NewStorage, step: int) -> None:
+        """A step that is beyond it is left out, whether it is reported or added, and nothing else fails for it."""
+        store, values = opened(storage), [5e-324, -5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan]
+        for value in values:
+            trial_id = store.create("uid")
+            reported = store.report(trial_id, step, value)
+            assert store.report(trial_id, 1, 0.5)
+            store.tell(trial_id, ended(TrialState.PRUNED))
+            trial = store.frozen(trial_id)
+            assert set(trial.intermediate_values) == {1, *([step] if reported else [])}
+            assert reported or abs(step) >= 2**31
+            reports = {1: 0.5, step: value}
+            whole = optuna.trial.create_trial(
+                state=State.PRUNED, values=values_when_pruned(reports), intermediate_values=reports
+            )
+            added = store.frozen(store.add(whole))
+            assert repr(added.values) == repr(trial.values)
+            reports_of = [sorted(one.intermediate_values.items()) for one in (added, trial)]
+            assert repr(reports_of[0]) == repr(reports_of[1])
 
     @pytest.mark.parametrize("value", [0.5, math.inf, -math.inf])
     def test_complete(self, storage: NewStorage, value: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as State
 
@@ -55,6 +55,22 @@ def opened(
     journal: Path, check: Callable[[], None] = held, directions: tuple[str, ...] = ("minimize",)
 ) -> StudyStorage:
     return StudyStorage(open_storage(None, journal, check), "study", directions, check)
+
+
+def _passed_on(name: str) -> Callable[..., Any]:
+    return lambda self, *given, **named: getattr(self.inner, name)(*given, **named)
+
+
+class Remote(BaseStorage):
+    """A storage behind another one, as Optuna's server of storages is: what it keeps its trials in is not seen."""
+
+    def __init__(self, inner: BaseStorage) -> None:
+        self.inner = inner
+
+
+for _name in BaseStorage.__abstractmethods__:
+    setattr(Remote, _name, _passed_on(_name))
+Remote.__abstractmethods__ = frozenset()
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +343,26 @@ def contents(study: optuna.Study) -> Any:
 
 def names(storage: optuna.storages.BaseStorage) -> list[str]:
     return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def test_what_a_storage_cannot_hold_of_a_report_is_told_once() -> None:
+    """Of a storage of the user's own nobody knows what it can hold: as much as any database does."""
+
+    class Small(InMemoryStorage):
+        def set_trial_intermediate_value(self, trial_id: int, step: int, value: float) -> None:
+            if step >= 2**31:
+                raise OverflowError("integer out of range")
+            super().set_trial_intermediate_value(trial_id, step, value)
+
+    storage, told = Remote(Small()), []
+    store = StudyStorage(storage, "study", ("minimize",), held, shown="grpc://there", notice=told.append)
+    trial = store.create("uid")
+    assert [store.report(trial, step, 0.5) for step in (1, 3 * 10**9, 2, 2**31)] == [True, False, True, False]
+    store.add(optuna.trial.create_trial(state=State.PRUNED, value=9.0, intermediate_values={4: 0.25, 2**40: 9.0}))
+    assert [list(one.intermediate_values) for one in store.trials()] == [[1, 2], [4]]
+    assert store.trials()[1].value == 0.25
+    (notice,) = told
+    assert "trial 0 reports step 3000000000, and grpc://there holds steps from -2147483648 to 2147483647" in notice
 
 
 def test_a_study_is_put_aside_with_everything_it_has(storage: optuna.storages.BaseStorage) -> None:

@@ -139,6 +139,8 @@ def _difference(trial: FrozenTrial, files: Files) -> str:
     if record is not None and records.digest(record.params) != records.digest(trial.params):
         return f"the study has the parameters {trial.params}, trial.json has {record.params}"
     if result is not None and trial.state.is_finished() and not agrees(trial, result):
+        if trial.state is TrialState.PRUNED and result.state is Ended.PRUNED:
+            return f"the study has PRUNED {trial.values}, and {trial.intermediate_values} for its reports"
         return f"the study has {trial.state.name} {trial.values}, result.json has {result.state} {result.objectives}"
     return ""
 

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, json
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.sweep.study.constraints import Constraint
-from trialfleet.sweep.study.storage import FAILURE, OWNER, Told
+from trialfleet.sweep.study.storage import FAILURE, OWNER, Told, values_when_pruned
 from trialfleet.trial import metrics, records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
@@ -43,7 +43,12 @@ def told(result: Result, takes_constraints: bool, violations: Mapping[str, float
 
 
 def agrees(trial: FrozenTrial, result: Result) -> bool:
-    """Whether a finished trial of the study was told this result, by this sampler or by another one."""
+    """Whether a finished trial of the study was told this result, by this sampler or by another one.
+
+    A pruned trial has the value of its last report, which is not in the result.
+    """
+    if trial.state is TrialState.PRUNED and trial.values != values_when_pruned(trial.intermediate_values):
+        return False
     for takes_constraints in (False, True):
         wanted = told(result, takes_constraints, {})
         if trial.state is wanted.state and (wanted.values is None or trial.values == wanted.values):
@@ -136,6 +141,8 @@ class Projector:
             wanted = {one.metric: one.violation(latest) for one in self.constraints}
             end = told(files.result, self.takes_constraints, wanted)
             state, values, violations = end.state, end.values, end.violations
+            if state is TrialState.PRUNED:
+                values = values_when_pruned(reports)
             attributes |= {} if end.error is None else {FAILURE: end.error}
         trial = optuna.trial.create_trial(
             state=state,
@@ -150,20 +157,23 @@ class Projector:
         return trial
 
     def _metrics(self, files: Files) -> tuple[dict[str, float], dict[int, float]]:
-        """The last value of each metric, and the first one that the objective had at each step."""
+        """The last value of each metric, and the first one that the objective had at each step up to the verdict."""
         latest: dict[str, float] = {}
         reports: dict[int, float] = {}
         if self.metric is None and not self.constraints:
             return latest, reports
         assert files.record is not None
+        verdict = (files.dir.verdict() or {}).get("prune_at")
+        judged = False  # whether the pruner has had its say: the driver tells the study of no report that comes later
         for claim in files.dir.claims_of(files.record.identity):
             path, offset = files.dir.run_dir(claim.label) / "metrics.jsonl", 0
             while True:
                 lines, end = metrics.read_from(path, offset)
                 for line in lines:
                     latest.update(line.values)
-                    if self.metric in line.values:
+                    if self.metric in line.values and not judged:
                         reports.setdefault(line.step, line.values[self.metric])
+                        judged = line.step == verdict
                 if end == offset:
                     break
                 offset = end

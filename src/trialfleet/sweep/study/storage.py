@@ -8,7 +8,10 @@ when it wakes.
 """
 
 import json
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,7 +22,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet.compat.optuna import FIXED_PARAMS, backend_of, forget_trials, storage_of, study_id
@@ -35,6 +38,9 @@ JOURNAL = "optuna_journal.log"  # in the study's folder: its storage where the u
 OWNER = "trialfleet:study"  # user attribute of our studies and trials: the study's uid
 FOLDER = "trialfleet:folder"  # user attribute of our studies: the sweep folder that they belong to
 FAILURE = "trialfleet:error"  # user attribute of a failed trial: what went wrong
+
+_INTEGER = range(-(2**31), 2**31)  # the steps that a database's INTEGER holds
+_ANY_STEP = range(-(2**63), 2**63)  # whatever metrics.jsonl holds
 
 Direction = Literal["minimize", "maximize"]
 
@@ -103,6 +109,7 @@ class StudyStorage:
         lease_check: raises if this driver may not write any more; called before each write.
         token: tells this driver from any other, `Lease.token`; one of its own if None.
         shown: what to call the storage in messages.
+        notice: tells the user what the storage cannot hold; a line of the log if None.
     """
 
     def __init__(
@@ -113,6 +120,7 @@ class StudyStorage:
         lease_check: Callable[[], None],
         token: str | None = None,
         shown: str = "the study's storage",
+        notice: Callable[[str], None] | None = None,
     ) -> None:
         """Opens the study, or creates it; `belong` takes it.
 
@@ -121,19 +129,24 @@ class StudyStorage:
         """
         self._lease_check = lease_check
         self.shown = shown
+        self._notice = notice or logging.getLogger(__name__).warning
+        self._steps = _steps_of(storage)
+        self._told_of_steps = False
         if name in {study.study_name for study in storage.get_all_studies()}:
             self.study = optuna.load_study(study_name=name, storage=storage)
         else:
             wanted = cast(Sequence[Direction], list(directions))
             self.study = optuna.create_study(study_name=name, storage=storage, directions=wanted, load_if_exists=True)
-        there = [direction.name.lower() for direction in self.study.directions]
-        if there != list(directions):
-            raise UserError(
-                f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}",
-                "give objective.direction as it was, or another hydra.sweeper.study_name",
-            )
         backend, database = backend_of(storage), database_of(storage)
         self._journal = backend if isinstance(backend, OwnJournal) else None
+        there = [direction.name.lower() for direction in self.study.directions]
+        if there != list(directions):
+            fix = "give objective.direction as it was, or another hydra.sweeper.study_name"
+            if self.in_folder:
+                fix += "; or if the folder's trials have these, make the study anew from them with study.rebuild=true"
+            raise UserError(
+                f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}", fix
+            )
         self._fence: Fence | None = None
         if database is not None:
             self._fence = Fence(database, study_id(self.study), token or uuid4().hex, lease_check)
@@ -212,8 +225,18 @@ class StudyStorage:
         return next((trial.number for trial in trials if trial.state is TrialState.WAITING), len(trials))
 
     def add(self, trial: FrozenTrial) -> int:
-        """A trial as it is, with whatever it has already, behind the study's last one; its storage id."""
+        """A trial as it is, with whatever it has already, behind the study's last one; its storage id.
+
+        Reports that the storage cannot hold are left out.
+        """
         self._lease_check()
+        reports = trial.intermediate_values
+        held = {step: value for step, value in reports.items() if self._holds(trial.number, step)}
+        if len(held) < len(reports):
+            trial = copy(trial)
+            trial.intermediate_values = held
+            if trial.state is TrialState.PRUNED:
+                trial.values = values_when_pruned(held)
         return self.storage.create_new_trial(study_id(self.study), template_trial=trial)
 
     def trial(self, trial_id: int) -> Trial:
@@ -225,13 +248,31 @@ class StudyStorage:
         return self.storage.get_trial(trial_id)
 
     def report(self, trial_id: int, step: int, value: float) -> bool:
-        """Store the objective's value at a step. The first value of a step stays. False if there was one."""
+        """Store the objective's value at a step. The first value of a step stays.
+
+        Returns:
+            False if nothing was stored: there was one, or the storage cannot hold such a step.
+        """
         if self._journal is None:  # of all writes the most frequent; the journal's lock checks the lease itself
             self._lease_check()
-        if step in self.storage.get_trial(trial_id).intermediate_values:
+        there = self.storage.get_trial(trial_id)
+        if step in there.intermediate_values or not self._holds(there.number, step):
             return False
         self.storage.set_trial_intermediate_value(trial_id, step, value)
         return True
+
+    def _holds(self, number: int, step: int) -> bool:
+        """Whether the storage can hold a report of this step; the first one that it cannot is told of."""
+        if step in self._steps:
+            return True
+        if not self._told_of_steps:
+            self._notice(
+                f"trial {number} reports step {step}, and {self.shown} holds steps from {self._steps.start} to "
+                f"{self._steps.stop - 1} only: reports of others stay in the trials' files and in MLflow, and "
+                "the pruner does not see them"
+            )
+        self._told_of_steps = True
+        return False
 
     def tell(self, trial_id: int, told: Told) -> None:
         """Tell the study how the trial ended. A trial that is told already stays as it is."""
@@ -249,6 +290,19 @@ class StudyStorage:
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # the grid sampler's way to end an optimize(); the trial is told
                 raise
+
+
+def values_when_pruned(reports: Mapping[int, float]) -> list[float] | None:
+    """The values of a pruned trial: as `Study.tell` has it, its report at the last step, if that is a number."""
+    last = reports[max(reports)] if reports else math.nan
+    return None if math.isnan(last) else [last]
+
+
+def _steps_of(storage: BaseStorage) -> range:
+    """The steps that a storage can hold; of one that cannot be known, a server of Optuna's say, those of a database."""
+    database = database_of(storage)
+    sqlite = database is not None and database.engine.dialect.name == "sqlite"
+    return _ANY_STEP if sqlite or isinstance(storage, JournalStorage | InMemoryStorage) else _INTEGER
 
 
 def put_study_aside(storage: BaseStorage, name: str, aside_name: str) -> None:
