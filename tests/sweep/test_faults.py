@@ -24,6 +24,7 @@ from benchmarks.faults.case import Case
 from benchmarks.faults.host import Host
 from benchmarks.faults.series import CLASSES
 from benchmarks.faults.study import STEPS, Study
+from jobs.cluster.processes import wait_until
 from tests.tasks.studies import PROJECT
 from trialfleet.tracking import database_schema
 
@@ -202,6 +203,9 @@ def test_the_checker_sees_a_process_that_lives_on(case: Case, monkeypatch: pytes
     environment = {**os.environ, "SUBMITIT_FOLDER": f"{case.place}/sweeps"}
     with subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True) as left:
         try:
+            assert wait_until(
+                lambda: b"SUBMITIT" in Path(f"/proc/{left.pid}/environ").read_bytes(), 30
+            )  # its exec is over
             assert [problem.kind for problem in checker.judge(case)] == ["left running"]
         finally:
             left.kill()
