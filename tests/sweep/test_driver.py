@@ -3,6 +3,7 @@
 Driver, dispatch, storage and the trials' folders are the real ones; the fleet and the clock are simulated.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -167,6 +168,9 @@ def scene(tmp_path: Path) -> Callable[..., Scene]:
         ([Fate.REQUEUED] * 2, 3, 0),
         ([Fate.REQUEUED] * 3, 4, 1),
         ([Fate.LINGERS], 1, 0),
+        ([Fate.HINDERED] * 6, 7, 0),
+        ([Fate.HINDERED, Fate.LOST, Fate.HINDERED, Fate.LOST], 5, 0),
+        ([Fate.LOST, Fate.HINDERED, Fate.LOST, Fate.LOST], 4, 1),
     ],
     ids=lambda value: "-".join(fate.value for fate in value) or "none" if isinstance(value, list) else str(value),
 )
@@ -178,6 +182,39 @@ def test_however_a_job_fares(scene: Callable[..., Scene], fates: list[Fate], run
     assert len(study.runs) == runs
     if Fate.LINGERS in fates:
         assert "hydra.sweeper.grace" in " ".join(study.heard.notices)
+
+
+# -------------------------------------------------------------------- a disk that is full elsewhere
+
+
+def test_a_disk_that_stays_full_fails_the_trial_with_its_own_words(scene: Callable[..., Scene]) -> None:
+    """After max_retries runs at least, and no sooner than hydra.sweeper.patience says."""
+    study = scene(fates=[Fate.HINDERED] * 100, trials=1, sweeper={"max_failure_rate": 1.0, "patience": 100.0})
+    study.run()
+    study.check(failed=1)
+    error = study.heard.results[0].error
+    assert error is not None
+    assert (error["type"], error["message"]) == ("OSError", f"[Errno 28] {os.strerror(28)}: '/scratch'")
+    assert len(study.heard.notices) == 1
+    assert "hydra.sweeper.patience" in study.heard.notices[0]
+    pauses = [later.started - sooner.started for sooner, later in itertools.pairwise(study.runs)]
+    assert pauses == sorted(pauses)
+    assert study.runs[-1].started >= 100.0 > study.runs[-2].started
+    assert all(reason == error["message"] for _, reason in study.heard.retries)
+
+
+def test_a_run_that_goes_on_when_patience_ends_is_let(scene: Callable[..., Scene]) -> None:
+    study = scene(fates=[Fate.HINDERED] * 3, trials=1, sweeper={"patience": 30.0})
+    study.fleet.length = lambda params: 50.0 if len(study.runs) == 3 else 2.0
+    study.run()
+    study.check()
+
+
+def test_a_full_disk_holds_up_no_other_trial(scene: Callable[..., Scene]) -> None:
+    study = scene(fates=[Fate.COMPLETES, *[Fate.HINDERED] * 8], trials=12)
+    study.run()
+    study.check()
+    assert len(study.runs) == 20
 
 
 # -------------------------------------------------------------------- what the launcher answers

@@ -36,7 +36,7 @@ def test_errors_that_pass_are_waited_for_longer_and_longer_up_to_the_patience(tm
     rests = [story.rest_after(EIO) for _ in range(8)]
     assert rests == [min(FIRST_REST * 2**index, LONGEST_REST) for index in range(8)]
     story.now = 100.0
-    assert "for 100 s, as long as hydra.sweeper.patience says" in str(story.rest_after(EIO))
+    assert "still so after 100 s (hydra.sweeper.patience)" in str(story.rest_after(EIO))
     assert all("trial.json" in said for said in story.said)
 
 

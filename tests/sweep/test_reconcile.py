@@ -47,6 +47,8 @@ NEVER_BEGAN = Observation(submission=DONE, job=JobState.OVER, unclaimed=1)
         (replace(LOST, fruitless=0), Do.RESUBMIT),
         (replace(LOST, fruitless=2), Do.RESUBMIT),
         (replace(LOST, fruitless=3), Do.GIVE_UP),
+        (replace(LOST, fruitless=9, forgiven=7), Do.RESUBMIT),
+        (replace(LOST, fruitless=9, forgiven=6), Do.GIVE_UP),
         (NEVER_BEGAN, Do.SUBMIT_AGAIN),
         (replace(NEVER_BEGAN, unclaimed=2, fruitless=9), Do.SUBMIT_AGAIN),
         (replace(NEVER_BEGAN, unclaimed=3), Do.GIVE_UP),

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from trialfleet.trial import failure as failures
 from trialfleet.trial.claim import Claim, NotClaimed
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
@@ -270,6 +272,52 @@ def test_wrong_returns_say_what_was_wanted(value: object, count: int) -> None:
     assert error is not None
     assert ("a number" if count == 1 else "2 numbers") in error["message"]
     assert repr(value) in error["message"]
+
+
+def raising(failure: BaseException) -> Callable[..., Any]:
+    def method(self: object) -> Any:
+        raise failure
+
+    return method
+
+
+def odd(**methods: Callable[..., Any]) -> object:
+    """An object of a class of its own with these methods."""
+    return type("Odd", (), methods)()
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "words"),
+    [
+        (10**400, 1, "OverflowError"),
+        (10**5000, 1, "a int (it cannot be shown: ValueError)"),  # Python writes no number so long
+        (odd(__float__=raising(RuntimeError("Array has been deleted"))), 1, "RuntimeError: Array has been deleted"),
+        (odd(__float__=raising(SystemExit(3))), 1, "SystemExit: 3"),
+        (odd(__iter__=raising(RuntimeError("closed"))), 2, "RuntimeError: closed"),
+        (odd(__repr__=raising(ValueError("no text"))), 1, "a Odd (it cannot be shown: ValueError)"),
+        (odd(__repr__=raising(SystemExit(3))), 2, "a Odd (it cannot be shown: SystemExit)"),
+    ],
+    ids=["huge", "long", "deleted", "exits", "iterates", "no repr", "repr exits"],
+)
+def test_a_return_whose_own_code_fails_is_a_wrong_one(value: object, count: int, words: str) -> None:
+    state, objectives, error = judged(value, count)
+    assert (state, objectives) == (TrialState.FAIL, None)
+    assert error is not None
+    assert error["type"] == "WrongReturn"
+    assert words in error["message"]
+
+
+class OddError(OSError):
+    """Whatever is asked of it raises."""
+
+    __cause__ = property(raising(KeyError(1)))  # type: ignore[assignment]
+    errno = property(raising(KeyError(1)))  # type: ignore[assignment]
+    __str__ = raising(SystemExit(3))
+
+
+def test_an_exception_whose_own_code_fails_is_judged_and_described() -> None:
+    assert failures.cause_of(OddError()) is failures.Cause.TRIAL
+    assert failures.error_of(OddError())["type"] == "OddError"
 
 
 def test_an_exception_is_described_with_its_traceback() -> None:

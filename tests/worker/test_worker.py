@@ -18,6 +18,7 @@ from tests.tasks.commands import OF_TRIAL, PROJECT, Commands, host_of_commands
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.trial import metrics, out_of_memory, records
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.failure import word_of_file_system
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.process import Stat
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
@@ -407,8 +408,13 @@ FAILURES = {
         "class Odd(Exception):\n    def __str__(self): raise KeyError(1)\nraise Odd",
         "Odd",
     ),
+    "a message that ends the process": (
+        "import sys\nclass Odd(Exception):\n    def __str__(self): sys.exit(5)\nraise Odd",
+        "Odd",
+    ),
     "no exception of Exception's": ("import asyncio; raise asyncio.CancelledError", "CancelledError"),
-    "closed streams": ("import sys; sys.stderr.close(); sys.stdout.close(); raise ValueError(7)", "ValueError"),
+    "no streams": ("import sys; sys.stderr = sys.stdout = None; raise KeyError(7)", "KeyError"),
+    "closed streams": ("import sys; sys.stderr.close(); sys.stdout.close(); raise KeyError(7)", "KeyError"),
 }
 
 
@@ -431,6 +437,9 @@ NOTES = {
     "ten megabytes": "own.note(thing='x' * 10_000_000)",
     "seconds that are a number": "own.note(seconds=5)",
     "seconds that are none": "own.note(seconds={'compile': 'long', 'total': 1e9, 'wait': float('nan')})",
+    "seconds that no float holds": "own.note(seconds={'compile': 10**400})",
+    "a number that is too long to be written": "own.note(thing=10**5000)",
+    "and closed all files": "import os; os.closerange(3, 256)",
     "behind our back": "own.notes['thing'] = object(); own.notes['seconds'] = object()",
 }
 
@@ -439,7 +448,7 @@ NOTES = {
 def test_finished_work_is_committed_whatever_the_task_noted(study: Study, note: str) -> None:
     study.run(study.does(NOTES[note]))
     ended = study.ended()
-    assert (ended.state, ended.objectives) == (TrialState.COMPLETE, [1.0])
+    assert (ended.state, ended.objectives) == (TrialState.COMPLETE, [1.0]), ended.error
     assert 0 < ended.seconds["total"] < 1e6
 
 
@@ -553,6 +562,9 @@ def test_a_file_system_that_fails_in_the_task_is_not_the_trials_fault(study: Stu
     assert study.run(study.does(wrapped.format(error=error)))[0] == 0
     assert not study.trial(0).result_json.exists()
     assert "not the trial's fault" in study.log()
+    word = word_of_file_system(study.trial(0), "1.0")
+    assert word is not None
+    assert os.strerror(number) in word["message"] + word["traceback"]
 
 
 # -------------------------------------------------------------------- signals

@@ -8,10 +8,11 @@ from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.local import LAUNCHER as LOCAL
 from trialfleet.sweep.fleets.local import marker
 from trialfleet.sweep.reconcile import JobState, Observation, SubmissionState
-from trialfleet.trial import metrics, out_of_memory, records
+from trialfleet.trial import metrics, out_of_memory, records, transient
 from trialfleet.trial.checkpoints import newest_step
 from trialfleet.trial.claim import Claim
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
+from trialfleet.trial.failure import word_of_file_system
 from trialfleet.trial.metrics import Line
 from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import Result
@@ -35,6 +36,9 @@ class ActiveTrial:
         searches: refreshes of the launcher since a submission whose answer is missing.
         pruned: whether its verdict was written.
         starved: whether the job that ended ran out of the host's memory.
+        hindrance: the error of a full disk or a failing file system that ended the job's run; None of other ends.
+        hindered_runs: the fruitless runs in a row that ended so.
+        not_before: when it may be submitted at the earliest, on the driver's clock.
     """
 
     trial_id: int
@@ -51,6 +55,9 @@ class ActiveTrial:
     pruned: bool = False
     started: float | None = None  # Unix seconds of the first claim
     starved: bool = False
+    hindrance: dict[str, str] | None = None
+    hindered_runs: int = 0
+    not_before: float = 0.0
     phase: JobState = JobState.UNKNOWN
     job: JobRef | None = None  # that the last look found to be the one to follow
     _looked: tuple[str, float] | None = None  # the run that went on at the last look, and when that was
@@ -118,7 +125,9 @@ class ActiveTrial:
             self.started = _begun(self.dir.run_dir(claims[0].label))
         over = self.phase is JobState.OVER
         fleet = None if job is None else fleets.get(job.launcher)
-        self.timed_out = self.starved = False
+        self.timed_out, self.starved, self.hindrance = False, False, None
+        if over and own and result is None:
+            self.hindrance = word_of_file_system(self.dir, own[-1].label)
         if over and job is not None and fleet is not None:
             self.timed_out = fleet.timed_out(job)
             self.starved = result is None and self._starved(fleet, job, own)
@@ -218,10 +227,13 @@ class ActiveTrial:
             self._claims_counted = len(claims)
             ended = claims if over else claims[:-1]
             self._time_limits = sum((self.dir.run_dir(claim.label) / TIME_LIMIT).exists() for claim in claims)
-            newest, self._fruitless_runs = -1, 0
+            newest, self._fruitless_runs, self.hindered_runs = -1, 0, 0
             for claim in ended:
-                step = newest_step(self.dir.run_dir(claim.label) / "checkpoints")
+                folder = self.dir.run_dir(claim.label)
+                step = newest_step(folder / "checkpoints")
                 self._fruitless_runs = 0 if step > newest else self._fruitless_runs + 1
+                hindered = self.hindered_runs + (folder / transient.RECORD).exists()
+                self.hindered_runs = hindered if self._fruitless_runs else 0
                 newest = max(newest, step)
         return self._fruitless_runs
 
@@ -268,7 +280,7 @@ class ActiveTrial:
         return next((text for log in reversed(logs) if (text := records.tail(log, LOG_TAIL))), "")
 
     def seconds(self, result: Result | None = None) -> float | None:
-        """How long the trial ran, over all of its runs; None if it never did.
+        """How long the trial ran, over all of its runs; None if it never did, or nobody counted.
 
         The run that brought the result says so itself. Of the others counts what drivers saw: what a trial did while
         there was no driver is left out.
@@ -277,7 +289,8 @@ class ActiveTrial:
             return None
         total = 0.0 if result is None or result.run is None else result.seconds.get("total", 0.0)
         known = {result.run} if result is not None and total > 0 else set()
-        return total + sum(seconds for label, seconds in self.ran.items() if label not in known)
+        total += sum(seconds for label, seconds in self.ran.items() if label not in known)
+        return total or None
 
 
 def _submission_state(record: TrialRecord, job: JobRef | None) -> SubmissionState:

@@ -28,12 +28,12 @@ class Dispatch:
         fleet: where jobs are started; `launcher` is its name in trial.json.
         payload: the file that all jobs share.
         folder: the study's; submissions lie in `submissions`.
-        look_every: seconds between two looks of a job for its verdict.
+        look_every: seconds between a job's checks of its verdict.json.
         check_lease: raises if the study is no longer ours.
         now: seconds of a clock that never goes back.
         notice: tells the user something, once for each reason to pause.
         study: the study's uid.
-        patience: seconds for which refusals that may pass are borne.
+        patience: seconds for which refusals that may pass are tried again.
         no_memory: ends a trial that the launcher refuses since it asks for more memory than the first time.
     """
 
@@ -82,7 +82,7 @@ class Dispatch:
             trial for trial in self.queue if not trial.dir.result_json.exists()
         ]  # cancelled while they waited
         submitted = False
-        while self.queue:
+        while self._due():
             batch = self._next_batch()
             self.queue = [trial for trial in self.queue if trial not in batch]
             try:
@@ -103,12 +103,17 @@ class Dispatch:
 
     def _next_batch(self) -> list[ActiveTrial]:
         """Trials that can share a script: those that ask for as much memory as the first one."""
-        memory = self.queue[0].record.memory
-        return [trial for trial in self.queue if trial.record.memory == memory][:MAX_ARRAY]
+        due = self._due()
+        return [trial for trial in due if trial.record.memory == due[0].record.memory][:MAX_ARRAY]
+
+    def _due(self) -> list[ActiveTrial]:
+        """The trials in the queue that need not rest any longer."""
+        now = self.now()
+        return [trial for trial in self.queue if trial.not_before <= now]
 
     def _wait_for_room(self, busy: Busy) -> None:
         """Raises:
-        UserError: the launcher has refused, for a reason that does not pass, for longer than anybody waits.
+        UserError: the launcher has refused for longer than `patience`.
         """
         if busy.limit:
             self._refusals = 0
@@ -135,7 +140,7 @@ class Dispatch:
         self.check_lease()
         submission.write(path)
         for index, trial in enumerate(batch):
-            # Of a first attempt nothing need outlast a power cut before the job is known: all else is in the study.
+            # A first attempt needs no sync before its job is known: the study has its parameters.
             first = trial.record.attempt == 1
             trial.write(submission=uuid, launcher=self.launcher, index=index, job=None, synced=not first)
             trial.searches = 0

@@ -19,6 +19,7 @@ from trialfleet.sweep.checkpoint_retention import CheckpointRetention, drop_chec
 from trialfleet.sweep.dispatch import Dispatch
 from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
+from trialfleet.sweep.hindrances import Hindrances
 from trialfleet.sweep.launcher_polling import LauncherPolling
 from trialfleet.sweep.lingering_jobs import LingeringJobs
 from trialfleet.sweep.memory_growth import MemoryGrowth
@@ -125,6 +126,7 @@ class Driver:
     _unreadable: UnreadableTrials = field(init=False)
     _untracked: dict[int, int] = field(default_factory=dict)  # storage ids of trials whose record cannot be read
     _memory: MemoryGrowth = field(init=False)
+    _hindrances: Hindrances = field(init=False)
     _nodes: Nodes = field(init=False)
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
@@ -153,6 +155,7 @@ class Driver:
         self._polling = LauncherPolling(self.fleets, settings.watch, self._notice_once)
         self._outages = Outages(self.study.folder, settings.patience, self._notice_once)
         self._unreadable = UnreadableTrials(self._notice_once)
+        self._hindrances = Hindrances(settings.patience, self._notice_once)
         self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
         for fleet in self.fleets.values():
             fleet.notice = self._notice
@@ -273,8 +276,8 @@ class Driver:
         if record is None:  # the driver died between asking and writing
             record = with_claims(self.proposer.complete(trial_id), directory)
             record.write(directory.trial_json)
-        if record.launcher == blocking.LAUNCHER and record.submission is not None:
-            record = replace(record, submission=None, job=None)  # it ran inside a driver that is gone
+        if record.launcher == blocking.LAUNCHER and record.submission is not None and not _begun(record, directory):
+            record = replace(record, submission=None, job=None)  # it was to run inside a driver that is gone
             record.write(directory.trial_json)
         trial = self._active_trial(trial_id, record, directory)
         trial.pruned = directory.verdict() is not None
@@ -319,7 +322,7 @@ class Driver:
         now = self.clock.now()
         trial.pass_time(now)
         trial.rest(now, self.settings.watch.max_files)
-        seen = replace(seen, memory=self._memory.judged(trial))
+        seen = replace(seen, memory=self._memory.judged(trial), forgiven=self._hindrances.forgiven(trial, now))
         if seen.job is JobState.OVER and not seen.claimed:
             seen = replace(seen, unclaimed=trial.record.unclaimed + self._counts(trial))
         self._act(trial, reconcile(seen, self.limits), seen)
@@ -350,6 +353,8 @@ class Driver:
                 self._commit(trial, TrialState.PRUNED, None)
             case Do.GIVE_UP:
                 error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail()}
+                if trial.hindrance is not None:
+                    error = trial.hindrance
                 if trial.starved:
                     error |= {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {action.reason}"}
                 self._commit(trial, TrialState.FAIL, error)
@@ -398,6 +403,7 @@ class Driver:
         memory = trial.record.memory
         if trial.starved:
             reason, memory = self._memory.next_run(trial)
+        reason = self._hindrances.rest(trial, self.clock.now()) or reason
         trial.write(
             attempt=trial.record.attempt + 1,
             submission=None,
@@ -588,6 +594,11 @@ class Driver:
         jobs = [trial.record.job for trial in trials if trial.record.job is not None]
         for name, fleet in self.fleets.items():
             fleet.cancel([job for job in jobs if job.launcher == name])
+
+
+def _begun(record: TrialRecord, directory: TrialDir) -> bool:
+    """Whether the trial's present attempt was claimed."""
+    return any(claim.attempt == record.attempt for claim in directory.claims_of(record.identity))
 
 
 def finished_trial(trial: FrozenTrial, seconds: float | None) -> Finished:

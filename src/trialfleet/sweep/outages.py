@@ -21,7 +21,7 @@ class Outages:
     Args:
         folder: of the study.
         patience: seconds for which errors that pass are waited for. A full disk is waited for without end.
-        notice: tells the user something, once for each message.
+        notice_once: tells the user something, unless it was said.
 
     Attributes:
         cut_off: whether the last turn ended in the middle. What was half done must be mended first.
@@ -29,7 +29,7 @@ class Outages:
 
     folder: Path
     patience: float
-    notice: Callable[[str], None]
+    notice_once: Callable[[str], None]
     cut_off: bool = False
     _full: bool = False
     _since: float | None = None  # of an outage that is not over
@@ -56,13 +56,13 @@ class Outages:
         if full:
             where = self.folder if transient.is_full(error) else "the database of hydra.sweeper.storage"
             self._full, self._rest_until = True, now + FULL_DISK_PAUSE
-            self.notice(f"{text}: waiting for room in {where}")
+            self.notice_once(f"{text}: waiting for room in {where}")
             return None
         self._since = now if self._since is None else self._since
         if now - self._since >= self.patience:
-            return f"{text}: for {self.patience:.0f} s, as long as hydra.sweeper.patience says"
+            return f"{text}: still so after {self.patience:.0f} s (hydra.sweeper.patience)"
         self._rest_until, self._rest = now + self._rest, min(2 * self._rest, LONGEST_REST)
-        self.notice(f"{text}: waiting until it passes, for {self.patience:.0f} s at most (hydra.sweeper.patience)")
+        self.notice_once(f"{text}: waiting until it passes, for {self.patience:.0f} s at most (hydra.sweeper.patience)")
         return None
 
     def check_room(self) -> None:

@@ -50,6 +50,7 @@ class Observation:
         unclaimed: jobs in a row, up to the present one, that ended without a claim and for no fault of their node's.
         timeouts: runs that ended by their job's time limit.
         memory: of the run that ended.
+        forgiven: fruitless runs that do not count: disks or file systems ended them, which may be well again.
         damage: why the file result.json is not the trial's result, though it is there.
     """
 
@@ -62,6 +63,7 @@ class Observation:
     unclaimed: int = 0
     timeouts: int = 0
     memory: Memory = Memory.ENOUGH
+    forgiven: int = 0
     damage: str = ""
 
 
@@ -113,11 +115,12 @@ def reconcile(seen: Observation, limits: Limits) -> Action:
         # Whatever the job does now: Slurm may have requeued it, and would again and again.
         if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
             return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
-        if seen.fruitless > limits.max_retries:
+        fruitless = seen.fruitless - seen.forgiven
+        if fruitless > limits.max_retries:
             causes = f", {seen.timeouts} of them by the time limit" if seen.timeouts else ""
             return Action(
                 Do.GIVE_UP,
-                f"lost {seen.fruitless} times in a row without a newer checkpoint{causes} "
+                f"lost {fruitless} times in a row without a newer checkpoint{causes} "
                 f"(max_retries={limits.max_retries})",
             )
     if seen.job is not JobState.OVER:

@@ -57,11 +57,11 @@ class UnreadableTrials:
             self._rests.pop(number, None)
 
     def overdue(self, now: float, patience: float) -> str | None:
-        """What keeps one of them, in words, if none could be read for `patience` seconds."""
+        """Why one of them cannot be read, if each has been unreadable for `patience` seconds; else None."""
         rests = list(self._rests.values())
         if not rests or any(now - rest.since < patience for rest in rests):
             return None
-        return f"{brief(rests[0].error)}: for {patience:.0f} s, as long as hydra.sweeper.patience says"
+        return f"{brief(rests[0].error)}: still so after {patience:.0f} s (hydra.sweeper.patience)"
 
 
 def _is_inside(error: OSError, folder: Path) -> bool:

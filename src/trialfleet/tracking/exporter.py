@@ -103,8 +103,8 @@ class Exporter:
         if rebuild:
             delivered.forget()
         read = read or functools.partial(read_trial, directory, list(study.objectives))
-        plainly_there = functools.partial(knows_run, destination, study.uid)
-        self._export = StudyExport(delivered, study, read, self._connect, plainly_there)
+        run_is_there = functools.partial(knows_run, destination, study.uid)
+        self._export = StudyExport(delivered, study, read, self._connect, run_is_there)
         self._changes: deque[tuple[int, bool, str]] = deque()  # arguments of `changed`, which the thread takes
         self._status = StudyStatus()
         self._wake = threading.Condition()
@@ -153,7 +153,7 @@ class Exporter:
         if self._away is not None and self._damaged:
             return self._away
         if self._away is not None:
-            return f"{self._destination.shown}: {self._away}; tried again until it works, nothing is lost"
+            return f"{self._destination.shown}: {self._away}; it is tried again, and nothing is lost"
         problems = [*self._export.problems, *self._export.waiting.values()]
         more = f" (and {len(problems) - 1} more, see the log)" if len(problems) > 1 else ""
         return problems[-1] + more if problems else None
@@ -233,7 +233,7 @@ class Exporter:
             self._rest(str(error), isinstance(error, Damaged))
         except Exception as error:  # a defect in here must neither end the study nor spin
             log.exception("the export to MLflow failed")
-            self._rest(f"{type(error).__name__}: {error} (a defect, see the log)")
+            self._rest(f"{type(error).__name__}: {error} (a bug in trialfleet, see the log)")
         else:
             self._failures, self._away = 0, None
             return idle

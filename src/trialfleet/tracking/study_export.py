@@ -99,7 +99,7 @@ class StudyExport:
         study: what it is.
         read: reads a trial's folder; its arguments are the trial's number, and whether its result is accepted.
         connect: makes a client; may take seconds and raise TrackingError.
-        plainly_there: whether it is plain, without a client, that the study's run is where the log says.
+        run_is_there: whether the study's run is where the log says, as far as can be told without a client.
 
     Attributes:
         problems: what the user should know, in order, each once.
@@ -112,7 +112,7 @@ class StudyExport:
         study: ExportedStudy,
         read: Callable[[int, bool], TrialSnapshot | None],
         connect: Callable[[], Runs],
-        plainly_there: Callable[[str, str | None], bool] = lambda _run_id, _database: True,
+        run_is_there: Callable[[str, str | None], bool] = lambda _run_id, _database: True,
     ) -> None:
         self.delivered = delivered
         self.study = study
@@ -120,10 +120,10 @@ class StudyExport:
         self.waiting: dict[int, str] = {}
         self._read = read
         self._connect = connect
-        self._plainly_there = plainly_there
+        self._run_is_there = run_is_there
         self._runs: Runs | None = None
         self._place: Place | None = None
-        self._looked = False  # whether it was seen to that the study's run is where the log says
+        self._looked = False  # whether the study's run was verified to be where the log says
         self._status = StudyStatus()
         if delivered.damage is not None:
             self._complain(delivered.damage)
@@ -138,7 +138,7 @@ class StudyExport:
             if not self.study.single:
                 return
             self._reopen_single_run(number)
-        trial = self._trials.get(number) or self._forward(number)
+        trial = self._trials.get(number) or self._trial_export(number)
         trial.changed, trial.ended, trial.retried = True, trial.ended or ended, retried or trial.retried
 
     def set_status(self, status: StudyStatus) -> None:
@@ -159,7 +159,7 @@ class StudyExport:
             whether nothing is left for now. A folder that cannot be read is left for later.
 
         Raises:
-            Away: nobody could be served; call again later. Trouble with one trial only delays that trial.
+            Away: the server cannot be reached; call again later. Trouble with one trial only delays that trial.
         """
         if self._runs is not None and not self._runs.is_current():
             self._disconnect()
@@ -182,7 +182,7 @@ class StudyExport:
 
     # ---------------------------------------------------------------- trials
 
-    def _forward(self, number: int, ended: bool = False) -> TrialExport:
+    def _trial_export(self, number: int, ended: bool = False) -> TrialExport:
         """Begin with a trial, or begin anew from what the log says."""
         before = self._trials.get(number)
         trial = TrialExport(number, partial(self._read, number), self.delivered, self._complain)
@@ -244,7 +244,7 @@ class StudyExport:
     def _look(self) -> bool:
         """There is nothing to send. Still, a person may have deleted the study's run since it was last looked at."""
         sent = self.delivered.study
-        if sent.run_id is not None and not self._plainly_there(sent.run_id, sent.database):
+        if sent.run_id is not None and not self._run_is_there(sent.run_id, sent.database):
             self._place = None
             try:
                 self._settled()
@@ -268,7 +268,7 @@ class StudyExport:
         if self.study.single:
             self._start_over_if_gone(runs)
         elif not self._is_known(runs):
-            listing = self._take_stock(runs, experiment_id)
+            listing = self._list_runs(runs, experiment_id)
         parent = self.delivered.study.run_id
         if parent is not None:
             with contextlib.suppress(Refused):
@@ -280,7 +280,7 @@ class StudyExport:
         for trial in list(self.delivered.trials.values()):
             if trial.run_id is not None and not runs.is_active(trial.run_id):
                 self.delivered.note(delivery_log.lost([trial.number]))
-                self._forward(trial.number)
+                self._trial_export(trial.number)
 
     def _is_known(self, runs: Runs) -> bool:
         """Whether the study's run is where the log says, and not that of the study this one is a copy of."""
@@ -288,7 +288,7 @@ class StudyExport:
         same_file = sent.database in (None, runs.database)
         return sent.run_id is not None and same_file and runs.is_active(sent.run_id, self.study.uid)
 
-    def _take_stock(self, runs: Runs, experiment_id: str) -> dict[int, Found]:
+    def _list_runs(self, runs: Runs, experiment_id: str) -> dict[int, Found]:
         """Agree with MLflow on what is there. It is noted at the end: until then it is done again from the start."""
         listing = self._listing(runs, experiment_id)
         parent, state = self._parent(runs, experiment_id, [run.start / 1000 for run in listing.values()])
@@ -309,7 +309,7 @@ class StudyExport:
         for number in there.keys() & self._trials.keys():
             del self._trials[number]
         for number in [*lost, *void]:
-            self._forward(number, ended=number in lost)
+            self._trial_export(number, ended=number in lost)
         if lost:
             log.warning("MLflow has lost %d of this study's trials: they are sent there anew", len(lost))
         return listing
@@ -341,7 +341,7 @@ class StudyExport:
         return listing
 
     def _deleted_alone(self, runs: Runs, number: int, parent: str, listing: Mapping[int, Found]) -> bool:
-        """Whether a person deleted this trial's run alone, and wants to see it no more."""
+        """Whether a person deleted this trial's run and not the study's, to see it no more."""
         same_parent = parent == self.delivered.study.run_id
         return same_parent and number not in listing and runs.exists(self.delivered.finished[number])
 

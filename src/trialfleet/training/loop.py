@@ -37,7 +37,7 @@ class InFlight(NamedTuple):
 
 
 def fit(config: Config, run: Run) -> Outcome:
-    """See `trialfleet.training.train`."""
+    """Train one trial: set up, find what the run begins with, train, and clean up. See `trialfleet.training.train`."""
     goodput = Goodput()
     try:
         with goodput.spent("start"):
@@ -175,7 +175,7 @@ class Training:
             batch = workload.prepare(self, whole, self.state.extra, fed.batch, key, self.setup.hp)
         if batch is None:
             self._act_on_stop(self.stop_sync.agreed())
-            raise AssertionError("a workload breaks off its preparation only when it is told to stop")
+            raise AssertionError(f"{type(workload).__name__}.prepare returned no batch, and nobody asked it to stop")
         self.prepared = batch
         return fed._replace(batch=batch)
 
@@ -319,7 +319,7 @@ class Training:
         return state
 
     def close(self) -> None:
-        """Whatever happened: no thread is left, and what was begun to be saved is."""
+        """Stop the threads, and wait for checkpoints that are being written."""
         if self.feed is not None:
             self.feed.close()
         self.profiler.close()

@@ -28,7 +28,7 @@ TIME_LIMIT = "time_limit.json"  # in a run's folder: the run saved and left beca
 
 
 class TrialDir:
-    """The files of one trial. Makes nothing on its own."""
+    """The files of one trial. To construct it creates nothing on the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -9,6 +9,7 @@ from typing import Any
 
 from trialfleet.trial import causes, out_of_memory, records, run, transient
 from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState, described
 
 
@@ -18,16 +19,16 @@ class Cause(Enum):
     PRUNED = "pruned"  # (it ends, PRUNED)
     LEFT = "left"  # saved, because it was asked to go (another run goes on)
     PEER_LOST = "peer lost"  # another of its processes is gone (another run goes on)
-    FULL_DISK = "full disk"  # (another run goes on once there is room)
-    FILE_SYSTEM = "file system"  # an error that passes (another run goes on)
+    FULL_DISK = "full disk"  # (another run goes on, after a pause)
+    FILE_SYSTEM = "file system"  # an error that passes (another run goes on, after a pause)
     HOST_MEMORY = "host memory"  # (another run goes on, with more memory where the launcher says how much there is)
     TRIAL = "trial"  # its own code, or that it does not fit a device (it ends, FAIL)
 
 
 # What to say of those ends that the trial is not to blame for and that nobody asked for.
 COMMENTS = {
-    Cause.FULL_DISK: "the disk is full: that is not the trial's fault, it goes on once there is room",
-    Cause.FILE_SYSTEM: "the file system failed: that is not the trial's fault, it goes on",
+    Cause.FULL_DISK: "a disk is full: that is not the trial's fault, it is tried again for a while",
+    Cause.FILE_SYSTEM: "a file system failed: that is not the trial's fault, it is tried again for a while",
     Cause.HOST_MEMORY: "this job ran out of memory",
 }
 
@@ -72,6 +73,26 @@ def leave_word(trial: TrialDir, label: str, name: str, **entries: Any) -> None:
     records.write(trial.run_dir(label) / name, {"time": time.time(), **entries})
 
 
-def leave_word_of_memory(trial: TrialDir, label: str, failure: BaseException) -> None:
-    """Tell the driver that the host's memory did not suffice for this run."""
-    leave_word(trial, label, out_of_memory.RECORD, message=causes.text(failure)[:2000])
+def leave_word_of_cause(trial: TrialDir, label: str, failure: BaseException) -> None:
+    """Tell the driver what ended this run, if it is a cause that the driver treats in a way of its own."""
+    cause = cause_of(failure)
+    if cause is Cause.HOST_MEMORY:
+        leave_word(trial, label, out_of_memory.RECORD, message=causes.text(failure)[:2000])
+    elif cause in (Cause.FULL_DISK, Cause.FILE_SYSTEM):
+        leave_word(trial, label, transient.RECORD, **described(failure))
+
+
+def word_of_file_system(trial: TrialDir, label: str) -> dict[str, str] | None:
+    """The error of a full disk or of a file system that ended the run, as result.json would record it.
+
+    Returns:
+        None if the run left no such word.
+    """
+    try:
+        word = records.read(trial.run_dir(label) / transient.RECORD)
+    except Damaged as damage:
+        word = {"message": str(damage)}
+    if word is None:
+        return None
+    unsaid = {"type": "OSError", "message": "a file system failed", "traceback": ""}
+    return {key: str(word.get(key, default)) for key, default in unsaid.items()}

@@ -16,7 +16,7 @@ _HOST = ("oom_kill event", "oom-kill event", "OOM Killed", "Out Of Memory", "Exc
 def ran_out(failure: BaseException) -> str | None:
     """Which memory an exception, or what caused it, complains of; None if of none."""
     for cause in causes.chain(failure):
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+        if isinstance(cause, MemoryError) or causes.number(cause) == errno.ENOMEM:
             return HOST
         if not isinstance(cause, OSError) and _of_device(causes.text(cause)):
             return DEVICE

@@ -78,22 +78,35 @@ class Result:
 
 
 def judged(value: Any, n_objectives: int) -> tuple[TrialState, Sequence[float] | None, dict[str, str] | None]:
-    """A task's return value as (state, objectives, error): a wrong one is a failure that says what it should be."""
+    """A task's return value as (state, objectives, error): a wrong one is a failure that says what it should be.
+
+    Whatever the value's own code does when it is converted or shown: the work is done, and its end must not be lost.
+    """
+    why = ""
     try:
         objectives = [float(value)] if n_objectives == 1 else [float(item) for item in value]
-    except (TypeError, ValueError):
+    except BaseException as failure:  # noqa: BLE001  # raised by the value's own code
         objectives = []
+        why = f": {type(failure).__name__}: {causes.text(failure)[:500]}"
     if len(objectives) == n_objectives and not any(math.isnan(item) for item in objectives):
         return TrialState.COMPLETE, objectives, None
     wanted = "a number" if n_objectives == 1 else f"{n_objectives} numbers"
-    message = f"the task must return {wanted} (not NaN), it returned {value!r}"[:2000]
+    message = f"the task must return {wanted} (not NaN), it returned {shown(value)[:1000]}{why}"
     return TrialState.FAIL, None, {"type": "WrongReturn", "message": message, "traceback": ""}
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it; its type, and why there is no more, if its own code fails."""
+    try:
+        return repr(value)
+    except BaseException as failure:  # noqa: BLE001  # raised by the value's own code
+        return f"a {type(value).__name__} (it cannot be shown: {type(failure).__name__})"
 
 
 def described(failure: BaseException) -> dict[str, str]:
     """An exception as result.json records it, whatever its author's __str__ does."""
     try:
         trace = "".join(traceback.format_exception(failure))
-    except Exception:  # noqa: BLE001  # raised by the exception's own code
+    except BaseException:  # noqa: BLE001  # raised by the exception's own code
         trace = ""
     return {"type": type(failure).__name__, "message": causes.text(failure)[:2000], "traceback": trace[-20000:]}

@@ -14,6 +14,7 @@ from trialfleet.trial import causes
 
 T = TypeVar("T")
 
+RECORD = "file_system.json"  # in a run's folder: a full disk or a failing file system ended the run, and its error
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _PASSING = (
     errno.ESTALE,
@@ -77,7 +78,7 @@ def patiently(
 def _caused_by(error: BaseException, numbers: tuple[int, ...]) -> bool:
     """Whether an OSError of one of these numbers is the error, its cause, or quoted in its text."""
     for cause in causes.chain(error):
-        if isinstance(cause, OSError) and cause.errno in numbers:
+        if causes.number(cause) in numbers:
             return True
         words = "" if isinstance(cause, OSError) else causes.text(cause)
         if any(os.strerror(number) in words for number in numbers):

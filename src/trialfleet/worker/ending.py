@@ -21,11 +21,19 @@ def end_process(code: int) -> None:
     would go on to its time limit after its trial has ended.
     """
     try:
-        for step in (sys.stdout.flush, sys.stderr.flush, _run_exit_handlers, _part_from_others, _end_children):
-            with contextlib.suppress(Exception):  # the task may have left us any state: what comes next must not suffer
+        for step in (_flush_output, _flush_errors, _run_exit_handlers, _part_from_others, _end_children):
+            with contextlib.suppress(BaseException):  # whatever state the task left us, what comes next must not suffer
                 step()
     finally:
         os._exit(code)
+
+
+def _flush_output() -> None:
+    sys.stdout.flush()  # not to be asked for earlier than in its turn: the task may have set it to None
+
+
+def _flush_errors() -> None:
+    sys.stderr.flush()
 
 
 def _run_exit_handlers() -> None:

@@ -25,7 +25,7 @@ from trialfleet.trial.submission import WARNING, Assignment, Submission, TrialRe
 from trialfleet.trial.sweep_run import FollowerRun, SweepRun
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
-from trialfleet.worker.task import leave_word, leave_word_of_memory, run_task, say, show, task_of
+from trialfleet.worker.task import leave_word, leave_word_of_cause, run_task, say, show, task_of
 
 FOLLOW_SECONDS = 120.0  # how long the other processes wait for the first one's claim
 FIRST_SECONDS = 10.0  # how long another process that failed waits for the first one to say so
@@ -38,7 +38,7 @@ def exit_code(submission_file: str) -> int:
     try:
         return main(submission_file)
     except BaseException:  # noqa: BLE001  # a process that waits for its threads is a job that never ends
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             traceback.print_exc()
         return 1
 
@@ -64,10 +64,11 @@ def main(submission_file: str) -> int:
     try:
         outcome = run_task(submission, assignment, trial, claim, sweep_run, environment)
     except run.PeerLost as loss:
-        traceback.print_exception(loss)
+        show(loss)
         return 1  # srun ends what is left of the job, and the driver starts the next run
     finally:
-        sweep_run.close()
+        with contextlib.suppress(OSError):  # the task may have closed all files, those of others too
+            sweep_run.close()
     if outcome is None:
         return _leave(trial, claim, environment)
     if trial.superseded(claim):
@@ -117,7 +118,7 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
         return 0
     except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended this process's part
         show(failure)
-        if failures.cause_of(failure) in (Cause.TRIAL, Cause.HOST_MEMORY):
+        if failures.cause_of(failure) not in (Cause.PEER_LOST, Cause.PRUNED):
             _commit_for_the_first(trial, claim, failure)
         return 1
     return 0
@@ -133,7 +134,7 @@ def _commit_for_the_first(trial: TrialDir, claim: Claim, failure: BaseException)
     if not trial.superseded(claim):
         outcome = failures.end_of_trial(failure, claim.label, {"total": time.monotonic() - signals.STARTED}, {})
         if outcome is None:
-            leave_word_of_memory(trial, claim, failure)
+            leave_word_of_cause(trial, claim, failure)
         else:
             trial.commit(outcome, claim.identity)
 

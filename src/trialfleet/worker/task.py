@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.trial import failure as failures
-from trialfleet.trial import records, run, secrets
+from trialfleet.trial import records, run, secrets, transient
 from trialfleet.trial.claim import Claim
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.failure import Cause
@@ -20,6 +20,7 @@ from trialfleet.trial.sweep_run import SweepRun
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
 
+WORD_PATIENCE = 60.0  # seconds for which the last word waits for a file system to come back
 MAX_NOTES = 1 << 20  # characters of a result's notes; longer ones are left out
 
 
@@ -54,14 +55,18 @@ def run_task(
 
 def _parts_of(sweep_run: SweepRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Where the run's time went, and what else it noted."""
-    notes = {name: value for name, value in sweep_run.notes.items() if name != "seconds"}
-    return _seconds(sweep_run.notes.get("seconds")), notes
+    noted = records.plain(sweep_run.notes)
+    return _seconds(noted.pop("seconds", None)), noted
 
 
 def _seconds(noted: Any) -> dict[str, float]:
     """Where the time went: all of it, and whatever parts the task noted that are numbers."""
     parts = noted if isinstance(noted, dict) else {}
-    known = {name: float(value) for name, value in parts.items() if isinstance(value, int | float)}
+    known = {}
+    for name, value in parts.items():
+        if isinstance(value, int | float):
+            with contextlib.suppress(OverflowError):  # no float holds an int of hundreds of digits
+                known[name] = float(value)
     return {**known, "total": time.monotonic() - signals.STARTED}
 
 
@@ -74,8 +79,7 @@ def _goes_on(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:
     cause = failures.cause_of(failure)
     if cause in failures.COMMENTS:
         show(failure, failures.COMMENTS[cause])
-    if cause is Cause.HOST_MEMORY:
-        leave_word_of_memory(trial, claim, failure)
+    leave_word_of_cause(trial, claim, failure)
     return cause not in (Cause.TRIAL, Cause.PRUNED)
 
 
@@ -85,14 +89,21 @@ def leave_word(trial: TrialDir, claim: Claim, name: str) -> None:
         failures.leave_word(trial, claim.label, name)
 
 
-def leave_word_of_memory(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
-    """The same of a run that the host's memory did not suffice for."""
-    if not trial.superseded(claim):
-        failures.leave_word_of_memory(trial, claim.label, failure)
+def leave_word_of_cause(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
+    """The same of a run that memory, a disk or a file system ended, if there is one that takes the word."""
+
+    def leave() -> None:
+        if not trial.superseded(claim):
+            failures.leave_word_of_cause(trial, claim.label, failure)
+
+    try:
+        transient.patiently(leave, WORD_PATIENCE, lambda: bool(signals.received))
+    except OSError as error:  # without a word it is a run that was lost
+        show(error, "the driver is not told")
 
 
 def show(failure: BaseException, comment: str = "") -> None:
-    with contextlib.suppress(Exception):  # the disk of the log may be full, and the task may have closed the log
+    with contextlib.suppress(BaseException):  # the log's disk may be full, the task may have replaced what prints
         traceback.print_exception(failure)
     if comment:
         say(comment)
@@ -100,7 +111,7 @@ def show(failure: BaseException, comment: str = "") -> None:
 
 def say(message: str) -> None:
     """Into the log, if the disk and the task have left one: no word is worth a result."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(BaseException):
         print(message)
 
 
@@ -118,8 +129,10 @@ def task_of(
 ) -> Any:
     """Compose the trial's config and run the task function as Hydra does, callbacks included."""
     from hydra.core.singleton import Singleton
-    from hydra.core.utils import run_job, setup_globals
+    from hydra.core.utils import JobStatus, run_job, setup_globals
     from omegaconf import open_dict
+
+    from trialfleet.compat.hydra import failure_of
 
     with open(submission.payload, "rb") as file:
         payload = pickle.load(file)
@@ -140,7 +153,9 @@ def task_of(
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-    return finished.return_value  # raises what the task raised
+    if finished.status is not JobStatus.COMPLETED:
+        raise failure_of(finished)
+    return finished.return_value
 
 
 def _local_time_is_up() -> bool:

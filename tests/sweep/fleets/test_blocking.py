@@ -3,8 +3,12 @@
 import errno
 import os
 import pickle
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,9 +19,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from tests.tasks.forked import QuickStudy
 from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import job_of
+from trialfleet.sweep.fleets.base import Interrupted
 from trialfleet.sweep.fleets.blocking import BlockingFleet
 from trialfleet.trial import commitment, out_of_memory, records, transient
 from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.failure import word_of_file_system
 from trialfleet.trial.result import OUT_OF_MEMORY, TrialState
 from trialfleet.trial.run import PeerLost, Preempted, Pruned
 from trialfleet.trial.submission import Assignment, JobRef, Submission, TrialRecord
@@ -96,6 +102,7 @@ TORCH = OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     ("failure", "end"),
     [
         (ValueError("wrong"), ("FAIL", "ValueError")),
+        (KeyboardInterrupt(), ("FAIL", "KeyboardInterrupt")),  # the task's own: nobody interrupted
         (XLA, ("FAIL", OUT_OF_MEMORY)),
         (TORCH, ("FAIL", OUT_OF_MEMORY)),
         (Pruned(), ("PRUNED", "")),
@@ -120,7 +127,9 @@ def test_an_exception_means_for_the_trial_what_it_means_in_a_worker(
     batch = Batch(tmp_path, launch)
     batch.run()
     assert batch.ends() == [end]
-    assert len(batch.said) == (end[0] == "goes on")
+    word = word_of_file_system(batch.trials[0], "1.0")
+    assert (word is not None) == isinstance(failure, OSError)
+    assert len(batch.said) == (end[0] == "goes on" and word is None)  # of which the driver tells
     starved = (batch.trials[0].run_dir("1.0") / out_of_memory.RECORD).exists()
     assert starved == isinstance(failure, MemoryError)
 
@@ -159,7 +168,7 @@ def test_a_result_is_committed_once_the_file_system_is_back(
     errors, create = [error_of(number)] * 3, records.create
 
     def stumbling(path: Path, record: dict[str, Any]) -> bool:
-        if errors:
+        if errors and path.name == "result.json":
             raise errors.pop()
         return create(path, record)
 
@@ -201,6 +210,104 @@ def test_a_return_that_does_not_say_how_its_trial_ended_fails_the_trial(end: Job
     assert "does not say how the trial ended" in result.error["message"]
 
 
+INTERRUPTS: dict[str, Callable[[], list[JobReturn]]] = {
+    "raised": list,
+    "returned": lambda: [completed(1.0), failed(KeyboardInterrupt()), failed(KeyboardInterrupt())],
+    "translated": lambda: [completed(1.0), failed(RuntimeError("the pool is gone")), failed(ValueError())],
+    "overlooked": lambda: [completed(1.0), completed(2.0), completed(3.0)],
+    "raised as another": lambda: [][7],
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("becomes", INTERRUPTS)
+def test_what_somebody_interrupted_is_no_run_and_no_failure_and_what_ended_counts(
+    becomes: str, number: int, tmp_path: Path
+) -> None:
+    def launch(overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        assert claims() == [1, 1, 1]
+        if becomes == "raised":
+            os.kill(os.getpid(), number)
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        return INTERRUPTS[becomes]()
+
+    def claims() -> list[int]:
+        return [len(TrialDir(trial.path).claims()) for trial in batch.trials]  # read anew
+
+    batch = Batch(tmp_path, launch, count=3)
+    with pytest.raises(Interrupted):
+        batch.run()
+    ended = {"overlooked": 3, "returned": 1, "translated": 1}.get(becomes, 0)
+    for index, trial in enumerate(batch.trials):
+        result = trial.result()
+        assert (result.state if result else None) == (TrialState.COMPLETE if index < ended else None)
+        assert claims()[index] == (index < ended)
+
+
+def test_a_trial_that_had_a_run_goes_alone(tmp_path: Path) -> None:
+    batch = Batch(tmp_path, lambda overrides, first: [completed(1.0) for _ in overrides], count=5)
+    trials = [replace(trial, attempt=2 if trial.number == 0 else 1) for trial in batch.submission.trials]
+    replace(batch.submission, trials=[*trials[1:], trials[0]]).write(batch.path)
+    batch.fleet.submit(batch.path, "u", 5)
+    assert batch.launcher.calls == [[1, 2, 3, 4], [0]]
+
+
+def test_a_task_that_changes_the_process_changes_it_for_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, streams, given = Path.cwd(), (sys.stdout, sys.stderr), list[str]()
+
+    def launch(overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        given.extend(overrides[0])
+        os.chdir(tmp_path)
+        sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        return [completed(1.0)]
+
+    monkeypatch.chdir(before)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    batch = Batch(tmp_path, launch)
+    batch.run()
+    assert f"hydra.sweep.dir={tmp_path}" in given
+    assert Path.cwd() == before
+    assert (sys.stdout, sys.stderr) == streams
+
+
+class Mute:
+    """A return value, or what stands in an exception's place, that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        (completed(10**400), "WrongReturn"),
+        (completed(Mute()), "WrongReturn"),
+        (failed(Mute()), "NoEnd"),
+        (failed(type("Odd", (ValueError,), {"__str__": Mute.__repr__})()), "Odd"),
+    ],
+    ids=["huge", "mute", "mute in an exception's place", "mute exception"],
+)
+def test_a_trial_whose_end_cannot_be_shown_fails_and_the_others_are_written_down(
+    end: JobReturn, kind: str, tmp_path: Path
+) -> None:
+    batch = Batch(tmp_path, lambda overrides, first: [end, completed(1.0)], count=2)
+    batch.run()
+    assert batch.ends() == [("FAIL", kind), ("COMPLETE", "")]
+
+
+def test_a_failure_is_the_tasks_own_though_it_left_no_stream_to_show_it_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    batch = Batch(tmp_path, lambda overrides, first: [failed(ValueError("wrong"))])
+    batch.run()
+    assert batch.ends() == [("FAIL", "ValueError")]
+
+
 # ---------------------------------------------------------------- whole studies, on Hydra's basic launcher
 
 BASIC = "hydra/launcher=basic"
@@ -215,6 +322,63 @@ def once(self, *arguments, advance=descent.State.advance):
     return advance(self, *arguments)
 descent.State.advance = once
 """
+
+
+# A task of which the trial with this number does something first.
+TRIAL_DOES = """
+import os, signal, sys
+from hydra.core.hydra_config import HydraConfig
+from tests.tasks import descent
+whole = descent.State.advance
+def does(self, *arguments):
+    if HydraConfig.get().job.num == {number}:
+        {what}
+    return whole(self, *arguments)
+descent.State.advance = does
+"""
+
+
+def test_a_trial_that_ends_its_driver_is_lost_each_time_and_takes_no_other_along(
+    quick_study: Callable[..., QuickStudy],
+) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2", "hydra.sweeper.max_retries=1")
+    kills = TRIAL_DOES.format(number=1, what="os._exit(137)")
+    study.run(first=kills, code=137)
+    assert [study.labels(number) for number in study.numbers()] == [["1.0"], ["1.0"]]
+    study.run(first=kills, code=137)
+    study.run(first=kills)
+    assert [trial.state.name for trial in study.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert [study.labels(number) for number in study.numbers()] == [["1.0", "2.0"], ["1.0", "2.0"], ["1.0"]]
+    assert "Lost: lost 2 times in a row" in study.said()
+
+
+def test_a_run_that_somebody_interrupted_does_not_count(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.max_retries=0")
+    for _ in range(2):
+        said = study.run(first=TRIAL_DOES.format(number=1, what="os.kill(os.getpid(), signal.SIGINT)"))
+        assert "interrupted while the launcher ran trials" in said
+    study.run()
+    study.check(2, steps=4)
+    assert study.undisturbed_by_restarts()
+
+
+def test_a_trial_whose_task_raises_keyboard_interrupt_fails(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
+    study.run(first=TRIAL_DOES.format(number=1, what="raise KeyboardInterrupt"))
+    assert [trial.state.name for trial in study.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_what_a_task_does_to_its_process_moves_no_other_trials_files(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study(BASIC, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2")
+    (study.place / "elsewhere").mkdir()
+    said = study.run(
+        first=TRIAL_DOES.format(number=0, what=f"os.chdir({str(study.place / 'elsewhere')!r}); sys.stdout = None")
+    )
+    study.check(4, steps=4)
+    assert list((study.place / "elsewhere").iterdir()) == []
+    for number in range(4):
+        assert (study.trial(number).run_dir("1.0") / ".hydra" / "config.yaml").exists()
+    assert "4 complete" in said
 
 
 def test_a_trial_whose_file_system_failed_is_run_again(quick_study: Callable[..., QuickStudy]) -> None:

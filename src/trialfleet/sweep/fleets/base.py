@@ -32,7 +32,7 @@ class TooMuchMemory(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody interrupted a launcher that blocks. Its trials did not end."""
+    """Somebody interrupted a launcher that blocks. Of its trials those that have no result did not run."""
 
 
 def _unheard(message: str) -> None:

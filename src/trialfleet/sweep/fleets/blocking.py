@@ -1,11 +1,13 @@
 """Launchers without an executor of their own (Hydra's basic launcher, joblib's): run through their `launch()`.
 
 It blocks until its jobs are done and returns what they returned, so there is nothing to follow: what it
-returns becomes result.json at once, and a driver killed meanwhile runs these trials again. A run that ended for no
-fault of its trial's leaves a claim and no result, as a worker's does: the driver starts the next one.
+returns becomes result.json at once. Each run is claimed before, as a worker's is: of one that ended for no fault of its
+trial's, or together with the driver, there is a claim and no result, and the driver that comes next starts the next
+one. What somebody interrupted is no run: its claim is taken back.
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -21,13 +23,13 @@ from trialfleet.compat.hydra import failure_of
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
+from trialfleet.sweep.study.search_space import quoted
 from trialfleet.trial import commitment, transient
 from trialfleet.trial import failure as failures
 from trialfleet.trial.claim import NotClaimed
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.failure import Cause
-from trialfleet.trial.identity import Identity
-from trialfleet.trial.result import Result, described, judged
+from trialfleet.trial.result import Result, described, judged, shown
 from trialfleet.trial.submission import Assignment, JobRef, Submission
 
 LAUNCHER = "blocking"
@@ -45,8 +47,7 @@ class BlockingFleet(Fleet):
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         described = Submission.read(submission)
-        batches = [described.trials] if _consecutive(described.trials) else [[t] for t in described.trials]
-        for batch in batches:
+        for batch in _batches(described.trials):
             self._run(described, batch)
         return [JobRef(LAUNCHER, str(trial.number)) for trial in described.trials]
 
@@ -57,28 +58,47 @@ class BlockingFleet(Fleet):
             Interrupted: by the user.
             UserError: what the launcher returned cannot be told apart by trial.
         """
-        with _interruptible():
-            ends = self._launch(submission, batch)
-            if ends is not None:
-                for trial, end in zip(batch, ends, strict=True):
+        unended = list(batch)
+        try:
+            with _interruptible() as signals:
+                for trial in batch:
+                    _claim(submission, trial)
+                ends = self._launch(submission, batch, signals)
+                for trial, end in zip(batch, ends, strict=True) if ends is not None else ():
+                    if signals and _failure(end) is not None:  # it heard of the interrupt before us
+                        continue
                     self._write_down(submission, trial, end)
-                return
-        for trial in batch:
-            self._run(submission, [trial])
+                    unended.remove(trial)
+            if ends is None:
+                for trial in batch:
+                    self._run(submission, [trial])
+                    unended.remove(trial)
+        except BaseException:
+            _take_back_claims(unended)
+            raise
 
-    def _launch(self, submission: Submission, batch: Sequence[Assignment]) -> list[JobReturn] | None:
-        """How each trial ended; None if one of several raised through the launcher, and the others' ends are lost."""
+    def _launch(
+        self, submission: Submission, batch: Sequence[Assignment], signals: Sequence[int]
+    ) -> list[JobReturn] | None:
+        """How each trial ended; None if one of several raised through the launcher, and the others' ends are lost.
+
+        Args:
+            signals: those that somebody sent meanwhile.
+        """
         launcher = self._launcher
         assert launcher is not None, "this fleet only tells of jobs"
         overrides = []
         for trial in batch:
             subdir = Path(trial.directory).relative_to(submission.sweep_dir) / "runs" / _label(trial)
-            overrides.append([*trial.overrides, f"hydra.sweep.subdir={subdir}"])
+            # The folder by its absolute path: a task may change the directory of the process it shares with others.
+            folder = quoted("hydra.sweep.dir", submission.sweep_dir)
+            overrides.append([*trial.overrides, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subdir}"])
         try:
-            returned = launcher.launch(overrides, initial_job_idx=batch[0].number)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as failure:  # noqa: BLE001  # a task's SystemExit among them
+            with _as_before():
+                returned = launcher.launch(overrides, initial_job_idx=batch[0].number)
+        except BaseException as failure:  # a task's SystemExit among them, and a KeyboardInterrupt of its own
+            if signals:
+                raise
             return [JobReturn(status=JobStatus.FAILED, _return_value=failure)] if len(batch) == 1 else None
         name = type(launcher).__name__
         found = list(returned) if isinstance(returned, Sequence) else []
@@ -106,9 +126,11 @@ class BlockingFleet(Fleet):
             commitment.commit(directory, outcome, identity, self.notice)
             return
         assert failure is not None
-        transient.patiently(lambda: _leave(directory, trial, identity, failure), commitment.PATIENCE)
-        reason = failures.COMMENTS.get(failures.cause_of(failure), "its process ended before its end")
-        self.notice(f"trial {trial.number}: {reason}")
+        transient.patiently(lambda: _leave(directory, trial, failure), commitment.PATIENCE)
+        cause = failures.cause_of(failure)
+        if cause not in (Cause.FULL_DISK, Cause.FILE_SYSTEM):  # of which the driver gets word, and tells
+            reason = failures.COMMENTS.get(cause, "its process ended before its end")
+            self.notice(f"trial {trial.number}: {reason}")
 
     def refresh(self) -> bool:
         return True
@@ -127,28 +149,78 @@ class BlockingFleet(Fleet):
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """While `launch()` blocks nobody looks at the driver's flags: Ctrl-C ends it, and the driver detaches."""
+def _interruptible() -> Iterator[list[int]]:
+    """While `launch()` blocks nobody looks at the driver's flags: Ctrl-C ends it, and the driver detaches.
+
+    Yields:
+        the signals that came so far: without any, a KeyboardInterrupt is the task's own.
+
+    Raises:
+        Interrupted: a signal came, whatever became of the exception that it raised in the task.
+    """
+    signals: list[int] = []
 
     def raise_interrupt(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield signals
         return
     old = {number: signal.signal(number, raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted while the launcher ran trials") from None
+        yield signals
+    except BaseException:
+        if not signals:
+            raise
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+    if signals:
+        raise Interrupted("interrupted while the launcher ran trials")
+
+
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """A task may run in the driver's own process: afterwards the driver is where it was, and can be heard."""
+    folder, streams = Path.cwd(), (sys.stdout, sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        with contextlib.suppress(OSError):  # it is gone
+            os.chdir(folder)
+
+
+def _batches(trials: Sequence[Assignment]) -> list[Sequence[Assignment]]:
+    """What goes into one `launch()` each.
+
+    A trial that had a run goes alone: perhaps it ends the driver, and the others' runs would be lost with its own.
+    """
+    new, again = [t for t in trials if t.attempt == 1], [t for t in trials if t.attempt > 1]
+    batches: list[Sequence[Assignment]] = [new] if new and _consecutive(new) else [[trial] for trial in new]
+    return batches + [[trial] for trial in again]
 
 
 def _consecutive(trials: Sequence[Assignment]) -> bool:
     """Whether one `launch()` numbers the jobs as the trials are numbered."""
     return all(trial.number == trials[0].number + index for index, trial in enumerate(trials))
+
+
+def _claim(submission: Submission, trial: Assignment) -> None:
+    """Claim the run, so that it is known of should the driver end with it."""
+    directory = TrialDir(Path(trial.directory))
+    with contextlib.suppress(NotClaimed):  # by us, before the launcher had to run each trial by itself
+        directory.claim(trial.attempt, f"{LAUNCHER}:{trial.number}", 0, submission.identity(trial))
+
+
+def _take_back_claims(trials: Sequence[Assignment]) -> None:
+    """These runs were none: neither their trials nor the launcher ended them."""
+    for trial in trials:
+        directory = TrialDir(Path(trial.directory))
+        with contextlib.suppress(OSError):  # then the run counts as lost
+            if not directory.result_json.exists():
+                (directory.run_dir(_label(trial)) / "claim").unlink(missing_ok=True)
 
 
 def _label(trial: Assignment) -> str:
@@ -169,19 +241,14 @@ def _failure(end: JobReturn) -> BaseException | None:
         return None
     given = failure_of(end)
     if not isinstance(given, BaseException):
-        return NoEnd(f"the launcher does not say how the trial ended: status {end.status}, {given!r}")
-    try:
-        end.return_value  # noqa: B018  # raises: only so do the causes of one from another process come back
-    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the run
-        return failure
-    raise AssertionError("a JobReturn that failed raises its exception")
+        return NoEnd(f"the launcher does not say how the trial ended: status {shown(end.status)}, {shown(given)}")
+    with contextlib.suppress(BaseException):  # it writes to stderr first, which a task may have closed
+        end.return_value  # noqa: B018  # raises `given`; only so do the causes of one from another process come back
+    return given
 
 
-def _leave(directory: TrialDir, trial: Assignment, identity: Identity, failure: BaseException) -> None:
-    """A claim without a result, the word of why, and the log: the driver goes on from there."""
-    with contextlib.suppress(NotClaimed):  # by an earlier try
-        directory.claim(trial.attempt, f"{LAUNCHER}:{trial.number}", 0, identity)
+def _leave(directory: TrialDir, trial: Assignment, failure: BaseException) -> None:
+    """Beside a claim without a result, the word of why and the log: the driver goes on from there."""
     label = _label(trial)
     (directory.run_dir(label) / "log").write_text(described(failure)["traceback"], errors="replace")
-    if failures.cause_of(failure) is Cause.HOST_MEMORY:
-        failures.leave_word_of_memory(directory, label, failure)
+    failures.leave_word_of_cause(directory, label, failure)

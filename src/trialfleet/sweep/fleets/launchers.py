@@ -116,7 +116,7 @@ class _Slurm(FleetFactory):
 
 
 class _Blocking(FleetFactory):
-    """For any other launcher: whoever wrote it knows how to run jobs, and nobody how to follow them."""
+    """For any other launcher: its jobs cannot be followed once they are launched."""
 
     name = "blocking"
 
@@ -127,7 +127,7 @@ class _Blocking(FleetFactory):
         return BlockingFleet(launcher)
 
     def following(self, context: FleetContext) -> Fleet:
-        return BlockingFleet(None)  # tells that what one started before is over
+        return BlockingFleet(None)  # reports the jobs of an earlier driver as over
 
 
 def parameters(launcher: Launcher) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 For measuring what a driver costs, and for driving it through whatever launchers and jobs do, in milliseconds.
 """
 
+import errno
 import heapq
 import itertools
 import json
@@ -16,11 +17,11 @@ from typing import Any
 
 from trialfleet.sweep.fleets.base import Busy, Fleet, MaybeSubmitted
 from trialfleet.sweep.reconcile import JobState
-from trialfleet.trial import records
+from trialfleet.trial import records, transient
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.process import Process
-from trialfleet.trial.result import Result, TrialState
+from trialfleet.trial.result import Result, TrialState, described
 from trialfleet.trial.submission import JobRef, Submission, TrialRecord
 
 LAUNCHER = "simulated"
@@ -44,6 +45,7 @@ class Fate(Enum):
     UNCLAIMED = "unclaimed"  # it ends before the trial begins
     LOST = "lost"  # it ends in the middle, without a word
     SAVED = "saved"  # the same, after a checkpoint
+    HINDERED = "hindered"  # the same, since some disk is full, as its last word says
     REQUEUED = "requeued"  # it is taken off its node in the middle, and starts again
     LINGERS = "lingers"  # it completes, and does not end until it is cancelled
 
@@ -218,7 +220,7 @@ class SimulatedFleet(Fleet):
         os.write(job.file, f"{line}\n".encode())
         if job.trial.verdict_json.exists():
             self._end(job, TrialState.PRUNED)
-        elif job.fate in (Fate.LOST, Fate.SAVED, Fate.REQUEUED):
+        elif job.fate in (Fate.LOST, Fate.SAVED, Fate.HINDERED, Fate.REQUEUED):
             self._break_off(job)
         elif job.reported == self.reports:
             self._end(job, TrialState.FAIL if job.fate is Fate.FAILS else TrialState.COMPLETE)
@@ -227,6 +229,9 @@ class SimulatedFleet(Fleet):
         """The job is taken off its node in the middle."""
         if job.fate is Fate.SAVED:
             (job.trial.run_dir(job.label) / "checkpoints" / f"step_{job.attempt}").mkdir(parents=True)
+        if job.fate is Fate.HINDERED:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch")
+            _appear(job.trial.run_dir(job.label) / transient.RECORD, described(full))
         if job.fate is not Fate.REQUEUED:
             self._over(job)
             return

@@ -131,7 +131,7 @@ class SlurmFleet(Fleet):
             )
         return TooMuchMemory(
             f"sbatch refuses a job with {memory:g} times the memory ({self.memory_gb(memory):g} GB a node): {message}; "
-            "hydra.sweeper.max_memory_gb can say what a node has"
+            "set hydra.sweeper.max_memory_gb to the memory of the largest node"
         )
 
     def memory_gb(self, factor: float = 1.0) -> float | None:
@@ -212,7 +212,7 @@ class SlurmFleet(Fleet):
             readable = "".join(letter if letter.isprintable() else "?" for letter in line[:STRANGE_LETTERS])
             if readable not in self._strange and len(self._strange) < STRANGE_LINES:
                 self._strange.add(readable)
-                self.notice(f"{command} printed a line that is none of its rows, it is passed over: {readable}")
+                self.notice(f"{command} printed an unexpected line, which is ignored: {readable}")
 
     def phase(self, job: JobRef) -> JobState:
         if self._rows is None:
