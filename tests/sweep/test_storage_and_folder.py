@@ -187,7 +187,11 @@ def known_by_the_study_alone(study: QuickStudy, url: str | None) -> set[tuple[fl
 
 @pytest.mark.parametrize(
     "kinds",
-    [("study", None, "study"), (None, "study", None), pytest.param(("study", "other", None), marks=pytest.mark.slow)],
+    [
+        ("study", None, "study"),
+        pytest.param((None, "study", None), marks=pytest.mark.slow),
+        pytest.param(("study", "other", None), marks=pytest.mark.slow),
+    ],
     ids=["back", "forth", "on"],
 )
 def test_a_study_that_moves_is_read_where_it_is(
@@ -207,9 +211,10 @@ def test_a_study_that_moves_is_read_where_it_is(
     assert len(known) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("study", None), pytest.param(None, "study", marks=pytest.mark.slow)],
+    [("study", None), (None, "study")],
     ids=["to the journal", "to the database"],
 )
 def test_a_move_that_was_killed_is_done_again(
