@@ -234,13 +234,13 @@ def build(
     return driver, heard
 
 
-def starved(job: Job) -> str:
+def runs_out_of_memory(job: Job) -> str:
     """The life of a job that Slurm kills for its use of memory."""
     job.claim()
     return "OUT_OF_MEMORY"
 
 
-def starved_by_its_own_word(job: Job) -> str:
+def out_of_memory_by_its_own_word(job: Job) -> str:
     """The same, told by the run itself: Python could not get the memory."""
     job.claim()
     (job.trial.run_dir(f"{job.assignment.attempt}.0") / out_of_memory.RECORD).write_text('{"message": "no more"}')

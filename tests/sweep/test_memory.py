@@ -4,16 +4,26 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.sweep.builder import Cluster, Job, build, ends_well, starved, starved_by_its_own_word, stored
+from tests.sweep.builder import (
+    Cluster,
+    Job,
+    build,
+    ends_well,
+    out_of_memory_by_its_own_word,
+    runs_out_of_memory,
+    stored,
+)
 from tests.sweep.fake_slurm import FakeSlurm
 from trialfleet.sweep.study.progress import NO_MEMORY
-from trialfleet.sweep.study.projection import STARVED
+from trialfleet.sweep.study.projection import MEMORY_CONSTRAINT
 from trialfleet.trial.result import OUT_OF_MEMORY
 
 MEMORY = {"mem": "4G"}
 
 
-def hungry(gigabytes: float, trials: set[int], death: Callable[[Job], str] = starved) -> Callable[[Job], str]:
+def hungry(
+    gigabytes: float, trials: set[int], death: Callable[[Job], str] = runs_out_of_memory
+) -> Callable[[Job], str]:
     """The life of jobs of which those of `trials` need so many GB."""
 
     def life(job: Job) -> str:
@@ -28,7 +38,7 @@ def asked(cluster: Cluster, number: int) -> list[str]:
     return [job.memory for job in cluster.jobs if job.assignment.number == number]
 
 
-@pytest.mark.parametrize("death", [starved, starved_by_its_own_word])
+@pytest.mark.parametrize("death", [runs_out_of_memory, out_of_memory_by_its_own_word])
 def test_who_ran_out_of_memory_is_started_again_with_more(slurm: FakeSlurm, death: Callable[[Job], str]) -> None:
     """By Slurm's word, or by the run's own."""
     cluster = Cluster(slurm, life=hungry(8, {1}, death))
@@ -70,7 +80,7 @@ def test_who_ran_out_of_memory_before_the_claim_gets_more_too_and_no_node_is_bla
 @pytest.mark.parametrize(
     ("sampler", "state", "constraints"),
     [
-        ("TPESampler", "PRUNED", {STARVED: 1.0}),
+        ("TPESampler", "PRUNED", {MEMORY_CONSTRAINT: 1.0}),
         ("RandomSampler", "FAIL", {}),
         ("CmaEsSampler", "FAIL", {}),
     ],
@@ -106,7 +116,7 @@ def test_a_launcher_that_refuses_the_larger_memory_ends_that_trial_alone(slurm: 
 
 
 def test_where_no_memory_is_asked_for_the_retries_are_the_limit(slurm: FakeSlurm) -> None:
-    cluster = Cluster(slurm, life=starved)
+    cluster = Cluster(slurm, life=runs_out_of_memory)
     driver, heard = build(cluster, n_trials=1, max_retries=2)
     driver.run()
     assert len(cluster.jobs) == 3

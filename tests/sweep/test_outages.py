@@ -26,14 +26,24 @@ from trialfleet.worker import main as worker
 from trialfleet.sweep import outages, session
 from trialfleet.sweep.study import consistency
 from trialfleet.sweep.study.journal import OwnJournal
+from trialfleet.sweep.ui import summary
 from trialfleet.trial import sweep_run
 
-me, count, struck = os.getpid(), 0, False
+me, count, struck, over = os.getpid(), 0, False, False
 outages.FIRST_REST = outages.LONGEST_REST = outages.Outages._rest = session.START_AGAIN = 0.02
 worker.BEGIN_PATIENCE = worker.COMMIT_PATIENCE = sweep_run.PATIENCE = 0.2
 
+def last_words(*given):  # what cannot be read for these is left out of them
+    global over
+    over = True
+    return show(*given)
+
+show, summary._show_best = summary._show_best, last_words
+
 def meet(path):
     global count, struck
+    if over:
+        return
     concerned = (os.getpid() == me) == ({who!r} == "driver") and threading.current_thread() is threading.main_thread()
     if not concerned or "/sweeps/" not in str(path):
         return

@@ -43,19 +43,19 @@ NEVER_BEGAN = Observation(submission=DONE, job=JobState.OVER, unclaimed=1)
         *[(replace(RUNS, job=job), Do.WAIT) for job in JobState if job is not JobState.OVER],
         *[(replace(RUNS, job=job, claimed=False), Do.WAIT) for job in JobState if job is not JobState.OVER],
         # it ended, or was lost: a claim tells whether the trial began
-        (LOST, Do.RESUBMIT),
-        (replace(LOST, fruitless=0), Do.RESUBMIT),
-        (replace(LOST, fruitless=2), Do.RESUBMIT),
+        (LOST, Do.NEXT_ATTEMPT),
+        (replace(LOST, fruitless=0), Do.NEXT_ATTEMPT),
+        (replace(LOST, fruitless=2), Do.NEXT_ATTEMPT),
         (replace(LOST, fruitless=3), Do.GIVE_UP),
-        (replace(LOST, fruitless=9, forgiven=7), Do.RESUBMIT),
+        (replace(LOST, fruitless=9, forgiven=7), Do.NEXT_ATTEMPT),
         (replace(LOST, fruitless=9, forgiven=6), Do.GIVE_UP),
-        (NEVER_BEGAN, Do.SUBMIT_AGAIN),
-        (replace(NEVER_BEGAN, unclaimed=2, fruitless=9), Do.SUBMIT_AGAIN),
+        (NEVER_BEGAN, Do.SAME_ATTEMPT),
+        (replace(NEVER_BEGAN, unclaimed=2, fruitless=9), Do.SAME_ATTEMPT),
         (replace(NEVER_BEGAN, unclaimed=3), Do.GIVE_UP),
         # a verdict outlives the run that it was made for
-        (replace(LOST, condemned=True), Do.PRUNE),
-        (replace(LOST, condemned=True, fruitless=9), Do.PRUNE),
-        (replace(RUNS, condemned=True), Do.WAIT),
+        (replace(LOST, pruned=True), Do.PRUNE),
+        (replace(LOST, pruned=True, fruitless=9), Do.PRUNE),
+        (replace(RUNS, pruned=True), Do.WAIT),
     ],
 )
 def test_what_to_do(seen: Observation, do: Do) -> None:
@@ -64,10 +64,10 @@ def test_what_to_do(seen: Observation, do: Do) -> None:
 
 def every_sight() -> Iterator[Observation]:
     """Each combination of what can be seen, with numbers around the limits."""
-    for result, submission, job, claimed, condemned, fruitless, unclaimed, timeouts in itertools.product(
+    for result, submission, job, claimed, pruned, fruitless, unclaimed, timeouts in itertools.product(
         (None, COMPLETE), SubmissionState, JobState, (False, True), (False, True), (0, 2, 3), (1, 3), (0, 2)
     ):
-        yield Observation(result, submission, job, claimed, condemned, fruitless, unclaimed, timeouts)
+        yield Observation(result, submission, job, claimed, pruned, fruitless, unclaimed, timeouts)
 
 
 def test_every_sight_has_an_answer_and_each_ending_a_reason() -> None:
@@ -75,7 +75,7 @@ def test_every_sight_has_an_answer_and_each_ending_a_reason() -> None:
         for seen in every_sight():
             action = reconcile(seen, limits)
             assert (action.do is Do.TELL) == (seen.result is not None)
-            if action.do in (Do.GIVE_UP, Do.RESUBMIT, Do.SUBMIT_AGAIN):
+            if action.do in (Do.GIVE_UP, Do.NEXT_ATTEMPT, Do.SAME_ATTEMPT):
                 assert action.reason
 
 
@@ -86,12 +86,12 @@ def test_nothing_is_started_while_a_job_may_still_run() -> None:
 
 
 def test_preemption_that_brings_checkpoints_never_exhausts_the_retries() -> None:
-    assert reconcile(replace(LOST, fruitless=0, timeouts=99), LIMITS).do is Do.RESUBMIT
+    assert reconcile(replace(LOST, fruitless=0, timeouts=99), LIMITS).do is Do.NEXT_ATTEMPT
 
 
 def test_time_limits_are_capped_only_where_asked() -> None:
     seen = replace(LOST, fruitless=0, timeouts=3)
-    assert reconcile(seen, replace(LIMITS, max_timeouts=3)).do is Do.RESUBMIT
+    assert reconcile(seen, replace(LIMITS, max_timeouts=3)).do is Do.NEXT_ATTEMPT
     capped = reconcile(replace(seen, timeouts=4), replace(LIMITS, max_timeouts=3))
     assert capped.do is Do.GIVE_UP
     assert "max_num_timeout" in capped.reason
@@ -220,9 +220,9 @@ class World(RuleBasedStateMachine):
                 elif self.searches[trial] >= self.patience:
                     self.searches[trial] = 0
                     self._write(trial, replace(files.record, submission=None))
-            case Do.SUBMIT_AGAIN:
+            case Do.SAME_ATTEMPT:
                 self._write(trial, replace(files.record, submission=None, job=None, unclaimed=seen.unclaimed))
-            case Do.RESUBMIT:
+            case Do.NEXT_ATTEMPT:
                 self._write(trial, Record(files.record.attempt + 1))
             case Do.PRUNE:
                 self._commit(trial, Outcome(trial, "PRUNED", None))

@@ -35,9 +35,9 @@ class ActiveTrial:
         latest: the newest value of each metric, and `step` the newest step.
         searches: refreshes of the launcher since a submission whose answer is missing.
         pruned: whether its verdict was written.
-        starved: whether the job that ended ran out of the host's memory.
-        hindrance: the error of a full disk or a failing file system that ended the job's run; None of other ends.
-        hindered_runs: the fruitless runs in a row that ended so.
+        ran_out_of_memory: whether the job that ended ran out of the host's memory.
+        file_system_error: of a full disk or a failing file system, that ended the job's run; None of other ends.
+        file_system_failures: the fruitless runs in a row that ended so.
         not_before: when it may be submitted at the earliest, on the driver's clock.
     """
 
@@ -54,9 +54,9 @@ class ActiveTrial:
     searches: int = 0
     pruned: bool = False
     started: float | None = None  # Unix seconds of the first claim
-    starved: bool = False
-    hindrance: dict[str, str] | None = None
-    hindered_runs: int = 0
+    ran_out_of_memory: bool = False
+    file_system_error: dict[str, str] | None = None
+    file_system_failures: int = 0
     not_before: float = 0.0
     phase: JobState = JobState.UNKNOWN
     job: JobRef | None = None  # that the last look found to be the one to follow
@@ -125,19 +125,19 @@ class ActiveTrial:
             self.started = _begun(self.dir.run_dir(claims[0].label))
         over = self.phase is JobState.OVER
         fleet = None if job is None else fleets.get(job.launcher)
-        self.timed_out, self.starved, self.hindrance = False, False, None
+        self.timed_out, self.ran_out_of_memory, self.file_system_error = False, False, None
         if over and own and result is None:
-            self.hindrance = word_of_file_system(self.dir, own[-1].label)
+            self.file_system_error = word_of_file_system(self.dir, own[-1].label)
         if over and job is not None and fleet is not None:
             self.timed_out = fleet.timed_out(job)
-            self.starved = result is None and self._starved(fleet, job, own)
+            self.ran_out_of_memory = result is None and self._out_of_memory(fleet, job, own)
         return Observation(
             result=result,
             damage=damage,
             submission=_submission_state(record, job),
             job=self.phase,
             claimed=bool(own),
-            condemned=self.pruned,
+            pruned=self.pruned,
             fruitless=self._fruitless(claims, over),
             unclaimed=record.unclaimed + 1,
             timeouts=record.timeouts + self.timed_out + self._time_limits,
@@ -163,7 +163,7 @@ class ActiveTrial:
         fits = result.objectives is None or len(result.objectives) == self.n_objectives
         return fits and result.identity.is_of(self.record.identity, self.uids)
 
-    def _starved(self, fleet: Fleet, job: JobRef, own: list[Claim]) -> bool:
+    def _out_of_memory(self, fleet: Fleet, job: JobRef, own: list[Claim]) -> bool:
         """Whether the job ended for want of memory: by the launcher's word, the run's own, or its log's."""
         records_of_it = [self.dir.run_dir(claim.label) / out_of_memory.RECORD for claim in own[-1:]]
         if fleet.out_of_memory(job) or any(record.exists() for record in records_of_it):
@@ -227,13 +227,13 @@ class ActiveTrial:
             self._claims_counted = len(claims)
             ended = claims if over else claims[:-1]
             self._time_limits = sum((self.dir.run_dir(claim.label) / TIME_LIMIT).exists() for claim in claims)
-            newest, self._fruitless_runs, self.hindered_runs = -1, 0, 0
+            newest, self._fruitless_runs, self.file_system_failures = -1, 0, 0
             for claim in ended:
                 folder = self.dir.run_dir(claim.label)
                 step = newest_step(folder / "checkpoints")
                 self._fruitless_runs = 0 if step > newest else self._fruitless_runs + 1
-                hindered = self.hindered_runs + (folder / transient.RECORD).exists()
-                self.hindered_runs = hindered if self._fruitless_runs else 0
+                failures = self.file_system_failures + (folder / transient.RECORD).exists()
+                self.file_system_failures = failures if self._fruitless_runs else 0
                 newest = max(newest, step)
         return self._fruitless_runs
 

@@ -17,9 +17,9 @@ from optuna.trial import TrialState as OptunaState
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.checkpoint_retention import CheckpointRetention, drop_checkpoints
 from trialfleet.sweep.dispatch import Dispatch
+from trialfleet.sweep.file_system_failures import FileSystemFailures
 from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
-from trialfleet.sweep.hindrances import Hindrances
 from trialfleet.sweep.launcher_polling import LauncherPolling
 from trialfleet.sweep.lingering_jobs import LingeringJobs
 from trialfleet.sweep.memory_growth import MemoryGrowth
@@ -96,7 +96,7 @@ class Driver:
         payload: the file that all jobs share.
         takes_constraints: whether the sampler learns from violated constraints.
         ended_jobs: of trials that had ended before this driver: one that still runs has to leave.
-        stopping: why no more trials are started, if that is so.
+        stopping: the requests to stop that were made so far.
     """
 
     study: StudyFolder
@@ -126,7 +126,7 @@ class Driver:
     _unreadable: UnreadableTrials = field(init=False)
     _untracked: dict[int, int] = field(default_factory=dict)  # storage ids of trials whose record cannot be read
     _memory: MemoryGrowth = field(init=False)
-    _hindrances: Hindrances = field(init=False)
+    _file_system: FileSystemFailures = field(init=False)
     _nodes: Nodes = field(init=False)
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
@@ -155,7 +155,7 @@ class Driver:
         self._polling = LauncherPolling(self.fleets, settings.watch, self._notice_once)
         self._outages = Outages(self.study.folder, settings.patience, self._notice_once)
         self._unreadable = UnreadableTrials(self._notice_once)
-        self._hindrances = Hindrances(settings.patience, self._notice_once)
+        self._file_system = FileSystemFailures(settings.patience, self._notice_once)
         self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
         for fleet in self.fleets.values():
             fleet.notice = self._notice
@@ -322,7 +322,7 @@ class Driver:
         now = self.clock.now()
         trial.pass_time(now)
         trial.rest(now, self.settings.watch.max_files)
-        seen = replace(seen, memory=self._memory.judged(trial), forgiven=self._hindrances.forgiven(trial, now))
+        seen = replace(seen, memory=self._memory.judged(trial), forgiven=self._file_system.forgiven(trial, now))
         if seen.job is JobState.OVER and not seen.claimed:
             seen = replace(seen, unclaimed=trial.record.unclaimed + self._counts(trial))
         self._act(trial, reconcile(seen, self.limits), seen)
@@ -331,7 +331,7 @@ class Driver:
         if action.do is Do.WAIT:
             return
         self.store.check_lease()
-        if action.do in (Do.RESUBMIT, Do.SUBMIT_AGAIN, Do.GIVE_UP):
+        if action.do in (Do.NEXT_ATTEMPT, Do.SAME_ATTEMPT, Do.GIVE_UP):
             make_sure_of_room(self.study.submissions)  # a full disk kills jobs, too, and that is no fault of theirs
         match action.do:
             case Do.TELL:
@@ -345,17 +345,17 @@ class Driver:
                 aside = trial.dir.set_result_aside(trial.accepts)
                 if aside is not None:
                     self._notice(f"{action.reason}: renamed to {aside.name}; trial {trial.number} goes on without it")
-            case Do.SUBMIT_AGAIN:
-                self._submit_again(trial, action.reason)
-            case Do.RESUBMIT:
-                self._resubmit(trial, action.reason)
+            case Do.SAME_ATTEMPT:
+                self._start_same_attempt(trial, action.reason)
+            case Do.NEXT_ATTEMPT:
+                self._start_next_attempt(trial, action.reason)
             case Do.PRUNE:
                 self._commit(trial, TrialState.PRUNED, None)
             case Do.GIVE_UP:
                 error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail()}
-                if trial.hindrance is not None:
-                    error = trial.hindrance
-                if trial.starved:
+                if trial.file_system_error is not None:
+                    error = trial.file_system_error
+                if trial.ran_out_of_memory:
                     error |= {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {action.reason}"}
                 self._commit(trial, TrialState.FAIL, error)
                 if not seen.claimed:
@@ -368,12 +368,12 @@ class Driver:
             Result(state, None, error, {}, None, {}), Identity(self.study.uids[0], trial.record.identity.params)
         )
 
-    def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
-        """The job ended without a claim: of that its node may be to blame."""
+    def _start_same_attempt(self, trial: ActiveTrial, reason: str) -> None:
+        """The job ended without a claim: its node may be at fault."""
         counts, node = self._counts(trial), self._node(trial)
         self._clear(trial)
         memory = trial.record.memory
-        if trial.starved:
+        if trial.ran_out_of_memory:
             reason, memory = self._memory.next_run(trial)
         trial.write(submission=None, job=None, unclaimed=trial.record.unclaimed + counts, memory=memory)
         self._count_against_node(trial, node)  # after what may fail and is then done again
@@ -381,29 +381,29 @@ class Driver:
 
     def _counts(self, trial: ActiveTrial) -> bool:
         """Whether the end of a job before its claim counts against its trial, and not against a node."""
-        return trial.starved or self._nodes.counts(self._node(trial), trial.number)
+        return trial.ran_out_of_memory or self._nodes.counts(self._node(trial), trial.number)
 
     def _count_against_node(self, trial: ActiveTrial, node: str) -> None:
-        """A job ended before its claim: its node gets no more of them if there are several."""
-        if trial.starved:
+        """Count a job that ended before its claim. A node with several of them gets no more."""
+        if trial.ran_out_of_memory:
             return
         self._nodes.died_unclaimed(node, trial.number)
         for bad in self._nodes.to_exclude():
             self.fleet.exclude(bad)
-            self._notice(f"node {bad}: jobs end there before their trials begin; it gets no more")
+            self._notice(f"node {bad}: jobs end there before their trials begin; this study sends no more there")
 
     def _node(self, trial: ActiveTrial) -> str:
         """Where the launcher last saw the trial's job; empty if it did not say."""
         job = trial.record.job
         return "" if job is None or job.launcher not in self.fleets else self.fleets[job.launcher].node(job)
 
-    def _resubmit(self, trial: ActiveTrial, reason: str) -> None:
+    def _start_next_attempt(self, trial: ActiveTrial, reason: str) -> None:
         node = trial.node()
         self._clear(trial)
         memory = trial.record.memory
-        if trial.starved:
+        if trial.ran_out_of_memory:
             reason, memory = self._memory.next_run(trial)
-        reason = self._hindrances.rest(trial, self.clock.now()) or reason
+        reason = self._file_system.rest(trial, self.clock.now()) or reason
         trial.write(
             attempt=trial.record.attempt + 1,
             submission=None,
@@ -416,7 +416,7 @@ class Driver:
         self._retry(trial, reason)
 
     def _clear(self, trial: ActiveTrial) -> None:
-        """End what a job that is over left behind."""
+        """Kill the processes that a finished job left behind."""
         job = trial.record.job
         if job is not None and job.launcher in self.fleets:
             self.fleets[job.launcher].clear(job)
@@ -485,7 +485,9 @@ class Driver:
         self._consider_stopping(finished)
         if bad_node:
             self.fleet.exclude(bad_node)
-            self._notice(f"node {bad_node}: several trials died there but not elsewhere; it gets no more")
+            self._notice(
+                f"node {bad_node}: several trials died there but not elsewhere; this study sends no more there"
+            )
         drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
         for number in superfluous:
             drop_checkpoints(self.study.trial_dir(number))
@@ -568,7 +570,7 @@ class Driver:
             self._polling.soon()
 
     def _notice_once(self, message: str, about: str = "") -> None:
-        """Say it, unless it was said of another trial."""
+        """Say it once for each `about`, which is the message itself if nothing else is given."""
         if (about or message) not in self._told:
             self._told.add(about or message)
             self._notice(message)

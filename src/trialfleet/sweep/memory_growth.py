@@ -37,7 +37,7 @@ class MemoryGrowth:
 
     def judged(self, trial: ActiveTrial) -> Memory:
         """Whether the memory of the run that ended sufficed."""
-        if not trial.starved:
+        if not trial.ran_out_of_memory:
             return Memory.ENOUGH
         return Memory.SPENT if self.next_factor(trial.record.memory) is None else Memory.SHORT
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
 from trialfleet.sweep.fleets.launchers import factory_of
-from trialfleet.sweep.study import constraints, fresh_start, lasting, proposer, search_space, study_record
+from trialfleet.sweep.study import constraints, fresh_start, proposer, search_space, study_record, unchangeable
 from trialfleet.sweep.study.databases import would_be_made
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.search_space import Space
@@ -132,7 +132,7 @@ def _present_record(
     allowed = allowed_changes(config)
     storage = described(request.node.get("storage"))
     study_record.check_storage(record, storage, rebuild_wanted(config) or "hydra.sweeper.storage" in allowed)
-    record = lasting.checked(record, folder, space.distributions, directions)
+    record = unchangeable.check(record, folder, space.distributions, directions)
     return study_record.accept(record, identity, allowed)
 
 

@@ -45,7 +45,7 @@ class Observation:
         submission: of the present attempt.
         job: of the present attempt.
         claimed: whether any process claimed the present attempt.
-        condemned: whether the driver has asked the trial to stop: its verdict is there.
+        pruned: whether the driver has asked the trial to stop: its verdict is there.
         fruitless: ended runs in a row, up to the newest, that brought no newer checkpoint.
         unclaimed: jobs in a row, up to the present one, that ended without a claim and for no fault of their node's.
         timeouts: runs that ended by their job's time limit.
@@ -58,7 +58,7 @@ class Observation:
     submission: SubmissionState = SubmissionState.NONE
     job: JobState = JobState.UNKNOWN
     claimed: bool = False
-    condemned: bool = False
+    pruned: bool = False
     fruitless: int = 0
     unclaimed: int = 0
     timeouts: int = 0
@@ -87,8 +87,8 @@ class Do(Enum):
     TELL = "tell"  # result.json is the truth: project it into the study and MLflow
     SUBMIT = "submit"  # the present attempt was never submitted
     FIND = "find"  # look for a job of the recorded submission; none: submit it again
-    RESUBMIT = "resubmit"  # a lost attempt goes on from its checkpoint as the next one
-    SUBMIT_AGAIN = "submit again"  # the job ended without a claim: the same attempt, no retry spent
+    NEXT_ATTEMPT = "next attempt"  # a lost attempt goes on from its checkpoint as the next one
+    SAME_ATTEMPT = "same attempt"  # the job ended without a claim: the same attempt, no retry spent
     SET_ASIDE = "set aside"  # a result.json that is none, or another trial's: out of the way, and on with the trial
     PRUNE = "prune"  # lost after its verdict: the driver commits what the run would have
     GIVE_UP = "give up"  # the driver commits a failure
@@ -111,7 +111,7 @@ def reconcile(seen: Observation, limits: Limits) -> Action:
     if seen.submission is SubmissionState.MAYBE and not seen.claimed:
         # With a claim the job is known from the claim itself; without one, only the launcher can tell.
         return Action(Do.WAIT) if seen.job is JobState.UNKNOWN else Action(Do.FIND)
-    if seen.claimed and not seen.condemned:
+    if seen.claimed and not seen.pruned:
         # Whatever the job does now: Slurm may have requeued it, and would again and again.
         if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
             return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
@@ -125,14 +125,14 @@ def reconcile(seen: Observation, limits: Limits) -> Action:
             )
     if seen.job is not JobState.OVER:
         return Action(Do.WAIT)
-    if seen.condemned:
+    if seen.pruned:
         return Action(Do.PRUNE)
     if seen.memory is Memory.SPENT:
         return Action(Do.GIVE_UP, "it had all the memory that hydra.sweeper.max_memory_gb allows")
     if not seen.claimed:
         if seen.unclaimed >= limits.max_unclaimed:
             return Action(Do.GIVE_UP, f"{seen.unclaimed} jobs in a row ended before the trial began")
-        return Action(Do.SUBMIT_AGAIN, "the job ended before the trial began")
+        return Action(Do.SAME_ATTEMPT, "the job ended before the trial began")
     if seen.memory is Memory.SHORT:
-        return Action(Do.RESUBMIT, "the job ran out of memory")
-    return Action(Do.RESUBMIT, "the job was lost")
+        return Action(Do.NEXT_ATTEMPT, "the job ran out of memory")
+    return Action(Do.NEXT_ATTEMPT, "the job was lost")

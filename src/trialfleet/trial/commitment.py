@@ -20,7 +20,7 @@ def commit(
     give_up: Callable[[], bool] = lambda: False,
     patience: float = PATIENCE,
 ) -> bool:
-    """End the trial with a result, however long that takes.
+    """End the trial with a result, trying again while errors last that pass.
 
     Args:
         say: is told of a file in the result's place that was no result of this trial.

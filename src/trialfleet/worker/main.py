@@ -89,7 +89,7 @@ def _claim(submission: Submission, assignment: Assignment, trial: TrialDir, envi
     with contextlib.suppress(Damaged):  # the driver writes it anew; what is to be run is in the submission
         record = TrialRecord.read(trial.trial_json)
         if record is None:  # or the study was put aside
-            raise NotClaimed("a power cut left nothing of trial.json: the driver writes it anew and submits again")
+            raise NotClaimed("trial.json is missing or empty: the driver writes it anew and submits again")
         if record.identity.params != identity.params:
             raise NotClaimed("trial.json has other parameters than the trial that this job was submitted for")
     return trial.claim(assignment.attempt, environment.job, environment.restart, identity)

@@ -130,8 +130,8 @@ def test_an_exception_means_for_the_trial_what_it_means_in_a_worker(
     word = word_of_file_system(batch.trials[0], "1.0")
     assert (word is not None) == isinstance(failure, OSError)
     assert len(batch.said) == (end[0] == "goes on" and word is None)  # of which the driver tells
-    starved = (batch.trials[0].run_dir("1.0") / out_of_memory.RECORD).exists()
-    assert starved == isinstance(failure, MemoryError)
+    left = (batch.trials[0].run_dir("1.0") / out_of_memory.RECORD).exists()
+    assert left == isinstance(failure, MemoryError)
 
 
 def test_a_cause_that_crossed_a_process_counts(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Fate(Enum):
     UNCLAIMED = "unclaimed"  # it ends before the trial begins
     LOST = "lost"  # it ends in the middle, without a word
     SAVED = "saved"  # the same, after a checkpoint
-    HINDERED = "hindered"  # the same, since some disk is full, as its last word says
+    HINDERED = "failures"  # the same, since some disk is full, as its last word says
     REQUEUED = "requeued"  # it is taken off its node in the middle, and starts again
     LINGERS = "lingers"  # it completes, and does not end until it is cancelled
 

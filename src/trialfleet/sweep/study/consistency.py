@@ -26,7 +26,7 @@ from trialfleet.trial.submission import JobRef, TrialRecord
 PATIENCE = 1.0  # seconds for which errors of one trial's files are waited for, if they are of a kind that passes
 MAX_UNREADABLE = 3  # trials; if there are more, it is the file system
 SHOWN = 10  # differences that are named one by one
-FIX = "make the study anew from its folder with study.rebuild=true, or give back what was taken"
+FIX = "make the study anew from its folder with study.rebuild=true, or restore the missing files or database"
 
 Notice = Callable[[str], None]
 
@@ -91,7 +91,7 @@ def compare(
             continue
         if not ours:
             if files.record is not None:
-                found.differing[number] = "the study has another one's trial of this number"
+                found.differing[number] = "in the storage this number is that of another study's trial"
             continue
         incomplete = trial.state.is_finished() and (files.record is None or files.result is None)
         if files.damage or (incomplete and files.dir.is_taken()):

@@ -44,8 +44,8 @@ class StudyProgress:
 
     def add(self, trial: Finished) -> bool:
         """Count a finished trial. Returns whether the best changed."""
-        starved = trial.error is not None and trial.error.startswith(f"{OUT_OF_MEMORY}:")
-        self.states[NO_MEMORY if starved else trial.state] += 1
+        no_memory = trial.error is not None and trial.error.startswith(f"{OUT_OF_MEMORY}:")
+        self.states[NO_MEMORY if no_memory else trial.state] += 1
         self.cancelled += trial.error is not None and trial.error.startswith(f"{CANCELLED}:")
         if trial.seconds is not None:
             count = sum(self.states.values())

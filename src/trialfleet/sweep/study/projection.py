@@ -20,7 +20,7 @@ from trialfleet.trial.result import OUT_OF_MEMORY, Result
 from trialfleet.trial.result import TrialState as Ended
 from trialfleet.trial.submission import TrialRecord
 
-STARVED = "out of memory"  # the constraint that a trial violates which needs more memory than there is
+MEMORY_CONSTRAINT = "out of memory"  # the constraint that a trial violates which needs more memory than there is
 
 
 def told(result: Result, takes_constraints: bool, violations: Mapping[str, float]) -> Told:
@@ -36,9 +36,9 @@ def told(result: Result, takes_constraints: bool, violations: Mapping[str, float
     error = None if result.error is None else f"{result.error['type']}: {result.error['message']}"[:2000]
     if result.state is Ended.COMPLETE:
         return Told(TrialState.COMPLETE, list(result.objectives or []), dict(violations), error)
-    starved = result.error is not None and result.error["type"] == OUT_OF_MEMORY
-    if starved and takes_constraints:
-        return Told(TrialState.PRUNED, None, {STARVED: 1.0}, error)
+    no_memory = result.error is not None and result.error["type"] == OUT_OF_MEMORY
+    if no_memory and takes_constraints:
+        return Told(TrialState.PRUNED, None, {MEMORY_CONSTRAINT: 1.0}, error)
     return Told(TrialState[result.state.value], None, {}, error)
 
 

@@ -14,7 +14,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a trial's next run; eac
 
 
 @dataclass
-class Hindrances:
+class FileSystemFailures:
     """What the driver does about them.
 
     Attributes:
@@ -29,14 +29,14 @@ class Hindrances:
 
     def forgiven(self, trial: ActiveTrial, now: float) -> int:
         """How many of the trial's fruitless runs do not count. What is judged is an end: a run that goes on is let."""
-        if not trial.hindered_runs:
+        if not trial.file_system_failures:
             self._since.pop(trial.number, None)
             self._over.discard(trial.number)
             return 0
         since = self._since.setdefault(trial.number, now)
         if trial.phase is JobState.OVER and now - since >= self.patience:
             self._over.add(trial.number)
-        return 0 if trial.number in self._over else trial.hindered_runs
+        return 0 if trial.number in self._over else trial.file_system_failures
 
     def rest(self, trial: ActiveTrial, now: float) -> str | None:
         """Let a trial that is started again wait for its turn, if its last run ended so.
@@ -44,11 +44,11 @@ class Hindrances:
         Returns:
             why it is started again, in words; None if its last run ended otherwise.
         """
-        if trial.hindrance is None:
+        if trial.file_system_error is None:
             return None
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(trial.hindered_runs - 1, 30))
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(trial.file_system_failures - 1, 30))
         trial.not_before = now + pause
-        said = trial.hindrance["message"]
+        said = trial.file_system_error["message"]
         self.notice(
             f"trial {trial.number}: {said}: such runs are tried again with growing pauses, "
             f"for {self.patience:.0f} s (hydra.sweeper.patience)",

@@ -1,4 +1,4 @@
-"""What of a study lasts: its objectives, and of each parameter what Optuna lets no later trial contradict.
+"""What of a study cannot change: its objectives, and of each parameter what Optuna lets no later trial contradict.
 
 Optuna holds each parameter of a study to the kind of its first distribution, and a categorical one to its choices.
 It says so where a trial takes the parameter, in the middle of the study. So a command that would come to that is
@@ -24,7 +24,7 @@ _SPACE = "space."  # begins the keys of an identity that are parameters
 _OBJECTIVES = "direction"  # the key that says how many objectives there are, and which way each of them goes
 
 
-def checked(
+def check(
     record: StudyRecord, folder: Path, space: Mapping[str, BaseDistribution], directions: Sequence[str]
 ) -> StudyRecord:
     """The record, once it is sure that a command wants nothing that the study can never have.

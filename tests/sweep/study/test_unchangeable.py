@@ -13,7 +13,7 @@ NewQuickStudy = Callable[..., QuickStudy]
 TWO = "from tests.tasks import descent, dying\ndying.task = descent.two"
 TWO_OBJECTIVES = ["objective.metric=[loss,x]", "objective.direction=[minimize,maximize]"]
 # The check as an earlier version had it, which had none.
-LETS_ALL_THROUGH = "from trialfleet.sweep.study import lasting\nlasting.checked = lambda record, *rest: record"
+LETS_ALL_THROUGH = "from trialfleet.sweep.study import unchangeable\nunchangeable.check = lambda record, *rest: record"
 
 
 def files(study: QuickStudy) -> dict[str, bytes]:
