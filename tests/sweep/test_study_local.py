@@ -206,7 +206,11 @@ def _one_dies() -> tuple[str, ...]:
     [
         ("raise", "RuntimeError: step 5 went wrong"),
         ("undefined", "WrongReturn: the task must return a number (not NaN), it returned nan"),
-        ("word", "WrongReturn: the task must return a number (not NaN), it returned 'a word'"),
+        (
+            "word",
+            "WrongReturn: the task must return a number (not NaN), it returned 'a word': ValueError: "
+            "could not convert string to float: 'a word'",
+        ),
         ("exit", "SystemExit: 3"),
     ],
 )
