@@ -1,6 +1,7 @@
 """Damaged files are named, set aside, and in nobody's way: the other trials go on, and what can be known is."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def test_an_untold_result_that_is_damaged_is_set_aside_and_the_trial_goes_on(qui
 
 DIE = """
 import os
+import sqlite3
 from trialfleet.sweep.fleets.local import LocalFleet
 start = LocalFleet.submit
 def dies(self, *arguments, **named):
@@ -275,3 +277,25 @@ StudyStorage.tell = lambda *told: os._exit(9)
     said = study.run()
     assert f"{study.trial(0).result_json}" in said
     assert [trial.state.name for trial in study.stored()] == ["COMPLETE"] * 2
+
+
+def test_a_record_that_is_damaged_while_its_trial_runs_is_written_again(quick_study: NewQuickStudy) -> None:
+    """The driver has it in memory; MLflow, and whoever reads the folder later, have the file alone."""
+    mlflow = "tracking.uri=sqlite:///mlflow.db"
+    study = quick_study("hydra.sweeper.n_trials=1", mlflow)
+    damage = """
+from trialfleet.sweep.driver import Driver
+finish = Driver._finish
+def late(self, trial, result):
+    trial.dir.trial_json.write_bytes(b'{"number": 0, \\xff')
+    finish(self, trial, result)
+Driver._finish = late
+"""
+    said = study.run(first=damage)
+    assert f"{study.trial(0).trial_json}: is no JSON" in said
+    assert "and written again" in said
+    assert json.loads(study.trial(0).trial_json.read_text())["params"] == study.stored()[0].params
+    with sqlite3.connect(study.place / "mlflow.db") as connection:
+        rows = connection.execute("select name, status from runs order by name").fetchall()
+    connection.close()
+    assert rows == [("descent", "FINISHED"), ("trial 00000 ★ best", "FINISHED")]

@@ -82,6 +82,22 @@ class ActiveTrial:
         record.write(self.dir.trial_json, synced)
         self.record = record
 
+    def mend_record(self) -> str | None:
+        """Write trial.json again if something has damaged it meanwhile: whoever reads the folder later needs it.
+
+        Returns:
+            what was found and done, in words; None if nothing was.
+        """
+        said = None
+        try:
+            if TrialRecord.read(self.dir.trial_json) is not None:
+                return None
+            said = f"{self.dir.trial_json}: was empty or missing, and is written again"
+        except Damaged as damage:
+            said = f"{damage}: renamed to {records.set_aside(damage.path).name}, and written again"
+        self.record.write(self.dir.trial_json)
+        return said
+
     def due(self, fleets: dict[str, Fleet], now: float) -> bool:
         """Whether it is time to look: `rest` is over, or the launcher says something new of the job."""
         return now >= self._next_look or self._phase(fleets, self.record.job) is not self._heard

@@ -469,6 +469,8 @@ class Driver:
         The order is important: what may fail and is safe to repeat comes first, what is counted comes after it. So an
         error on the way (a database that restarts) leaves a trial that is looked at again.
         """
+        if said := trial.mend_record():
+            self._notice(said)
         self._take_in_reports(trial, all_of_them=True)
         seconds, node = trial.seconds(result), trial.node()
         self.store.tell(trial.trial_id, told(result, self.takes_constraints, self._violations(trial, result)))

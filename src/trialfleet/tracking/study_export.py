@@ -411,7 +411,9 @@ class StudyExport:
             for number in sorted(remove) + sorted(add):  # never more marks than there should be
                 self._mark(runs, known[number], number, best=number in add)
             self.delivered.note_study(best=sorted(marked - remove | add), maybe_best=[])
-        return wanted <= set(self.delivered.study.best)
+        # Of one that cannot be read nobody knows when it will be: it is marked then, and not waited for.
+        unreadable = {number for number, trial in self._trials.items() if trial.unreadable}
+        return wanted - unreadable <= set(self.delivered.study.best)
 
     def _mark(self, runs: Runs, run_id: str, number: int, best: bool) -> None:
         try:
