@@ -23,15 +23,16 @@ LAST_WORDS = (".budget.json", "driver.lock")  # are saved on the way out, if the
 OUTAGE = """
 import os, threading
 from trialfleet.worker import main as worker
-from trialfleet.sweep import outages, session
+from trialfleet.worker import task
+from trialfleet.sweep import file_system_failures, outages, session
 from trialfleet.sweep.study import consistency
 from trialfleet.sweep.study.journal import OwnJournal
 from trialfleet.sweep.ui import summary
 from trialfleet.trial import sweep_run
 
 me, count, struck, over = os.getpid(), 0, False, False
-outages.FIRST_REST = outages.LONGEST_REST = outages.Outages._rest = session.START_AGAIN = 0.02
-worker.BEGIN_PATIENCE = worker.COMMIT_PATIENCE = sweep_run.PATIENCE = 0.2
+file_system_failures.FIRST_PAUSE = outages.FIRST_REST = outages.LONGEST_REST = outages.Outages._rest = session.START_AGAIN = 0.02
+worker.BEGIN_PATIENCE = worker.COMMIT_PATIENCE = task.WORD_PATIENCE = sweep_run.PATIENCE = 0.2
 
 def last_words(*given):  # what cannot be read for these is left out of them
     global over

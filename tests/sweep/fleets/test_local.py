@@ -204,7 +204,8 @@ def test_a_job_that_ends_at_once_is_over(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subprocess, "Popen", ended_already)
     fleet = LocalFleet({**PARAMS, "setup": ["exit 3"]}, {})
-    (job,) = fleet.submit(tmp_path / "one.json", ONE, 1)
+    # Not ONE: of another test's jobs something may live on for a moment.
+    (job,) = fleet.submit(tmp_path / "one.json", uuid4().hex, 1)
     assert fleet.phase(job) is JobState.OVER
     fleet.refresh()
     assert fleet.phase(job) is JobState.OVER
