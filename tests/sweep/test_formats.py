@@ -50,6 +50,7 @@ def test_a_study_of_format_1_goes_on(quick_study: Callable[..., QuickStudy]) -> 
     study.check(7)
 
 
+@pytest.mark.slow
 def test_a_record_of_format_1_stays_one_that_its_jobs_can_read(quick_study: Callable[..., QuickStudy]) -> None:
     """A job of the earlier version that still waits in line may read it."""
     study = quick_study("hydra.sweeper.n_trials=4", "steps=10", "seconds=0.01", "study.allow_changes=[seconds]")

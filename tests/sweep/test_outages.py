@@ -31,7 +31,8 @@ from trialfleet.sweep.ui import summary
 from trialfleet.trial import sweep_run
 
 me, count, struck, over = os.getpid(), 0, False, False
-file_system_failures.FIRST_PAUSE = outages.FIRST_REST = outages.LONGEST_REST = outages.Outages._rest = session.START_AGAIN = 0.02
+outages.FIRST_REST = outages.LONGEST_REST = outages.Outages._rest = session.START_AGAIN = 0.02
+file_system_failures.FIRST_PAUSE = 0.02
 worker.BEGIN_PATIENCE = worker.COMMIT_PATIENCE = task.WORD_PATIENCE = sweep_run.PATIENCE = 0.2
 
 def last_words(*given):  # what cannot be read for these is left out of them

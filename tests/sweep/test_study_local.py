@@ -163,6 +163,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(new_study: NewStudy) -> Non
     assert study.steps(0, "2.0")[0] >= 7
 
 
+@pytest.mark.slow
 def test_a_worker_that_lost_its_controller_is_followed_to_its_end(new_study: NewStudy) -> None:
     study = new_study(f"{N}1", *LONG)
     driver = study.start()

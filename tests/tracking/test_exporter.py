@@ -455,6 +455,7 @@ def test_a_single_run_that_is_taken_up_again_is_the_same_run(
     assert points == [("objective", 0, 0.25), ("x", 1, 1.0), ("x", 2, 0.5), ("x", 3, 0.25)]
 
 
+@pytest.mark.slow
 def test_artifacts_wait_for_a_server_that_is_away(
     exporter: Exporter, folder: Path, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,7 +188,9 @@ def seen(norm: str, video: np.ndarray, mask: np.ndarray, hp: Any, key: Any, aggr
     return resnet3d.scores(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, key)
 
 
-@pytest.mark.parametrize(("norm", "aggregator"), [("group", "mean"), ("batch", "attention")])
+@pytest.mark.parametrize(
+    ("norm", "aggregator"), [pytest.param("group", "mean", marks=pytest.mark.slow), ("batch", "attention")]
+)
 def test_what_a_masked_view_shows_changes_nothing(norm, aggregator):
     video = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 16, 16, 3)).astype(np.uint8)
     mask = np.asarray([[1, 1, 0], [1, 1, 1]], np.float32)

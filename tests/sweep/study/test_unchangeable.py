@@ -60,6 +60,7 @@ def test_a_parameter_may_have_another_range_by_permission(quick_study: NewQuickS
     assert study.states() == {"COMPLETE": 3}
 
 
+@pytest.mark.slow
 def test_a_study_that_took_what_it_could_not_goes_on_with_the_command_that_fits_it(quick_study: NewQuickStudy) -> None:
     """An earlier version wrote the new space into study.yaml, and ended in the middle of the first trial with it."""
     study = quick_study("hydra.sweeper.n_trials=3")
@@ -95,6 +96,7 @@ def test_other_objectives_are_refused(quick_study: NewQuickStudy, kind: str) -> 
     assert study.ended() == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_study_that_was_made_anew_with_other_objectives_is_made_anew_with_its_own(quick_study: NewQuickStudy) -> None:
     """As an earlier version did it: trials of one value were in a study of two objectives."""
     study = quick_study("hydra.sweeper.n_trials=2", "hydra/sweeper/sampler=random")
