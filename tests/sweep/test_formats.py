@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.tasks.forked import QuickStudy
