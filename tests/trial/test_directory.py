@@ -18,9 +18,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trialfleet.trial import failure as failures
 from trialfleet.trial.claim import Claim, NotClaimed
 from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.failure import Cause, cause_of, error_of
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.result import Result, TrialState, described, judged
 
@@ -316,8 +316,8 @@ class OddError(OSError):
 
 
 def test_an_exception_whose_own_code_fails_is_judged_and_described() -> None:
-    assert failures.cause_of(OddError()) is failures.Cause.TRIAL
-    assert failures.error_of(OddError())["type"] == "OddError"
+    assert cause_of(OddError()) is Cause.TRIAL
+    assert error_of(OddError())["type"] == "OddError"
 
 
 def test_an_exception_is_described_with_its_traceback() -> None:

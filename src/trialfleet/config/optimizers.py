@@ -93,7 +93,7 @@ class Adafactor(_Optimizer):
     factor_from: Annotated[int, Ge(1)]  # smaller axes keep a full second moment
 
 
-Optimizer = Annotated[AdamW | Adam | Sgd | Lion | Muon | Adafactor, Field(discriminator="name")]
+OptimizerConfig = Annotated[AdamW | Adam | Sgd | Lion | Muon | Adafactor, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.freezing import Freezing
-from trialfleet.config.optimizers import Optimizer, Scheduler
+from trialfleet.config.optimizers import OptimizerConfig, Scheduler
 from trialfleet.config.traced import STRICT, Host, Traced
 
 Direction = Literal["minimize", "maximize"]
@@ -168,7 +168,7 @@ class Config:
     study: Host[Study]
     tracking: Host[Tracking]
     workload: Workload
-    optimizer: Optimizer
+    optimizer: OptimizerConfig
     scheduler: Scheduler
     freezing: Freezing
     training: Training

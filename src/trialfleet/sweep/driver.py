@@ -352,7 +352,7 @@ class Driver:
             case Do.PRUNE:
                 self._commit(trial, TrialState.PRUNED, None)
             case Do.GIVE_UP:
-                error = {"type": "Lost", "message": action.reason, "traceback": trial.log_tail()}
+                error = {"type": action.error, "message": action.reason, "traceback": trial.log_tail()}
                 if trial.file_system_error is not None:
                     error = trial.file_system_error
                 if trial.ran_out_of_memory:

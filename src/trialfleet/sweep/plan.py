@@ -64,7 +64,7 @@ class Plan:
     space: Space
     identity: dict[str, Any]
     record: StudyRecord | None
-    target: Destination | None
+    destination: Destination | None
 
 
 def check(request: Request) -> Plan:
@@ -89,10 +89,10 @@ def check(request: Request) -> Plan:
     name = _name(request, folder)
     identity = _identity(request.config, space, directions)
     record = _record(request, folder, identity, space, directions)
-    target = _target(request.config, begun=record is not None)
+    destination = _destination(request.config, begun=record is not None)
     _check_storage(request, folder)
     metrics = _metrics(request.config, len(directions))
-    return Plan(request, settings, folder, name, directions, metrics, space, identity, record, target)
+    return Plan(request, settings, folder, name, directions, metrics, space, identity, record, destination)
 
 
 def checked_again(plan: Plan) -> Plan:
@@ -200,7 +200,7 @@ def _check_configs(request: Request, space: Space) -> None:
             judge(config)
 
 
-def _target(config: DictConfig, begun: bool) -> Destination | None:
+def _destination(config: DictConfig, begun: bool) -> Destination | None:
     """Where MLflow is. Of a study that has begun a damaged database is no reason to stop: the folder has it all."""
     uri = OmegaConf.select(config, "tracking.uri")
     if uri is None:

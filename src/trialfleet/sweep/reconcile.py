@@ -98,6 +98,7 @@ class Do(Enum):
 class Action:
     do: Do
     reason: str = ""  # of a failure or a retry, to show and record
+    error: str = "Lost"  # of a failure: the type of the error that the trial's result names
 
 
 def reconcile(seen: Observation, limits: Limits) -> Action:
@@ -114,7 +115,9 @@ def reconcile(seen: Observation, limits: Limits) -> Action:
     if seen.claimed and not seen.pruned:
         # Whatever the job does now: Slurm may have requeued it, and would again and again.
         if limits.max_timeouts is not None and seen.timeouts > limits.max_timeouts:
-            return Action(Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}")
+            return Action(
+                Do.GIVE_UP, f"{seen.timeouts} time limits, more than max_num_timeout={limits.max_timeouts}", "Timeout"
+            )
         fruitless = seen.fruitless - seen.forgiven
         if fruitless > limits.max_retries:
             causes = f", {seen.timeouts} of them by the time limit" if seen.timeouts else ""
@@ -131,7 +134,7 @@ def reconcile(seen: Observation, limits: Limits) -> Action:
         return Action(Do.GIVE_UP, "it had all the memory that hydra.sweeper.max_memory_gb allows")
     if not seen.claimed:
         if seen.unclaimed >= limits.max_unclaimed:
-            return Action(Do.GIVE_UP, f"{seen.unclaimed} jobs in a row ended before the trial began")
+            return Action(Do.GIVE_UP, f"{seen.unclaimed} jobs in a row ended before the trial began", "NeverBegan")
         return Action(Do.SAME_ATTEMPT, "the job ended before the trial began")
     if seen.memory is Memory.SHORT:
         return Action(Do.NEXT_ATTEMPT, "the job ran out of memory")

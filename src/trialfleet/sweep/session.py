@@ -248,7 +248,7 @@ def _limits(plan: Plan) -> Limits:
 
 def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, anew: bool) -> MlflowObserver | None:
     """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
-    if plan.target is None:
+    if plan.destination is None:
         return None
     tags = code_tags(entry_point(), record.code.get("commit"), record.code["digest"])
     exported = ExportedStudy(
@@ -259,7 +259,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
         {key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
     )
     poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
-    exporter = stack.enter_context(Exporter(plan.folder, plan.target, exported, poll, lease.held, anew))
+    exporter = stack.enter_context(Exporter(plan.folder, plan.destination, exported, poll, lease.held, anew))
     return MlflowObserver(exporter, plan.metrics, resume_command())
 
 

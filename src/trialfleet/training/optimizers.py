@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trialfleet.config import optimizers as schema
+from trialfleet.config.optimizers import Adafactor, Adam, AdamW, Lion, Muon, OptimizerConfig, Sgd
 from trialfleet.training.trees import Flat
 from trialfleet.training.workload import Axes, Hyperparameters
 
@@ -37,7 +37,7 @@ def leaf(group: str, unit: str, axes: Axes) -> Leaf:
 class Optimizer:
     """Updates of flat parameters ({path: array}) for one kind of optimizer."""
 
-    def __init__(self, config: schema.Optimizer, leaves: Mapping[str, Leaf]) -> None:
+    def __init__(self, config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> None:
         self.config = config
         self.leaves = leaves
         self.units = sorted({leaf.unit for leaf in leaves.values()})
@@ -61,7 +61,7 @@ class Optimizer:
             scale: of a group's rate, by group: the schedule times what the control says.
             on: a boolean scalar by unit; where it is false nothing changes.
         """
-        if isinstance(self.config, schema.Adam | schema.Sgd):
+        if isinstance(self.config, Adam | Sgd):
             grads = {path: grad + self._decay(path, hp) * params[path] for path, grad in grads.items()}
         updates: Flat = {}
         new_state: OptState = {}
@@ -70,7 +70,7 @@ class Optimizer:
             steps, new = direction.update(self._of(unit, grads), state[unit], self._of(unit, params))
             new_state[unit] = _where(on(unit), new, state[unit]) if len(self.units) > 1 else new
             updates.update(steps)
-        decoupled = not isinstance(self.config, schema.Adam | schema.Sgd)
+        decoupled = not isinstance(self.config, Adam | Sgd)
         for path, step in updates.items():
             leaf = self.leaves[path]
             whole = step + self._decay(path, hp) * params[path] if decoupled else step
@@ -94,17 +94,17 @@ class Optimizer:
         """The direction of steepest descent as this kind of optimizer sees it, for rate 1."""
         config = self.config
         match config:
-            case schema.AdamW() | schema.Adam():
+            case AdamW() | Adam():
                 return optax.scale_by_adam(
                     _traced(hp, "beta1"), _traced(hp, "beta2"), _traced(hp, "eps"), mu_dtype=config.moment_dtype
                 )
-            case schema.Sgd():
+            case Sgd():
                 return optax.trace(_traced(hp, "momentum"), nesterov=config.nesterov)
-            case schema.Lion():
+            case Lion():
                 return optax.scale_by_lion(
                     _traced(hp, "beta1"), _traced(hp, "beta2"), mu_dtype=jnp.dtype(config.moment_dtype)
                 )
-            case schema.Adafactor():
+            case Adafactor():
                 return optax.chain(
                     optax.scale_by_factored_rms(
                         decay_rate=_traced(hp, "decay_exponent"),
@@ -113,10 +113,10 @@ class Optimizer:
                     ),
                     optax.clip_by_block_rms(1.0),
                 )
-            case schema.Muon():
+            case Muon():
                 return self._muon(config, unit, hp)
 
-    def _muon(self, config: schema.Muon, unit: str, hp: Hyperparameters) -> optax.GradientTransformation:
+    def _muon(self, config: Muon, unit: str, hp: Hyperparameters) -> optax.GradientTransformation:
         matrices = {path: leaf.matrix for path, leaf in self.leaves.items() if leaf.unit == unit}
         matrix = optax.chain(
             optax.contrib.scale_by_muon(

@@ -19,9 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from trialfleet.config import Config
-from trialfleet.training import mesh as placement
 from trialfleet.training import schedules, trees
-from trialfleet.training.mesh import BATCH, DATA, FSDP, TP
+from trialfleet.training.mesh import BATCH, DATA, FSDP, TP, batch_sharding, check_batch, replicated
 from trialfleet.training.optimizers import Optimizer
 from trialfleet.training.state import (
     Layout,
@@ -104,7 +103,7 @@ def program(
         hp_names: the hyperparameters that the step is given, in the order of the vector.
     """
     workload = factory(static)
-    accumulation = placement.check_batch(static.training, mesh)
+    accumulation = check_batch(static.training, mesh)
     axes = trees.flatten(workload.axes())
     frozen = never_trained(static, workload, axes)
     leaves = leaves_of(static, workload, axes, frozen)
@@ -127,7 +126,7 @@ def program(
         frozen_shapes=frozen_shapes,
         frozen_shardings=params_shardings(mesh, frozen_shapes, axes),
     )
-    whole = placement.replicated(mesh)
+    whole = replicated(mesh)
     of_inputs: Any = Inputs  # of shardings instead of arrays
     inputs = of_inputs(whole, whole, whole, stop_sharding(mesh))
     make_step = partial(_step, static, workload, optimizer, layout, signals, hp_names, accumulation)
@@ -141,7 +140,7 @@ def program(
         init=jax.jit(init, out_shardings=(layout.shardings, layout.frozen_shardings)),
         step=jax.jit(
             make_step,
-            in_shardings=(layout.shardings, layout.frozen_shardings, placement.batch_sharding(mesh), inputs),
+            in_shardings=(layout.shardings, layout.frozen_shardings, batch_sharding(mesh), inputs),
             out_shardings=(layout.shardings, whole),
             donate_argnums=0,
         ),

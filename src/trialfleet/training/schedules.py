@@ -6,17 +6,17 @@ Written out, since optax's take their numbers as Python constants: each trial wo
 import jax
 import jax.numpy as jnp
 
-from trialfleet.config import optimizers as schema
+from trialfleet.config.optimizers import Cosine, OneCycle, Polynomial, Restarts, Scheduler, Step, WarmupCosine
 from trialfleet.training.workload import Hyperparameters
 
 
-def factor(scheduler: schema.Scheduler, hp: Hyperparameters, step: jax.Array, total: jax.Array) -> jax.Array:
+def factor(scheduler: Scheduler, hp: Hyperparameters, step: jax.Array, total: jax.Array) -> jax.Array:
     """The factor for the update that leads from `step` to `step` + 1, of `total` updates."""
     step = step.astype(jnp.float32)
     match scheduler:
-        case schema.Cosine():
+        case Cosine():
             return _cosine(step / total, hp["scheduler.end_factor"])
-        case schema.OneCycle():
+        case OneCycle():
             warmup = hp["scheduler.warmup_ratio"] * total
             rise = 1 - _cosine(step / jnp.maximum(warmup, 1), 0.0) * (1 - hp["scheduler.start_factor"])
             return jnp.where(step < warmup, rise, _cosine(_after(step, warmup, total), hp["scheduler.end_factor"]))
@@ -26,19 +26,19 @@ def factor(scheduler: schema.Scheduler, hp: Hyperparameters, step: jax.Array, to
     return rise * _fall(scheduler, hp, _after(step, warmup, total), step / total)
 
 
-def _fall(scheduler: schema.Scheduler, hp: Hyperparameters, after: jax.Array, share: jax.Array) -> jax.Array:
+def _fall(scheduler: Scheduler, hp: Hyperparameters, after: jax.Array, share: jax.Array) -> jax.Array:
     """What follows the warm-up; `after` is the progress since its end, `share` that since the start."""
     match scheduler:
-        case schema.WarmupCosine():
+        case WarmupCosine():
             return _cosine(after, hp["scheduler.end_factor"])
-        case schema.Restarts():
+        case Restarts():
             cycles = hp["scheduler.cycles"]
             within = jnp.minimum(after, 1 - 1e-6) * cycles
             return _cosine(within - jnp.floor(within), hp["scheduler.end_factor"])
-        case schema.Polynomial():
+        case Polynomial():
             end = hp["scheduler.end_factor"]
             return end + (1 - end) * (1 - after) ** hp["scheduler.power"]
-        case schema.Step():
+        case Step():
             passed = sum(
                 (share >= hp[f"scheduler.milestones.{i}"]).astype(jnp.float32) for i in range(len(scheduler.milestones))
             )

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from trialfleet.config import Config
 from trialfleet.config.freezing import NoFreezing
 from trialfleet.errors import UserError
-from trialfleet.training import mesh as placement
 from trialfleet.training import trees
+from trialfleet.training.mesh import param_sharding, replicated
 from trialfleet.training.optimizers import Leaf, Optimizer, leaf
 from trialfleet.training.workload import Axes, Extra, Hyperparameters, Params, PyTree, Workload
 
@@ -124,7 +124,7 @@ def shardings_of(mesh: Mesh, shapes: Any, axes: Mapping[str, Axes]) -> PyTree:
 
     Parameters lie where their axes say, and what the optimizer keeps in a parameter's shape lies like it.
     """
-    whole = placement.replicated(mesh)
+    whole = replicated(mesh)
     placed = trees.flatten(params_shardings(mesh, shapes.params, axes))
     by_shape = {path: (shape.shape, placed[path]) for path, shape in trees.flatten(shapes.params).items()}
     params = trees.unflatten(placed)
@@ -152,6 +152,4 @@ def params_shardings(mesh: Mesh, shapes: Params, axes: Mapping[str, Axes]) -> Py
     missing = sorted(set(flat) - set(axes))
     if missing:
         raise ValueError(f"axes() of the workload says nothing of {', '.join(missing)}")
-    return trees.unflatten(
-        {path: placement.param_sharding(mesh, axes[path], shape.shape) for path, shape in flat.items()}
-    )
+    return trees.unflatten({path: param_sharding(mesh, axes[path], shape.shape) for path, shape in flat.items()})

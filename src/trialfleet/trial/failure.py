@@ -68,18 +68,18 @@ def error_of(failure: BaseException) -> dict[str, str]:
     return error
 
 
-def leave_word(trial: TrialDir, label: str, name: str, **entries: Any) -> None:
+def write_reason(trial: TrialDir, label: str, name: str, **entries: Any) -> None:
     """Tell the driver, by a record in the run's folder, why this run ends without a result."""
     records.write(trial.run_dir(label) / name, {"time": time.time(), **entries})
 
 
-def leave_word_of_cause(trial: TrialDir, label: str, failure: BaseException) -> None:
+def write_cause(trial: TrialDir, label: str, failure: BaseException) -> None:
     """Tell the driver what ended this run, if it is a cause that the driver treats in a way of its own."""
     cause = cause_of(failure)
     if cause is Cause.HOST_MEMORY:
-        leave_word(trial, label, out_of_memory.RECORD, message=causes.text(failure)[:2000])
+        write_reason(trial, label, out_of_memory.RECORD, message=causes.text(failure)[:2000])
     elif cause in (Cause.FULL_DISK, Cause.FILE_SYSTEM):
-        leave_word(trial, label, transient.RECORD, **described(failure))
+        write_reason(trial, label, transient.RECORD, **described(failure))
 
 
 def word_of_file_system(trial: TrialDir, label: str) -> dict[str, str] | None:

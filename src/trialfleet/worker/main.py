@@ -15,17 +15,16 @@ import traceback
 from pathlib import Path
 
 from trialfleet.trial import commitment, run, transient
-from trialfleet.trial import failure as failures
 from trialfleet.trial.claim import Claim, NotClaimed
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
-from trialfleet.trial.failure import Cause
+from trialfleet.trial.failure import Cause, cause_of, end_of_trial
 from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import TrialState
 from trialfleet.trial.submission import WARNING, Assignment, Submission, TrialRecord
 from trialfleet.trial.sweep_run import FollowerRun, SweepRun
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
-from trialfleet.worker.task import leave_word, leave_word_of_cause, run_task, say, show, task_of
+from trialfleet.worker.task import record_cause, record_why, run_task, say, show, task_of
 
 FOLLOW_SECONDS = 120.0  # how long the other processes wait for the first one's claim
 FIRST_SECONDS = 10.0  # how long another process that failed waits for the first one to say so
@@ -118,7 +117,7 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
         return 0
     except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended this process's part
         show(failure)
-        if failures.cause_of(failure) not in (Cause.PEER_LOST, Cause.PRUNED):
+        if cause_of(failure) not in (Cause.PEER_LOST, Cause.PRUNED):
             _commit_for_the_first(trial, claim, failure)
         return 1
     return 0
@@ -132,9 +131,9 @@ def _commit_for_the_first(trial: TrialDir, claim: Claim, failure: BaseException)
             return
         time.sleep(0.1)
     if not trial.superseded(claim):
-        outcome = failures.end_of_trial(failure, claim.label, {"total": time.monotonic() - signals.STARTED}, {})
+        outcome = end_of_trial(failure, claim.label, {"total": time.monotonic() - signals.STARTED}, {})
         if outcome is None:
-            leave_word_of_cause(trial, claim, failure)
+            record_cause(trial, claim, failure)
         else:
             trial.commit(outcome, claim.identity)
 
@@ -148,10 +147,10 @@ def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:
     if trial.result_json.exists() or trial.superseded(claim):
         return 0
     if environment.slurm_id is None and signal.SIGUSR2 in signals.received:  # only a time limit sends it here
-        leave_word(trial, claim, TIME_LIMIT)
+        record_why(trial, claim, TIME_LIMIT)
     if environment.slurm_id is not None and signal.SIGUSR2 in signals.received:
         if _time_is_up(environment.slurm_id):
-            leave_word(trial, claim, TIME_LIMIT)
+            record_why(trial, claim, TIME_LIMIT)
         done = subprocess.run(["scontrol", "requeue", environment.slurm_id], capture_output=True, text=True)
         say(f"saved; asked Slurm to requeue job {environment.slurm_id}: {done.stderr.strip() or 'done'}")
     return 0

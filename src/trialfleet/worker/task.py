@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialfleet.trial import failure as failures
 from trialfleet.trial import records, run, secrets, transient
 from trialfleet.trial.claim import Claim
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
-from trialfleet.trial.failure import Cause
+from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause, write_reason
 from trialfleet.trial.result import Result, judged
 from trialfleet.trial.submission import Assignment, Submission
 from trialfleet.trial.sweep_run import SweepRun
@@ -44,9 +43,9 @@ def run_task(
     except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the run
         if _goes_on(failure, trial, claim):
             return None
-        if failures.cause_of(failure) is Cause.TRIAL:
+        if cause_of(failure) is Cause.TRIAL:
             show(failure)
-        outcome = failures.end_of_trial(failure, claim.label, *_parts_of(sweep_run))
+        outcome = end_of_trial(failure, claim.label, *_parts_of(sweep_run))
         return None if outcome is None else _storable(outcome)
     state, objectives, error = judged(value, submission.n_objectives)
     seconds, notes = _parts_of(sweep_run)
@@ -74,27 +73,27 @@ def _goes_on(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:
     """Whether another run goes on, since the trial is not to blame for its end; the log and a record say why."""
     if isinstance(failure, KeyboardInterrupt) and _local_time_is_up():
         show(failure, "the job's time limit is reached")
-        leave_word(trial, claim, TIME_LIMIT)
+        record_why(trial, claim, TIME_LIMIT)
         return True
-    cause = failures.cause_of(failure)
-    if cause in failures.COMMENTS:
-        show(failure, failures.COMMENTS[cause])
-    leave_word_of_cause(trial, claim, failure)
+    cause = cause_of(failure)
+    if cause in COMMENTS:
+        show(failure, COMMENTS[cause])
+    record_cause(trial, claim, failure)
     return cause not in (Cause.TRIAL, Cause.PRUNED)
 
 
-def leave_word(trial: TrialDir, claim: Claim, name: str) -> None:
+def record_why(trial: TrialDir, claim: Claim, name: str) -> None:
     """Tell the driver why this run ends without a result."""
     if not trial.superseded(claim):  # where the study was put aside there is no such folder, and there shall be none
-        failures.leave_word(trial, claim.label, name)
+        write_reason(trial, claim.label, name)
 
 
-def leave_word_of_cause(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
+def record_cause(trial: TrialDir, claim: Claim, failure: BaseException) -> None:
     """The same of a run that memory, a disk or a file system ended, if there is one that takes the word."""
 
     def leave() -> None:
         if not trial.superseded(claim):
-            failures.leave_word_of_cause(trial, claim.label, failure)
+            write_cause(trial, claim.label, failure)
 
     try:
         transient.patiently(leave, WORD_PATIENCE, lambda: bool(signals.received))

@@ -25,10 +25,9 @@ from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
 from trialfleet.sweep.study.search_space import quoted
 from trialfleet.trial import commitment, transient
-from trialfleet.trial import failure as failures
 from trialfleet.trial.claim import NotClaimed
 from trialfleet.trial.directory import TrialDir
-from trialfleet.trial.failure import Cause
+from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause
 from trialfleet.trial.result import Result, described, judged, shown
 from trialfleet.trial.submission import Assignment, JobRef, Submission
 
@@ -121,15 +120,15 @@ class BlockingFleet(Fleet):
         elif isinstance(failure, BrokenExecutor):  # the trial's process was killed, and has no word of its own
             outcome = None
         else:
-            outcome = failures.end_of_trial(failure, label, {}, {})
+            outcome = end_of_trial(failure, label, {}, {})
         if outcome is not None:
             commitment.commit(directory, outcome, identity, self.notice)
             return
         assert failure is not None
         transient.patiently(lambda: _leave(directory, trial, failure), commitment.PATIENCE)
-        cause = failures.cause_of(failure)
+        cause = cause_of(failure)
         if cause not in (Cause.FULL_DISK, Cause.FILE_SYSTEM):  # of which the driver gets word, and tells
-            reason = failures.COMMENTS.get(cause, "its process ended before its end")
+            reason = COMMENTS.get(cause, "its process ended before its end")
             self.notice(f"trial {trial.number}: {reason}")
 
     def refresh(self) -> bool:
@@ -251,4 +250,4 @@ def _leave(directory: TrialDir, trial: Assignment, failure: BaseException) -> No
     """Beside a claim without a result, the word of why and the log: the driver goes on from there."""
     label = _label(trial)
     (directory.run_dir(label) / "log").write_text(described(failure)["traceback"], errors="replace")
-    failures.leave_word_of_cause(directory, label, failure)
+    write_cause(directory, label, failure)

@@ -91,23 +91,23 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
             if ended is not None and ended.run is not None:
                 config = directory.run_dir(ended.run) / ".hydra" / "config.yaml"
                 console.print(f"    config: {config}", soft_wrap=True)
-    review = review_command(plan.request.task_function, plan.target)
+    review = review_command(plan.request.task_function, plan.destination)
     if review is not None:
         console.print(f"  review:  {review}", soft_wrap=True)
     console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
 
 
-def review_command(task_function: TaskFunction, target: Destination | None) -> str | None:
+def review_command(task_function: TaskFunction, destination: Destination | None) -> str | None:
     """What a person types to look at the results in MLflow, or its address if somebody serves it; None without MLflow.
 
     A project that has a command of its own for that names it in its task's attribute `review`.
     """
-    if target is None:
+    if destination is None:
         return None
     own: str | None = getattr(task_function, "review", None)
     if own is not None:
         return own
-    address = target.shown
+    address = destination.shown
     served = address.startswith(("http://", "https://"))
     return address if served else f"mlflow server --backend-store-uri {shlex.quote(address)}"
 
