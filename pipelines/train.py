@@ -55,10 +55,21 @@ def check(cfg: DictConfig) -> None:
     from trialfleet.config import load
 
     config = load(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    _refuse_other_direction(cfg)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     if max(sizes) > 1 and _runs_here(cfg) and sizes not in _tried:
         _tried.add(sizes)
         _try_out(list(cfg.hydra.overrides.task))
+
+
+def _refuse_other_direction(cfg: DictConfig) -> None:
+    """The trainer looks for the best step, and the sweeper for the best trial, by the same direction."""
+    sweeper, trainer = OmegaConf.select(cfg, "hydra.sweeper.direction"), cfg.objective.direction
+    if sweeper is not None and sweeper != trainer:
+        raise UserError(
+            f"hydra.sweeper.direction={sweeper} contradicts objective.direction={trainer}",
+            "set objective.direction alone: the sweeper follows it",
+        )
 
 
 _tried: set[tuple[int, ...]] = set()  # meshes that were tried out: one dry run is enough for all probes

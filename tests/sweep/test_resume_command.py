@@ -49,9 +49,9 @@ def test_the_printed_command_resumes_the_study(quick_study: Callable[..., QuickS
     [
         (
             "sqlite:////home/me/my results/mlflow.db",
-            "mlflow server --backend-store-uri 'sqlite:////home/me/my results/mlflow.db'",
+            "trialfleet dashboard 'sqlite:////home/me/my results/mlflow.db'",
         ),
-        ("postgresql://me:s3cret@host/db", "mlflow server --backend-store-uri 'postgresql://me:***@host/db'"),
+        ("postgresql://me:s3cret@host/db", "trialfleet dashboard 'postgresql://me:***@host/db'"),
         ("https://me:s3cret@host:5000", "https://me:***@host:5000"),
     ],
 )
@@ -70,5 +70,5 @@ def test_results_are_reviewed_by_a_command_that_the_user_has(uri: str, command: 
 
 def test_a_fresh_start_in_a_whole_node_is_not_said_again(quick_study: Callable[..., QuickStudy]) -> None:
     study = quick_study("hydra.sweeper.n_trials=1")
-    said = study.run("study={fresh:true,rebuild:false,allow_changes:false}")
+    said = study.run("study={fresh:true,rebuild:false,allow_changes:[]}")
     assert "study=" not in said.rpartition("resume:")[2]

@@ -51,7 +51,7 @@ def test_what_is_wrong_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refusal:
         settings(given)
     assert message in str(refusal.value)
-    assert "conf/hydra/sweeper/optuna.yaml" in refusal.value.fix
+    assert "--cfg hydra -p hydra.sweeper" in refusal.value.fix
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.folders import Folder
-from trialfleet.config.location import conf_directory, project_directory
+from trialfleet.commands.dashboard import where
+from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
+from trialfleet.sweep.sweeper_settings import defaults
 from trialfleet.tracking import dashboard, views
 from trialfleet.tracking.destination import Destination, resolve
 from trialfleet.tracking.exporter import Exporter
@@ -58,16 +60,18 @@ def test_a_port_that_is_taken() -> None:
         dashboard.choose_port(70_000)
 
 
-def test_settings_are_those_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    conf = conf_directory()
+def test_the_address_is_that_of_a_sweep_in_this_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = defaults()["tracking"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert dashboard.settings(conf, None, []) == ("sqlite:///mlflow.db", "trialfleet")
+    assert where(tracking, None, []) == ("sqlite:///mlflow.db", "trialfleet")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
-    assert dashboard.settings(conf, None, ["tracking.experiment=mine"]) == ("http://tracking:5000", "mine")
-    assert dashboard.settings(conf, None, ["tracking.uri=sqlite:///a.db"])[0] == "sqlite:///a.db"
-    assert dashboard.settings(conf, "sqlite:///b.db", [])[0] == "sqlite:///b.db"
-    with pytest.raises(UserError, match=r"tracking\.url=x: the dashboard takes"):
-        dashboard.settings(conf, None, ["tracking.url=x"])
+    assert where(tracking, None, ["tracking.experiment=mine"]) == ("http://tracking:5000", "mine")
+    assert where(tracking, None, ["tracking.uri=sqlite:///a.db"])[0] == "sqlite:///a.db"
+    assert where(tracking, None, ["postgresql://host/db?sslmode=require"])[0] == "postgresql://host/db?sslmode=require"
+    assert where(tracking, "sqlite:///b.db", [])[0] == "sqlite:///b.db"
+    for word in ("tracking.url=x", "mlflow.db"):
+        with pytest.raises(UserError, match=f"{word}: the dashboard takes"):
+            where(tracking, None, [word])
 
 
 def test_links_sort_by_the_objective_in_its_direction() -> None:

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.code_version import code_version
-from trialfleet.sweep.plan import Plan, allowed_changes, rebuild_wanted
+from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study import consistency, constraints, fresh_start, rebuild, study_record
 from trialfleet.sweep.study.consistency import Found
 from trialfleet.sweep.study.databases import would_be_made
@@ -88,7 +88,7 @@ def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
     again = rebuild.is_begun(plan.folder)
     if again:
         notice("the study was being made anew from its folder when the driver died: this is done again")
-    anew = rebuild_wanted(plan.request.config) or again
+    anew = plan.request.study.rebuild or again
     if anew:
         store = _made_anew(plan, record, lease, projector, notice, record if plan.record is None else plan.record)
     else:
@@ -104,13 +104,13 @@ def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
 
 
 def _record(plan: Plan) -> StudyRecord:
-    folder, node, code = plan.folder, plan.request.node, code_version()
+    folder, node, code = plan.folder, plan.request.node, code_version(plan.code)
     if plan.record is None:
         sampler = str(OmegaConf.select(OmegaConf.create(dict(node)), "sampler._target_"))
         storage = described(node.get("storage"))
         return study_record.create(plan.name, folder, randbits(32), sampler, storage, plan.identity, code)
     record = replace(study_record.at_home(plan.record, folder), storage=described(node.get("storage")))
-    return _with_code(record, code, "code" in allowed_changes(plan.request.config))
+    return _with_code(record, code, "code" in plan.request.study.allow_changes)
 
 
 def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool) -> StudyRecord:
@@ -130,7 +130,7 @@ def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool) ->
         return replace(record, code=today)
     log.warning(
         "the code has changed since this study began (%s → %s): its trials go on with the study's own copy; "
-        "'study.allow_changes=[code]' takes today's",
+        "'hydra.sweeper.study.allow_changes=[code]' takes today's",
         record.code.get("digest"),
         today["digest"],
     )
@@ -201,7 +201,7 @@ def _open_recorded(plan: Plan, recorded: StudyRecord, lease: Lease) -> BaseStora
     """
     address = recorded.storage
     by_itself = "***" not in address and not address.startswith("{")  # a node is built only if the user types it
-    permitted = not by_itself and "hydra.sweeper.storage" in allowed_changes(plan.request.config)
+    permitted = not by_itself and "hydra.sweeper.storage" in plan.request.study.allow_changes
     try:
         study_record.check_storage(recorded, described(plan.request.node.get("storage")), permitted)
     except UserError:

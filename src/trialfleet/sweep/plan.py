@@ -6,6 +6,7 @@ storage, a study that was another one.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
+from trialfleet.sweep.fleets import app_code
+from trialfleet.sweep.fleets.app_code import AppCode
 from trialfleet.sweep.fleets.launchers import factory_of
 from trialfleet.sweep.study import constraints, fresh_start, proposer, search_space, study_record, unchangeable
 from trialfleet.sweep.study.databases import would_be_made
@@ -45,6 +48,19 @@ class Request:
     launcher: Launcher
     arguments: Sequence[str]
 
+    @cached_property
+    def settings(self) -> sweeper_settings.Settings:
+        """The node's settings, typed.
+
+        Raises:
+            UserError: some are unknown or wrong.
+        """
+        return sweeper_settings.settings({key: self.node[key] for key in self.node if key not in _TYPED_ELSEWHERE})
+
+    @property
+    def study(self) -> sweeper_settings.StudySettings:
+        return self.settings.study
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,14 +81,16 @@ class Plan:
     identity: dict[str, Any]
     record: StudyRecord | None
     destination: Destination | None
+    code: AppCode
 
 
 def check(request: Request) -> Plan:
     """Refuse what can be refused; makes nothing."""
     node = request.node
     folder = sweeper_settings.sweep_folder(request.config)
-    settings = sweeper_settings.settings({key: value for key, value in node.items() if key not in _TYPED_ELSEWHERE})
-    directions = _directions(request)
+    settings = request.settings
+    directions = sweeper_settings.directions(node["direction"])
+    metrics = _metrics(settings.metric, len(directions))
     space = _space(request)
     SamplerFactory(node["sampler"], space, 0)
     proposer.imported(settings.custom_search_space)
@@ -87,12 +105,12 @@ def check(request: Request) -> Plan:
     factory_of(request.launcher).check(request.launcher)
     _check_configs(request, space)
     name = _name(request, folder)
-    identity = _identity(request.config, space, directions)
+    identity = _identity(request, space, directions)
     record = _record(request, folder, identity, space, directions)
-    destination = _destination(request.config, begun=record is not None)
+    destination = _destination(settings.tracking, begun=record is not None)
     _check_storage(request, folder)
-    metrics = _metrics(request.config, len(directions))
-    return Plan(request, settings, folder, name, directions, metrics, space, identity, record, destination)
+    code = app_code.find(request.task_function, settings.code)
+    return Plan(request, settings, folder, name, directions, metrics, space, identity, record, destination, code)
 
 
 def checked_again(plan: Plan) -> Plan:
@@ -108,10 +126,11 @@ def _record(
     request: Request, folder: Path, identity: Mapping[str, Any], space: Space, directions: Sequence[str]
 ) -> StudyRecord | None:
     """The study that the command goes on with; None for a new one."""
-    config = request.config
-    if fresh_wanted(config) and rebuild_wanted(config):
-        raise UserError("study.fresh and study.rebuild: a study cannot be put aside and made anew", "give one of them")
-    if fresh_wanted(config) or fresh_start.is_begun(folder):
+    if request.study.fresh and request.study.rebuild:
+        raise UserError(
+            "hydra.sweeper.study.fresh and .rebuild: a study cannot be put aside and made anew", "give one of them"
+        )
+    if request.study.fresh or fresh_start.is_begun(folder):
         return None
     return _present_record(request, folder, identity, space, directions)
 
@@ -119,19 +138,19 @@ def _record(
 def _present_record(
     request: Request, folder: Path, identity: Mapping[str, Any], space: Space, directions: Sequence[str]
 ) -> StudyRecord | None:
-    config, path = request.config, folder / "study.yaml"
+    path = folder / "study.yaml"
     record = study_record.read(path)
     if record is None:
         taken = [number for number in trial_numbers(folder) if trial_dir(folder, number).is_taken()]
         if taken:
             raise UserError(
                 f"{path}: is missing, and the folder has {len(taken)} trials of a study that only it describes",
-                "restore it from a copy, or put the folder aside for a fresh study with study.fresh=true",
+                "restore it from a copy, or put the folder aside for a fresh study with hydra.sweeper.study.fresh=true",
             )
         return None
-    allowed = allowed_changes(config)
+    allowed = request.study.allow_changes
     storage = described(request.node.get("storage"))
-    study_record.check_storage(record, storage, rebuild_wanted(config) or "hydra.sweeper.storage" in allowed)
+    study_record.check_storage(record, storage, request.study.rebuild or "hydra.sweeper.storage" in allowed)
     record = unchangeable.check(record, folder, space.distributions, directions)
     return study_record.accept(record, identity, allowed)
 
@@ -139,29 +158,17 @@ def _present_record(
 _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")
 
 
-def _directions(request: Request) -> list[str]:
-    directions = sweeper_settings.directions(request.node["direction"])
-    wanted = OmegaConf.select(request.config, "objective.direction")
-    if wanted is not None and sweeper_settings.directions(wanted) != directions:
-        raise UserError(
-            f"hydra.sweeper.direction={','.join(directions)} contradicts objective.direction="
-            f"{','.join(sweeper_settings.directions(wanted))}",
-            "set objective.direction alone: the sweeper follows it",
-        )
-    return directions
-
-
-def _metrics(config: DictConfig, count: int) -> list[str]:
-    """Names of the objectives; a task of somebody else's that names none has `objective`."""
-    named = OmegaConf.select(config, "objective.metric")
-    if named is None:
-        return ["objective"] if count == 1 else [f"objective_{index}" for index in range(count)]
-    names = [str(named)] if isinstance(named, str) else [str(item) for item in named]
-    if len(names) != count:
-        raise UserError(
-            f"objective.metric names {len(names)} and objective.direction {count}", "give one direction for each metric"
-        )
-    return names
+def _metrics(named: str | list[str], count: int) -> list[str]:
+    """Names of the objectives. The values of an application that names none are told apart by their index."""
+    names = [named] if isinstance(named, str) else named
+    if len(names) == count:
+        return names
+    if names == [sweeper_settings.defaults()["metric"]]:
+        return [f"{names[0]}_{index}" for index in range(count)]
+    raise UserError(
+        f"hydra.sweeper.metric names {len(names)} and hydra.sweeper.direction {count}",
+        "give one direction for each metric",
+    )
 
 
 def _space(request: Request) -> Space:
@@ -185,8 +192,7 @@ def _check_storage(request: Request, folder: Path) -> None:
     if request.node.get("storage") is None:
         return
     storage = instantiated(request.node["storage"])
-    dry_run = bool(OmegaConf.select(request.config, "dry_run"))
-    if dry_run and isinstance(storage, str) and would_be_made(storage):
+    if request.settings.dry_run and isinstance(storage, str) and would_be_made(storage):
         return
     close(open_storage(storage, folder, lambda: None))
 
@@ -200,12 +206,11 @@ def _check_configs(request: Request, space: Space) -> None:
             judge(config)
 
 
-def _destination(config: DictConfig, begun: bool) -> Destination | None:
+def _destination(tracking: sweeper_settings.Tracking | None, begun: bool) -> Destination | None:
     """Where MLflow is. Of a study that has begun a damaged database is no reason to stop: the folder has it all."""
-    uri = OmegaConf.select(config, "tracking.uri")
-    if uri is None:
+    if tracking is None or tracking.uri is None:
         return None
-    return resolve(str(uri), str(config.tracking.experiment), Path.cwd(), begun)
+    return resolve(tracking.uri, tracking.experiment, Path.cwd(), begun)
 
 
 def _name(request: Request, folder: Path) -> str:
@@ -224,25 +229,13 @@ def _name(request: Request, folder: Path) -> str:
     return str(name)
 
 
-def _identity(config: DictConfig, space: Space, directions: Sequence[str]) -> dict[str, Any]:
-    """What makes this study this one: see `study_record`."""
-    task = OmegaConf.to_container(config, resolve=False)
+def _identity(request: Request, space: Space, directions: Sequence[str]) -> dict[str, Any]:
+    """What makes a study this one: see `study_record`."""
+    task = OmegaConf.to_container(request.config, resolve=False)
     assert isinstance(task, dict)
-    plain = {key: value for key, value in task.items() if key not in ("hydra", "tracking", "study", "dry_run")}
-    flat = study_record.flat(plain)  # type: ignore[arg-type]  # OmegaConf's keys are strings here
-    varied = [name.lstrip("+").partition("@")[0] for name in space.distributions]
-    kept = {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in varied)}
+    flat = study_record.flat({str(key): value for key, value in task.items() if key != "hydra"})
+    # What is searched over differs from trial to trial, and has `space.` entries.
+    apart = [name.lstrip("+").partition("@")[0] for name in space.distributions] + request.study.ignore_changes
+    kept = {key: value for key, value in flat.items() if not study_record.covered(key, apart)}
     texts = distribution_texts(space.distributions)
     return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}
-
-
-def fresh_wanted(config: DictConfig) -> bool:
-    return bool(OmegaConf.select(config, "study.fresh"))
-
-
-def rebuild_wanted(config: DictConfig) -> bool:
-    return bool(OmegaConf.select(config, "study.rebuild"))
-
-
-def allowed_changes(config: DictConfig) -> list[str]:
-    return [str(key) for key in OmegaConf.select(config, "study.allow_changes") or ()]

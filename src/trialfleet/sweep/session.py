@@ -12,11 +12,9 @@ from pathlib import Path
 
 import optuna
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Clock, Driver, Observer, StudyFolder
 from trialfleet.sweep.fleets import code_snapshot
@@ -24,7 +22,7 @@ from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, paramet
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
-from trialfleet.sweep.plan import Plan, Request, check, checked_again, fresh_wanted, rebuild_wanted
+from trialfleet.sweep.plan import Plan, Request, check, checked_again
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Stopping
 from trialfleet.sweep.study import constraints
@@ -35,7 +33,7 @@ from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.study_record import StudyRecord
-from trialfleet.sweep.sweeper_settings import defaults, sweep_folder
+from trialfleet.sweep.sweeper_settings import sweep_folder
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
 from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
@@ -73,14 +71,13 @@ def _run(request: Request, console: Console) -> None:
 
     Where the storage or the file system of a study that has begun is away, the start waits; a new one's is refused.
     """
-    wanted = request.node.get("patience")
-    patience = float(wanted if isinstance(wanted, int | float) else defaults()["patience"])
+    patience = request.settings.patience
     deadline, told = time.monotonic() + patience, False
     while True:
         driver: Driver | None = None
         try:
             plan = check(request)
-            if OmegaConf.select(request.config, "dry_run"):
+            if request.settings.dry_run:
                 show_plan(plan, console)
                 return
             with ExitStack() as stack:
@@ -94,9 +91,7 @@ def _run(request: Request, console: Console) -> None:
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
-            once = fresh_wanted(request.config) or rebuild_wanted(
-                request.config
-            )  # a second try would put aside what the first made
+            once = request.study.fresh or request.study.rebuild  # a second try would put aside what the first made
             if driver is not None or once or not passes or time.monotonic() > deadline or not _has_begun(request):
                 raise
             if not told:
@@ -155,7 +150,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         times = plan.settings.lease
         return Lease(folder / "driver.lock", times.stale_after, times.beat, _slurm_job_ended)
 
-    finish_fresh_start(plan, new_lease, fresh_wanted(plan.request.config), notice)
+    finish_fresh_start(plan, new_lease, plan.request.study.fresh, notice)
     lease = new_lease()
     lease.acquire(notice)
     stack.callback(_if_the_disk_lets_us, lease.release)
@@ -169,14 +164,13 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     pruner = build_pruner(node.get("pruner"))
     if pruner is not None:
         store.study.pruner = pruner
-    project = project_directory()
-    code = code_snapshot.take(project, folder / "code" / record.code["digest"])
+    copy = code_snapshot.take(plan.code, folder / "code" / record.code["digest"])
     watch = plan.settings.watch
     fleets, fleet = make_fleets(
         plan.request.launcher,
         FleetContext(
             submissions=folder / ".submitit",
-            environment={"PYTHONPATH": code_snapshot.python_path(code)},
+            environment={"PYTHONPATH": code_snapshot.python_path(plan.code, copy)},
             settle=watch.settle_network if on_network_file_system(folder) else watch.settle_local,
         ),
     )
@@ -185,7 +179,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
     observers: list[Observer] = [*([mlflow] if mlflow else []), terminal]
-    context = code_snapshot.repointed(plan.request.hydra_context, project, code)
+    context = code_snapshot.repointed(plan.request.hydra_context, plan.code, copy)
     payload = write_payload(folder / ".submitit", context, plan.request.task_function, plan.request.config)
     driver = Driver(
         study=StudyFolder(
@@ -248,7 +242,7 @@ def _limits(plan: Plan) -> Limits:
 
 def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, anew: bool) -> MlflowObserver | None:
     """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
-    if plan.destination is None:
+    if plan.destination is None or plan.settings.tracking is None:
         return None
     tags = code_tags(entry_point(), record.code.get("commit"), record.code["digest"])
     exported = ExportedStudy(
@@ -258,9 +252,9 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
         tags,
         {key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
     )
-    poll = float(OmegaConf.select(plan.request.config, "tracking.poll_interval"))
+    poll = plan.settings.tracking.poll_interval
     exporter = stack.enter_context(Exporter(plan.folder, plan.destination, exported, poll, lease.held, anew))
-    return MlflowObserver(exporter, plan.metrics, resume_command())
+    return MlflowObserver(exporter, plan.metrics, resume_command(plan.request.config))
 
 
 def _slurm_job_ended(job: str) -> bool | None:

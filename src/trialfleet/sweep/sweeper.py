@@ -1,4 +1,4 @@
-"""The Hydra plugin: takes what `hydra/sweeper=optuna` configures, and starts a driver.
+"""The Hydra plugin: takes what `hydra/sweeper=trialfleet` configures, and starts a driver.
 
 Hydra imports this module in every application, trials included: nothing heavy is imported at the top.
 """
@@ -16,7 +16,7 @@ from trialfleet.errors import ShownError
 
 
 class OptunaSweeper(Sweeper):
-    """In the place of hydra-optuna-sweeper's: takes all of its keys, and those of conf/hydra/sweeper/optuna.yaml.
+    """In the place of hydra-optuna-sweeper's: takes all of its keys, and its own.
 
     Args:
         node: the keys of `hydra.sweeper`; those of upstream's schema must be there, ours may be.

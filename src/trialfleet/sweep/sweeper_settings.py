@@ -1,9 +1,10 @@
-"""The sweeper's own config node, typed. conf/hydra/sweeper/optuna.yaml holds every default."""
+"""The sweeper's own config node, typed. trialfleet/conf/hydra/sweeper/trialfleet.yaml holds every default."""
 
 import difflib
 import json
 from collections.abc import Mapping
 from enum import Enum
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from trialfleet.config.location import conf_directory
 from trialfleet.config.traced import STRICT
 from trialfleet.errors import UserError
 
@@ -51,9 +51,43 @@ class LeaseSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class StudySettings:
+    """What is to be done about a study that is there, and what may differ from it.
+
+    Attributes:
+        ignore_changes: keys of the application's config, or parents of them, that are no part of the study's identity.
+    """
+
+    fresh: bool
+    rebuild: bool
+    allow_changes: list[str]
+    ignore_changes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tracking:
+    """Where MLflow is, null for nowhere; `poll_interval` in seconds."""
+
+    uri: str | None
+    experiment: str
+    poll_interval: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CodeSettings:
+    """Which files of the application are copied for its jobs: shell patterns of names, and limits."""
+
+    include: list[str]
+    exclude: list[str]
+    max_mb: Annotated[float, Gt(0)]
+    max_files: Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Settings:
     """What `hydra.sweeper` says besides sampler, pruner, storage and space, which have types of their own."""
 
+    metric: str | list[str]
     n_trials: Annotated[int, Ge(1)]
     n_jobs: Annotated[int, Ge(1)]
     max_failure_rate: Annotated[float, Ge(0), Le(1)]
@@ -71,30 +105,36 @@ class Settings:
     watch: Watch
     lease: LeaseSettings
     live: bool
+    dry_run: bool
+    study: StudySettings
+    tracking: Tracking | None
+    code: CodeSettings
 
 
 def settings(node: Mapping[str, Any]) -> Settings:
-    """The typed settings in a sweeper node; keys that are not there have the default of conf/.
+    """The typed settings in a sweeper node; keys that are not there have their default.
 
-    Keys are missing only where the node was composed from upstream's schema, with this sweeper in its place.
+    Keys are missing only where the node was composed from upstream's schema, with this sweeper in its place. Such an
+    application logs to MLflow only where it says so.
 
     Raises:
         UserError: one line for each key that is unknown or has a wrong value.
     """
-    given = {**{key: value for key, value in defaults().items() if key in _FIELDS}, **node}
+    ours = {key: value for key, value in defaults().items() if key in _FIELDS}
+    given = {**ours, "tracking": None, **node}
     try:
         return TypeAdapter(Settings).validate_json(json.dumps(given))
     except ValidationError as error:
         lines = [_line(problem) for problem in error.errors()]
         raise UserError(
-            "\n".join(lines), "see conf/hydra/sweeper/optuna.yaml for the keys and their defaults"
+            "\n".join(lines), "the keys and their defaults: --cfg hydra -p hydra.sweeper shows them"
         ) from None
 
 
 def defaults() -> dict[str, Any]:
-    """conf/hydra/sweeper/optuna.yaml as it is written, interpolations and all."""
-    path = conf_directory() / "hydra" / "sweeper" / "optuna.yaml"
-    node: dict[str, Any] = yaml.safe_load(path.read_text())
+    """The sweeper's config as it is written, interpolations and all."""
+    text = files("trialfleet.conf").joinpath("hydra/sweeper/trialfleet.yaml").read_text()
+    node: dict[str, Any] = yaml.safe_load(text)
     return node
 
 

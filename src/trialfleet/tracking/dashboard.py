@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from trialfleet.errors import UserError
@@ -183,25 +182,3 @@ def report(destination: Destination, base: str, shown: int = 10) -> str:
     if len(pages) > shown:
         lines += ["", f"and {len(pages) - shown} older studies: see 'Views' there"]
     return "\n".join(lines)
-
-
-def settings(conf: Path, uri: str | None, overrides: list[str]) -> tuple[str, str]:
-    """`tracking.uri` and `tracking.experiment` as a sweep in this folder would have them.
-
-    Args:
-        conf: the folder of the configs.
-        uri: given on the command line, or None.
-        overrides: of the form tracking.NAME=VALUE.
-
-    Raises:
-        UserError: an override that is not of this form.
-    """
-    from omegaconf import OmegaConf
-
-    base = OmegaConf.create({"tracking": OmegaConf.load(conf / "tracking" / "default.yaml")})
-    for override in overrides:
-        name, _, value = override.partition("=")
-        if name not in ("tracking.uri", "tracking.experiment"):
-            raise UserError(f"{override}: the dashboard takes tracking.uri=… and tracking.experiment=…")
-        OmegaConf.update(base, name, value)
-    return uri or str(base.tracking.uri), str(base.tracking.experiment)

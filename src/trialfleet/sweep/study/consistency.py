@@ -26,7 +26,10 @@ from trialfleet.trial.submission import JobRef, TrialRecord
 PATIENCE = 1.0  # seconds for which errors of one trial's files are waited for, if they are of a kind that passes
 MAX_UNREADABLE = 3  # trials; if there are more, it is the file system
 SHOWN = 10  # differences that are named one by one
-FIX = "make the study anew from its folder with study.rebuild=true, or restore the missing files or database"
+FIX = (
+    "make the study anew from its folder with hydra.sweeper.study.rebuild=true, or restore the missing files or "
+    "database"
+)
 
 Notice = Callable[[str], None]
 

@@ -77,8 +77,8 @@ def _check_file(url: URL) -> None:
     if found != "ok":
         raise UserError(
             f"{path} is damaged: {found.splitlines()[-1]}",
-            "run the same command with study.rebuild=true, which makes the study anew from the folder's trials, or "
-            "put a copy of the file back",
+            "run the same command with hydra.sweeper.study.rebuild=true, which makes the study anew from the folder's "
+            "trials, or put a copy of the file back",
         )
 
 

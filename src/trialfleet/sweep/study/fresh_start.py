@@ -42,7 +42,7 @@ def begin(folder: Path, study: str) -> None:
         return
     if holds_study(folder) and Path.cwd().resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"study.fresh: {folder} would be renamed, and this command is run inside of it",
+            f"hydra.sweeper.study.fresh: {folder} would be renamed, and this command is run inside of it",
             "run it from another folder, or delete the study's files there",
         )
     now = datetime.now()

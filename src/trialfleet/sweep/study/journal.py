@@ -240,8 +240,8 @@ def _check_record(path: Path, number: int, line: bytes) -> None:
 def _damaged(path: Path, lines_before: int, reason: str) -> UserError:
     return UserError(
         f"{path} is damaged in line {lines_before + 1}: {reason}",
-        "run the same command with study.rebuild=true, which makes the study anew from the folder's trials, or put a "
-        "copy of the file back",
+        "run the same command with hydra.sweeper.study.rebuild=true, which makes the study anew from the folder's "
+        "trials, or put a copy of the file back",
     )
 
 

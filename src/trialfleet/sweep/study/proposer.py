@@ -78,7 +78,7 @@ class Proposer:
             raise UserError(
                 f"{directory.path}: holds a trial, and {self._store.shown} would ask for trial {number} anew",
                 "give the storage that the study had (hydra.sweeper.storage), or make the study anew from its folder "
-                "with study.rebuild=true",
+                "with hydra.sweeper.study.rebuild=true",
             )
 
     def complete(self, trial_id: int) -> TrialRecord:

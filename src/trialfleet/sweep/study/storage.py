@@ -141,9 +141,10 @@ class StudyStorage:
         self._journal = backend if isinstance(backend, OwnJournal) else None
         there = [direction.name.lower() for direction in self.study.directions]
         if there != list(directions):
-            fix = "give objective.direction as it was, or another hydra.sweeper.study_name"
+            fix = "give hydra.sweeper.direction as it was, or another hydra.sweeper.study_name"
             if self.in_folder:
-                fix += "; or if the folder's trials have these, make the study anew from them with study.rebuild=true"
+                fix += "; or if the folder's trials have these, make the study anew from them with "
+                fix += "hydra.sweeper.study.rebuild=true"
             raise UserError(
                 f"study {name!r} is there with direction {', '.join(there)}, not {', '.join(directions)}", fix
             )

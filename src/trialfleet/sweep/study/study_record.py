@@ -60,7 +60,8 @@ def read(path: Path) -> StudyRecord | None:
                 raise TypeError(f"{name} is {getattr(record, name)!r}")
     except (yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: is no study record: {error}", "restore it from a copy, or start anew with study.fresh=true"
+            f"{path}: is no study record: {error}",
+            "restore it from a copy, or start anew with hydra.sweeper.study.fresh=true",
         ) from None
     if record.format > records.FORMAT:
         raise UserError(f"{path}: was written by a newer version of trialfleet", "resume the study with that one")
@@ -122,13 +123,13 @@ def accept(record: StudyRecord, identity: Mapping[str, Any], allowed: Sequence[s
     Raises:
         UserError: the command describes another study; it shows each difference.
     """
-    refused = [key for key in differences(record.identity, identity) if not _covered(key, allowed)]
+    refused = [key for key in differences(record.identity, identity) if not covered(key, allowed)]
     if refused:
         lines = [f"    {key}: {_shown(record.identity, key)} → {_shown(identity, key)}" for key in refused]
         raise UserError(
             f"study {record.name!r} was started with other settings:\n" + "\n".join(lines),
-            "give them as they were; or allow it with 'study.allow_changes=[" + ",".join(refused) + "]'; "
-            "or start anew with study.fresh=true or another hydra.sweeper.study_name",
+            "give them as they were; or allow it with 'hydra.sweeper.study.allow_changes=[" + ",".join(refused) + "]'; "
+            "or start anew with hydra.sweeper.study.fresh=true or another hydra.sweeper.study_name",
         )
     return replace(record, identity=dict(identity))
 
@@ -150,8 +151,9 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return items
 
 
-def _covered(key: str, allowed: Sequence[str]) -> bool:
-    return any(key == parent or key.startswith(f"{parent}.") for parent in allowed)
+def covered(key: str, parents: Sequence[str]) -> bool:
+    """Whether a dotted key is one of `parents`, or below one of them."""
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
@@ -186,8 +188,8 @@ def check_storage(record: StudyRecord, storage: str, allowed: bool) -> None:
     raise UserError(
         f"study {record.name!r} is in the storage {_named(record.storage)}, and this command names {_named(storage)}",
         f"give hydra.sweeper.storage={record.storage}; or if it is the same one under another address, allow it with "
-        "'study.allow_changes=[hydra.sweeper.storage]'; or make the study anew there from its folder with "
-        "study.rebuild=true",
+        "'hydra.sweeper.study.allow_changes=[hydra.sweeper.storage]'; or make the study anew there from its folder "
+        "with hydra.sweeper.study.rebuild=true",
     )
 
 

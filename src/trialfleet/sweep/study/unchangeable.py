@@ -57,7 +57,8 @@ def check(
         raise UserError(
             f"study {record.name!r} cannot have other objectives, nor parameters of another kind or with other "
             "choices, than it has had so far:\n" + "\n".join(lines),
-            "give them as they were; or begin another study, with study.fresh=true or another hydra.sweeper.study_name",
+            "give them as they were; or begin another study, with hydra.sweeper.study.fresh=true or another "
+            "hydra.sweeper.study_name",
         )
     return replace(record, identity={**identity, _OBJECTIVES: was})
 

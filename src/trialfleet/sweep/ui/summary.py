@@ -5,6 +5,7 @@ import shlex
 import sys
 
 from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from trialfleet.trial.records import Damaged
 
 # What is said once and not again: a command that resumes a study must not put it aside, or rebuild it; and a change
 # that was allowed is the study's own by now.
-_ONCE = ("study", "study.fresh", "study.rebuild", "study.allow_changes")
+_ONCE = ("fresh", "rebuild", "allow_changes")
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -61,11 +62,11 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
         left, request = driver.in_flight, stopping.request
         reason = (request and request.reason) or "detached"
         console.print(f"\n{reason}; {left} trial(s) are unfinished, their jobs left alone")
-        console.print(f"  resume:  {resume_command()}", soft_wrap=True)
+        console.print(f"  resume:  {resume_command(plan.request.config)}", soft_wrap=True)
         return
     if progress.finished == finished_before and not stopping.reason:
         console.print(f"study {plan.name!r} is finished: {progress.finished} of {driver.n_trials} trials are done.")
-        console.print("  raise hydra.sweeper.n_trials to go on, or start anew with study.fresh=true")
+        console.print("  raise hydra.sweeper.n_trials to go on, or start anew with hydra.sweeper.study.fresh=true")
     _show_best(plan, driver, console)
     if stopping.reason and not stopping.failure:
         console.print(f"no more trials were started: {stopping.reason}")
@@ -94,7 +95,8 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
     review = review_command(plan.request.task_function, plan.destination)
     if review is not None:
         console.print(f"  review:  {review}", soft_wrap=True)
-    console.print(f"  resume:  {resume_command('hydra.sweeper.n_trials=' + str(2 * driver.n_trials))}", soft_wrap=True)
+    more = f"hydra.sweeper.n_trials={2 * driver.n_trials}"
+    console.print(f"  resume:  {resume_command(plan.request.config, more)}", soft_wrap=True)
 
 
 def review_command(task_function: TaskFunction, destination: Destination | None) -> str | None:
@@ -108,21 +110,35 @@ def review_command(task_function: TaskFunction, destination: Destination | None)
     if own is not None:
         return own
     address = destination.shown
-    served = address.startswith(("http://", "https://"))
-    return address if served else f"mlflow server --backend-store-uri {shlex.quote(address)}"
+    return address if address.startswith(("http://", "https://")) else f"trialfleet dashboard {shlex.quote(address)}"
 
 
 def entry_point() -> str:
-    return resume_command().split(" ")[2] if len(sys.orig_argv) > 2 else sys.argv[0]
+    """What was typed to start this program: the name of a module, or the path of a script."""
+    words = sys.orig_argv[1:]
+    return words[1] if words[:1] == ["-m"] and len(words) > 1 else sys.argv[0]
 
 
-def resume_command(*more: str) -> str:
+def resume_command(config: DictConfig, *more: str) -> str:
     """The command line as it was typed, for a person to type again, but for passwords in URLs.
 
     Args:
+        config: the composed config, which says what the keys are that must not be said twice.
         more: overrides that replace those of the same keys.
     """
-    replaced = {text.partition("=")[0] for text in more}
-    left_out = {*replaced, *_ONCE}
+    left_out = {*(text.partition("=")[0] for text in more), *_said_once(config)}
     words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in left_out]
     return shlex.join(["python", *(secrets.masked_override(word) for word in words), *more])
+
+
+def _said_once(config: DictConfig) -> set[str]:
+    """The keys of `hydra.sweeper.study` that stand for one command, and those of the application that fill them."""
+    keys = {f"hydra.sweeper.study.{name}" for name in _ONCE} | {"hydra.sweeper.study"}
+    node = OmegaConf.select(config, "hydra.sweeper.study")
+    written = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else {}
+    assert isinstance(written, dict)
+    for name in _ONCE:
+        filled = str(written.get(name))
+        if filled.startswith("${") and filled.endswith("}"):
+            keys |= {filled[2:-1], filled[2:-1].rpartition(".")[0]}
+    return keys

@@ -1,0 +1,1 @@
+"""What the command `trialfleet` does: one module for each of its subcommands."""

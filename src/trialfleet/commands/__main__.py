@@ -1,0 +1,34 @@
+"""`trialfleet SUBCOMMAND …`, which is also `python -m trialfleet.commands`."""
+
+import importlib
+import sys
+from importlib.metadata import version
+
+from trialfleet.commands.errors import shown
+
+SUBCOMMANDS = {"dashboard": "open MLflow's own pages on the results"}
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    if words[:1] == ["--version"]:
+        print(f"trialfleet {version('trialfleet')}")
+    elif words and words[0] in SUBCOMMANDS:
+        module = importlib.import_module(f"trialfleet.commands.{words[0]}")
+        shown(lambda: module.run(f"trialfleet {words[0]}", words[1:]))
+    else:
+        print(_usage(), file=sys.stdout if words[:1] in (["-h"], ["--help"]) else sys.stderr)
+        sys.exit(0 if words[:1] in (["-h"], ["--help"]) else 2)
+
+
+def _usage() -> str:
+    width = max(len(name) for name in SUBCOMMANDS)
+    lines = [f"  {name:<{width}}  {what}" for name, what in SUBCOMMANDS.items()]
+    sweep = "python train.py -m hydra/sweeper=trialfleet 'lr=interval(0,1)'"
+    return "\n".join(
+        ["usage: trialfleet SUBCOMMAND …   (SUBCOMMAND --help tells more)", "", *lines, "", f"A study: {sweep}"]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""`trialfleet dashboard [URI]`: MLflow's own pages on the results, on this machine only, with a link to each study."""
+
+import argparse
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.sweeper_settings import defaults
+from trialfleet.tracking import dashboard
+from trialfleet.tracking.destination import resolve
+
+
+def run(program: str, words: Sequence[str], tracking: Mapping[str, Any] | None = None) -> None:
+    """Serve the pages until Ctrl-C.
+
+    Args:
+        program: how the command is called, for its help.
+        words: the command line behind that.
+        tracking: `uri` and `experiment` where the command line does not say; the sweeper's own by default.
+
+    Raises:
+        UserError: there is nothing to show, or a word is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Opens MLflow's own pages on the results, on this machine only, and prints a link to each study. "
+        "Ctrl-C ends it.",
+    )
+    parser.add_argument("--port", type=int, help="default: the first free one from 5000 on")
+    parser.add_argument("--uri", help="the same as URI")
+    parser.add_argument(
+        "words", nargs="*", metavar="URI | tracking.KEY=VALUE", help="where the results are, as the sweep was told"
+    )
+    arguments = parser.parse_args(words)
+    uri, experiment = where(tracking or defaults()["tracking"], arguments.uri, arguments.words)
+    destination = resolve(uri, experiment, Path.cwd())
+    dashboard.check(destination)
+    if uri.startswith(("http://", "https://")):  # somebody serves it already
+        print(dashboard.report(destination, destination.shown.rstrip("/")))
+        return
+    port = dashboard.choose_port(arguments.port)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background commands start deaf to it
+        signal.signal(number, _interrupt)
+    try:
+        with dashboard.serve(destination, port) as server:
+            print(dashboard.report(destination, f"http://{dashboard.HOST}:{port}"))
+            print("\nCtrl-C ends it.", flush=True)
+            server.wait()
+            raise UserError("MLflow's server has ended by itself", "start the dashboard again")
+    except KeyboardInterrupt:
+        print()
+
+
+def where(tracking: Mapping[str, Any], uri: str | None, words: Sequence[str]) -> tuple[str, str]:
+    """MLflow's address and the experiment in it.
+
+    Args:
+        tracking: the config, interpolations and all.
+        uri: given as an option, or None.
+        words: an address, or overrides of the form tracking.NAME=VALUE.
+
+    Raises:
+        UserError: a word that is neither.
+    """
+    base = OmegaConf.create({"tracking": dict(tracking)})
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in ("tracking.uri", "tracking.experiment"):
+            OmegaConf.update(base, name, value)
+        elif uri is None and not word.startswith("tracking.") and ":" in word:
+            uri = word
+        else:
+            raise UserError(f"{word}: the dashboard takes an address, tracking.uri=… and tracking.experiment=…")
+    return uri or str(base.tracking.uri), str(base.tracking.experiment)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

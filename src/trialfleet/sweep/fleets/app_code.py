@@ -1,0 +1,202 @@
+"""Which files are an application's own code, that its jobs may import or read.
+
+From the file that defines the task function: what the nearest pyproject.toml lists (`[tool.trialfleet] code`), else
+what git knows of the repository, else the folder of that file. What was installed is no code of the application's:
+it does not change while jobs wait.
+"""
+
+import inspect
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from hydra.types import TaskFunction
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.sweeper_settings import CodeSettings
+
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+@dataclass(frozen=True)
+class AppCode:
+    """An application's files.
+
+    Attributes:
+        root: the folder that holds them all; None for an application that has no file: nothing is copied.
+        files: paths relative to `root`, in a fixed order.
+        import_roots: folders, relative to `root`, that jobs must import from, the first ones first.
+    """
+
+    root: Path | None
+    files: Sequence[Path] = ()
+    import_roots: Sequence[Path] = ()
+
+
+def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
+    """The code of the application that a task function belongs to.
+
+    Raises:
+        UserError: there is more of it than the settings allow, or pyproject.toml is wrong.
+    """
+    defined = _defined(task_function)
+    if defined is None:
+        return AppCode(None)
+    file, module = defined
+    root, listed = _root(file.parent)
+    own_root = root is None
+    root = root or file.parent
+    try:
+        if listed is not None:
+            found = _in_folders(root, listed, settings)
+        elif own_root:
+            found = _in_folders(root, ["."], settings)
+        else:
+            found = _known_to_git(root, settings)
+        files = _within_limits(root, found, settings)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be copied for the jobs: {error.strerror}", _FIX) from error
+    return AppCode(root, files, _import_roots(root, file, module))
+
+
+_FIX = (
+    "leave it out with hydra.sweeper.code.exclude=[NAME,…], list the folders that jobs import in pyproject.toml as "
+    '[tool.trialfleet] code = ["src"], or raise hydra.sweeper.code.max_mb and .max_files'
+)
+
+
+def _defined(task_function: TaskFunction) -> tuple[Path, str] | None:
+    """The file that defines the task function, and the name of its module; None if there is none to copy."""
+    function = inspect.unwrap(task_function)
+    owner = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    try:
+        file = Path(inspect.getfile(owner)).resolve()
+    except (TypeError, OSError):
+        return None
+    if not file.is_file() or any(part in _INSTALLED for part in file.parts):
+        return None
+    return file, str(getattr(owner, "__module__", "__main__"))
+
+
+def _root(start: Path) -> tuple[Path | None, list[str] | None]:
+    """The folder of the application's code; with the folders that its pyproject.toml lists, if it does."""
+    for folder in (start, *start.parents):
+        listed = _listed(folder / "pyproject.toml")
+        if listed is not None:
+            return folder, listed
+    top = git(start, "rev-parse", "--show-toplevel")
+    return (Path(top).resolve(), None) if top else (None, None)
+
+
+def _listed(pyproject: Path) -> list[str] | None:
+    """`code` in the table `tool.trialfleet` of a pyproject.toml; None if it does not say.
+
+    Raises:
+        UserError: the file cannot be read, or names what is no folder.
+    """
+    try:
+        text = pyproject.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if "trialfleet" not in text:
+        return None
+    try:
+        folders = tomllib.loads(text).get("tool", {}).get("trialfleet", {}).get("code")
+    except ValueError as error:
+        raise UserError(f"{pyproject}: is no TOML ({error})", "correct it") from None
+    if folders is None:
+        return None
+    if not isinstance(folders, list) or not all((pyproject.parent / str(folder)).is_dir() for folder in folders):
+        raise UserError(
+            f"{pyproject}: tool.trialfleet.code is {folders!r}, and must list folders beside it", "correct it there"
+        )
+    return [str(folder) for folder in folders]
+
+
+def _in_folders(root: Path, folders: Sequence[str], settings: CodeSettings) -> Iterator[Path]:
+    """Files below these folders by the settings' patterns, environments and what starts with a dot left out."""
+    for folder in folders:
+        for path, inner, names in os.walk(root / folder):
+            here = Path(path)
+            inner[:] = sorted(
+                name
+                for name in inner
+                if not _matches(name, settings.exclude)
+                and not (here / name / "pyvenv.cfg").exists()
+                and not (here / name / "study.yaml").exists()  # a study, wherever its folder is
+            )
+            for name in sorted(names):
+                if _matches(name, settings.include) and not _matches(name, settings.exclude):
+                    yield (here / name).relative_to(root)
+
+
+def _known_to_git(root: Path, settings: CodeSettings) -> Iterator[Path]:
+    """What git tracks, and what it might (new files, say) by the settings' patterns; submodules, too."""
+    for path in _git_lists(root, "--cached"):
+        if (root / path).is_dir():  # a submodule
+            yield from (path / inner for inner in _known_to_git(root / path, settings))
+        elif not _left_out(path, settings):
+            yield path
+    for path in _git_lists(root, "--others", "--exclude-standard"):
+        if _matches(path.name, settings.include) and not _left_out(path, settings) and not _of_study(root, path):
+            yield path
+
+
+def _git_lists(root: Path, *which: str) -> list[Path]:
+    return sorted(Path(name) for name in git(root, "ls-files", "-z", *which).split("\0") if name)
+
+
+def _left_out(path: Path, settings: CodeSettings) -> bool:
+    return any(_matches(part, settings.exclude) for part in path.parts)
+
+
+def _of_study(root: Path, path: Path) -> bool:
+    return any((root / parent / "study.yaml").exists() for parent in path.parents)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _within_limits(root: Path, found: Iterator[Path], settings: CodeSettings) -> list[Path]:
+    sizes: dict[Path, int] = {}
+    for path in found:
+        if (root / path).is_file():  # git may list what was deleted
+            sizes[path] = (root / path).stat().st_size
+        if len(sizes) > settings.max_files:
+            raise UserError(f"{root}: has more than {settings.max_files} files to copy for the jobs", _FIX)
+    total = sum(sizes.values()) / 2**20
+    if total > settings.max_mb:
+        largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
+        shown = ", ".join(f"{path} ({sizes[path] / 2**20:.1f} MB)" for path in largest)
+        raise UserError(
+            f"{root}: {total:.0f} MB would be copied for the jobs, more than hydra.sweeper.code.max_mb="
+            f"{settings.max_mb:g}; the largest: {shown}",
+            _FIX,
+        )
+    return sorted(sizes)
+
+
+def _import_roots(root: Path, file: Path, module: str) -> list[Path]:
+    """Where jobs must find what this process imports from `root`: as sys.path has it, and the task's own package."""
+    package = sys.modules.get(__name__.partition(".")[0])
+    ours = Path(str(package.__file__)).resolve().parents[1] if package is not None else root
+    of_task = file.parents[module.count(".")] if module != "__main__" else None
+    entries = [Path(entry or ".").resolve() for entry in sys.path]
+    inside = [entry for entry in (of_task, *entries, ours) if entry is not None and entry.is_relative_to(root)]
+    kept = [entry.relative_to(root) for entry in inside if not any(part in _INSTALLED for part in entry.parts)]
+    return list(dict.fromkeys(kept))
+
+
+def git(folder: Path, *command: str) -> str:
+    """What git says; empty where there is no git, or no repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, errors="replace")
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,175 @@
+"""Which files are copied for a study's jobs, and where they import from."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trialfleet.errors import UserError
+from trialfleet.sweep.fleets.app_code import AppCode, find
+from trialfleet.sweep.fleets.code_version import code_version
+from trialfleet.sweep.sweeper_settings import CodeSettings, settings
+
+TASK = "def task(config):\n    return 1.0\n"
+DEFAULTS = settings({}).code
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """The folder of an application; `tests` beside it belong to nobody's application."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    write(folder, "train_app.py", TASK)
+    return folder
+
+
+@pytest.fixture
+def code_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppCode]]:
+    """The code of the application whose task function is in a module that is imported from `folder`."""
+    imported: list[str] = []
+
+    def find_code(folder: Path, module: str = "train_app", **changes: Any) -> AppCode:
+        monkeypatch.syspath_prepend(str(folder))
+        imported.append(module)
+        task = importlib.import_module(module).task
+        return find(task, CodeSettings(**{**vars(DEFAULTS), **changes}))
+
+    yield find_code
+    for module in imported:
+        sys.modules.pop(module, None)
+        sys.modules.pop(module.partition(".")[0], None)
+
+
+def write(folder: Path, name: str, content: str = "") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def names(code: AppCode) -> list[str]:
+    return [str(path) for path in code.files]
+
+
+def commit(folder: Path, *others: str) -> None:
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    for other in others:
+        subprocess.run([*git, "submodule", "--quiet", "add", other], check=True)
+
+
+def test_a_folder_without_git_gives_its_sources_and_nothing_that_runs_leave_behind(
+    app: Path, code_of: Callable[..., AppCode]
+) -> None:
+    for name in ("helpers/a.py", "conf/config.yaml", "vocabulary.json"):
+        write(app, name)
+    for name in (
+        "data.csv",
+        "sweeps/a/trials/00000/trial.json",
+        "elsewhere/study.yaml",
+        "elsewhere/trials/00000/trial.json",
+        "outputs/x.yaml",
+        ".venv/lib/x.py",
+        "environment/pyvenv.cfg",
+        "environment/lib/x.py",
+        "__pycache__/x.py",
+        "mlflow.db",
+    ):
+        write(app, name)
+    code = code_of(app)
+    assert code.root == app
+    assert names(code) == ["conf/config.yaml", "helpers/a.py", "train_app.py", "vocabulary.json"]
+    assert code.import_roots[0] == Path()
+
+
+def test_a_repository_gives_what_git_tracks_new_sources_and_its_submodules(
+    app: Path, tmp_path: Path, code_of: Callable[..., AppCode]
+) -> None:
+    other = write(tmp_path / "other", "inner.py").parent
+    commit(other)
+    write(app, "words.bin")
+    write(app, "package/gone.py")
+    write(app, ".gitignore", "ignored.py\n")
+    commit(app, str(other))
+    write(app, "package/new.py")
+    write(app, "ignored.py")
+    write(app, "results.csv")
+    (app / "package" / "gone.py").unlink()
+    assert names(code_of(app)) == ["other/inner.py", "package/new.py", "train_app.py", "words.bin"]
+
+
+def test_a_module_of_a_package_in_a_repository_is_imported_from_where_its_package_lies(
+    tmp_path: Path, code_of: Callable[..., AppCode]
+) -> None:
+    write(tmp_path, "src/package_of_app/__init__.py")
+    write(tmp_path, "src/package_of_app/train.py", TASK)
+    write(tmp_path, "tests/test_it.py")
+    commit(tmp_path)
+    code = code_of(tmp_path / "src", "package_of_app.train")
+    assert code.root == tmp_path
+    assert code.import_roots[0] == Path("src")
+    assert "tests/test_it.py" in names(code)
+
+
+def test_pyproject_says_which_folders_are_code(app: Path, code_of: Callable[..., AppCode]) -> None:
+    write(app, "pyproject.toml", '[tool.trialfleet]\ncode = ["lib"]\n')
+    write(app, "lib/a.py")
+    write(app, "other/b.py")
+    assert names(code_of(app)) == ["lib/a.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[tool.trialfleet\ncode = []", "is no TOML"),
+        ('[tool.trialfleet]\ncode = ["away"]', "must list folders beside it"),
+        ('[tool.trialfleet]\ncode = "lib"', "must list folders beside it"),
+    ],
+)
+def test_a_pyproject_that_is_wrong_is_named(app: Path, code_of: Callable[..., AppCode], text: str, named: str) -> None:
+    file = write(app, "pyproject.toml", text)
+    with pytest.raises(UserError, match=named) as refused:
+        code_of(app)
+    assert str(file) in str(refused.value)
+
+
+def test_too_much_to_copy_is_refused_and_the_largest_files_are_named(
+    app: Path, code_of: Callable[..., AppCode]
+) -> None:
+    write(app, "large.json", "x" * 300_000)
+    with pytest.raises(UserError, match=r"large\.json \(0\.3 MB\)") as refused:
+        code_of(app, max_mb=0.1)
+    assert "hydra.sweeper.code.exclude" in str(refused.value)
+    with pytest.raises(UserError, match="more than 1 files"):
+        code_of(app, max_files=1)
+    assert names(code_of(app, max_mb=0.1, exclude=["large.*"])) == ["train_app.py"]
+
+
+def test_what_was_installed_or_has_no_file_is_not_copied(tmp_path: Path, code_of: Callable[..., AppCode]) -> None:
+    installed = write(tmp_path, "lib/site-packages/train_app.py", TASK).parent
+    assert code_of(installed) == AppCode(None)
+    scope: dict[str, Any] = {}
+    exec(TASK, scope)
+    assert find(scope["task"], DEFAULTS) == AppCode(None)
+    assert code_version(AppCode(None))["digest"]
+
+
+def test_a_callable_object_is_of_the_file_of_its_class(app: Path, code_of: Callable[..., AppCode]) -> None:
+    write(app, "train_app.py", "class Task:\n    def __call__(self, config):\n        return 1.0\n\n\ntask = Task()\n")
+    assert names(code_of(app)) == ["train_app.py"]
+
+
+def test_the_version_changes_with_the_files_and_says_when_they_are_not_gits(
+    app: Path, code_of: Callable[..., AppCode]
+) -> None:
+    commit(app)
+    before = code_version(code_of(app))
+    write(app, "train_app.py", TASK + "# changed\n")
+    after = code_version(code_of(app))
+    assert before["digest"] != after["digest"]
+    assert after["commit"] == before["commit"] + "+"
