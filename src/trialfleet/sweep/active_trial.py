@@ -246,7 +246,7 @@ class ActiveTrial:
             newest, self._fruitless_runs, self.file_system_failures = -1, 0, 0
             for claim in ended:
                 folder = self.dir.run_dir(claim.label)
-                step = newest_step(folder / "checkpoints")
+                step = newest_step(folder)
                 self._fruitless_runs = 0 if step > newest else self._fruitless_runs + 1
                 failures = self.file_system_failures + (folder / transient.RECORD).exists()
                 self.file_system_failures = failures if self._fruitless_runs else 0

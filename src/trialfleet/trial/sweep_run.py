@@ -12,6 +12,8 @@ from trialfleet.trial.run import Stop
 
 Signalled = Callable[[], bool]  # whether a signal asked this process to save and leave
 PATIENCE = 60.0  # seconds for which a report waits for a file system to come back
+NOTES = "notes.json"  # in a run's folder: what processes noted that the trial's own process has started
+PREEMPTED = "preempted"  # in a run's folder: its process was asked to save and leave, which concerns its children, too
 
 
 class LocalRun:
@@ -52,32 +54,46 @@ class SweepRun(LocalRun):
     """
 
     def __init__(self, trial: TrialDir, claim: Claim, signalled: Signalled, look_every: float) -> None:
-        earlier = [other for other in trial.claims_of(claim.identity) if claim.newer_than(other)]
-        super().__init__(
-            trial.run_dir(claim.label),
-            signalled,
-            [trial.run_dir(other.label) / "checkpoints" for other in reversed(earlier)],
-        )
+        super().__init__(trial.run_dir(claim.label), signalled, _earlier_checkpoints(trial, claim))
+        self._files = _TrialFiles(trial, claim, look_every)
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        super().report(step, values)
+        self._files.look_soon()  # a verdict follows a report
+
+    def stop(self) -> Stop | None:
+        return self._files.stop() or super().stop()
+
+
+class _TrialFiles:
+    """What a trial's files say about stopping, looked at only once in a while."""
+
+    def __init__(self, trial: TrialDir, claim: Claim, look_every: float) -> None:
         self._trial = trial
         self._claim = claim
         self._look_every = look_every
         self._next_look = 0.0
         self._seen: Stop | None = None
 
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        super().report(step, values)
-        self._next_look = 0.0  # a verdict follows a report: look again soon
+    def look_soon(self) -> None:
+        self._next_look = 0.0
 
     def stop(self) -> Stop | None:
         if self._seen is None and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + self._look_every
             self._seen = transient.patiently(self._look, PATIENCE)
-        return self._seen or super().stop()
+        return self._seen
 
     def _look(self) -> Stop | None:
         if self._trial.ended(self._claim.identity) or self._trial.superseded(self._claim):
             return Stop.SUPERSEDED
         return Stop.PRUNE if self._trial.verdict() else None
+
+
+def _earlier_checkpoints(trial: TrialDir, claim: Claim) -> list[Path]:
+    """Those of the trial's runs before this one, the newest first."""
+    earlier = [other for other in trial.claims_of(claim.identity) if claim.newer_than(other)]
+    return [trial.run_dir(other.label) / "checkpoints" for other in reversed(earlier)]
 
 
 class FollowerRun:
@@ -86,18 +102,23 @@ class FollowerRun:
     Only process 0 claims, reports and commits; the trainer agrees with all processes on the step to stop at.
     """
 
-    def __init__(self, directory: Path, earlier_checkpoints: Sequence[Path], signalled: Signalled) -> None:
-        self.directory = directory
-        self.checkpoints = directory / "checkpoints"
-        self.artifacts = directory / "artifacts"
-        self.earlier_checkpoints: Sequence[Path] = list(earlier_checkpoints)
+    def __init__(self, trial: TrialDir, claim: Claim, signalled: Signalled, look_every: float) -> None:
+        self.directory = trial.run_dir(claim.label)
+        self.checkpoints = self.directory / "checkpoints"
+        self.artifacts = self.directory / "artifacts"
+        self.earlier_checkpoints: Sequence[Path] = _earlier_checkpoints(trial, claim)
         self._signalled = signalled
+        self._files = _TrialFiles(trial, claim, look_every)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Nothing: process 0 reports."""
 
     def stop(self) -> Stop | None:
         return Stop.PREEMPT if self._signalled() else None
+
+    def stop_by_files(self) -> Stop | None:
+        """What the trial's files say, for an application whose processes have no way to ask process 0."""
+        return self._files.stop()
 
     def note(self, **entries: Any) -> None:
         """Nothing: process 0 keeps the record."""

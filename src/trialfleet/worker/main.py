@@ -106,11 +106,8 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
             return 0
         time.sleep(0.1)
     claim = own[-1]
-    earlier = [c for c in trial.claims_of(claim.identity) if claim.newer_than(c)]
-    directory = trial.run_dir(claim.label)
-    _redirect_output(directory / f"log.{environment.rank}")
-    checkpoints = [trial.run_dir(c.label) / "checkpoints" for c in reversed(earlier)]
-    follower = FollowerRun(directory, checkpoints, lambda: bool(signals.received))
+    _redirect_output(trial.run_dir(claim.label) / f"log.{environment.rank}")
+    follower = FollowerRun(trial, claim, lambda: bool(signals.received), submission.look_every)
     try:
         task_of(submission, assignment, claim.label, follower, environment)
     except (run.Pruned, run.Preempted):

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialfleet.trial import records, run, secrets, transient
+from trialfleet.trial import attached, records, run, secrets, transient
 from trialfleet.trial.claim import Claim
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause, write_reason
 from trialfleet.trial.result import Result, judged
 from trialfleet.trial.submission import Assignment, Submission
-from trialfleet.trial.sweep_run import SweepRun
+from trialfleet.trial.sweep_run import PREEMPTED, SweepRun
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
 
@@ -36,11 +36,18 @@ def run_task(
     Raises:
         PeerLost: another process of the job is gone.
     """
+    value: Any = None
+    failure: BaseException | None = None
+    os.environ[attached.VARIABLE] = str(sweep_run.directory)  # for processes that the task starts
+    signals.marker.append(str(sweep_run.directory / PREEMPTED))
     try:
         value = task_of(submission, assignment, claim.label, sweep_run, environment)
     except run.PeerLost:
         raise
-    except BaseException as failure:  # noqa: BLE001  # whatever it was, it ended the run
+    except BaseException as raised:  # noqa: BLE001  # whatever it was, it ended the run
+        failure = raised
+    failure = attached.as_told(sweep_run.directory, failure)
+    if failure is not None:
         if _goes_on(failure, trial, claim):
             return None
         if cause_of(failure) is Cause.TRIAL:
@@ -53,8 +60,8 @@ def run_task(
 
 
 def _parts_of(sweep_run: SweepRun) -> tuple[dict[str, float], dict[str, Any]]:
-    """Where the run's time went, and what else it noted."""
-    noted = records.plain(sweep_run.notes)
+    """Where the run's time went, and what else it and the processes that it started noted."""
+    noted = records.plain({**attached.notes_of(sweep_run.directory), **sweep_run.notes})
     return _seconds(noted.pop("seconds", None)), noted
 
 

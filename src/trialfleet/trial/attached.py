@@ -1,0 +1,112 @@
+"""The run of a process that its launcher, and not this package's worker, has started for a trial.
+
+Such are the processes that a trial's own process starts (torchrun's, those of a spawn), which find their run by an
+environment variable, and the process in which a launcher without jobs of its own runs a trial (Hydra's basic launcher,
+joblib's), which finds it by Hydra's output folder.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trialfleet.trial import records
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.failure import Cause, cause_of
+from trialfleet.trial.run import Preempted, Pruned, Run, Stop
+from trialfleet.trial.sweep_run import NOTES, PREEMPTED, FollowerRun, SweepRun
+
+VARIABLE = "TRIALFLEET_RUN"  # the folder of the run that a process and its children belong to
+LOOK_SECONDS = 0.5
+_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # torchrun's, Slurm's, Open MPI's, MPICH's
+_signals: list[int] = []
+
+
+def found() -> Run | None:
+    """The run that this process belongs to without having been entered into it; None outside of sweeps."""
+    folder = _run_folder() or os.environ.get(VARIABLE)  # a study within a trial's job has runs of its own
+    return _attached(folder, os.getpid()) if folder else None
+
+
+@cache
+def _attached(folder: str, process: int) -> Run | None:
+    """One run for each folder and process: a forked child is none of its parent's."""
+    path = Path(folder)
+    trial = TrialDir(path.parent.parent)
+    claim = next((claim for claim in trial.claims() if claim.label == path.name), None)
+    if claim is None:
+        return None
+    _heed_the_warning()
+    rank = next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+    if rank > 0:
+        return FollowerRun(trial, claim, lambda: _is_leaving(path), LOOK_SECONDS)
+    return AttachedRun(trial, claim, lambda: _is_leaving(path), LOOK_SECONDS)
+
+
+class AttachedRun(SweepRun):
+    """A run whose notes lie in a file, from where whoever commits the result takes them."""
+
+    def note(self, **entries: Any) -> None:
+        super().note(**entries)
+        records.write(self.directory / NOTES, self.notes)
+
+
+def notes_of(folder: Path) -> Mapping[str, Any]:
+    """What attached processes noted of the run in this folder."""
+    try:
+        return records.read(folder / NOTES) or {}
+    except (OSError, records.Damaged):
+        return {}
+
+
+def note_told(folder: Path, reason: Stop) -> None:
+    """Leave word that the application was told to stop, whatever it does about it."""
+    with contextlib.suppress(OSError):
+        (folder / f"told_{reason.value}").touch()
+
+
+def as_told(folder: Path, failure: BaseException | None) -> BaseException | None:
+    """What ended a run whose application was told to stop: that, and not what it returned or raised then.
+
+    Args:
+        failure: the exception that its task raised; None if it returned.
+    """
+    if failure is not None and cause_of(failure) is not Cause.TRIAL:
+        return failure
+    if (folder / f"told_{Stop.PRUNE.value}").exists():
+        return Pruned()
+    if any((folder / f"told_{reason.value}").exists() for reason in (Stop.PREEMPT, Stop.SUPERSEDED)):
+        return Preempted()
+    return failure
+
+
+def output_folder() -> Path | None:
+    """Hydra's output folder of the job that this process runs; None outside of one."""
+    module = sys.modules.get("hydra.core.hydra_config")
+    if module is None or not module.HydraConfig.initialized():
+        return None
+    folder = module.HydraConfig.get().runtime.get("output_dir")
+    return Path(folder) if folder else None
+
+
+def _run_folder() -> str | None:
+    """The folder of the run that a launcher without jobs of its own runs in this process."""
+    folder = output_folder()
+    return str(folder) if folder is not None and (folder / "claim").exists() else None
+
+
+def _is_leaving(folder: Path) -> bool:
+    return bool(_signals) or (folder / PREEMPTED).exists()
+
+
+def _heed_the_warning() -> None:
+    """Slurm sends its warning to all processes of a job, and it would end those that do nothing about it."""
+    try:
+        if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR2, lambda number, frame: _signals.append(number))
+    except ValueError:  # not the main thread, where alone it can be done
+        pass
