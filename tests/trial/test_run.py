@@ -132,15 +132,18 @@ def test_a_single_training_answers_to_signals_alone(tmp_path: Path) -> None:
     own.close()
 
 
-def test_a_follower_writes_nothing(tmp_path: Path) -> None:
+def test_a_follower_writes_nothing_and_hears_all(trial: TrialDir) -> None:
     signals = Signals()
-    follower = FollowerRun(tmp_path / "1.0", [], signals)
+    follower = FollowerRun(trial, trial.claim(1, "slurm:7", 0, OURS), signals, 0.0)
     follower.report(1, {"loss": 0.5})
     follower.note(seconds={"steps": 1.0})
     assert follower.stop() is None
+    assert follower.stop_by_files() is None
     signals.came = True
-    assert follower.stop() is Stop.PREEMPT
-    assert list(tmp_path.iterdir()) == []
+    records.create(trial.verdict_json, {"prune_at": 3, "value": 0.5})
+    assert follower.stop() is Stop.PREEMPT  # a trainer hears of verdicts from its process 0
+    assert follower.stop_by_files() is Stop.PRUNE
+    assert [path.name for path in follower.directory.iterdir()] == ["claim"]
 
 
 def test_the_current_run_is_that_of_the_block(tmp_path: Path) -> None:
