@@ -115,7 +115,7 @@ def payload(tmp_path_factory: pytest.TempPathFactory) -> Path:
         import worker_task  # type: ignore[import-not-found]  # written just now
 
         context, config = composed(folder / "conf")
-        path = write_payload(folder, context, worker_task.task, config)
+        path = write_payload(folder, context, worker_task.task, config, "code")
         del sys.modules["worker_task"]
     return path
 

@@ -179,8 +179,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
     observers: list[Observer] = [*([mlflow] if mlflow else []), terminal]
-    context = code_snapshot.repointed(plan.request.hydra_context, plan.code, copy)
-    payload = write_payload(folder / ".submitit", context, plan.request.task_function, plan.request.config)
+    payload = _payload(plan, record, copy) if fleet.starts_processes else folder
     driver = Driver(
         study=StudyFolder(
             folder,
@@ -219,6 +218,14 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     )
     stack.callback(_if_the_disk_lets_us, driver.account.save)
     return driver, terminal, interrupts
+
+
+def _payload(plan: Plan, record: StudyRecord, copy: Path) -> Path:
+    """The file that all jobs share."""
+    request = plan.request
+    context = code_snapshot.repointed(request.hydra_context, plan.code, copy)
+    folder = plan.folder / ".submitit"
+    return write_payload(folder, context, request.task_function, request.config, record.code["digest"])
 
 
 def _if_the_disk_lets_us(save: Callable[[], None]) -> None:

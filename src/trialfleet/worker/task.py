@@ -142,6 +142,10 @@ def task_of(
 
     with open(submission.payload, "rb") as file:
         payload = pickle.load(file)
+    task_function = payload["task_function"]
+    if task_function is None:  # of a script
+        with open(Path(submission.payload).with_name(payload["task_file"]), "rb") as file:
+            task_function = pickle.load(file)
     subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
     Singleton.set_state(payload["singletons"])
     setup_globals()
@@ -154,7 +158,7 @@ def task_of(
     with run.entered(own_run):
         finished = run_job(
             hydra_context=payload["hydra_context"],
-            task_function=payload["task_function"],
+            task_function=task_function,
             config=config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",

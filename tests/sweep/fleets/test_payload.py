@@ -42,8 +42,8 @@ def test_no_password_goes_into_the_pickle(tmp_path: Path, composed: Composed, gi
         "++hydra.sweeper.direction=minimize",
         *(addresses if given == "on the command line" else []),
     )
-    path = write_payload(tmp_path / "payloads", context, task, config)
-    assert write_payload(tmp_path / "payloads", context, task, config) == path  # once for the same content
+    path = write_payload(tmp_path / "payloads", context, task, config, "code")
+    assert write_payload(tmp_path / "payloads", context, task, config, "code") == path  # once for the same content
     content = path.read_bytes()
     assert SECRET.encode() not in content
     assert config.hydra.sweeper.storage == URL  # the driver's own is whole

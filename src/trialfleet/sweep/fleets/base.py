@@ -44,10 +44,12 @@ class Fleet(ABC):
 
     Attributes:
         limit: jobs in flight at most.
+        starts_processes: whether jobs are processes of their own that run this package's worker.
         notice: tells the user something; the driver sets it.
     """
 
     limit: int
+    starts_processes = True
     notice: Callable[[str], None] = staticmethod(_unheard)
 
     @abstractmethod

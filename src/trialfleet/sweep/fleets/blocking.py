@@ -40,6 +40,7 @@ class BlockingFleet(Fleet):
     """
 
     limit = sys.maxsize
+    starts_processes = False
 
     def __init__(self, launcher: Launcher | None) -> None:
         self._launcher = launcher

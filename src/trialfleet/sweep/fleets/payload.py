@@ -2,11 +2,15 @@
 
 Everything about a single trial is in its submission. The pickle holds no secret: the storage's and the
 tracking server's passwords are taken out, since jobs never talk to either.
+
+A function of the script that was started has no module that a job could import, and is pickled as it is: once for each
+version of the code, so that a study that goes on with its own copy of the code does so with this part of it, too.
 """
 
 import copy
 import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +22,64 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from trialfleet.compat.hydra import forget_files
+from trialfleet.errors import UserError
 from trialfleet.sweep.study.search_space import element
 from trialfleet.trial import secrets
 
 
-def write_payload(folder: Path, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Path:
+def write_payload(
+    folder: Path, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig, code: str
+) -> Path:
     """Pickle what jobs need into `folder`, once for the same content.
+
+    Args:
+        code: digest of the code that the study's jobs run.
 
     Returns:
         the file's path.
+
+    Raises:
+        UserError: the task function cannot be pickled.
     """
+    task_file = None
+    if getattr(task_function, "__module__", None) == "__main__":
+        task_file = _write_task(folder, task_function, code)
     context = copy.copy(hydra_context)
     context.config_loader = copy.copy(hydra_context.config_loader)
     forget_files(context.config_loader)  # a job reads those it needs itself
     content = cloudpickle.dumps(
         {
             "hydra_context": context,
-            "task_function": task_function,
+            "task_function": None if task_file is not None else task_function,
+            "task_file": task_file,
             "config": without_secrets(config),
             "singletons": _singletons(),
         }
     )
-    path = folder / f"payload-{hashlib.sha256(content).hexdigest()[:16]}.pkl"
+    return _write(folder / f"payload-{hashlib.sha256(content).hexdigest()[:16]}.pkl", content)
+
+
+def _write_task(folder: Path, task_function: TaskFunction, code: str) -> str:
+    """The file, in `folder`, of the script's function as it was when the study took this version of the code."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "main").stem
+    name = getattr(task_function, "__qualname__", type(task_function).__name__).replace("<", "").replace(">", "")
+    # Pickled code is of one version of Python.
+    path = folder / f"task-{code}-{script}.{name}-{sys.implementation.cache_tag}.pkl"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            content = cloudpickle.dumps(task_function)
+        except Exception as error:
+            raise UserError(
+                f"the task function {name} of {script}.py cannot be sent to jobs: {error}",
+                "let it not refer to open files, locks and the like, or move it into a module that the script imports",
+            ) from error
+        _write(path, content)
+    return path.name
+
+
+def _write(path: Path, content: bytes) -> Path:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(content)
         temporary.replace(path)

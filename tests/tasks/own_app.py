@@ -1,0 +1,104 @@
+"""An application that is not this project's: a copy of examples/plain in a folder of its own, swept by one override."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobs.cluster.processes import wait_until
+from tests.tasks.studies import PATIENCE, PROJECT
+from trialfleet.trial import metrics, records
+from trialfleet.trial.directory import TrialDir
+
+SWEEP = (
+    "-m",
+    "hydra/sweeper=trialfleet",
+    "hydra/sweeper/pruner=median",
+    "hydra.sweeper.pruner.n_startup_trials=1",
+    "hydra.sweeper.n_jobs=1",
+    "hydra.sweeper.n_trials=3",
+    "hydra.sweeper.watch={files:0.05,jobs:0.2}",
+    "hydra.sweeper.lease={beat:0.3,stale_after:3}",
+    # A good one, one that is hopeless from the second epoch on, and one of the sampler's.
+    "hydra.sweeper.enqueue=[{lr:2.0},{lr:0.001}]",
+    "lr=tag(log,interval(1e-3,10))",
+)
+
+
+class OwnApp:
+    """The application in `folder`.
+
+    Args:
+        overrides: of the sweep, typed each time.
+        environment: variables of its own; of the others those that are no business of an application's are left out.
+    """
+
+    def __init__(self, folder: Path, *overrides: str, environment: Mapping[str, str] | None = None) -> None:
+        shutil.copytree(PROJECT / "examples" / "plain", folder, ignore=shutil.ignore_patterns("__pycache__"))
+        self.folder = folder
+        self.study = folder / "sweeps" / "train"
+        self.command = [sys.executable, "train.py", *SWEEP, *overrides]
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.environment = {**kept, "COLUMNS": "200", **(environment or {})}
+
+    def start(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self) -> str:
+        process = self.start()
+        said, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, said
+        return said
+
+    def trial(self, number: int) -> TrialDir:
+        return TrialDir(self.study / "trials" / f"{number:05d}")
+
+    def steps(self, number: int) -> list[list[int]]:
+        """The steps that each run of a trial reported."""
+        trial = self.trial(number)
+        files = [trial.run_dir(claim.label) / "metrics.jsonl" for claim in trial.claims()]
+        return [[line.step for line in metrics.read_from(file)[0]] for file in files]
+
+    def wait_for_reports(self, number: int, runs: int = 1) -> None:
+        """Wait until a trial's run has saved and reported some steps."""
+        wait_until(lambda: (found := self.steps(number))[runs - 1 :] and len(found[-1]) > 5, PATIENCE)
+
+    def edit(self) -> None:
+        """Tomorrow's edit of the application, which no job may run."""
+        (self.folder / "train.py").write_text("raise SystemExit('edited')\n")
+
+    def states(self) -> list[str]:
+        results = [records.read(self.trial(number).result_json) or {} for number in range(3)]
+        return [str(result.get("state")) for result in results]
+
+    def in_mlflow(self) -> dict[str, str]:
+        """Name → status of the runs in the database beside the study."""
+        with sqlite3.connect(self.folder / "mlflow.db") as connection:
+            rows = connection.execute("SELECT name, status FROM runs WHERE lifecycle_stage = 'active'").fetchall()
+        connection.close()
+        assert len(rows) == len(dict(rows))
+        return {name.removesuffix(" ★ best"): status for name, status in rows}
+
+
+def check(app: OwnApp) -> None:
+    """A study whose first trial was cut once, and that was resumed, is whole."""
+    assert app.states() == ["COMPLETE", "PRUNED", app.states()[2]]
+    assert app.states()[2] in ("COMPLETE", "PRUNED")
+    first, second = app.steps(0)
+    assert 1 < second[0] <= first[-1] + 2  # went on from a checkpoint, whose step perhaps was not reported
+    assert app.in_mlflow() == {
+        "train": "FINISHED",
+        **{f"trial {n:05d}": "FINISHED" if state == "COMPLETE" else "KILLED" for n, state in enumerate(app.states())},
+    }
