@@ -44,10 +44,12 @@ class Fleet(ABC):
 
     Attributes:
         limit: jobs in flight at most.
+        blocks: whether jobs are over when `submit` returns, so that nothing is to be waited for after it.
         notice: tells the user something; the driver sets it.
     """
 
     limit: int
+    blocks: bool = False
     notice: Callable[[str], None] = staticmethod(_unheard)
 
     @abstractmethod

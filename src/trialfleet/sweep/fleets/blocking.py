@@ -19,7 +19,7 @@ from types import FrameType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from trialfleet.compat.hydra import failure_of
+from trialfleet.compat.hydra import compose_quickly, failure_of
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
@@ -40,9 +40,12 @@ class BlockingFleet(Fleet):
     """
 
     limit = sys.maxsize
+    blocks = True
 
     def __init__(self, launcher: Launcher | None) -> None:
         self._launcher = launcher
+        if launcher is not None:
+            compose_quickly(launcher)
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         described = Submission.read(submission)
