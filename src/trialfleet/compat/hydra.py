@@ -106,7 +106,7 @@ def _copies(config: DictConfig) -> Callable[[], DictConfig]:
     try:
         pickled = pickle.dumps(config)
         if pickle.loads(pickled) == config:
-            return lambda: pickle.loads(pickled)  # type: ignore[no-any-return]
+            return lambda: pickle.loads(pickled)
     except Exception:  # noqa: BLE001  # raised by pickle, or by the code of whatever is in the config
         pass
     return lambda: copy.deepcopy(config)

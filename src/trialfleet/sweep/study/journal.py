@@ -191,6 +191,8 @@ class OwnJournal(JournalFileBackend):
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = descriptor
+        if self._unsynced:  # what the server had not written yet it may have forgotten, too
+            self._write_again()
         return call()
 
     def _make_sure_it_is_ours(self) -> None:
