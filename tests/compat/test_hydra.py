@@ -6,12 +6,21 @@ import pickle
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from tests.compat.versions import gone, locked
 from tests.conftest import Composed
-from trialfleet.compat.hydra import SEEN, failure_of, forget_files, read_search_path_again
+from trialfleet.compat.hydra import (
+    SEEN,
+    RememberingLoader,
+    compose_quickly,
+    failure_of,
+    forget_files,
+    read_search_path_again,
+)
 
 
 def test_the_locked_version_was_seen() -> None:
@@ -23,7 +32,8 @@ def test_the_private_names_are_there(tmp_path: Path, composed: Composed) -> None
     loader = composed(tmp_path)[0].config_loader
     module = importlib.import_module("hydra._internal.config_repository")
     assert hasattr(module, "ConfigRepository"), gone("hydra-core", "hydra._internal's ConfigRepository", SEEN)
-    for name in ("repository", "_active_repository"):
+    names = ("repository", "_active_repository", "config_search_path")
+    for name in (*names, "_parse_overrides_and_create_caching_repo", "_compose_config_from_defaults_list"):
         assert hasattr(loader, name), gone("hydra-core", f"ConfigLoaderImpl.{name}", SEEN)
     assert hasattr(JobReturn(), "_return_value"), gone("hydra-core", "JobReturn._return_value", SEEN)
 
@@ -72,3 +82,92 @@ def test_a_failed_job_says_what_it_failed_of_and_nothing_on_stderr(capsys: pytes
     assert failure_of(failed) is error
     assert capsys.readouterr().err == ""
     assert str(failure_of(pickle.loads(pickle.dumps(failed)))) == "no"  # from a launcher's other process
+
+
+GROUPS = {
+    "config.yaml": "defaults:\n  - model: small\n  - head@extra: ${model}\n  - _self_\nlr: 0.1\nwidth: ${model.width}\n"
+    "list: [1]\n",
+    "model/small.yaml": "width: 1\n",
+    "model/large.yaml": "defaults:\n  - /opt: sgd\nwidth: 2\n",
+    "head/small.yaml": "bias: false\n",
+    "head/large.yaml": "bias: true\n",
+    "opt/sgd.yaml": "momentum: 0.9\n",
+    "opt/adam.yaml": "beta: 0.99\n",
+}
+OVERRIDES = [
+    [],
+    ["lr=0.5"],
+    ["lr=0.5", "model=large"],
+    ["model=large", "model.width=7"],
+    ["model=large", "opt@model.opt=adam"],
+    ["+opt=adam", "lr=1"],
+    ["+new.key=3", "~lr"],
+    ["list=[2,3]", "hydra.sweep.subdir=5"],
+    ["head@extra=large"],
+    ["hydra.searchpath=[file://elsewhere]", "model=other"],
+    ["lr=0.25"],
+]
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program's config folder, and another one with a model more."""
+    for name, content in {
+        **{f"conf/{name}": text for name, text in GROUPS.items()},
+        "elsewhere/model/other.yaml": "width: 9\n",
+        "elsewhere/head/other.yaml": "bias: 1\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "conf"
+
+
+def test_a_remembering_loader_composes_what_hydras_composes(groups: Path, composed: Composed) -> None:
+    """Each config twice, so that one comes from memory; and none is changed by what is done to another."""
+    context, config = composed(groups)
+    loader = RememberingLoader(context.config_loader)  # type: ignore[arg-type]  # Hydra's own
+    for overrides in [*OVERRIDES, *reversed(OVERRIDES)]:
+        expected = context.config_loader.load_sweep_config(config, overrides)
+        found = loader.load_sweep_config(config, overrides)
+        assert found == expected, overrides
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)  # the order of the keys, too
+        assert OmegaConf.get_type(found, "hydra") is OmegaConf.get_type(expected, "hydra")
+        assert OmegaConf.is_struct(found)
+        OmegaConf.set_struct(found, False)
+        found.model, found["of a task"] = None, 1
+
+
+def test_a_remembering_loader_composes_from_the_files_as_they_were(groups: Path, composed: Composed) -> None:
+    context, config = composed(groups)
+    loader = RememberingLoader(context.config_loader)  # type: ignore[arg-type]  # Hydra's own
+    assert loader.load_sweep_config(config, ["lr=1"]).model.width == 1
+    (groups / "model" / "small.yaml").write_text("width: 100\n")
+    assert loader.load_sweep_config(config, ["lr=2"]).model.width == 1
+    assert context.config_loader.load_sweep_config(config, ["lr=2"]).model.width == 100
+
+
+@pytest.mark.parametrize("overrides", [["modle=small"], ["model=absent"], ["no.such=1"], ["hydra/launcher=absent"]])
+def test_a_remembering_loader_refuses_what_hydras_refuses(
+    overrides: list[str], groups: Path, composed: Composed
+) -> None:
+    context, config = composed(groups)
+    loader = RememberingLoader(context.config_loader)  # type: ignore[arg-type]  # Hydra's own
+    for _ in range(2):
+        with pytest.raises(HydraException) as expected:
+            context.config_loader.load_sweep_config(config, overrides)
+        with pytest.raises(HydraException) as found:
+            loader.load_sweep_config(config, overrides)
+        assert (type(found.value), str(found.value)) == (type(expected.value), str(expected.value))
+
+
+def test_only_the_launcher_that_composes_in_this_process_remembers(groups: Path, composed: Composed) -> None:
+    class Subclass(BasicLauncher):
+        """May do anything with its context."""
+
+    context, _ = composed(groups)
+    for launcher, remembers in ((BasicLauncher(), True), (Subclass(), False)):
+        launcher.hydra_context = context
+        compose_quickly(launcher)
+        assert isinstance(launcher.hydra_context.config_loader, RememberingLoader) == remembers
+    assert not isinstance(context.config_loader, RememberingLoader)  # jobs elsewhere get it

@@ -27,3 +27,18 @@ def test_on_local_processes(tmp_path: Path) -> None:
     assert result is not None
     assert result.objectives != [7.0]
     assert "is finished" in app.run()
+
+
+@pytest.mark.slow
+def test_in_the_commands_own_process(tmp_path: Path) -> None:
+    """Hydra's basic launcher: a bad trial is stopped all the same, and an interrupted one goes on from where it was."""
+    app = OwnApp(tmp_path / "app", "epochs=300")
+    driver = app.start()
+    app.wait_for_reports(0)
+    driver.kill()
+    driver.communicate()
+    app.run()
+    check(app)
+    assert app.steps(1) == [[1, 2]]  # judged at its first report beyond the other's
+    for number in range(3):
+        assert not list(app.trial(number).runs.glob("*/told_preempt"))

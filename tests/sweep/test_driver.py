@@ -6,6 +6,7 @@ Driver, dispatch, storage and the trials' folders are the real ones; the fleet a
 import itertools
 import os
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -21,6 +23,8 @@ from tests.sweep.builder import Heard
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
 from trialfleet.sweep.driver import Clock, Driver, StudyFolder
+from trialfleet.sweep.fleets import blocking
+from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.simulated import LAUNCHER, Answer, Fate, SimulatedFleet, SimulatedJob
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Jobs
@@ -55,6 +59,7 @@ class Scene:
         fates: of the runs of jobs, in the order in which they start; those after the last one complete.
         answers: of the launcher to submissions, likewise.
         silences: whether the launcher answers when asked about its jobs, likewise.
+        launcher: one of Hydra's that blocks, in the place of the simulated one.
     """
 
     folder: Path
@@ -64,6 +69,7 @@ class Scene:
     trials: int = 3
     pruner: optuna.pruners.BasePruner | None = None
     sweeper: dict[str, Any] = field(default_factory=dict)
+    launcher: Any = None
 
     def __post_init__(self) -> None:
         self.runs: list[SimulatedJob] = []
@@ -84,6 +90,9 @@ class Scene:
             answer=answer,
             answers=lambda: next(silences, True),
         )
+        self.fleets: dict[str, Fleet] = {LAUNCHER: self.fleet}
+        if self.launcher is not None:
+            self.fleets = {blocking.LAUNCHER: blocking.BlockingFleet(self.launcher)}
         (self.folder / ".submitit").mkdir(parents=True)
         self.heard = Heard()
 
@@ -109,8 +118,8 @@ class Scene:
             settings=settings,
             limits=LIMITS,
             n_trials=self.trials,
-            fleets={LAUNCHER: self.fleet},
-            fleet=self.fleet,
+            fleets=self.fleets,
+            fleet=next(iter(self.fleets.values())),
             payload=folder / "payload.pkl",
             observers=[self.heard],
             progress=StudyProgress(["minimize"]),
@@ -258,6 +267,130 @@ def test_a_job_that_claims_before_the_launcher_shows_it_is_not_started_again(sce
     study.run()
     study.check()
     assert len(study.runs) == 1
+
+
+# -------------------------------------------------------------------- jobs that are over at once
+
+
+class AtOnce:
+    """A launcher that blocks. Its jobs return their x.
+
+    Args:
+        failures: that end the first jobs instead.
+    """
+
+    def __init__(self, *failures: Exception) -> None:
+        self._failures = list(failures)
+        self.batches: list[int] = []
+        self.before: Callable[[], object] = lambda: None  # called as each batch begins
+
+    def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.before()
+        self.batches.append(len(job_overrides))
+        return [self._end(overrides) for overrides in job_overrides]
+
+    def _end(self, overrides: list[str]) -> JobReturn:
+        if self._failures:
+            return JobReturn(status=JobStatus.FAILED, _return_value=self._failures.pop(0))
+        values = dict(text.split("=", 1) for text in overrides)
+        return JobReturn(status=JobStatus.COMPLETED, _return_value=float(values["x"]))
+
+
+def sleeps_of(driver: Driver) -> list[float]:
+    """How long the driver sleeps, each time that it does."""
+    found: list[float] = []
+    sleep = driver.clock.sleep
+    driver.clock.sleep = lambda seconds: (found.append(seconds), sleep(seconds))[1]
+    return found
+
+
+def test_a_driver_whose_jobs_are_over_at_once_never_sleeps(scene: Callable[..., Scene]) -> None:
+    """Nor does it wait for jobs that cannot linger, or between the last result and its end."""
+    study = scene(launcher=AtOnce(ValueError("no")), trials=7, sweeper={"max_failure_rate": 1.0})
+    driver = study.driver()
+    sleeps = sleeps_of(driver)
+    driver.run()
+    study.check(failed=1)
+    assert sleeps == []
+    assert study.launcher.batches == [2, 2, 2, 1]  # n_jobs at a time
+
+
+def test_it_goes_on_at_once_with_a_run_that_ended_for_no_fault_of_its_trial(scene: Callable[..., Scene]) -> None:
+    study = scene(launcher=AtOnce(BrokenExecutor("killed")), trials=3)
+    driver = study.driver()
+    sleeps = sleeps_of(driver)
+    driver.run()
+    study.check()
+    assert sleeps == []
+    assert sum(study.launcher.batches) == 4
+
+
+def test_it_sleeps_while_there_is_nothing_to_do(scene: Callable[..., Scene]) -> None:
+    """A disk that is full elsewhere: the trial rests before its next run, and the driver does not spin meanwhile."""
+    full = OSError(28, os.strerror(28), "/scratch")
+    study = scene(launcher=AtOnce(full, full), trials=1)
+    driver = study.driver()
+    sleeps = sleeps_of(driver)
+    driver.run()
+    study.check()
+    assert set(sleeps) == {WATCH["files"]}
+    assert study.launcher.batches == [1, 1, 1]
+
+
+def test_a_driver_whose_jobs_take_their_time_sleeps_after_each_turn(scene: Callable[..., Scene]) -> None:
+    study = scene()
+    driver = study.driver()
+    sleeps = sleeps_of(driver)
+    driver.run()
+    study.check()
+    assert sleeps == [WATCH["files"]] * (study.heard.turns - 1)
+
+
+# -------------------------------------------------------------------- what is on the disk, and when
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], int]:
+    """How many bytes of a file a power cut would take."""
+    synced: dict[int, int] = {}
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synced[found.st_ino] = found.st_size
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return lambda path: path.stat().st_size - synced[path.stat().st_ino]
+
+
+def test_a_job_begins_when_the_study_has_its_parameters_on_the_disk(
+    scene: Callable[..., Scene], unsynced: Callable[[Path], int]
+) -> None:
+    launcher = AtOnce()
+    study = scene(launcher=launcher, trials=5)
+    journal = study.folder / storage.JOURNAL
+    found: list[int] = []
+    launcher.before = lambda: found.append(unsynced(journal))
+    study.run()
+    study.check()
+    assert found == [0, 0, 0]
+    assert unsynced(journal) == 0  # when the study is over, too
+
+
+def test_a_verdict_comes_when_the_study_has_the_reports_on_the_disk(
+    scene: Callable[..., Scene], unsynced: Callable[[Path], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = scene(pruner=optuna.pruners.ThresholdPruner(upper=-1.0), trials=2)
+    journal, create = study.folder / storage.JOURNAL, records.create
+    found: list[int] = []
+
+    def created(path: Path, value: Any) -> bool:
+        if path.name == "verdict.json":
+            found.append(unsynced(journal))
+        return create(path, value)
+
+    monkeypatch.setattr(records, "create", created)
+    study.run()
+    assert found == [0, 0]
 
 
 # -------------------------------------------------------------------- requests to stop

@@ -6,6 +6,11 @@
 `ConfigLoader._active_repository`
     The config files that the loader has read, kept for the next look. They would go into the pickle that all jobs
     load, and with them the passwords in them.
+`ConfigLoaderImpl`, its `_parse_overrides_and_create_caching_repo` and `_compose_config_from_defaults_list`
+    Composing a config: the first chooses where its files are read from, the second merges them before any override of
+    a value is applied. Hydra does both anew for each job of a sweep, which takes longer than many a job does.
+`hydra._internal.config_repository.CachingConfigRepository`, `hydra._internal.core_plugins.basic_launcher.BasicLauncher`
+    Config files that were read once; and the one launcher that composes its jobs' configs in the driver's process.
 `JobReturn._return_value`
     What a launcher gave back for a trial that did not complete. The public `return_value` raises it, which only an
     exception can be: a launcher that gives back anything else could not be told from a trial that failed.
@@ -14,10 +19,18 @@
 arguments of `hydra.utils.instantiate`, which its documentation describes.
 """
 
+import copy
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
 
 SEEN = ("1.4.0rc3",)
 
@@ -40,3 +53,60 @@ def forget_files(config_loader: Any) -> None:
 def failure_of(returned: JobReturn) -> Any:
     """What a launcher gave back for a job that did not complete: the exception that it failed of, if all is well."""
     return returned._return_value
+
+
+def compose_quickly(launcher: Launcher) -> None:
+    """Let a launcher that composes its jobs' configs in this process read and merge the config files once.
+
+    Without effect on launchers that may hand their context to other processes, and on config loaders of another kind
+    than Hydra's own.
+    """
+    context = getattr(launcher, "hydra_context", None)
+    if type(launcher) is BasicLauncher and context is not None and type(context.config_loader) is ConfigLoaderImpl:
+        launcher.hydra_context = replace(context, config_loader=RememberingLoader(context.config_loader))
+
+
+class RememberingLoader(ConfigLoaderImpl):
+    """Composes the same configs as Hydra's loader, from files as they were when they were first needed.
+
+    What the overrides choose (groups, the search path) is worked out for each config; each choice of files is
+    merged once, and copied for the configs that make the same choice. So a sweep's jobs have the config that was
+    checked before the first one, whatever happens to the files meanwhile.
+    """
+
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
+        super().__init__(loader.config_search_path)
+        self.repository = loader.repository
+        self._read: dict[str, CachingConfigRepository] = {}  # by the overrides that choose the search path
+        self._merged: dict[str, Callable[[], DictConfig]] = {}  # by the files, in their order, with their packages
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str], parsed_overrides: Any = None
+    ) -> Any:
+        parsed = self.parse_overrides(config_name, overrides) if parsed_overrides is None else parsed_overrides
+        key = repr([config_name, *(one.input_line for one in parsed if "searchpath" in one.key_or_group)])
+        if key not in self._read:
+            _, self._read[key] = super()._parse_overrides_and_create_caching_repo(config_name, overrides, parsed)
+        return parsed, self._read[key]
+
+    def _compose_config_from_defaults_list(self, defaults: Sequence[Any], repo: Any) -> DictConfig:
+        """The merged files. Merging changes what it merges, so it gets files that it alone has read."""
+        key = repr((id(repo), list(defaults)))  # repositories are kept, and with them their identity
+        if key not in self._merged:
+            anew = CachingConfigRepository(repo.delegate)
+            self._merged[key] = _copies(super()._compose_config_from_defaults_list(defaults=list(defaults), repo=anew))
+        return self._merged[key]()
+
+
+def _copies(config: DictConfig) -> Callable[[], DictConfig]:
+    """A function that gives another copy of a config at each call: from a pickle, several times as quickly, if it can.
+
+    A config whose schema is a class that cannot be imported has no pickle.
+    """
+    try:
+        pickled = pickle.dumps(config)
+        if pickle.loads(pickled) == config:
+            return lambda: pickle.loads(pickled)
+    except Exception:  # noqa: BLE001  # raised by pickle, or by the code of whatever is in the config
+        pass
+    return lambda: copy.deepcopy(config)

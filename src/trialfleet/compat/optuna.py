@@ -20,13 +20,14 @@ The keys `fixed_params` of a trial and `qmc:…` of a study, among their system 
     trial that waits, and a point of the sequence that is used up.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
-from optuna.storages._rdb.models import StudyUserAttributeModel
 from optuna.storages.journal._storage import JournalOperation
 from optuna.study import Study
-from sqlalchemy import Select, select
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
 
 SEEN = ("5.0.0",)
 
@@ -55,8 +56,12 @@ def backend_of(storage: BaseStorage) -> object | None:
     return backend
 
 
-def select_user_attr(study_id: int, key: str) -> Select[tuple[Any]]:
+def select_user_attr(study_id: int, key: str) -> "Select[tuple[Any]]":
     """A statement that reads a study's user attribute from a database, as JSON; no row if the study has none."""
+    # Both take long to import, and most studies have no database.
+    from optuna.storages._rdb.models import StudyUserAttributeModel
+    from sqlalchemy import select
+
     model = StudyUserAttributeModel
     return select(model.value_json).where(model.study_id == study_id, model.key == key)
 

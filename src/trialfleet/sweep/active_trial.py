@@ -272,6 +272,10 @@ class ActiveTrial:
                 if not all_of_them or self.offsets[label] == before:
                     break
 
+    def list_runs(self) -> None:
+        """Look which runs there are, without all that a look is besides: the trial runs in this process."""
+        self._claims = self.dir.claims_of(self.record.identity)
+
     def run_labels(self) -> list[str]:
         """The runs that the trial has, oldest first."""
         return [claim.label for claim in self.dir.claims_of(self.record.identity)]

@@ -130,6 +130,8 @@ class Driver:
     _nodes: Nodes = field(init=False)
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
+    _went_on: bool = False  # whether this turn told a trial or started one
+    _error_in_report: Exception | None = None
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -159,15 +161,18 @@ class Driver:
         self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
         for fleet in self.fleets.values():
             fleet.notice = self._notice
+            fleet.reported = self._reported
 
     # ---------------------------------------------------------------- the loop
 
     def run(self) -> None:
         """Returns when the study is finished, must not go on, or is to be left. `recover` comes first."""
         while not self.stopping.leaves:
+            self._went_on = False
             try:
                 if not self._outages.resting(self.clock.now()):
-                    self._turn()
+                    with self.store.grouped():
+                        self._turn()
             except LeaseLost:
                 self.account.close()
                 raise
@@ -178,7 +183,8 @@ class Driver:
                 observer.tick(self)
             if self._is_over():
                 return
-            self.clock.sleep(self.settings.watch.files)
+            if not (self.fleet.blocks and self._went_on):
+                self.clock.sleep(self.settings.watch.files)
 
     def _is_over(self) -> bool:
         waits_for = self.active_trials or self._untracked or self._lingering or self._outages.cut_off
@@ -199,7 +205,8 @@ class Driver:
 
         The order is important. What an earlier turn left half done is put right before anything is written. The
         launchers are asked before the files are read: of a job that is over all files are there. Trials are looked at
-        before new ones are asked for, so that the sampler knows of every result.
+        before new ones are asked for, so that the sampler knows of every result. What is written to the study is
+        synced once, before the first file that relies on it.
         """
         self.store.check_lease()
         self._outages.check_room()
@@ -219,6 +226,7 @@ class Driver:
         self._check_budget()
         self._refill()
         self._submit()
+        self.store.sync()
         self._outages.over()
 
     def _look_at_trials(self) -> None:
@@ -275,6 +283,7 @@ class Driver:
         record = TrialRecord.read(directory.trial_json)
         if record is None:  # the driver died between asking and writing
             record = with_claims(self.proposer.complete(trial_id), directory)
+            self.store.sync()
             record.write(directory.trial_json)
         if record.launcher == blocking.LAUNCHER and record.submission is not None and not _begun(record, directory):
             record = replace(record, submission=None, job=None)  # it was to run inside a driver that is gone
@@ -455,11 +464,26 @@ class Driver:
             for observer in self.observers:
                 observer.running(trial, label)
 
+    def _reported(self, number: int) -> None:
+        """A trial that runs in this process has reported. It is judged at once: no turn comes before it ends.
+
+        An error here is none of the trial's, whose code is what called: it is raised once the launcher has returned.
+        """
+        trial = self.active_trials.get(number)
+        if trial is None or self.pruner is None or self._error_in_report is not None:
+            return
+        try:
+            trial.list_runs()
+            self._take_in_reports(trial)
+        except Exception as error:  # noqa: BLE001  # raised again by `_submit`
+            self._error_in_report = error
+
     def _judge(self, trial: ActiveTrial, step: int, value: float) -> None:
         assert self.pruner is not None
         if not self.store.report(trial.trial_id, step, value):
             return
         if self.pruner.prune(self.store.study, self.store.frozen(trial.trial_id)):
+            self.store.sync()  # once there is a verdict, nobody reads reports for the pruner again
             records.create(trial.dir.verdict_json, {"prune_at": step, "value": value})
             trial.pruned = True
 
@@ -483,6 +507,7 @@ class Driver:
         self.account.trial_over(trial.number, seconds)
         self._lingering.add(trial.record.job, trial.number, self.clock.now())
         del self.active_trials[trial.number]
+        self._went_on = True
         self._polling.moved()
         self._consider_stopping(finished)
         if bad_node:
@@ -563,12 +588,17 @@ class Driver:
     def _submit(self) -> None:
         if self._dispatch.launcher in self._polling.silent:
             return
+        self.store.sync()  # the parameters of what begins now: a first attempt's trial.json is not synced
         try:
             submitted = self._dispatch.submit_queued()
         except Interrupted as interruption:
             self.request_stop(str(interruption), Jobs.LEAVE)
             return
+        error, self._error_in_report = self._error_in_report, None
+        if error is not None:
+            raise error
         if submitted:
+            self._went_on = True
             self._polling.soon()
 
     def _notice_once(self, message: str, about: str = "") -> None:

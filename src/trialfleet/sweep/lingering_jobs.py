@@ -46,8 +46,8 @@ class LingeringJobs:
         return {job.ref.launcher for job in self._jobs}
 
     def add(self, job: JobRef | None, number: int, now: float) -> None:
-        """The trial has ended: its job has the grace from now on."""
-        if job is not None and job.launcher in self._fleets:
+        """The trial has ended: its job has the grace from now on. None lingers that was over when it was submitted."""
+        if job is not None and job.launcher in self._fleets and not self._fleets[job.launcher].blocks:
             self._jobs.append(_Job(job, number, now + self._grace))
 
     def look(self, now: float) -> None:

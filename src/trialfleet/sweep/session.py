@@ -179,7 +179,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
     observers: list[Observer] = [*([mlflow] if mlflow else []), terminal]
-    payload = _payload(plan, record, copy) if fleet.starts_processes else folder
+    payload = _payload(plan, record, copy) if not fleet.blocks else folder
     driver = Driver(
         study=StudyFolder(
             folder,

@@ -9,8 +9,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from functools import cache
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,49 @@ _RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # torchru
 _signals: list[int] = []
 
 
+# Called after each report of a run that the driver's own process runs: the driver looks at nothing meanwhile.
+reported: list[Callable[[Path], None]] = []
+
+
 def found() -> Run | None:
     """The run that this process belongs to without having been entered into it; None outside of sweeps."""
-    folder = _run_folder() or os.environ.get(VARIABLE)  # a study within a trial's job has runs of its own
-    return _attached(folder, os.getpid()) if folder else None
+    in_process = _run_folder()  # first: a study within a trial's job has runs of its own
+    folder = in_process or os.environ.get(VARIABLE)
+    if not folder:
+        return None
+    key = (folder, os.getpid())  # a forked child is no thread of its parent's
+    if getattr(_newest, "key", None) != key:
+        if isinstance(run := getattr(_newest, "run", None), AttachedRun):
+            run.close()
+        _newest.key, _newest.run = key, _attached(Path(folder), child=in_process is None)
+    run = _newest.run
+    assert run is None or isinstance(run, AttachedRun | FollowerRun)
+    return run
 
 
-@cache
-def _attached(folder: str, process: int) -> Run | None:
-    """One run for each folder and process: a forked child is none of its parent's."""
-    path = Path(folder)
-    trial = TrialDir(path.parent.parent)
-    claim = next((claim for claim in trial.claims() if claim.label == path.name), None)
+_newest = threading.local()  # the newest run of each thread, with its key
+
+
+def _attached(folder: Path, child: bool) -> Run | None:
+    trial = TrialDir(folder.parent.parent)
+    claim = next((claim for claim in trial.claims() if claim.label == folder.name), None)
     if claim is None:
         return None
-    _heed_the_warning()
+    if child:
+        _heed_the_warning()
     rank = next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
-    if rank > 0:
-        return FollowerRun(trial, claim, lambda: _is_leaving(path), LOOK_SECONDS)
-    return AttachedRun(trial, claim, lambda: _is_leaving(path), LOOK_SECONDS)
+    if child and rank > 0:
+        return FollowerRun(trial, claim, lambda: _is_leaving(folder), LOOK_SECONDS)
+    return AttachedRun(trial, claim, lambda: _is_leaving(folder), LOOK_SECONDS)
 
 
 class AttachedRun(SweepRun):
     """A run whose notes lie in a file, from where whoever commits the result takes them."""
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        super().report(step, values)
+        for listener in reported:
+            listener(self.directory)
 
     def note(self, **entries: Any) -> None:
         super().note(**entries)

@@ -222,6 +222,133 @@ def test_each_append_is_synced_once(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(synced) == 1
 
 
+# -------------------------------------------------------------------- groups
+
+
+class Disk:
+    """Takes the place of os.fsync: what of a file would be there after a power cut.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.kept = path.read_bytes()
+        self.syncs = 0
+        self.fails = False  # the next sync fails, and the system forgets what was not on the disk
+        monkeypatch.setattr(os, "fsync", self._sync)
+
+    def _sync(self, descriptor: int) -> None:
+        self.syncs += 1
+        there = self.path.read_bytes()
+        if not self.fails:
+            self.kept = there
+            return
+        self.fails = False
+        with open(self.path, "rb+") as file:
+            file.seek(len(self.kept))
+            file.write(b"\0" * (len(there) - len(self.kept)))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.fixture
+def disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Disk]:
+    return lambda: Disk(path, monkeypatch)
+
+
+def test_a_group_is_written_at_once_and_synced_once(path: Path, disk: Callable[[], Disk]) -> None:
+    store = opened(path)
+    synced = disk()
+    with store.grouped():
+        first = store.create("uid")
+        store.report(first, 1, 0.5)
+        store.create("uid")
+        assert len(plain(path).trials) == 2
+        assert synced.syncs == 0
+    assert synced.kept == path.read_bytes()
+    assert synced.syncs == 1
+    store.create("uid")
+    assert synced.syncs == 2
+
+
+def test_a_group_is_synced_in_the_middle_if_something_relies_on_it(path: Path, disk: Callable[[], Disk]) -> None:
+    store = opened(path)
+    synced = disk()
+    with store.grouped():
+        store.create("uid")
+        store.sync()
+        assert synced.kept == path.read_bytes()
+        store.sync()
+    assert synced.syncs == 1
+
+
+def test_a_group_that_an_error_ends_is_synced_too(path: Path, disk: Callable[[], Disk]) -> None:
+    store = opened(path)
+    synced = disk()
+
+    def turn() -> None:
+        with store.grouped():
+            store.create("uid")
+            raise KeyError("the turn's own")
+
+    with pytest.raises(KeyError):
+        turn()
+    assert synced.kept == path.read_bytes()
+    synced.fails = True
+    with pytest.raises(KeyError):  # and not what the sync raises
+        turn()
+    store.sync()
+    assert synced.kept == path.read_bytes()
+    assert len(opened(path).trials()) == 2
+
+
+@pytest.mark.parametrize("again", ["sync", "create"])
+def test_what_a_failed_sync_forgot_is_written_again(path: Path, disk: Callable[[], Disk], again: str) -> None:
+    """Whichever the next sync is. What plain Optuna appended meanwhile stays."""
+    store = opened(path)
+    synced = disk()
+    with store.grouped():
+        trial = store.create("uid")
+        store.report(trial, 1, 0.5)
+        written = path.read_bytes()
+        synced.fails = True
+        with pytest.raises(OSError, match="Input/output"):
+            store.sync()
+        assert path.read_bytes() != written
+        with open(path, "ab") as file:
+            file.write(written.splitlines(keepends=True)[-1].replace(b'"step":1', b'"step":2'))
+        if again == "sync":
+            store.sync()
+            assert synced.kept == path.read_bytes()
+    if again == "create":
+        store.create("uid")
+    assert synced.kept == path.read_bytes()
+    assert synced.kept.startswith(written)
+    assert plain(path).trials[0].intermediate_values == {1: 0.5, 2: 0.5}
+
+
+def test_what_a_server_forgot_with_a_handle_is_written_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESTALE, and the file is as short as it was when it was last synced."""
+    store = opened(path)
+    short, fstat, left = len(path.read_bytes()), os.fstat, [1]
+
+    def forgets(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        if left and (found.st_dev, found.st_ino) == (path.stat().st_dev, path.stat().st_ino):
+            left.pop()
+            os.truncate(path, short)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return found
+
+    with store.grouped():
+        store.create("uid")
+        monkeypatch.setattr(os, "fstat", forgets)
+        store.create("uid")
+    assert not left
+    assert len(opened(path).trials()) == 2
+
+
 # -------------------------------------------------------------------- writes that fail
 
 

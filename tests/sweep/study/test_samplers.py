@@ -4,6 +4,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -163,15 +164,15 @@ def test_upstreams_samplers_build_under_their_names(name: str, caplog: pytest.Lo
 
 
 def test_the_config_of_each_choice_here_builds() -> None:
-    from trialfleet.config.location import conf_directory
-
-    for path in sorted((conf_directory() / "hydra" / "sweeper" / "sampler").glob("*.yaml")):
+    folder = Path(str(files("trialfleet.conf"))) / "hydra" / "sweeper"
+    assert len(list(folder.glob("*/*.yaml"))) > 8
+    for path in sorted((folder / "sampler").glob("*.yaml")):
         if path.stem == "auto" and not hasattr(optuna.samplers, "AutoSampler"):
             with pytest.raises(UserError, match="AutoSampler"):
                 SamplerFactory(OmegaConf.load(path), NUMBERS, 0)
         else:
             SamplerFactory(OmegaConf.load(path), NUMBERS, 0)
-    for path in sorted((conf_directory() / "hydra" / "sweeper" / "pruner").glob("*.yaml")):
+    for path in sorted((folder / "pruner").glob("*.yaml")):
         node = OmegaConf.load(path)
         if path.stem == "threshold":
             node.lower = 0.0  # a threshold has no default

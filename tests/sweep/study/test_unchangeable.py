@@ -54,7 +54,7 @@ def test_a_parameter_of_another_kind_is_refused(quick_study: NewQuickStudy, befo
 def test_a_parameter_may_have_another_range_by_permission(quick_study: NewQuickStudy, before: str, after: str) -> None:
     study = quick_study("hydra.sweeper.n_trials=2")
     study.run(f"x={before}", "hydra.sweeper.n_trials=1")
-    assert "'study.allow_changes=[space.x]'" in study.run(f"x={after}", code=1)
+    assert "'hydra.sweeper.study.allow_changes=[space.x]'" in study.run(f"x={after}", code=1)
     study.run(f"x={after}", "study.allow_changes=[space.x]")
     study.run(f"x={after}", "hydra.sweeper.n_trials=3")
     assert study.states() == {"COMPLETE": 3}

@@ -39,18 +39,24 @@ def _unheard(message: str) -> None:
     """Nobody listens yet."""
 
 
+def _unheard_report(number: int) -> None:
+    """Nobody listens yet."""
+
+
 class Fleet(ABC):
     """The jobs of one launcher.
 
     Attributes:
         limit: jobs in flight at most.
-        starts_processes: whether jobs are processes of their own that run this package's worker.
+        blocks: whether jobs are over when `submit` returns, so that nothing is to be waited for after it.
         notice: tells the user something; the driver sets it.
+        reported: of a trial that runs in the driver's own process: it has reported something; the driver sets it.
     """
 
     limit: int
-    starts_processes = True
+    blocks: bool = False
     notice: Callable[[str], None] = staticmethod(_unheard)
+    reported: Callable[[int], None] = staticmethod(_unheard_report)
 
     @abstractmethod
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:

@@ -19,12 +19,12 @@ from types import FrameType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from trialfleet.compat.hydra import failure_of
+from trialfleet.compat.hydra import compose_quickly, failure_of
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
 from trialfleet.sweep.study.search_space import quoted
-from trialfleet.trial import commitment, transient
+from trialfleet.trial import attached, commitment, records, transient
 from trialfleet.trial.claim import NotClaimed
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause
@@ -40,10 +40,12 @@ class BlockingFleet(Fleet):
     """
 
     limit = sys.maxsize
-    starts_processes = False
+    blocks = True
 
     def __init__(self, launcher: Launcher | None) -> None:
         self._launcher = launcher
+        if launcher is not None:
+            compose_quickly(launcher)
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         described = Submission.read(submission)
@@ -94,7 +96,7 @@ class BlockingFleet(Fleet):
             folder = quoted("hydra.sweep.dir", submission.sweep_dir)
             overrides.append([*trial.overrides, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subdir}"])
         try:
-            with _as_before():
+            with _as_before(), self._heard():
                 returned = launcher.launch(overrides, initial_job_idx=batch[0].number)
         except BaseException as failure:  # a task's SystemExit among them, and a KeyboardInterrupt of its own
             if signals:
@@ -113,15 +115,16 @@ class BlockingFleet(Fleet):
     def _write_down(self, submission: Submission, trial: Assignment, end: JobReturn) -> None:
         """Commit how a trial ended; or leave what a worker leaves whose run ended for no fault of the trial's."""
         directory, identity, label = TrialDir(Path(trial.directory)), submission.identity(trial), _label(trial)
-        failure = _failure(end)
+        failure = attached.as_told(directory.run_dir(label), _failure(end))
+        notes = records.plain(dict(attached.notes_of(directory.run_dir(label))))
         outcome: Result | None
         if failure is None:
             state, objectives, error = judged(end.return_value, submission.n_objectives)
-            outcome = Result(state, objectives, error, {}, label, {})
+            outcome = Result(state, objectives, error, {}, label, notes)
         elif isinstance(failure, BrokenExecutor):  # the trial's process was killed, and has no word of its own
             outcome = None
         else:
-            outcome = end_of_trial(failure, label, {}, {})
+            outcome = end_of_trial(failure, label, {}, notes)
         if outcome is not None:
             commitment.commit(directory, outcome, identity, self.notice)
             return
@@ -131,6 +134,19 @@ class BlockingFleet(Fleet):
         if cause not in (Cause.FULL_DISK, Cause.FILE_SYSTEM):  # of which the driver gets word, and tells
             reason = COMMENTS.get(cause, "its process ended before its end")
             self.notice(f"trial {trial.number}: {reason}")
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        """The driver hears of each report of the trials that run in its process."""
+
+        def hear(folder: Path) -> None:
+            self.reported(int(folder.parent.parent.name))
+
+        attached.reported.append(hear)
+        try:
+            yield
+        finally:
+            attached.reported.remove(hear)
 
     def refresh(self) -> bool:
         return True

@@ -1,18 +1,24 @@
-"""Databases as an Optuna storage: opened, refused with a word that helps, and which of their errors pass."""
+"""Databases as an Optuna storage: opened, refused with a word that helps, and which of their errors pass.
+
+SQLAlchemy is imported where a database is opened: it takes a third of the time that a driver takes to start, and most
+studies have no database.
+"""
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import exc
-from sqlalchemy.engine import URL, make_url
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.lease import LeaseLost
 from trialfleet.trial import secrets, transient
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 # What the module that cannot be imported is called where it is installed from.
 _PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql"}
@@ -25,6 +31,9 @@ def open_database(address: str) -> BaseStorage:
         UserError: it cannot be opened: its driver is not installed, its file is damaged, its server does not answer.
             Its cause is the error itself, for `storage_is_transient`.
     """
+    from sqlalchemy import exc
+    from sqlalchemy.engine import make_url
+
     shown = f"hydra.sweeper.storage={secrets.masked(address)}"
     try:
         url = make_url(address)
@@ -45,6 +54,9 @@ def open_database(address: str) -> BaseStorage:
 
 def would_be_made(address: str) -> bool:
     """Whether opening this database would make a file."""
+    from sqlalchemy import exc
+    from sqlalchemy.engine import make_url
+
     try:
         url = make_url(address)
     except exc.ArgumentError:
@@ -55,7 +67,7 @@ def would_be_made(address: str) -> bool:
     return not path.exists() and path.absolute().parent.is_dir()
 
 
-def _check_file(url: URL) -> None:
+def _check_file(url: "URL") -> None:
     """Look through an SQLite file.
 
     Raises:
@@ -127,15 +139,23 @@ def storage_is_full(error: BaseException) -> bool:
 
 def storage_failure(error: BaseException) -> str | None:
     """What a database said, in one line, if the error came from one; else None."""
-    if isinstance(error, exc.SQLAlchemyError | optuna.exceptions.StorageInternalError):
+    exc = _sqlalchemy_errors()
+    if isinstance(error, optuna.exceptions.StorageInternalError) or (exc and isinstance(error, exc.SQLAlchemyError)):
         return _reason(error)
     return None
 
 
+def _sqlalchemy_errors() -> Any:
+    """SQLAlchemy's errors; None if it was not imported, and no error can be one. Nothing is imported to judge an error:
+    the disk that failed may be the one with the packages."""
+    return sys.modules.get("sqlalchemy.exc")
+
+
 def _passes(error: BaseException) -> bool:
-    if isinstance(error, exc.TimeoutError):  # no connection of the pool was free
+    exc = _sqlalchemy_errors()
+    if exc and isinstance(error, exc.TimeoutError):  # no connection of the pool was free
         return True
-    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+    if exc and isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
     module = type(error).__module__.partition(".")[0]
     if module == "sqlite3":

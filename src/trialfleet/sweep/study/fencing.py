@@ -9,14 +9,15 @@ itself; with SQLite its successor waits until that driver wakes or dies.
 import json
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import event
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from trialfleet.compat.optuna import backend_of, select_user_attr
 from trialfleet.sweep.study.lease import LeaseLost
+
+if TYPE_CHECKING:  # it takes long to import: see `databases`
+    from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 TOKEN = "trialfleet:epoch"  # user attribute of a study: the driver that took it, and the number of its lease
 IDLE_SECONDS = 60  # of a transaction in which nothing happens; then PostgreSQL and MySQL roll it back
@@ -46,6 +47,8 @@ class Fence:
     """
 
     def __init__(self, storage: RDBStorage, study_id: int, token: str, lease_check: Callable[[], None]) -> None:
+        from sqlalchemy import event
+
         self._storage = storage
         self._study_id = study_id
         self._token = token
@@ -71,7 +74,7 @@ class Fence:
         if found != self._token:  # somebody else's very first token came between; Optuna says nothing then
             raise _lost(found, self._token)
 
-    def _before_commit(self, session: Session) -> None:
+    def _before_commit(self, session: "Session") -> None:
         session.flush()
         if not session.info.get(_WROTE):
             return
@@ -87,6 +90,8 @@ class Fence:
 
 def limit_idle_transactions(storage: RDBStorage) -> None:
     """See to it that a suspended driver's open transaction cannot keep its successor waiting for ever."""
+    from sqlalchemy import event
+
     statement = _LIMITS.get(storage.engine.dialect.name)
     if statement is None or event.contains(storage.engine, "connect", _executes(statement)):
         return
@@ -105,21 +110,21 @@ def _executes(statement: str) -> Callable[[Any, Any], None]:
     return execute
 
 
-def _note_write(session: Session) -> None:
+def _note_write(session: "Session") -> None:
     session.info[_WROTE] = True
 
 
-def _forget_write(session: Session, transaction: SessionTransaction) -> None:
+def _forget_write(session: "Session", transaction: "SessionTransaction") -> None:
     if transaction.parent is None:  # each flush has one of its own within it
         session.info.pop(_WROTE, None)
 
 
-def _note_statement(state: ORMExecuteState) -> None:
+def _note_statement(state: "ORMExecuteState") -> None:
     if state.is_insert or state.is_update or state.is_delete:
         _note_write(state.session)
 
 
-def _stored_token(session: Session, study_id: int) -> Any:
+def _stored_token(session: "Session", study_id: int) -> Any:
     """The token as it is at the end of this transaction: whoever wants to change it waits for our COMMIT."""
     text = session.execute(select_user_attr(study_id, TOKEN).with_for_update(read=True)).scalar_one_or_none()
     return None if text is None else json.loads(text)

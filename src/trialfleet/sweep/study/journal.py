@@ -68,6 +68,9 @@ class OwnJournal(JournalFileBackend):
         self._path = path
         self._own_lock = JournalLock(path, lease_check)
         self.lines_read = 0
+        self._grouped = False
+        self._unsynced: list[tuple[int, bytes]] = []  # what was appended since the last sync, and where
+        self._in_doubt = False  # whether a sync failed
         with self._own_lock.held():
             self._descriptor = _renewed(path, lease_check)
         self._identity = _identity(os.fstat(self._descriptor))
@@ -87,7 +90,7 @@ class OwnJournal(JournalFileBackend):
             raise self._not_ours() from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append the records and sync them, all or none.
+        """Append the records, all or none, and sync them; in a group they are synced together.
 
         Raises:
             LeaseLost: the path names another driver's file by now, or none.
@@ -96,25 +99,83 @@ class OwnJournal(JournalFileBackend):
         with self._own_lock.held():
             self._make_sure_it_is_ours()
             size = self._through_descriptor(lambda: os.fstat(self._descriptor).st_size)
+            before = len(self._unsynced)
             try:
                 self._through_descriptor(lambda: self._put(data, size))
+                self._unsynced.append((size, data))
+                if not self._grouped:
+                    self.sync()
             except OSError:
+                del self._unsynced[before:]
                 with contextlib.suppress(OSError):  # what cannot be cut off now is cut off by `mend`
                     os.ftruncate(self._descriptor, size)
                 raise
 
+    @contextlib.contextmanager
+    def grouped(self) -> Iterator[None]:
+        """For the length of a block records are written at once, and synced when it ends or when `sync` is called.
+
+        A power cut takes the last ones in a row, never one before another; whoever reads the file sees them all.
+        After an exception in the block what cannot be synced is left to the next sync.
+        """
+        self._grouped = True
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError, LeaseLost):
+                self.sync()
+            raise
+        finally:
+            self._grouped = False
+        self.sync()
+
+    def sync(self) -> None:
+        """Return when all that was appended would survive a power cut.
+
+        Raises:
+            OSError: it would not; the next call tries again.
+            LeaseLost: what has to be written again is another driver's by now.
+        """
+        if self._unsynced:
+            self._through_descriptor(self._sync_once)
+
+    def _sync_once(self) -> None:
+        if self._in_doubt:
+            self._write_again()
+        self._in_doubt = True
+        os.fsync(self._descriptor)
+        self._in_doubt = False
+        self._unsynced.clear()
+
+    def _write_again(self) -> None:
+        """Write what is not synced once more where it is.
+
+        After a sync that failed the system may take the pages for clean, and the next sync would do nothing.
+        """
+        self._make_sure_it_is_ours()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)  # ours would append
+        try:
+            if _identity(os.fstat(descriptor)) != self._identity:
+                raise self._not_ours()
+            for offset, data in self._unsynced:
+                while data:
+                    written = os.pwrite(descriptor, data, offset)
+                    offset, data = offset + written, data[written:]
+        finally:
+            os.close(descriptor)
+
     def mend(self) -> None:
-        """Drop the half of a record that a failed write left at the end."""
+        """Drop the half of a record that a failed write left at the end, and sync the rest."""
         with self._own_lock.held():
             self._make_sure_it_is_ours()
             self._through_descriptor(lambda: os.ftruncate(self._descriptor, whole_length(self._descriptor)))
+            self.sync()
 
     def _put(self, data: bytes, size: int) -> None:
         if os.fstat(self._descriptor).st_size > size:  # of the try that ended in ESTALE
             os.ftruncate(self._descriptor, size)
         while data:  # a signal or a nearly full disk may cut a write short
             data = data[os.write(self._descriptor, data) :]
-        os.fsync(self._descriptor)
 
     def _through_descriptor(self, call: Callable[[], T]) -> T:
         """What `call` returns; once more through a new descriptor if a server of files forgot the old one."""
@@ -130,6 +191,8 @@ class OwnJournal(JournalFileBackend):
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = descriptor
+        if self._unsynced:  # what the server had not written yet it may have forgotten, too
+            self._write_again()
         return call()
 
     def _make_sure_it_is_ours(self) -> None:

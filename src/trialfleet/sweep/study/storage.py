@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,15 @@ class StudyStorage:
         """After a write that failed half-way (a full disk): drop the half, so that the study can be read."""
         if self._journal is not None:
             self._journal.mend()
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """A block whose writes to the folder's journal are synced together: at its end, or by `sync`."""
+        return nullcontext() if self._journal is None else self._journal.grouped()
+
+    def sync(self) -> None:
+        """Return when all that was written would survive a power cut. Databases see to that at each write."""
+        if self._journal is not None:
+            self._journal.sync()
 
     @property
     def in_folder(self) -> bool:
