@@ -4,6 +4,7 @@ A workload adds its own groups (model, dataset, loss …) in a dataclass that in
 group which a workload does not read is an unknown key for it.
 """
 
+import difflib
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -186,8 +187,11 @@ def _objective_problems(config: Config) -> list[str]:
     for metric in objective.metrics:
         if metric not in known:
             there = ", ".join(sorted(config.METRICS | TRAINER_METRICS))
+            near = difflib.get_close_matches(metric, sorted(known), n=1)
             problems.append(
-                f"objective.metric: {config.workload.name} logs no metric {metric!r}; choose one of {there}"
+                f"objective.metric: {config.workload.name} logs no metric {metric!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + f"; choose one of {there}"
             )
         elif metric.startswith("test/") and not config.training.evaluate_test:
             problems.append(f"objective.metric: {metric!r} is only there with training.evaluate_test=true")

@@ -41,14 +41,15 @@ def check(config: Config) -> None:
     """Refuses at once what `train` would refuse, before anything of the training exists. `train` repeats it for little.
 
     Raises:
-        UserError: the mesh, the batch, the data or the names of groups do not fit.
+        UserError: the mesh, the batch, the data or the names of groups do not fit, or the workload returns what the
+            trainer cannot use.
     """
     from trialfleet.training import environment
 
     environment.prepare(config)
     from trialfleet.training.setup import Setup
 
-    Setup(config)
+    Setup(config).rehearse()
 
 
 def evaluate(config: Config, run: Run, checkpoint: str, split: str = "val") -> dict[str, float]:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from trialfleet.config import schema
+from trialfleet.training.contract import batch_of
 from trialfleet.training.workload import Batch, BatchPlan, Example, Source
 
 
@@ -96,7 +97,9 @@ class Loader:
         size = self._groups * self._per_group
         rows = [group * self._per_group + i for group in range(self._groups) for i in range(self._low, self._high)]
         there = [min(row, len(plan.rows) - 1) for row in rows]
-        batch = self.source.collate(examples_of(self.source, plan, seed, epoch, index * size, there), plan.bucket)
+        examples = examples_of(self.source, plan, seed, epoch, index * size, there)
+        ids = None if self._stacked else [plan.rows[row] for row in there]  # an evaluation tells examples apart
+        batch = batch_of(self.source, examples, plan.bucket, ids)
         filled = np.asarray([row >= len(plan.rows) for row in rows])
         if filled.any():
             batch = {**batch, "weight": np.where(filled, np.float32(0), batch["weight"])}

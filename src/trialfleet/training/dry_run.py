@@ -1,7 +1,6 @@
 """What a training would do, as text, from shapes alone."""
 
 import jax
-import numpy as np
 
 from trialfleet.config import Config, hyperparameters, signature
 from trialfleet.training import trees
@@ -12,11 +11,9 @@ from trialfleet.training.setup import Setup, parameter_counts
 def text(config: Config) -> str:
     """See `trialfleet.training.describe`."""
     setup = Setup(config)
+    setup.rehearse()
     layout, mesh = setup.program.layout, setup.mesh
     trained, frozen = parameter_counts([layout.shapes.params, layout.frozen_shapes])
-    plan = setup.train_source.epoch(config.seed, 0)[0]
-    example = setup.train_source.example(plan.rows[0], np.random.default_rng(0))
-    batch = setup.train_source.collate([example], plan.bucket)
     per_device = config.training.global_batch // setup.program.accumulation // batch_shards(mesh)
     lines = [
         f"workload    {config.workload.name}, model {getattr(getattr(config, 'model', None), 'name', '')}",
@@ -25,7 +22,10 @@ def text(config: Config) -> str:
         f"parameters  {trained:,} trained, {frozen:,} frozen",
         f"batch       {config.training.global_batch} examples = {setup.program.accumulation} micro-batches x "
         f"{batch_shards(mesh)} shards x {per_device}",
-        *(f"            {name}: {leaf.dtype} {leaf.shape[1:]}" for name, leaf in sorted(batch.items())),
+        *(
+            f"            {name}: {leaf.dtype} {leaf.shape[2:]}"
+            for name, leaf in sorted(setup.batch_shapes("train").items())
+        ),
         f"steps       {setup.total_steps}, {setup.plans(0)} batches in the first epoch"
         + (f", {setup.dropped} examples left out" if setup.dropped else ""),
         f"objective   {', '.join(config.objective.metrics)} ({', '.join(config.objective.directions)})",

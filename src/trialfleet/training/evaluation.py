@@ -9,18 +9,19 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from trialfleet.config import schema
+from trialfleet.training.contract import CheckedWorkload
 from trialfleet.training.data import Loader
 from trialfleet.training.mesh import BATCH
 from trialfleet.training.program import Inputs, Program
 from trialfleet.training.stop_sync import Request, StopSync
-from trialfleet.training.workload import Extra, Params, Rows, Summary, Workload
+from trialfleet.training.workload import Extra, Params, Rows, Summary
 from trialfleet.trial.run import Run
 
 
 class Evaluator:
     """Evaluates one split of a workload with the parameters it is given."""
 
-    def __init__(self, program: Program, workload: Workload, split: str, training: schema.Training) -> None:
+    def __init__(self, program: Program, workload: CheckedWorkload, split: str, training: schema.Training) -> None:
         self.split = split
         self._program = program
         self._workload = workload

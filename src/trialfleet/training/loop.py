@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from trialfleet.config import Config, signature
+from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, control, distributed, restore, trees
 from trialfleet.training.checkpoints import CheckpointManager
 from trialfleet.training.data import Fed, Feed, Loader, Position
@@ -19,7 +20,6 @@ from trialfleet.training.restore import Start
 from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import Purpose, State, purpose_key
 from trialfleet.training.stop_sync import Request, StopSync
-from trialfleet.training.workload import Workload
 from trialfleet.trial.run import Preempted, Pruned, Run
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def fit(config: Config, run: Run) -> Outcome:
         with goodput.spent("start"):
             distributed.join()
             setup = Setup(config)
+            setup.rehearse()
         saves = CheckpointManager(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
         training = Training(config, run, setup, goodput, saves, restore.begin(config, setup, saves, goodput))
         try:
@@ -167,7 +168,7 @@ class Training:
     def _prepare(self, fed: Fed) -> Fed:
         """The batch as the workload wants it for its updates; it is kept, to be saved between two of them."""
         workload = self.setup.workload
-        if type(workload).prepare is Workload.prepare:
+        if not workload.prepares:
             return fed
         with self.goodput.spent("prepare"), jax.set_mesh(self.setup.mesh):
             key = jax.random.fold_in(purpose_key(self.inputs.seed, Purpose.PREPARE), self.step)
@@ -175,7 +176,10 @@ class Training:
             batch = workload.prepare(self, whole, self.state.extra, fed.batch, key, self.setup.hp)
         if batch is None:
             self._act_on_stop(self.stop_sync.agreed())
-            raise AssertionError(f"{type(workload).__name__}.prepare returned no batch, and nobody asked it to stop")
+            raise UserError(
+                f"{self.config.workload.factory}.prepare: returned no batch, and nobody asked it to stop",
+                "return None only if context.stop() said so",
+            )
         self.prepared = batch
         return fed._replace(batch=batch)
 

@@ -112,8 +112,6 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def _spec(mesh: Mesh, names: Axes, shape: Sequence[int]) -> P:
-    if len(names) != len(shape):
-        raise ValueError(f"logical axes {names} for an array of shape {tuple(shape)}")
     placed: list[str | None] = []
     for name, size in zip(names, shape, strict=True):
         axis = RULES[name] if name is not None else None

@@ -1,7 +1,9 @@
 """From a config to what a training needs before its first state: mesh, workload, program, inputs."""
 
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
+
 import importlib
-import inspect
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,12 +15,13 @@ from jax.sharding import Mesh
 
 from trialfleet.config import Config, hyperparameters, static_part
 from trialfleet.errors import UserError
-from trialfleet.training import trees
+from trialfleet.training import contract, trees
+from trialfleet.training.contract import CheckedWorkload, batch_of
 from trialfleet.training.control import Facts, Knobs
-from trialfleet.training.data import plans_of, total_steps
+from trialfleet.training.data import examples_of, plans_of, total_steps
 from trialfleet.training.mesh import make_mesh, put, replicated
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
-from trialfleet.training.workload import Factory, Hyperparameters, Workload
+from trialfleet.training.workload import Batch, Factory, Hyperparameters
 
 
 class Setup:
@@ -33,14 +36,15 @@ class Setup:
         self.config = config
         self.mesh = make_mesh(config.mesh)
         factory = find_factory(config.workload.factory)
-        self.workload = factory(config)
+        self.workload = CheckedWorkload(factory, config)
         _check_groups(config, self.workload)
         self.updates_per_batch = self.workload.updates_per_batch
         self.train_source = self.workload.source("train")
         # What a source leaves out it may count, so that nobody wonders where examples went.
         self.dropped = int(getattr(self.train_source, "dropped", 0))
         self.total_steps = total_steps(self.train_source, config.seed, config.training, self.updates_per_batch)
-        if self.total_steps == 0:
+        self._plans: dict[int, int] = {}
+        if self.total_steps == 0 or self.plans(0) == 0:
             raise UserError(
                 "training.global_batch: the training data does not fill one batch", "choose a smaller global batch"
             )
@@ -52,7 +56,6 @@ class Setup:
         # float32 by construction: an integer where others have a float would compile anew.
         self._hp = np.asarray(list(values.values()), np.float32)
         self.program = program(factory, static_part(config), self.mesh, tuple(values))
-        self._plans: dict[int, int] = {}
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -97,6 +100,43 @@ class Setup:
             self._plans[epoch] = len(plans_of(self.train_source, self.config.seed, epoch, overfit))
         return self._plans[epoch]
 
+    def batch_shapes(self, split: str) -> Batch:
+        """Shapes of the first batch of a split, found by reading one example.
+
+        Raises:
+            UserError: if the split has no batch, or its examples make none.
+        """
+        source, training = self.workload.source(split), self.config.training
+        train = split == "train"
+        plans = source.epoch(self.config.seed if train else 0, 0)
+        if not plans:
+            raise UserError(f"{type(source).__name__}: {split!r} has no batches", "see where its examples went")
+        rows = plans[0].rows[:1]
+        examples = examples_of(source, plans[0], self.config.seed if train else 0, 0, 0, [0])
+        batch = batch_of(source, examples, plans[0].bucket, None if train else rows)
+        parts = self.program.accumulation
+        sizes = (parts, training.global_batch // parts) if train else (training.eval_batch,)
+        return {
+            name: jax.ShapeDtypeStruct((*sizes, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
+            for name, leaf in batch.items()
+        }
+
+    def rehearse(self) -> None:
+        """Goes through what a training calls of its workload, with shapes in the place of numbers.
+
+        What is traced here is what the first calls of the program use: it is not traced twice.
+
+        Raises:
+            UserError: what the workload returns, or what the data gives, is not what the trainer needs.
+        """
+        shapes, frozen = self.program.layout.shapes, self.program.layout.frozen_shapes
+        batch = self.batch_shapes("train")
+        if not self.workload.prepares:  # else only the workload knows what its updates get
+            self.program.step.eval_shape(shapes, frozen, batch, self.inputs)
+        for split in ("val", "test") if self.config.training.evaluate_test else ("val",):
+            batch = self.batch_shapes(split)
+            self.program.evaluate.eval_shape(shapes.params, frozen, shapes.extra, batch, np.int32(0), self.inputs)
+
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(values, replicated(self.mesh))
 
@@ -105,7 +145,7 @@ def find_factory(path: str) -> Factory:
     """The workload class that `workload.factory` names.
 
     Raises:
-        UserError: if it cannot be imported or is no complete workload.
+        UserError: if it cannot be imported, is no complete workload, or has methods that take other arguments.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -114,12 +154,7 @@ def find_factory(path: str) -> Factory:
         raise UserError(
             f"workload.factory: {path} cannot be imported: {error}", "correct the path, or put its folder on PYTHONPATH"
         ) from error
-    if not (inspect.isclass(factory) and issubclass(factory, Workload)):
-        raise UserError(
-            f"workload.factory: {path} is no workload", "inherit from trialfleet.training.workload.Workload"
-        )
-    if lacking := sorted(factory.__abstractmethods__):
-        raise UserError(f"workload.factory: {path} lacks {', '.join(lacking)}", "define what is lacking")
+    contract.check_class(factory, path)
     found: Factory = factory
     return found
 
@@ -142,8 +177,8 @@ def parameter_counts(trees_of_shapes: Sequence[object]) -> list[int]:
     return [sum(prod(leaf.shape) for leaf in trees.flatten(tree).values()) for tree in trees_of_shapes]
 
 
-def _check_groups(config: Config, workload: Workload) -> None:
-    groups = sorted({workload.group(path) for path in trees.flatten(workload.axes())})
+def _check_groups(config: Config, workload: CheckedWorkload) -> None:
+    groups = sorted({workload.group(path) for path in workload.shapes})
     boost = getattr(config.freezing, "rate_boost", None)
     named = {f"optimizer.groups.{group}": group for group in config.optimizer.groups}
     if boost is not None:

@@ -149,7 +149,4 @@ def shardings_of(mesh: Mesh, shapes: Any, axes: Mapping[str, Axes]) -> PyTree:
 
 def params_shardings(mesh: Mesh, shapes: Params, axes: Mapping[str, Axes]) -> PyTree:
     flat = trees.flatten(shapes)
-    missing = sorted(set(flat) - set(axes))
-    if missing:
-        raise ValueError(f"axes() of the workload says nothing of {', '.join(missing)}")
     return trees.unflatten({path: param_sharding(mesh, axes[path], shape.shape) for path, shape in flat.items()})

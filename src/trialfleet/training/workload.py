@@ -1,9 +1,12 @@
 """What a workload gives to the trainer. It owns no loop, no optimizer and no files.
 
-A workload is a subclass of `Workload` whose only argument is a config. The trainer makes two of it: one from
+A workload is a subclass of `Workload` whose only argument is a config. What it must say is `source`, `init`, `loss` and
+`eval_step`; all else has a default. The trainer makes two of it: one from
 the full config, for the data and the scores on the host, and one from the config's static part, for all that is
 compiled, where a value that is not part of the program cannot even be read by mistake (it is a `Withheld`;
-calculating with it is a TypeError).
+calculating with it is a TypeError). It calls them by `trialfleet.training.contract`, which checks what they return.
+
+A method that returns a pair, of which the second part is nothing in simple cases, may return the first part alone.
 
 Shapes: G is `training.global_batch`, M the examples of a micro-batch over all devices (G / accumulation), E
 `training.eval_batch`. Every leaf of a batch has the example axis first.
@@ -11,9 +14,11 @@ Shapes: G is `training.global_batch`, M the examples of a micro-batch over all d
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -37,6 +42,8 @@ class BatchPlan(NamedTuple):
 class Source(Protocol):
     """The data of one split. Pure: the same arguments give the same answer, on every process.
 
+    Data that lies in arrays needs no class of its own: see `trialfleet.training.arrays.ArraySource`.
+
     It may have an attribute `dropped`: the number of examples that it leaves out, for the trial's record.
     """
 
@@ -57,8 +64,8 @@ class Source(Protocol):
     def collate(self, examples: Sequence[Example], bucket: int) -> Batch:
         """Pads and stacks, to shapes that depend on the bucket and the number of examples only.
 
-        The batch must have a leaf `weight` (float32; 0: not to be counted) and, for evaluation, `id` (int32,
-        the row).
+        A leaf `weight` (float32) says how much an example counts, 0: not at all; without it each counts 1. A leaf
+        `id` (int32) tells examples apart in evaluation; without it, it is the row.
         """
         ...
 
@@ -66,15 +73,15 @@ class Source(Protocol):
 class Loss(NamedTuple):
     """What a loss returns beside its value."""
 
-    extra: Extra
-    metrics: dict[str, jax.Array]  # shares like the loss itself: their sum is logged as train/<name>
+    extra: Extra = ()
+    metrics: Mapping[str, jax.Array] = MappingProxyType({})  # shares as the loss is: their sum is train/<name>
 
 
 class Summary(NamedTuple):
     """What an evaluation says of a whole split."""
 
-    metrics: dict[str, float]  # without the split: 'wer' is logged as 'val/wer'
-    files: dict[str, bytes]  # samples, figures; by file name, written to the artifacts
+    metrics: Mapping[str, float]  # without the split: 'wer' is logged as 'val/wer'
+    files: Mapping[str, bytes] = MappingProxyType({})  # samples, figures; by file name, written to the artifacts
 
 
 class Context(Protocol):
@@ -93,9 +100,9 @@ class Workload(ABC):
 
     updates_per_batch: int = 1  # steps that are made on each batch; more in reinforcement learning
 
-    @abstractmethod
     def __init__(self, config: Any) -> None:
         """Keeps the config; reads no data yet."""
+        self.config = config
 
     # ---- data ---------------------------------------------------------------------------------------------
 
@@ -110,19 +117,23 @@ class Workload(ABC):
     # ---- parameters ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def init(self, key: jax.Array) -> tuple[Params, Extra]:
-        """Fresh parameters, float32. Pure and traceable: shapes are found without computing anything."""
+    def init(self, key: jax.Array) -> tuple[Params, Extra] | Params:
+        """Fresh parameters, float32; alone, if there is no extra.
 
-    @abstractmethod
-    def axes(self) -> PyTree:
-        """The logical axes of each parameter, in the same tree: a tuple with one name or None for each axis.
-
-        Names and where they go are in `trialfleet.training.mesh.RULES`.
+        Pure and traceable: shapes are found without computing anything.
         """
 
-    @abstractmethod
+    def axes(self) -> PyTree | None:
+        """The logical axes of each parameter, in the same tree: a tuple with one name or None for each axis.
+
+        Names and where they go are in `trialfleet.training.mesh.RULES`. None stands for the longest axis of each
+        matrix over fsdp, and nothing over tp. Whatever has two axes or more is decayed, but for stacked vectors.
+        """
+        return None
+
     def group(self, path: str) -> str:
         """The name of a parameter's group ('encoder/layer0/w' -> 'encoder'), for its rate and decay."""
+        return "all"
 
     def trained(self, path: str) -> bool:
         """Whether a parameter is trained at some time.
@@ -146,13 +157,13 @@ class Workload(ABC):
 
     # ---- training -----------------------------------------------------------------------------------------
 
-    @abstractmethod
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
-        """Denominators of the loss (numbers of tokens, sums of weights), for a micro-batch.
+        """Denominators of the loss (numbers of tokens, sums of weights), for a micro-batch; `weight` by default.
 
         They must be sums over examples: the trainer adds them up over the global batch before any loss is
         calculated, so that accumulation changes nothing. (Batch norm is the exception: it sees micro-batches.)
         """
+        return {"weight": jnp.sum(batch["weight"])}
 
     @abstractmethod
     def loss(
@@ -163,8 +174,10 @@ class Workload(ABC):
         norms: dict[str, jax.Array],
         key: jax.Array,
         hp: Hyperparameters,
-    ) -> tuple[jax.Array, Loss]:
+    ) -> tuple[jax.Array, Loss] | jax.Array:
         """This micro-batch's share of the loss, a float32 scalar; the shares of a global batch add up to it.
+
+        Alone, if extra stays as it is and there are no metrics.
 
         Args:
             params: all of them, in the compute dtype.
@@ -191,14 +204,19 @@ class Workload(ABC):
 
     @abstractmethod
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
-        """What is to be known of each example: leaves (E, ...), among them `id` and `weight` of the batch.
+        """What is to be known of each example: leaves (E, ...); `id` and `weight` of the batch come along.
 
         Trailing axes may differ by bucket: the trainer fills the shorter up with zeros.
         """
 
-    @abstractmethod
-    def summarize(self, rows: Rows, split: str) -> Summary:
-        """Scores of a split from the rows of all its examples; numpy, padding (weight 0) already taken out."""
+    def summarize(self, rows: Rows, split: str) -> Summary | Mapping[str, float]:
+        """Scores of a split from the rows of all its examples; numpy, padding (weight 0) already taken out.
+
+        The metrics alone, if there are no files. By default a metric is the weighted mean of each row's numbers.
+        """
+        weight = rows["weight"]
+        names = set(rows) - {"id", "weight"}
+        return {name: float(np.average(rows[name].astype(np.float64), weights=weight)) for name in sorted(names)}
 
     # ---- accounting ---------------------------------------------------------------------------------------
 

@@ -29,8 +29,7 @@ SAMPLES = 20  # examples shown with each evaluation
 class Asr(Workload):
     """See `trialfleet.training.workload.Workload`."""
 
-    def __init__(self, config: AsrConfig) -> None:
-        self.config = config
+    config: AsrConfig
 
     def source(self, split: str) -> Source:
         training = self.config.training

@@ -16,8 +16,7 @@ SAMPLES = 20  # completions shown with each evaluation
 class Language(Workload):
     """A language model, evaluated by the completions that it draws."""
 
-    def __init__(self, config: LanguageConfig) -> None:
-        self.config = config
+    config: LanguageConfig
 
     def init(self, key: jax.Array) -> tuple[Params, Extra]:
         return gemma.init(self.config.model, key), ()

@@ -32,8 +32,10 @@ _COLLAPSED = 0.1  # predictions with less than this share of the largest entropy
 class Mvfoul(Workload):
     """See `trialfleet.training.workload.Workload`."""
 
+    config: MvfoulConfig
+
     def __init__(self, config: MvfoulConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self._classes = class_counts(config.dataset)
 
     def source(self, split: str) -> Source:
