@@ -29,13 +29,13 @@ def train(cfg: DictConfig) -> float:
     model = torch.nn.Sequential(torch.nn.Linear(64, cfg.width), torch.nn.ReLU(), torch.nn.Linear(cfg.width, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=cfg.lr, momentum=cfg.momentum)
 
-    first = 0
+    first, error = 0, 1.0
     earlier = trialfleet.earlier_checkpoint_dir()
     if earlier is not None:
         saved = torch.load(earlier / "last.pt")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        first = saved["epoch"]
+        first, error = saved["epoch"], saved["error"]
 
     for epoch in range(first, cfg.epochs):
         shuffled = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(epoch))]
@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> float:
         with torch.no_grad():
             error = 1 - (model(images[held_out]).argmax(1) == labels[held_out]).float().mean().item()
 
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, "error": error}
         folder = trialfleet.checkpoint_dir()
         torch.save(state, folder / ".last.pt")
         os.replace(folder / ".last.pt", folder / "last.pt")  # whole or not at all
