@@ -86,11 +86,12 @@ def test_a_failed_job_says_what_it_failed_of_and_nothing_on_stderr(capsys: pytes
 
 GROUPS = {
     "config.yaml": "defaults:\n  - model: small\n  - head@extra: ${model}\n  - _self_\nlr: 0.1\nwidth: ${model.width}\n"
-    "list: [1]\n",
+    "list: [1]\ninner:\n  size: 1\n",
     "model/small.yaml": "width: 1\n",
     "model/large.yaml": "defaults:\n  - /opt: sgd\nwidth: 2\n",
     "head/small.yaml": "bias: false\n",
     "head/large.yaml": "bias: true\n",
+    "more/deep.yaml": "# @package _global_\ninner:\n  depth: 3\n",  # changes what another file brought
     "opt/sgd.yaml": "momentum: 0.9\n",
     "opt/adam.yaml": "beta: 0.99\n",
 }
@@ -103,6 +104,7 @@ OVERRIDES = [
     ["+opt=adam", "lr=1"],
     ["+new.key=3", "~lr"],
     ["list=[2,3]", "hydra.sweep.subdir=5"],
+    ["+more=deep"],
     ["head@extra=large"],
     ["hydra.searchpath=[file://elsewhere]", "model=other"],
     ["lr=0.25"],

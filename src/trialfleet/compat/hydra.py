@@ -70,8 +70,8 @@ class RememberingLoader(ConfigLoaderImpl):
     """Composes the same configs as Hydra's loader, from files as they were when they were first needed.
 
     What the overrides choose (groups, the search path) is worked out for each config; each choice of files is
-    merged once, and copied for the configs that make the same choice. So a sweep's jobs have the config that was
-    checked before the first one, whatever happens to the files meanwhile.
+    merged once, and copied for the configs that make the same choice: what happens to a file after it was read changes
+    none of them.
     """
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:

@@ -1,6 +1,6 @@
 """Databases as an Optuna storage: opened, refused with a word that helps, and which of their errors pass.
 
-SQLAlchemy is imported where a database is opened: it takes a third of the time that a driver takes to start, and most
+SQLAlchemy is imported where a database is opened: it takes a quarter of the time that a driver takes to start, and most
 studies have no database.
 """
 
