@@ -27,3 +27,42 @@ def test_a_job_that_is_lost_and_a_driver_that_is_killed(cluster: Cluster, tmp_pa
     result = app.trial(0).result()
     assert result is not None
     assert result.objectives != [7.0]
+
+
+SEVERAL = """\
+import os
+import time
+
+import hydra
+
+import trialfleet
+
+
+@hydra.main(config_path="conf", config_name="config")
+def train(cfg):
+    step = 0
+    while not trialfleet.should_stop():
+        step += 1
+        trialfleet.report(step, {"objective": 1 / cfg.lr if os.environ["SLURM_PROCID"] == "0" else 0.0})
+        time.sleep(0.02)
+        if cfg.lr > 1 and step == 30:
+            return 0.0
+    with open(os.environ["HEARD"], "a") as file:
+        file.write(f"{os.environ['SLURM_PROCID']}\\n")
+
+
+if __name__ == "__main__":
+    train()
+"""
+
+
+def test_of_several_processes_the_first_reports_and_all_hear_a_verdict(cluster: Cluster, tmp_path: Path) -> None:
+    """Without torch.distributed or jax.distributed, by which they would agree on the step."""
+    launcher = ("hydra/launcher=submitit_slurm", "hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1")
+    environment = {**cluster.env, "HEARD": str(tmp_path / "heard")}
+    app = OwnApp(tmp_path / "app", *launcher, "hydra.sweeper.n_trials=2", environment=environment)
+    (app.folder / "train.py").write_text(SEVERAL)
+    said = app.run()
+    assert "(1 complete, 1 pruned)" in said
+    assert sorted((tmp_path / "heard").read_text().split()) == ["0", "1"]
+    assert {line.values["objective"] for run in app.lines(1) for line in run} == {1000.0}

@@ -65,11 +65,14 @@ class OwnApp:
     def trial(self, number: int) -> TrialDir:
         return TrialDir(self.study / "trials" / f"{number:05d}")
 
-    def steps(self, number: int) -> list[list[int]]:
-        """The steps that each run of a trial reported."""
+    def lines(self, number: int) -> list[list[metrics.Line]]:
+        """What each run of a trial reported."""
         trial = self.trial(number)
         files = [trial.run_dir(claim.label) / "metrics.jsonl" for claim in trial.claims()]
-        return [[line.step for line in metrics.read_from(file)[0]] for file in files]
+        return [metrics.read_from(file)[0] for file in files]
+
+    def steps(self, number: int) -> list[list[int]]:
+        return [[line.step for line in run] for run in self.lines(number)]
 
     def wait_for_reports(self, number: int, runs: int = 1) -> None:
         """Wait until a trial's run has saved and reported some steps."""
