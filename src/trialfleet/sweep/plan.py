@@ -172,7 +172,7 @@ def _metrics(named: str | list[str], count: int) -> list[str]:
 
 
 def _space(request: Request) -> Space:
-    """The space of the command; if it names none, the workload's default one."""
+    """The space of the command; if it names none, the default one."""
     node = request.node
     space = search_space.parse([*search_space.arguments_of(node["params"]), *request.arguments])
     nothing_given = node["params"] is None and not space.distributions and node["custom_search_space"] is None
@@ -182,7 +182,7 @@ def _space(request: Request) -> Space:
     if not space.distributions and node["custom_search_space"] is None and "default_params" in node:
         raise UserError(
             "the search space is empty: hydra.sweeper.params and the command line vary nothing",
-            "add for example 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))' or +search_space=asr_small",
+            "add for example 'learning_rate=tag(log,interval(1e-4,1e-2))', with a key of your config",
         )
     return space
 

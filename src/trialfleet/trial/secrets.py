@@ -4,12 +4,13 @@ Jobs talk to no storage and to no tracking server, so nothing that goes down to 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-_ADDRESSES = ("hydra.sweeper.storage", "tracking.uri")  # the settings that may hold one
+_ADDRESSES = ("hydra.sweeper.storage", "hydra.sweeper.tracking.uri")  # the settings that may hold one
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _USER = re.compile(r"(://[^:/@\s]*:)[^@\s]*(?=@)")
 _QUERY = re.compile(r"((?:password|passwd|pwd|token)=)[^&\s'\"]*", re.IGNORECASE)
 
@@ -19,10 +20,21 @@ def masked(text: str) -> str:
     return _QUERY.sub(r"\1***", _USER.sub(r"\1***", text))
 
 
-def masked_override(text: str) -> str:
-    """An override as it may be recorded: only those of settings that hold an address are touched."""
+def addresses(config: DictConfig) -> list[str]:
+    """The keys that may hold one: the sweeper's own, and those of the application that fill them.
+
+    Whatever else an application has in its config its jobs may need as it is.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    own = [_below(plain, address) for address in _ADDRESSES]
+    filled = [_REFERENCE.fullmatch(text) for text in own if isinstance(text, str)]
+    return [*_ADDRESSES, *(found.group(1) for found in filled if found)]
+
+
+def masked_override(text: str, keys: Collection[str]) -> str:
+    """An override as it may be recorded: only those of `keys`, or below them, are touched."""
     key = text.partition("=")[0].lstrip("+~")
-    ours = any(key == address or key.startswith(f"{address}.") for address in _ADDRESSES)
+    ours = any(key == address or key.startswith(f"{address}.") for address in keys)
     return masked(text) if ours else text
 
 
@@ -32,15 +44,15 @@ def mask(config: DictConfig) -> list[str]:
     Returns:
         the dotted keys that were changed.
     """
-    changed = []
+    changed, keys = [], addresses(config)
     plain = OmegaConf.to_container(config, resolve=False)
-    for address in _ADDRESSES:
+    for address in keys:
         for key, text in _texts(_below(plain, address), address):
             if masked(text) != text:
                 _set(config, key, masked(text))
                 changed.append(key)
     for kind, overrides in (_below(plain, "hydra.overrides") or {}).items():
-        _set(config, f"hydra.overrides.{kind}", [masked_override(text) for text in overrides])
+        _set(config, f"hydra.overrides.{kind}", [masked_override(text, keys) for text in overrides])
     return changed
 
 

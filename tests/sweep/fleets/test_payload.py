@@ -19,6 +19,7 @@ CONF = f"""
 hydra:
   sweeper:
     storage: {URL}
+    tracking: {{uri: "${{tracking.uri}}"}}
 tracking:
   uri: https://me:{SECRET}@mlflow.example
 data: s3://key:needed@bucket/x
@@ -37,9 +38,8 @@ def test_no_password_goes_into_the_pickle(tmp_path: Path, composed: Composed, gi
     addresses = [f"hydra.sweeper.storage='{URL}'", f"++tracking.uri=https://me:{SECRET}@other.example"]
     context, config = composed(
         tmp_path,
-        "hydra/sweeper=optuna",
+        "hydra/sweeper=trialfleet",
         "hydra.sweeper.study_name=study",
-        "++hydra.sweeper.direction=minimize",
         *(addresses if given == "on the command line" else []),
     )
     path = write_payload(tmp_path / "payloads", context, task, config, "code")
@@ -92,7 +92,17 @@ def test_a_config_without_addresses_is_left_alone() -> None:
     ],
 )
 def test_overrides_are_masked_where_only_the_driver_needs_them(override: str, masked: str) -> None:
-    assert secrets.masked_override(override) == masked
+    assert secrets.masked_override(override, ["hydra.sweeper.storage", "tracking.uri"]) == masked
+
+
+def test_only_the_applications_keys_that_fill_the_sweepers_are_masked() -> None:
+    own = {"tracking": {"uri": URL}, "database": URL}
+    sweeper = {"storage": "${database}", "tracking": {"uri": f"https://me:{SECRET}@host"}}
+    config = OmegaConf.create({**own, "hydra": {"sweeper": sweeper}})
+    assert secrets.addresses(config) == ["hydra.sweeper.storage", "hydra.sweeper.tracking.uri", "database"]
+    secrets.mask(config)
+    assert config.tracking.uri == URL  # the application's, for whatever it tracks
+    assert SECRET not in config.database + config.hydra.sweeper.tracking.uri
 
 
 @given(st.text("abc123!$%&*()_+-=.,;~^", min_size=1, max_size=12), st.sampled_from(["", "me"]))
@@ -101,6 +111,6 @@ def test_no_password_is_left_in_an_address(password: str, user: str) -> None:
 
 
 def test_a_password_survives_nowhere_in_a_pickled_config() -> None:
-    hydra = {"sweeper": {"storage": URL}, "overrides": {"hydra": []}}
+    hydra = {"sweeper": {"storage": URL, "tracking": {"uri": "${tracking.uri}"}}, "overrides": {"hydra": []}}
     config = OmegaConf.create({"tracking": {"uri": URL}, "hydra": hydra})
     assert SECRET.encode() not in pickle.dumps(without_secrets(config))

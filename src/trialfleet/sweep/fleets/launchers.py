@@ -94,8 +94,7 @@ class _Slurm(FleetFactory):
         if missing:
             raise UserError(
                 f"hydra/launcher=submitit_slurm: {', '.join(missing)} cannot be found on PATH",
-                "run this where Slurm is installed, or use hydra/launcher=submitit_local (make cluster-up gives a "
-                "test cluster)",
+                "run this where Slurm is installed, or use hydra/launcher=submitit_local",
             )
 
     def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:

@@ -101,10 +101,11 @@ def _singletons() -> Any:
 def without_secrets(config: DictConfig) -> DictConfig:
     """A copy of the sweep's config in which addresses have no password, overrides included."""
     copied = copy.deepcopy(config)
-    changed = [key for key in secrets.mask(copied) if key.startswith("hydra.")]
+    given = [text.partition("=")[0].lstrip("+") for text in OmegaConf.select(copied, "hydra.overrides.task") or ()]
+    changed = [key for key in secrets.mask(copied) if key not in given]
     if changed:
         # A job composes its config anew, and Hydra refuses a sweeper that differs from this one.
-        overrides = [f"{key}={element(OmegaConf.select(copied, key))}" for key in changed]
+        overrides = [f"++{key}={element(OmegaConf.select(copied, key))}" for key in changed]
         with read_write(copied.hydra.overrides):
             copied.hydra.overrides.hydra = [*copied.hydra.overrides.hydra, *overrides]
     return copied

@@ -100,7 +100,8 @@ class Proposer:
                 f"{', '.join(sorted(clash))}: given a fixed value and searched over, too",
                 "remove it from the command line or from the search space",
             )
-        overrides = [secrets.masked_override(text) for text in self._space.overrides(params)]
+        keys = secrets.addresses(self._config)
+        overrides = [secrets.masked_override(text, keys) for text in self._space.overrides(params)]
         return TrialRecord(number, overrides, params, distribution_texts(frozen.distributions), self._uid)
 
     def _suggest_more(self, trial: Trial) -> None:
