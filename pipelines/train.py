@@ -57,9 +57,13 @@ def check(cfg: DictConfig) -> None:
     config = load(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
     _refuse_other_direction(cfg)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
-    if max(sizes) > 1 and _runs_here(cfg) and sizes not in _tried:
-        _tried.add(sizes)
-        _try_out(list(cfg.hydra.overrides.task))
+    tried = (config.workload.factory, *sizes)
+    # What is part of the package is known to work: only its mesh may not fit this machine.
+    unknown = max(sizes) > 1 or not config.workload.factory.startswith("trialfleet.")
+    if unknown and _runs_here(cfg) and tried not in _tried:
+        _tried.add(tried)
+        where = [word for word in cfg.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
+        _try_out([*cfg.hydra.overrides.task, *where])
 
 
 def _refuse_other_direction(cfg: DictConfig) -> None:
@@ -72,7 +76,7 @@ def _refuse_other_direction(cfg: DictConfig) -> None:
         )
 
 
-_tried: set[tuple[int, ...]] = set()  # meshes that were tried out: one dry run is enough for all probes
+_tried: set[tuple[str | int, ...]] = set()  # workloads and meshes that were tried out: once is enough for all probes
 
 
 def _runs_here(cfg: DictConfig) -> bool:
@@ -82,7 +86,7 @@ def _runs_here(cfg: DictConfig) -> bool:
 
 
 def _try_out(overrides: list[str]) -> None:
-    """A dry run in a process of its own: only jax knows how many devices there are.
+    """A dry run in a process of its own: jax alone knows how many devices there are, and what a workload returns.
 
     Raises:
         UserError: what the dry run said.

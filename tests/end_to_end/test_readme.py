@@ -14,15 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["+experiment=quick_test", "hydra.sweeper.n_trials=1"]
 
 
-def commands() -> list[str]:
-    """The `python -m` commands of the README's code blocks, continuation lines joined, comments cut."""
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+def commands_of(page: Path) -> list[str]:
+    """The `python -m` commands of a page's code blocks, continuation lines joined, comments cut."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.startswith("python -m ")]
 
 
-LOCAL = [line for line in commands() if "submitit_slurm" not in line]
+COMMANDS = commands_of(ROOT / "README.md")
+LOCAL = [line for line in COMMANDS if "submitit_slurm" not in line]
 
 
 def test_there_are_commands() -> None:

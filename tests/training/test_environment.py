@@ -48,6 +48,25 @@ def test_another_number_of_devices_needs_another_process():
         environment.prepare(composed("runtime.simulated_devices=2"))
 
 
+def test_a_workload_that_has_imported_jax_gets_what_its_config_says(tmp_path):
+    code = """
+import os, sys
+import jax
+from tests.training.harness import composed
+from trialfleet.training import environment
+cache = f"runtime.compilation_cache={sys.argv[1]}"
+environment.prepare(composed("runtime.simulated_devices=3", "runtime.cpu_threads=2", cache))
+jax.jit(lambda x: x + 1)(1)
+kept = any(environment.cache_directory(sys.argv[1]).glob("*-cache"))
+print(jax.device_count(), os.environ["PJRT_NPROC"], kept)
+"""
+    plain = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=plain, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["3", "2", "True"]
+
+
 def test_the_package_is_there_before_jax_is():
     code = "import sys, trialfleet.training, trialfleet.training.environment; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

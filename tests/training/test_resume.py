@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.workloads.test_mvfoul import SMALL as SMALL_MVFOUL
 from trialfleet.trial import metrics, records
 
 pytestmark = pytest.mark.slow
+
+DIGITS_MLP = Path(__file__).parents[2] / "examples" / "digits_mlp"
 
 ASR = [
     *SMALL,
@@ -32,15 +35,25 @@ MVFOUL = [
     "training.report_every=1",
     "training.checkpoints.every_steps=4",
 ]
+ARRAYS = [  # of the example, from outside of the package
+    f"hydra.searchpath=[file://{DIGITS_MLP / 'conf'}]",
+    "workload=digits_mlp",
+    "training.max_steps=60",
+    "training.report_every=1",
+    "training.eval_every=10",
+    "training.checkpoints.every_steps=7",
+    "mesh.data=1",
+]
 GRPO = [*SMALL_GRPO, *POLICY, "training.max_steps=24", "training.checkpoints.every_steps=3"]  # two updates a round
 
 
 @pytest.mark.parametrize(
     ("overrides", "kills"),
-    [(ASR, (9, 24, 41)), (MVFOUL, (6, 13, 21)), (GRPO, (5, 10, 18))],
-    ids=["asr", "mvfoul", "grpo"],
+    [(ASR, (9, 24, 41)), (MVFOUL, (6, 13, 21)), (GRPO, (5, 10, 18)), (ARRAYS, (9, 24, 41))],
+    ids=["asr", "mvfoul", "grpo", "arrays"],
 )
-def test_a_training_that_was_killed_three_times_ends_as_if_it_had_not_been(tmp_path, overrides, kills):
+def test_a_training_that_was_killed_three_times_ends_as_if_it_had_not_been(tmp_path, monkeypatch, overrides, kills):
+    monkeypatch.setenv("PYTHONPATH", str(DIGITS_MLP))
     overrides = [*overrides, f"runtime.compilation_cache={tmp_path / 'cache'}"]
     if "workload=grpo" in overrides:
         assert start(tmp_path / "base", [], *SMALL_GRPO, *BASE).wait() == 0

@@ -37,7 +37,9 @@ class ArraySource:
         self._count = next(iter(lengths.values()))
         self._shuffled = split == "train"
         self._batch = training.global_batch if self._shuffled else training.eval_batch
-        if self._count < (self._batch if self._shuffled else 1):
+        if self._count == 0:
+            raise UserError(f"ArraySource of {split!r}: the arrays of {split!r} have no examples", "give some rows")
+        if self._shuffled and self._count < self._batch:
             raise UserError(
                 f"training.global_batch: {self._batch}, and the arrays of {split!r} have {self._count} examples",
                 "choose a smaller global batch, or give more data",

@@ -310,21 +310,22 @@ class CheckedWorkload(Workload):
 
     def _check_names_of_metrics(self, method: str, split: str, names: Iterable[str]) -> None:
         """All that are declared, and no others."""
-        schema, given = type(self._config), sorted(map(str, names))
-        declared = sorted(name.partition("/")[2] for name in schema.METRICS if name.startswith(f"{split}/"))
+        schema = type(self._config)
+        given = sorted(f"{split}/{name}" for name in names)
+        declared = sorted(name for name in schema.METRICS if name.startswith(f"{split}/"))
         for name in given:
             if name not in declared:
                 self._refuse(
                     method,
-                    f"the metric {f'{split}/{name}'!r} is not declared{nearest(name, declared)}",
-                    f"add it to {schema.__name__}.METRICS; there are {_listed(split, declared)}",
+                    f"the metric {name!r} is not declared{nearest(name, declared)}",
+                    f"add it to {schema.__name__}.METRICS, which has {', '.join(declared) or f'none of {split}/'}",
                 )
         for name in declared:
             if name not in given:
                 self._refuse(
                     method,
-                    f"{schema.__name__}.METRICS has {f'{split}/{name}'!r}, which never comes{nearest(name, given)}",
-                    f"return it, or take it out of METRICS; there are {_listed(split, given)}",
+                    f"{schema.__name__}.METRICS has {name!r}, which never comes{nearest(name, given)}",
+                    f"return it, or take it out of METRICS; there are {', '.join(given) or f'none of {split}/'}",
                 )
 
     # ---- accounting ---------------------------------------------------------------------------------------
@@ -426,7 +427,3 @@ def _shapes(tree: Any) -> tuple[Any, str]:
     """Structure, shapes and types of a tree of arrays, to compare and to show."""
     shown = jax.tree.map(_kind, tree)
     return jax.tree.structure(tree), str(shown)
-
-
-def _listed(split: str, names: Sequence[str]) -> str:
-    return ", ".join(f"{split}/{name}" for name in names) or "none"

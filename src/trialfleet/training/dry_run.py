@@ -15,8 +15,9 @@ def text(config: Config) -> str:
     layout, mesh = setup.program.layout, setup.mesh
     trained, frozen = parameter_counts([layout.shapes.params, layout.frozen_shapes])
     per_device = config.training.global_batch // setup.program.accumulation // batch_shards(mesh)
+    model = getattr(getattr(config, "model", None), "name", None)
     lines = [
-        f"workload    {config.workload.name}, model {getattr(getattr(config, 'model', None), 'name', '')}",
+        f"workload    {config.workload.name}" + (f", model {model}" if model else ""),
         f"mesh        {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
         f" of {jax.device_count()} {mesh.devices.ravel()[0].device_kind} devices",
         f"parameters  {trained:,} trained, {frozen:,} frozen",

@@ -1,8 +1,11 @@
-"""What must be fixed before jax is imported, since it reads these once. Imports no jax itself.
+"""What must be fixed before jax starts, since it reads these once. Does not import jax, but uses it if it is there.
 
 Device count, thread count and determinism change results in their last bits, so they come from the config
 and not from whatever the machine's environment happens to say.
 """
+
+# mypy: allow-untyped-calls
+# (jax's config.update has no annotations.)
 
 import contextlib
 import getpass
@@ -10,8 +13,10 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from trialfleet.config import Config
 from trialfleet.errors import UserError
@@ -20,13 +25,24 @@ from trialfleet.errors import UserError
 def prepare(config: Config) -> None:
     """Sets the environment variables of jax and XLA for this trial.
 
+    A workload may have imported jax already, its config's file too. XLA reads its variables when the devices are
+    asked for; what jax has read at its import is set in its own configuration.
+
     Raises:
         UserError: if jax is already running with another number of simulated devices.
     """
-    if "jax" in sys.modules:
+    wanted = variables(config)
+    if "jax" not in sys.modules:
+        os.environ.update(wanted)
+    elif _has_devices():
         _check_running(config)
     else:
-        os.environ.update(variables(config))
+        import jax
+
+        os.environ.update(wanted)
+        for name, value in wanted.items():
+            if name in _READ_AT_IMPORT:
+                jax.config.update(name.lower(), _READ_AT_IMPORT[name](value))
 
 
 def variables(config: Config) -> dict[str, str]:
@@ -40,6 +56,28 @@ def variables(config: Config) -> dict[str, str]:
         wanted["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         wanted["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     return wanted
+
+
+# The variables that jax reads when it is imported, and how; the others are XLA's.
+_READ_AT_IMPORT: dict[str, Callable[[str], Any]] = {
+    "JAX_PLATFORMS": str,
+    "JAX_COMPILATION_CACHE_DIR": str,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": float,
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": int,
+}
+
+
+def _has_devices() -> bool:
+    """Whether jax has asked for its devices: from then on it refuses another number of them."""
+    import jax
+
+    number = jax.config.jax_num_cpu_devices
+    try:
+        jax.config.update("jax_num_cpu_devices", 2 if number == 1 else 1)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", number)
+    return False
 
 
 def cache_directory(root: str) -> Path:

@@ -5,13 +5,11 @@
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from trialfleet.config import schema
 from trialfleet.training.contract import CheckedWorkload
 from trialfleet.training.data import Loader
-from trialfleet.training.mesh import BATCH
+from trialfleet.training.mesh import eval_sharding
 from trialfleet.training.program import Inputs, Program
 from trialfleet.training.stop_sync import Request, StopSync
 from trialfleet.training.workload import Extra, Params, Rows, Summary
@@ -28,7 +26,7 @@ class Evaluator:
         source = workload.source(split)
         # Always the same examples: neither the seed nor the epoch of a training changes what it is judged by.
         self._plans = source.epoch(0, 0)[: training.limit_eval_batches]
-        self._loader = Loader(source, NamedSharding(program.mesh, P(BATCH)), training.eval_batch, None)
+        self._loader = Loader(source, eval_sharding(program.mesh), training.eval_batch, None)
 
     def __call__(
         self, params: Params, frozen: Params, extra: Extra, inputs: Inputs, stop_sync: StopSync

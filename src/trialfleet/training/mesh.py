@@ -88,6 +88,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(None, BATCH))
 
 
+def eval_sharding(mesh: Mesh) -> NamedSharding:
+    """For leaves (examples, ...) of an evaluation."""
+    return NamedSharding(mesh, P(BATCH))
+
+
 def param_sharding(mesh: Mesh, names: Axes, shape: Sequence[int]) -> NamedSharding:
     """Where a parameter with these logical axes lies."""
     return NamedSharding(mesh, _spec(mesh, names, shape))

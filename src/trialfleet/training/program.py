@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from trialfleet.config import Config
 from trialfleet.training import schedules, trees
 from trialfleet.training.contract import CheckedWorkload
-from trialfleet.training.mesh import BATCH, DATA, FSDP, TP, batch_sharding, check_batch, replicated
+from trialfleet.training.mesh import DATA, FSDP, TP, batch_sharding, check_batch, eval_sharding, replicated
 from trialfleet.training.optimizers import Optimizer
 from trialfleet.training.state import (
     Layout,
@@ -151,7 +151,7 @@ def program(
                 layout.shardings.params,
                 layout.frozen_shardings,
                 layout.shardings.extra,
-                NamedSharding(mesh, P(BATCH)),
+                eval_sharding(mesh),
                 whole,
                 inputs,
             ),

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from trialfleet.training import contract, trees
 from trialfleet.training.contract import CheckedWorkload, batch_of
 from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import examples_of, plans_of, total_steps
-from trialfleet.training.mesh import make_mesh, put, replicated
+from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh, put, replicated
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
 from trialfleet.training.workload import Batch, Factory, Hyperparameters
 
@@ -116,8 +117,11 @@ class Setup:
         batch = batch_of(source, examples, plans[0].bucket, None if train else rows)
         parts = self.program.accumulation
         sizes = (parts, training.global_batch // parts) if train else (training.eval_batch,)
+        placed = batch_sharding(self.mesh) if train else eval_sharding(self.mesh)
         return {
-            name: jax.ShapeDtypeStruct((*sizes, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
+            name: jax.ShapeDtypeStruct(
+                (*sizes, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype), sharding=placed
+            )
             for name, leaf in batch.items()
         }
 
@@ -129,7 +133,9 @@ class Setup:
         Raises:
             UserError: what the workload returns, or what the data gives, is not what the trainer needs.
         """
-        shapes, frozen = self.program.layout.shapes, self.program.layout.frozen_shapes
+        layout = self.program.layout
+        shapes = _placed(layout.shapes, layout.shardings)
+        frozen = _placed(layout.frozen_shapes, layout.frozen_shardings)
         batch = self.batch_shapes("train")
         if not self.workload.prepares:  # else only the workload knows what its updates get
             self.program.step.eval_shape(shapes, frozen, batch, self.inputs)
@@ -139,6 +145,15 @@ class Setup:
 
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(values, replicated(self.mesh))
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes with their places: what is traced of them is what is traced of the arrays."""
+    return jax.tree.map(
+        lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place, weak_type=shape.weak_type),
+        shapes,
+        shardings,
+    )
 
 
 def find_factory(path: str) -> Factory:
