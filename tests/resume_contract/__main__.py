@@ -7,11 +7,12 @@ from pathlib import Path
 from .commands import NeverCame
 from .moments import MOMENTS
 from .points import POINTS, Verdict, judge
-from .sweepers import SWEEPERS, Launcher, Sweeper
+from .sweepers import SWEEPERS, Sweeper
 
 
-def cells(sweeper: Sweeper, launcher: Launcher) -> dict[str, dict[str, Verdict]]:
+def cells(sweeper: Sweeper, launcher_name: str) -> dict[str, dict[str, Verdict]]:
     """Moment → point → verdict."""
+    launcher = sweeper.launchers[launcher_name]
     found: dict[str, dict[str, Verdict]] = {}
     for name, moment in MOMENTS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -21,7 +22,7 @@ def cells(sweeper: Sweeper, launcher: Launcher) -> dict[str, dict[str, Verdict]]
                 found[name] = dict.fromkeys(POINTS, str(error))
         for point, why in found[name].items():
             if why:
-                print(f"{sweeper.name}, {name}: {point}: {why}\n", file=sys.stderr)
+                print(f"{sweeper.name}, {launcher_name}, {name}: {point}: {why}\n", file=sys.stderr)
     return found
 
 
@@ -33,13 +34,13 @@ def table(found: dict[str, dict[str, Verdict]]) -> str:
 
 
 def _word(verdict: Verdict) -> str:
-    return "–" if verdict is None else "**no**" if verdict else "yes"
+    return "\N{EN DASH}" if verdict is None else "**no**" if verdict else "yes"
 
 
 def main(names: list[str]) -> None:
     for name in names or SWEEPERS:
-        for launcher_name, launcher in SWEEPERS[name].launchers.items():
-            print(f"### {name}, {launcher_name}\n\n{table(cells(SWEEPERS[name], launcher))}\n", flush=True)
+        for launcher in SWEEPERS[name].launchers:
+            print(f"### {name}, {launcher}\n\n{table(cells(SWEEPERS[name], launcher))}\n", flush=True)
 
 
 if __name__ == "__main__":

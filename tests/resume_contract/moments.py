@@ -184,6 +184,7 @@ def _interrupt(sweep: Sweep, story: Story) -> None:
     controller.interrupt()
     sweep.wait_until(controller.ended, "the end of the interrupted command")
     _note_cut(sweep, story)
+    sweep.let("open.0")
     _resume(sweep, story, killed=False)
 
 
@@ -198,7 +199,6 @@ def _plain_repeat(sweep: Sweep, story: Story) -> None:
     _note_cut(sweep, story)
     story.again = _further(sweep, sweep.command())
     _note_resumed(sweep, story, story.again.done if done.code == 0 else done, killed=False)
-    story.raised = _further(sweep, sweep.command(total=sweep.total + 1))
 
 
 def _two_controllers(sweep: Sweep, story: Story) -> None:

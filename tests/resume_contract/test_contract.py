@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from .moments import MOMENTS, Moment
-from .points import POINTS, judge
+from .points import judge
 from .sweepers import BASIC, SWEEPERS, Launcher, Sweeper
 
 pytestmark = pytest.mark.slow

@@ -32,9 +32,9 @@ def append(event: str, **more: object) -> int:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         earlier = [json.loads(line) for line in file]
-        count = sum(line["event"] == event and line.get("outcome") == more.get("outcome") for line in earlier)
-        file.write(json.dumps({"event": event, "order": count, **more}) + "\n")
-    return count
+        same = [line for line in earlier if line["event"] == event and line.get("outcome") == more.get("outcome")]
+        file.write(json.dumps({"event": event, "order": len(same), **more}) + "\n")
+    return len(same)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
