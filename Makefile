@@ -23,6 +23,8 @@ $(READY): requirements.lock pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# The wheel has trialfleet alone; here the commands of pipelines/ can be typed in any folder, too.
+	@$(RUN) -c 'import os, sysconfig; open(sysconfig.get_path("purelib") + "/trialfleet_project.pth", "w").write(os.getcwd() + "\n")'
 	@touch $@
 
 # ---- the main job

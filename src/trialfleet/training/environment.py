@@ -71,12 +71,13 @@ def _has_devices() -> bool:
     """Whether jax has asked for its devices: from then on it refuses another number of them."""
     import jax
 
-    number = jax.config.jax_num_cpu_devices
+    config: Any = jax.config  # its names are made at run time
+    number = config.jax_num_cpu_devices
     try:
-        jax.config.update("jax_num_cpu_devices", 2 if number == 1 else 1)
+        config.update("jax_num_cpu_devices", 2 if number == 1 else 1)
     except RuntimeError:
         return True
-    jax.config.update("jax_num_cpu_devices", number)
+    config.update("jax_num_cpu_devices", number)
     return False
 
 
