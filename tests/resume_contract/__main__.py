@@ -11,7 +11,7 @@ from .sweepers import SWEEPERS, Sweeper
 
 
 def cells(sweeper: Sweeper, launcher_name: str) -> dict[str, dict[str, Verdict]]:
-    """Moment → point → verdict."""
+    """Moment → point → verdict; no verdicts for a moment that the sweeper did not come to."""
     launcher = sweeper.launchers[launcher_name]
     found: dict[str, dict[str, Verdict]] = {}
     for name, moment in MOMENTS.items():
@@ -19,7 +19,8 @@ def cells(sweeper: Sweeper, launcher_name: str) -> dict[str, dict[str, Verdict]]
             try:
                 found[name] = judge(moment.of(sweeper, launcher, Path(folder)))
             except NeverCame as error:
-                found[name] = dict.fromkeys(POINTS, str(error))
+                found[name] = {}
+                print(f"{sweeper.name}, {launcher_name}, {name}: {error}\n", file=sys.stderr)
         for point, why in found[name].items():
             if why:
                 print(f"{sweeper.name}, {launcher_name}, {name}: {point}: {why}\n", file=sys.stderr)
@@ -29,11 +30,14 @@ def cells(sweeper: Sweeper, launcher_name: str) -> dict[str, dict[str, Verdict]]
 def table(found: dict[str, dict[str, Verdict]]) -> str:
     rows = [["", *found], ["---", *("---" for _ in found)]]
     for point in POINTS:
-        rows.append([point, *(_word(verdicts[point]) for verdicts in found.values())])
+        rows.append([point, *(_word(verdicts, point) for verdicts in found.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _word(verdict: Verdict) -> str:
+def _word(verdicts: dict[str, Verdict], point: str) -> str:
+    if point not in verdicts:
+        return "?"
+    verdict = verdicts[point]
     return "\N{EN DASH}" if verdict is None else "**no**" if verdict else "yes"
 
 

@@ -18,6 +18,11 @@ PATIENCE = 90.0  # seconds; only what never comes takes so long
 APPLICATION = Path(__file__).parent / "application"
 
 
+def _hear_interrupts() -> None:
+    """Undo what a shell does to whatever it starts in the background: it, and all its children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class NeverCame(Exception):
     """What a moment waits for did not happen; it says what, and what the command had printed."""
 
@@ -120,6 +125,7 @@ class Sweep:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
         self._started.append(Controller(process, output))
         return self._started[-1]
