@@ -15,7 +15,7 @@ from trialfleet.config.location import conf_directory
 def entry() -> None:
     tracking = OmegaConf.to_container(OmegaConf.load(conf_directory() / "tracking" / "default.yaml"))
     assert isinstance(tracking, dict)
-    named = {str(key): value for key, value in tracking.items()}
+    named = {str(key): value for key, value in tracking.items() if key != "defaults"}
     dashboard.run("python -m pipelines.dashboard", sys.argv[1:], named)
 
 

@@ -19,7 +19,7 @@ from tests.tracking.folders import Folder
 from trialfleet.commands.dashboard import where
 from trialfleet.config.location import project_directory
 from trialfleet.errors import UserError
-from trialfleet.sweep.sweeper_settings import defaults
+from trialfleet.sweep.sweeper_settings import tracking_defaults
 from trialfleet.tracking import dashboard, views
 from trialfleet.tracking.destination import Destination, resolve
 from trialfleet.tracking.exporter import Exporter
@@ -61,7 +61,7 @@ def test_a_port_that_is_taken() -> None:
 
 
 def test_the_address_is_that_of_a_sweep_in_this_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracking = defaults()["tracking"]
+    tracking = tracking_defaults()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert where(tracking, None, []) == ("sqlite:///mlflow.db", "trialfleet")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")

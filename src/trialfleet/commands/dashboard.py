@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.sweeper_settings import defaults
+from trialfleet.sweep.sweeper_settings import tracking_defaults
 from trialfleet.tracking import dashboard
 from trialfleet.tracking.destination import resolve
 
@@ -37,7 +37,7 @@ def run(program: str, words: Sequence[str], tracking: Mapping[str, Any] | None =
         "words", nargs="*", metavar="URI | tracking.KEY=VALUE", help="where the results are, as the sweep was told"
     )
     arguments = parser.parse_args(words)
-    uri, experiment = where(tracking or defaults()["tracking"], arguments.uri, arguments.words)
+    uri, experiment = where({**tracking_defaults(), **(tracking or {})}, arguments.uri, arguments.words)
     destination = resolve(uri, experiment, Path.cwd())
     dashboard.check(destination)
     if uri.startswith(("http://", "https://")):  # somebody serves it already

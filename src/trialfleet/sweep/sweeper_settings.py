@@ -133,8 +133,16 @@ def settings(node: Mapping[str, Any]) -> Settings:
 
 def defaults() -> dict[str, Any]:
     """The sweeper's config as it is written, interpolations and all."""
-    text = files("trialfleet.conf").joinpath("hydra/sweeper/trialfleet.yaml").read_text()
-    node: dict[str, Any] = yaml.safe_load(text)
+    return _written("trialfleet")
+
+
+def tracking_defaults() -> dict[str, Any]:
+    """The same of `hydra.sweeper.tracking`."""
+    return _written("tracking/mlflow")
+
+
+def _written(name: str) -> dict[str, Any]:
+    node: dict[str, Any] = yaml.safe_load(files("trialfleet.conf").joinpath(f"hydra/sweeper/{name}.yaml").read_text())
     return node
 
 
