@@ -210,7 +210,7 @@ def test_the_basic_launcher_can_be_interrupted(program: list[str], tmp_path: Pat
     driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     for line in driver.stdout:
-        if "Launching 2 jobs" in line:
+        if "Launching 1 jobs" in line:
             break
     driver.send_signal(2)
     said, _ = driver.communicate(timeout=120)

@@ -10,7 +10,8 @@
     Composing a config: the first chooses where its files are read from, the second merges them before any override of
     a value is applied. Hydra does both anew for each job of a sweep, which takes longer than many a job does.
 `hydra._internal.config_repository.CachingConfigRepository`, `hydra._internal.core_plugins.basic_launcher.BasicLauncher`
-    Config files that were read once; and the one launcher that composes its jobs' configs in the driver's process.
+    Config files that were read once; and the one launcher that composes its jobs' configs in the driver's process,
+    where it runs them one after another.
 `JobReturn._return_value`
     What a launcher gave back for a trial that did not complete. The public `return_value` raises it, which only an
     exception can be: a launcher that gives back anything else could not be told from a trial that failed.
@@ -53,6 +54,11 @@ def forget_files(config_loader: Any) -> None:
 def failure_of(returned: JobReturn) -> Any:
     """What a launcher gave back for a job that did not complete: the exception that it failed of, if all is well."""
     return returned._return_value
+
+
+def runs_one_by_one(launcher: Launcher | None) -> bool:
+    """Whether a launcher runs its jobs one after another in this process: several at once gain nothing by it."""
+    return isinstance(launcher, BasicLauncher)
 
 
 def compose_quickly(launcher: Launcher) -> None:

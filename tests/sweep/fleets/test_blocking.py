@@ -348,7 +348,7 @@ def test_a_trial_that_ends_its_driver_is_lost_each_time_and_takes_no_other_along
     study.run(first=kills, code=137)
     study.run(first=kills)
     assert [trial.state.name for trial in study.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert [study.labels(number) for number in study.numbers()] == [["1.0", "2.0"], ["1.0", "2.0"], ["1.0"]]
+    assert [study.labels(number) for number in study.numbers()] == [["1.0"], ["1.0", "2.0"], ["1.0"]]
     assert "Lost: lost 2 times in a row" in study.said()
 
 

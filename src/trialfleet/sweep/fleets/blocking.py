@@ -19,7 +19,7 @@ from types import FrameType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from trialfleet.compat.hydra import compose_quickly, failure_of
+from trialfleet.compat.hydra import compose_quickly, failure_of, runs_one_by_one
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
@@ -49,9 +49,22 @@ class BlockingFleet(Fleet):
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         described = Submission.read(submission)
-        for batch in _batches(described.trials):
+        for batch in self._batches(described.trials):
             self._run(described, batch)
         return [JobRef(LAUNCHER, str(trial.number)) for trial in described.trials]
+
+    def _batches(self, trials: Sequence[Assignment]) -> list[Sequence[Assignment]]:
+        """What goes into one `launch()` each.
+
+        A trial that had a run goes alone: perhaps it ends the driver, and the others' runs would be lost with its own.
+        So does each of a launcher that runs them one after another: what has ended is written down before the next one
+        begins, and nothing that happens to that one, or to the driver, takes it back.
+        """
+        if runs_one_by_one(self._launcher):
+            return [[trial] for trial in trials]
+        new, again = [t for t in trials if t.attempt == 1], [t for t in trials if t.attempt > 1]
+        batches: list[Sequence[Assignment]] = [new] if new and _consecutive(new) else [[trial] for trial in new]
+        return batches + [[trial] for trial in again]
 
     def _run(self, submission: Submission, batch: Sequence[Assignment]) -> None:
         """Run trials until they have ended, and write down how.
@@ -206,16 +219,6 @@ def _as_before() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
         with contextlib.suppress(OSError):  # it is gone
             os.chdir(folder)
-
-
-def _batches(trials: Sequence[Assignment]) -> list[Sequence[Assignment]]:
-    """What goes into one `launch()` each.
-
-    A trial that had a run goes alone: perhaps it ends the driver, and the others' runs would be lost with its own.
-    """
-    new, again = [t for t in trials if t.attempt == 1], [t for t in trials if t.attempt > 1]
-    batches: list[Sequence[Assignment]] = [new] if new and _consecutive(new) else [[trial] for trial in new]
-    return batches + [[trial] for trial in again]
 
 
 def _consecutive(trials: Sequence[Assignment]) -> bool:
