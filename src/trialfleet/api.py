@@ -26,14 +26,16 @@ def report(step: int, metrics: Mapping[str, float]) -> None:
         metrics: name → number, which may be of numpy, torch or jax.
 
     Raises:
-        TypeError: `step` is no whole number, or a value no number.
+        TypeError: `step` is no whole number, `metrics` no mapping, or a value no number.
     """
     try:
         whole = operator.index(step)
     except TypeError:
         raise TypeError(f"trialfleet.report: step must be a whole number, got {step!r}") from None
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"trialfleet.report: metrics must be a mapping from names to numbers, got {metrics!r}")
     values = {str(name): _number(str(name), value) for name, value in metrics.items()}
-    if (current := _current()) is not None:
+    if (current := _current()) is not None and _is_first():
         current.report(whole, values)
 
 
@@ -87,7 +89,7 @@ def artifact_dir() -> Path:
 
 def note(**entries: Any) -> None:
     """Add entries (JSON values) to the trial's record, for example `note(parameters=1200)`."""
-    if (current := _current()) is not None:
+    if (current := _current()) is not None and _is_first():
         current.note(**entries)
 
 
@@ -108,7 +110,7 @@ def _folder(name: str) -> Path:
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # torch raises RuntimeError for a tensor of many values
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # torch's, for a tensor of many values
         raise TypeError(f"trialfleet.report: {name} must be a number, got {value!r}") from error
 
 
@@ -124,16 +126,39 @@ def _stop() -> Stop | None:
 
 def _agreed(current: Run, own: Stop | None) -> Stop | None:
     """What all processes of the run do: the weightiest of what each heard, where they have a way to tell each other."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+    torch, jax = _torch_of_several(), _jax_of_several()
+    if torch is not None:
         heard = torch.tensor([_STOPS.index(own)])
         if torch.distributed.get_backend() == "nccl":
             heard = heard.cuda()
         torch.distributed.all_reduce(heard, op=torch.distributed.ReduceOp.MAX)
         return _STOPS[int(heard.item())]
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1:
+    if jax is not None:
         from jax.experimental import multihost_utils
 
         return _STOPS[int(multihost_utils.process_allgather(jax.numpy.asarray(_STOPS.index(own))).max())]
     return own or (current.stop_by_files() if isinstance(current, FollowerRun) else None)
+
+
+def _is_first() -> bool:
+    """Whether this process reports for those that it speaks with: they may have been started without ranks."""
+    torch, jax = _torch_of_several(), _jax_of_several()
+    if torch is not None:
+        return bool(torch.distributed.get_rank() == 0)
+    return jax is None or bool(jax.process_index() == 0)
+
+
+def _torch_of_several() -> Any:
+    """torch, if this process has loaded it and speaks with others by it."""
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return torch
+
+
+def _jax_of_several() -> Any:
+    """The same of jax. It is not asked for its processes before: that would start its devices."""
+    jax = sys.modules.get("jax")
+    initialized = getattr(getattr(jax, "distributed", None), "is_initialized", None)
+    return jax if initialized is not None and initialized() and jax is not None and jax.process_count() > 1 else None

@@ -20,13 +20,13 @@ def test_a_job_that_is_lost_and_a_driver_that_is_killed(cluster: Cluster, tmp_pa
     driver.communicate()
     job = app.trial(0).claims()[0].job
     subprocess.run(["scancel", job.removeprefix("slurm:")], check=True, env=cluster.env)
-    script = (app.folder / "train.py").read_text()
-    (app.folder / "train.py").write_text(script.replace("return loss", "return 7.0  # tomorrow's edit"))
+    app.edit()
     assert "the code has changed" in app.run()
     check(app)
     result = app.trial(0).result()
     assert result is not None
-    assert result.objectives != [7.0]
+    assert result.objectives is not None
+    assert result.objectives[0] < 1
 
 
 SEVERAL = """\
@@ -47,8 +47,9 @@ def train(cfg):
         time.sleep(0.02)
         if cfg.lr > 1 and step == 30:
             return 0.0
-    with open(os.environ["HEARD"], "a") as file:
-        file.write(f"{os.environ['SLURM_PROCID']}\\n")
+    if cfg.lr < 1:
+        with open(os.environ["HEARD"], "a") as file:
+            file.write(f"{os.environ['SLURM_PROCID']}\\n")
 
 
 if __name__ == "__main__":

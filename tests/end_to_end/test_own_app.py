@@ -18,14 +18,14 @@ def test_on_local_processes(tmp_path: Path) -> None:
     driver.communicate()
     worker = app.trial(0).claims()[0].process.pid
     os.kill(worker, signal.SIGKILL)
-    script = (app.folder / "train.py").read_text()
-    (app.folder / "train.py").write_text(script.replace("return loss", "return 7.0  # tomorrow's edit"))
+    app.edit()
     assert "the code has changed" in app.run()
     check(app)
     assert app.states()[0] == "COMPLETE"
     result = app.trial(0).result()
     assert result is not None
-    assert result.objectives != [7.0]
+    assert result.objectives is not None
+    assert result.objectives[0] < 1
     assert "is finished" in app.run()
 
 

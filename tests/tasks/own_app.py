@@ -39,6 +39,10 @@ class OwnApp:
     def __init__(self, folder: Path, *overrides: str, environment: Mapping[str, str] | None = None) -> None:
         shutil.copytree(PROJECT / "examples" / "plain", folder, ignore=shutil.ignore_patterns("__pycache__"))
         self.folder = folder
+        # A module of the application's own, beside the script: jobs import it.
+        (folder / "end.py").write_text("def end(loss):\n    return loss\n")
+        script = (folder / "train.py").read_text().replace("return loss\n", "return end(loss)\n")
+        (folder / "train.py").write_text(script.replace("import hydra\n", "import hydra\nfrom end import end\n"))
         self.study = folder / "sweeps" / "train"
         self.command = [sys.executable, "train.py", *SWEEP, *overrides]
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -79,8 +83,10 @@ class OwnApp:
         wait_until(lambda: (found := self.steps(number))[runs - 1 :] and len(found[-1]) > 5, PATIENCE)
 
     def edit(self) -> None:
-        """Tomorrow's edit of the application, which no job may run."""
-        (self.folder / "train.py").write_text("raise SystemExit('edited')\n")
+        """Tomorrow's edits of the script and of its module, which no job may run."""
+        (self.folder / "end.py").write_text("def end(loss):\n    return 7.0\n")
+        script = (self.folder / "train.py").read_text()
+        (self.folder / "train.py").write_text(script.replace("return end(loss)", "return 8.0"))
 
     def states(self) -> list[str]:
         results = [records.read(self.trial(number).result_json) or {} for number in range(3)]

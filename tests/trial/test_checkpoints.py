@@ -15,7 +15,8 @@ from trialfleet.trial.metrics import Writer
         (["7", "12"], 12),
         (["step_120.pt", "step_30.pt"], 120),
         (["epoch-3.tar.gz"], 3),
-        (["model.safetensors"], 40),  # by the run's last report
+        (["epoch=5-step=1200-val_loss=0.23.ckpt"], 1200),
+        (["resnet50.pt", "model_v2"], 40),  # numbers of something else: by the run's last report before it was written
         (["last.pt", "2.tmp"], 40),
         ([".13.pt", "14.tmp"], -1),  # still being written
     ],
@@ -35,5 +36,7 @@ def test_a_checkpoint_without_a_step_or_a_report_is_one(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").touch()
     assert newest_step(tmp_path) == 0
-    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "time": 1.0, "values": {}}\n{"step": 4, "ti')
-    assert newest_step(tmp_path) == 3
+    written = (tmp_path / "checkpoints" / "last.pt").stat().st_mtime
+    lines = [f'{{"step": {step}, "time": {written + step - 3}, "values": {{}}}}\n' for step in (2, 3, 4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 5, "ti')
+    assert newest_step(tmp_path) == 3  # what was reported later is not in it

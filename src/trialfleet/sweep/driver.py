@@ -5,7 +5,7 @@ what it always does; what ended meanwhile is taken in, what still runs is follow
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +43,7 @@ from trialfleet.trial.identity import Identity
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
 
+LINES_WITHOUT_METRIC = 20  # reports after which it is said that the pruner's metric is not among them
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 
 
@@ -132,6 +133,8 @@ class Driver:
     _best_is_new: bool = False
     _went_on: bool = False  # whether this turn told a trial or started one
     _error_in_report: Exception | None = None
+    _judged: bool = False  # whether the pruner had anything to judge
+    _lines_without_metric: int = 0
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -459,10 +462,21 @@ class Driver:
         for line in trial.new_lines(all_of_them):
             if judged and self.study.metric in line.values and not trial.pruned:
                 self._judge(trial, line.step, line.values[self.study.metric])
+            elif judged and line.values and self.study.metric not in line.values:
+                self._miss_metric(line.values)
         for label in trial.offsets.keys() - known:
             self._nodes.claimed(trial.node())
             for observer in self.observers:
                 observer.running(trial, label)
+
+    def _miss_metric(self, reported: Mapping[str, float]) -> None:
+        """Say, once, that nothing can be pruned. Trials may report the metric at other steps than the rest."""
+        self._lines_without_metric += 1
+        if self._lines_without_metric == LINES_WITHOUT_METRIC and not self._judged:
+            self._notice(
+                f"the pruner judges {self.study.metric!r}, which no trial has reported yet; they report "
+                f"{', '.join(sorted(reported))} (hydra.sweeper.metric)"
+            )
 
     def _reported(self, number: int) -> None:
         """A trial that runs in this process has reported. It is judged at once: no turn comes before it ends.
@@ -480,6 +494,7 @@ class Driver:
 
     def _judge(self, trial: ActiveTrial, step: int, value: float) -> None:
         assert self.pruner is not None
+        self._judged = True
         if not self.store.report(trial.trial_id, step, value):
             return
         if self.pruner.prune(self.store.study, self.store.frozen(trial.trial_id)):

@@ -164,7 +164,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     pruner = build_pruner(node.get("pruner"))
     if pruner is not None:
         store.study.pruner = pruner
-    copy = code_snapshot.take(plan.code, folder / "code" / record.code["digest"])
+    copy = code_snapshot.take(plan.code, folder / "code" / record.code["digest"], record.code["digest"])
     watch = plan.settings.watch
     fleets, fleet = make_fleets(
         plan.request.launcher,

@@ -23,7 +23,7 @@ NETWORK_FILE_SYSTEMS = {
     "panfs", "prl_fs", "pvfs2", "smb3", "smbfs", "vboxsf", "virtiofs", "wekafs",
 }  # fmt: skip
 _SQLITE = b"SQLite format 3\0"
-_SET = "set tracking.uri (or MLFLOW_TRACKING_URI) to "
+_SET = "set hydra.sweeper.tracking.uri (or MLFLOW_TRACKING_URI) to "
 _SQLITE_FIX = _SET + "sqlite:///PATH/mlflow.db in a folder you can write"
 _ANY_FIX = _SET + "sqlite:///mlflow.db, http://HOST:PORT or a database URL"
 

@@ -22,7 +22,8 @@ from trialfleet.trial.sweep_run import NOTES, PREEMPTED, FollowerRun, SweepRun
 
 VARIABLE = "TRIALFLEET_RUN"  # the folder of the run that a process and its children belong to
 LOOK_SECONDS = 0.5
-_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # torchrun's, Slurm's, Open MPI's, MPICH's
+# Of torchrun, Slurm, Open MPI, MPICH, submitit on one machine, and a fleet from outside.
+_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SUBMITIT_LOCAL_GLOBALID", "TRIALFLEET_RANK")
 _signals: list[int] = []
 
 
@@ -33,7 +34,7 @@ reported: list[Callable[[Path], None]] = []
 def found() -> Run | None:
     """The run that this process belongs to without having been entered into it; None outside of sweeps."""
     in_process = _run_folder()  # first: a study within a trial's job has runs of its own
-    folder = in_process or os.environ.get(VARIABLE)
+    folder = in_process or os.environ.get(VARIABLE)  # the variable is set in the driver, too, for its children
     if not folder:
         return None
     key = (folder, os.getpid())  # a forked child is no thread of its parent's
@@ -81,6 +82,13 @@ def notes_of(folder: Path) -> Mapping[str, Any]:
         return records.read(folder / NOTES) or {}
     except (OSError, records.Damaged):
         return {}
+
+
+def forget(folder: Path) -> None:
+    """Remove what attached processes wrote of a run that is to be none."""
+    told = [f"told_{reason.value}" for reason in Stop]
+    for name in ("metrics.jsonl", NOTES, *told):
+        (folder / name).unlink(missing_ok=True)
 
 
 def note_told(folder: Path, reason: Stop) -> None:

@@ -6,6 +6,7 @@ own output directory, a job of a sweep gives it one that also looks for verdicts
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -62,18 +63,19 @@ class Run(Protocol):
         ...
 
 
-_current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("run", default=None)
+_current: contextvars.ContextVar[tuple[Run, int] | None] = contextvars.ContextVar("run", default=None)
 
 
 def current() -> Run | None:
-    """The run that this process is on, or None outside of one."""
-    return _current.get()
+    """The run that this process is on, or None outside of one, and in processes that were forked within one."""
+    entry = _current.get()
+    return entry[0] if entry is not None and entry[1] == os.getpid() else None
 
 
 @contextlib.contextmanager
 def entered(run: Run) -> Iterator[Run]:
     """Makes `run` the current one for the length of the block."""
-    token = _current.set(run)
+    token = _current.set((run, os.getpid()))
     try:
         yield run
     finally:

@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from trialfleet.trial import commitment, run, transient
+from trialfleet.trial import attached, commitment, run, transient
 from trialfleet.trial.claim import Claim, NotClaimed
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.failure import Cause, cause_of, end_of_trial
@@ -108,6 +108,7 @@ def _follow(submission: Submission, assignment: Assignment, trial: TrialDir, env
     claim = own[-1]
     _redirect_output(trial.run_dir(claim.label) / f"log.{environment.rank}")
     follower = FollowerRun(trial, claim, lambda: bool(signals.received), submission.look_every)
+    os.environ[attached.VARIABLE] = str(follower.directory)  # for processes that the task starts
     try:
         task_of(submission, assignment, claim.label, follower, environment)
     except (run.Pruned, run.Preempted):

@@ -103,6 +103,26 @@ def test_a_repository_gives_what_git_tracks_new_sources_and_its_submodules(
     assert names(code_of(app)) == ["other/inner.py", "package/new.py", "train_app.py", "words.bin"]
 
 
+def test_a_submodule_that_is_not_checked_out_has_no_files(
+    app: Path, tmp_path: Path, code_of: Callable[..., AppCode]
+) -> None:
+    other = write(tmp_path / "other", "inner.py").parent
+    commit(other)
+    commit(app, str(other))
+    subprocess.run(["git", "-C", str(app), "submodule", "--quiet", "deinit", "-f", "--all"], check=True)
+    assert names(code_of(app)) == ["train_app.py"]
+
+
+def test_an_application_that_git_ignores_is_its_folder(tmp_path: Path, code_of: Callable[..., AppCode]) -> None:
+    """Somebody's home folder may be a repository."""
+    write(tmp_path, ".gitignore", "*\n")
+    write(tmp_path, "elsewhere.py")
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    script = write(tmp_path / "project", "train_app.py", TASK)
+    code = code_of(script.parent)
+    assert (code.root, names(code)) == (script.parent, ["train_app.py"])
+
+
 def test_a_module_of_a_package_in_a_repository_is_imported_from_where_its_package_lies(
     tmp_path: Path, code_of: Callable[..., AppCode]
 ) -> None:
@@ -120,7 +140,7 @@ def test_pyproject_says_which_folders_are_code(app: Path, code_of: Callable[...,
     write(app, "pyproject.toml", '[tool.trialfleet]\ncode = ["lib"]\n')
     write(app, "lib/a.py")
     write(app, "other/b.py")
-    assert names(code_of(app)) == ["lib/a.py"]
+    assert names(code_of(app)) == ["lib/a.py", "train_app.py"]  # the script is code, wherever it lies
 
 
 @pytest.mark.parametrize(

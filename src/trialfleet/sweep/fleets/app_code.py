@@ -7,12 +7,14 @@ it does not change while jobs wait.
 
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 
 from hydra.types import TaskFunction
@@ -48,17 +50,16 @@ def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
     if defined is None:
         return AppCode(None)
     file, module = defined
-    root, listed = _root(file.parent)
-    own_root = root is None
-    root = root or file.parent
+    root, listed = _root(file)
     try:
         if listed is not None:
             found = _in_folders(root, listed, settings)
-        elif own_root:
+        elif root == file.parent and not (root / ".git").exists():
             found = _in_folders(root, ["."], settings)
         else:
             found = _known_to_git(root, settings)
-        files = _within_limits(root, found, settings)
+        # Whatever is left out, the file of the task function is code.
+        files = _within_limits(root, chain([file.relative_to(root)], found), settings)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be copied for the jobs: {error.strerror}", _FIX) from error
     return AppCode(root, files, _import_roots(root, file, module))
@@ -83,14 +84,25 @@ def _defined(task_function: TaskFunction) -> tuple[Path, str] | None:
     return file, str(getattr(owner, "__module__", "__main__"))
 
 
-def _root(start: Path) -> tuple[Path | None, list[str] | None]:
-    """The folder of the application's code; with the folders that its pyproject.toml lists, if it does."""
-    for folder in (start, *start.parents):
+def _root(file: Path) -> tuple[Path, list[str] | None]:
+    """The folder of the application's code; with the folders that its pyproject.toml lists, if it does.
+
+    Raises:
+        UserError: git refuses to say.
+    """
+    for folder in file.parents:
         listed = _listed(folder / "pyproject.toml")
         if listed is not None:
             return folder, listed
-    top = git(start, "rev-parse", "--show-toplevel")
-    return (Path(top).resolve(), None) if top else (None, None)
+    repository = next((folder for folder in file.parents if (folder / ".git").exists()), None)
+    if repository is None or shutil.which("git") is None:
+        return file.parent, None
+    top = git(file.parent, "rev-parse", "--show-toplevel")
+    if not top:
+        said = subprocess.run(["git", "-C", str(repository), "status"], capture_output=True, text=True).stderr
+        raise UserError(f"{repository}: git does not say which files are the application's: {said.strip()}", _FIX)
+    ignored = git(file.parent, "check-ignore", str(file))  # somebody's home folder may be a repository
+    return (file.parent if ignored else Path(top).resolve()), None
 
 
 def _listed(pyproject: Path) -> list[str] | None:
@@ -138,8 +150,11 @@ def _in_folders(root: Path, folders: Sequence[str], settings: CodeSettings) -> I
 def _known_to_git(root: Path, settings: CodeSettings) -> Iterator[Path]:
     """What git tracks, and what it might (new files, say) by the settings' patterns; submodules, too."""
     for path in _git_lists(root, "--cached"):
-        if (root / path).is_dir():  # a submodule
-            yield from (path / inner for inner in _known_to_git(root / path, settings))
+        if (root / path).is_symlink() and (root / path).is_dir():
+            yield from _in_folders(root, [str(path)], settings)
+        elif (root / path).is_dir():  # a submodule; one that is not checked out has no files
+            if (root / path / ".git").exists():
+                yield from (path / inner for inner in _known_to_git(root / path, settings))
         elif not _left_out(path, settings):
             yield path
     for path in _git_lists(root, "--others", "--exclude-standard"):
@@ -188,9 +203,20 @@ def _import_roots(root: Path, file: Path, module: str) -> list[Path]:
     ours = Path(str(package.__file__)).resolve().parents[1] if package is not None else root
     of_task = file.parents[module.count(".")] if module != "__main__" else None
     entries = [Path(entry or ".").resolve() for entry in sys.path]
-    inside = [entry for entry in (of_task, *entries, ours) if entry is not None and entry.is_relative_to(root)]
+    found = (of_task, *entries, *_roots_of_loaded(), ours)
+    inside = [entry for entry in found if entry is not None and entry.is_relative_to(root)]
     kept = [entry.relative_to(root) for entry in inside if not any(part in _INSTALLED for part in entry.parts)]
     return list(dict.fromkeys(kept))
+
+
+def _roots_of_loaded() -> list[Path]:
+    """Where modules that are loaded lie: those of an editable install need not be in sys.path."""
+    roots = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." not in name and name != "__main__" and isinstance(file, str):
+            roots.append(Path(file).resolve().parents[1 if hasattr(module, "__path__") else 0])
+    return roots
 
 
 def git(folder: Path, *command: str) -> str:

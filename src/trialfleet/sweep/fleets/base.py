@@ -8,6 +8,8 @@ from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial.submission import JobRef
 
 WORKER = "trialfleet.worker"  # the module that a job runs, with its submission as the only argument
+# Output as it comes; and no imports from the folder where the job is started, which has today's code.
+PYTHON_OPTIONS = ("-u", "-P")
 
 
 class Busy(Exception):

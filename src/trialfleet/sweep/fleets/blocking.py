@@ -25,6 +25,7 @@ from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.reconcile import JobState
 from trialfleet.sweep.study.search_space import quoted
 from trialfleet.trial import attached, commitment, records, transient
+from trialfleet.trial.checkpoints import whole_entries
 from trialfleet.trial.claim import NotClaimed
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause
@@ -109,7 +110,7 @@ class BlockingFleet(Fleet):
             folder = quoted("hydra.sweep.dir", submission.sweep_dir)
             overrides.append([*trial.overrides, f"hydra.sweep.dir={folder}", f"hydra.sweep.subdir={subdir}"])
         try:
-            with _as_before(), self._heard():
+            with _as_before(), self._heard(batch):
                 returned = launcher.launch(overrides, initial_job_idx=batch[0].number)
         except BaseException as failure:  # a task's SystemExit among them, and a KeyboardInterrupt of its own
             if signals:
@@ -149,17 +150,23 @@ class BlockingFleet(Fleet):
             self.notice(f"trial {trial.number}: {reason}")
 
     @contextlib.contextmanager
-    def _heard(self) -> Iterator[None]:
-        """The driver hears of each report of the trials that run in its process."""
+    def _heard(self, batch: Sequence[Assignment]) -> Iterator[None]:
+        """The driver hears of each report of the trials that run in its process, and their children know their run."""
 
         def hear(folder: Path) -> None:
             self.reported(int(folder.parent.parent.name))
 
         attached.reported.append(hear)
+        before = os.environ.get(attached.VARIABLE)
+        if len(batch) == 1:
+            os.environ[attached.VARIABLE] = str(TrialDir(Path(batch[0].directory)).run_dir(_label(batch[0])))
         try:
             yield
         finally:
             attached.reported.remove(hear)
+            os.environ.pop(attached.VARIABLE, None)
+            if before is not None:
+                os.environ[attached.VARIABLE] = before
 
     def refresh(self) -> bool:
         return True
@@ -234,12 +241,14 @@ def _claim(submission: Submission, trial: Assignment) -> None:
 
 
 def _take_back_claims(trials: Sequence[Assignment]) -> None:
-    """These runs were none: neither their trials nor the launcher ended them."""
+    """These runs were none: neither their trials nor the launcher ended them. One that has saved stays."""
     for trial in trials:
         directory = TrialDir(Path(trial.directory))
+        folder = directory.run_dir(_label(trial))
         with contextlib.suppress(OSError):  # then the run counts as lost
-            if not directory.result_json.exists():
-                (directory.run_dir(_label(trial)) / "claim").unlink(missing_ok=True)
+            if not directory.result_json.exists() and not whole_entries(folder / "checkpoints"):
+                attached.forget(folder)
+                (folder / "claim").unlink(missing_ok=True)
 
 
 def _label(trial: Assignment) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from trialfleet.compat.submitit import LocalController
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets import local_processes
-from trialfleet.sweep.fleets.base import WORKER, Busy, Fleet, MaybeSubmitted
+from trialfleet.sweep.fleets.base import PYTHON_OPTIONS, WORKER, Busy, Fleet, MaybeSubmitted
 from trialfleet.sweep.fleets.local_processes import MARKER, Member
 from trialfleet.sweep.fleets.slurm_command import outside_of_jobs
 from trialfleet.sweep.reconcile import JobState
@@ -64,7 +64,7 @@ class LocalFleet(Fleet):
         setup = params.get("setup") or ()
         controller = LocalController(
             folder,
-            task=[sys.executable, "-u", "-m", WORKER, str(submission)],
+            task=[sys.executable, *PYTHON_OPTIONS, "-m", WORKER, str(submission)],
             tasks=int(params["tasks_per_node"] or 1),
             time_limit=int(60 * params["timeout_min"]),
             signal_delay=int(params.get("signal_delay_s", 30)),

@@ -16,7 +16,7 @@ from typing import Any
 from trialfleet.compat.submitit import batch_script
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets import slurm_answers, slurm_command, slurm_memory
-from trialfleet.sweep.fleets.base import WORKER, Busy, Fleet, MaybeSubmitted, TooMuchMemory
+from trialfleet.sweep.fleets.base import PYTHON_OPTIONS, WORKER, Busy, Fleet, MaybeSubmitted, TooMuchMemory
 from trialfleet.sweep.fleets.slurm_answers import Refusal
 from trialfleet.sweep.fleets.slurm_command import outside_of_jobs
 from trialfleet.sweep.fleets.slurm_nodes import SlurmNodes
@@ -153,7 +153,7 @@ class SlurmFleet(Fleet):
             parameters["additional_parameters"] = {key: value for key, value in more.items() if key != "exclude"}
         if count > 1:
             parameters["map_count"] = count
-        command = f"{self._python} -u -m {WORKER} {shlex.quote(str(submission))}"
+        command = f"{self._python} {' '.join(PYTHON_OPTIONS)} -m {WORKER} {shlex.quote(str(submission))}"
         return batch_script(command, folder, **parameters)
 
     # ---------------------------------------------------------------- follow

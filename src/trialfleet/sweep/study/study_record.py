@@ -11,7 +11,7 @@ from uuid import uuid4
 import yaml
 
 from trialfleet.errors import UserError
-from trialfleet.trial import records
+from trialfleet.trial import records, secrets
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def covered(key: str, parents: Sequence[str]) -> bool:
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "(not there)"
+    return secrets.masked(repr(values[key])) if key in values else "(not there)"
 
 
 def is_of(folder: Path, uid: str) -> bool:

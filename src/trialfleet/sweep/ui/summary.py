@@ -25,14 +25,14 @@ _ONCE = ("fresh", "rebuild", "allow_changes")
 
 def show_plan(plan: Plan, console: Console) -> None:
     """What --dry-run shows of a sweep: everything was checked, nothing is made."""
-    settings, keys = plan.settings, secrets.addresses(plan.request.config)
+    settings = plan.settings
     state = "a new study" if plan.record is None else f"goes on with the study begun {plan.record.created}"
     lines = [
         f"study {plan.name!r} in {plan.folder}: {state}",
         f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
         *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
         *(f"  {name} ~ {distribution}" for name, distribution in plan.space.distributions.items()),
-        *(f"  {secrets.masked_override(override, keys)}" for override in plan.space.fixed.values()),
+        *(f"  {secrets.masked(override)}" for override in plan.space.fixed.values()),
         "the config of a trial has been composed and checked; nothing was started",
     ]
     for line in lines:
@@ -128,8 +128,7 @@ def resume_command(config: DictConfig, *more: str) -> str:
     """
     left_out = {*(text.partition("=")[0] for text in more), *_said_once(config)}
     words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in left_out]
-    keys = secrets.addresses(config)
-    return shlex.join(["python", *(secrets.masked_override(word, keys) for word in words), *more])
+    return shlex.join(["python", *(secrets.masked(word) for word in words), *more])
 
 
 def _said_once(config: DictConfig) -> set[str]:
