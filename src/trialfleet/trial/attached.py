@@ -38,19 +38,25 @@ def found() -> Run | None:
     if not folder:
         return None
     key = (folder, os.getpid())  # a forked child is no thread of its parent's
-    if getattr(_newest, "key", None) != key:
-        if isinstance(run := getattr(_newest, "run", None), AttachedRun):
-            run.close()
-        _newest.key, _newest.run = key, _attached(Path(folder), child=in_process is None)
-    run = _newest.run
-    assert run is None or isinstance(run, AttachedRun | FollowerRun)
-    return run
+    with _lock:
+        if key not in _runs:
+            run = _attached(Path(folder), child=in_process is None)
+            if run is None:
+                return None
+            _runs[key] = run
+            while len(_runs) > KEPT:
+                oldest = _runs.pop(next(iter(_runs)))
+                if isinstance(oldest, AttachedRun):
+                    oldest.close()
+        return _runs[key]
 
 
-_newest = threading.local()  # the newest run of each thread, with its key
+KEPT = 16  # runs whose files this process keeps open: it may run several trials, one after another or in threads
+_runs: "dict[tuple[str, int], AttachedRun | FollowerRun]" = {}
+_lock = threading.RLock()
 
 
-def _attached(folder: Path, child: bool) -> Run | None:
+def _attached(folder: Path, child: bool) -> "AttachedRun | FollowerRun | None":
     trial = TrialDir(folder.parent.parent)
     claim = next((claim for claim in trial.claims() if claim.label == folder.name), None)
     if claim is None:
