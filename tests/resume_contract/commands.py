@@ -18,11 +18,6 @@ PATIENCE = 90.0  # seconds; only what never comes takes so long
 APPLICATION = Path(__file__).parent / "application"
 
 
-def _hear_interrupts() -> None:
-    """Undo what a shell does to whatever it starts in the background: it, and all its children, ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class NeverCame(Exception):
     """What a moment waits for did not happen; it says what, and what the command had printed."""
 
@@ -33,6 +28,15 @@ class Done:
 
     code: int
     said: str
+
+
+# A shell makes the commands that it runs in the background deaf to SIGINT, and what these start, too. This becomes the
+# command, after it has put that right. (Not before an exec in this process's fork: what loads JAX must not be forked.)
+HEARING = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Controller:
@@ -118,14 +122,13 @@ class Sweep:
         output = self._outputs / f"said.{len(self._started)}"
         with open(output, "wb") as file:
             process = subprocess.Popen(
-                command or self.command(),
+                [sys.executable, "-c", HEARING, *(command or self.command())],
                 cwd=self.folder,
                 env={**os.environ, "RESUME_CONTRACT_SIDE_FILE": str(self._side)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_hear_interrupts,
             )
         self._started.append(Controller(process, output))
         return self._started[-1]
