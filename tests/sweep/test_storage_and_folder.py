@@ -313,9 +313,9 @@ StudyStorage.tell = tell
 
 def test_a_dry_run_makes_no_database(quick_study: NewQuickStudy) -> None:
     study = quick_study("hydra.sweeper.n_trials=1")
-    assert "1 trials, 2 at a time" in study.run(f"hydra.sweeper.storage={database(study)}", "+dry_run=true")
+    assert "1 trials, 2 at a time" in study.run(f"hydra.sweeper.storage={database(study)}", "dry_run=true")
     nowhere = f"hydra.sweeper.storage=sqlite:///{study.place}/nowhere/study.db"
-    assert "cannot be opened" in study.run(nowhere, "+dry_run=true", code=1)
+    assert "cannot be opened" in study.run(nowhere, "dry_run=true", code=1)
     assert not list(study.place.glob("*.db"))
 
 

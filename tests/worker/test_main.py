@@ -27,9 +27,14 @@ from trialfleet.trial.submission import Assignment, Submission, TrialRecord
 UID = "0123456789abcdef"  # of the study
 PARAMS = {"x": 0.5}  # of each trial, as far as its study knows
 CONF = """
+defaults:
+  - override hydra/sweeper: trialfleet
+  - _self_
 hydra:
   sweep:
     dir: ${oc.env:SWEEP_DIR}
+  sweeper:
+    tracking: {uri: "${tracking.uri}"}
 tracking:
   uri: https://me:s3cret@mlflow.example
 do: complete
