@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
-from tests.sweep.fleets.conformance import FollowedConformance, WaitingWorkers, World
+from tests.sweep.fleets.conformance import FollowedConformance, FollowedWorld, WaitingWorkers
 from trialfleet.sweep.fleets import slurm
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.slurm import SlurmFleet
@@ -25,6 +25,6 @@ class RealSlurm(WaitingWorkers):
 
 class TestSlurm(FollowedConformance):
     @pytest.fixture
-    def world(self, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    def world(self, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FollowedWorld:
         monkeypatch.setattr(slurm, "WORKER", WaitingWorkers.MODULE)
         return RealSlurm(tmp_path / "study")

@@ -99,7 +99,7 @@ def test_a_user_attribute_is_read_within_a_transaction(study: optuna.Study, data
     assert json.loads(text) == ["ours", 1]
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # Study.set_metric_names
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # Optuna calls Study.set_metric_names so
 def test_all_that_a_journal_says_is_known(tmp_path: Path) -> None:
     storage, path = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log"))), tmp_path / "journal.log"
     study = optuna.create_study(study_name="study", storage=storage)
@@ -126,7 +126,7 @@ def test_a_trial_takes_the_values_that_it_must(study: optuna.Study) -> None:
     assert trial.suggest_float("x", 0, 1) == 0.75
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # Optuna calls all of QMCSampler so
 def test_a_qmc_sampler_notes_each_point_in_the_study(study: optuna.Study) -> None:
     """And `sample_relative`, by which points are skipped, uses up one whichever trial it is called for."""
     sampler = QMCSampler(seed=1)

@@ -64,10 +64,6 @@ class World(ABC):
         """Let jobs live on for a while."""
         time.sleep(0.1)
 
-    def finish(self, uuid: str, index: int, job: JobRef) -> None:
-        """Let a job end by itself."""
-        raise NotImplementedError
-
     def until(self, true: Callable[[], bool], fleet: Fleet | None = None, seconds: float = 90.0) -> bool:
         """Whether it becomes true while jobs live on and the fleet is asked."""
         deadline = time.monotonic() + seconds
@@ -82,6 +78,14 @@ class World(ABC):
 def read_again(job: JobRef) -> JobRef:
     """A job as the next driver reads it from trial.json."""
     return JobRef(**asdict(job))
+
+
+class FollowedWorld(World):
+    """A world whose jobs go on until it lets them end."""
+
+    @abstractmethod
+    def finish(self, uuid: str, index: int, job: JobRef) -> None:
+        """Let a job end by itself."""
 
 
 class FleetConformance:
@@ -115,7 +119,7 @@ class FleetConformance:
 
     def test_a_job_that_is_over_may_be_cancelled_and_cleared(self, world: World) -> None:
         uuid, (job,) = world.submit(1)
-        if isinstance(self, FollowedConformance):
+        if isinstance(world, FollowedWorld):
             world.finish(uuid, 0, job)
         assert world.until(lambda: world.fleet.phase(job) is JobState.OVER)
         assert world.until(lambda: not world.fleet.lives(job))
@@ -129,7 +133,7 @@ class FleetConformance:
 class FollowedConformance(FleetConformance):
     """What every fleet must do whose jobs go on while the driver does something else."""
 
-    def test_a_job_is_in_line_or_runs_until_it_ends(self, world: World) -> None:
+    def test_a_job_is_in_line_or_runs_until_it_ends(self, world: FollowedWorld) -> None:
         uuid, jobs = world.submit(2)
         world.fleet.refresh()
         assert {world.fleet.phase(job) for job in jobs} <= {JobState.PENDING, JobState.RUNNING}
@@ -141,7 +145,7 @@ class FollowedConformance(FleetConformance):
         assert world.until(lambda: not world.fleet.lives(jobs[1]))
         assert world.fleet.lives(jobs[0])
 
-    def test_a_job_is_found_by_its_submission(self, world: World) -> None:
+    def test_a_job_is_found_by_its_submission(self, world: FollowedWorld) -> None:
         uuid, jobs = world.submit(2)
         assert world.until(lambda: all(world.fleet.find(uuid, index) for index in range(2)))
         for index, job in enumerate(jobs):
@@ -150,7 +154,7 @@ class FollowedConformance(FleetConformance):
             assert (found.launcher, found.id) == (job.launcher, job.id)
         assert world.fleet.find(uuid, 2) is None
 
-    def test_another_driver_follows_the_jobs(self, world: World) -> None:
+    def test_another_driver_follows_the_jobs(self, world: FollowedWorld) -> None:
         uuid, jobs = world.submit(2)
         assert world.until(lambda: {world.fleet.phase(job) for job in jobs} == {JobState.RUNNING})
         newcomer, jobs = world.newcomer(), [read_again(job) for job in jobs]
@@ -161,7 +165,7 @@ class FollowedConformance(FleetConformance):
         newcomer.cancel([jobs[1]])
         assert world.until(lambda: newcomer.phase(jobs[1]) is JobState.OVER, newcomer)
 
-    def test_a_job_that_is_cancelled_ends_and_no_other(self, world: World) -> None:
+    def test_a_job_that_is_cancelled_ends_and_no_other(self, world: FollowedWorld) -> None:
         _, (job, other) = world.submit(2)
         assert world.until(lambda: world.fleet.phase(other) is JobState.RUNNING)
         world.fleet.cancel([job])
@@ -183,7 +187,7 @@ while not os.path.exists(f"{sys.argv[1]}.{element}.end"):
 """
 
 
-class WaitingWorkers(World):
+class WaitingWorkers(FollowedWorld):
     """A world whose jobs are processes, each of which waits for a file that `finish` makes."""
 
     MODULE = "waiting_worker"

@@ -9,7 +9,13 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from tests.sweep.builder import Cluster, Job
 from tests.sweep.fake_slurm import FakeSlurm
-from tests.sweep.fleets.conformance import FleetConformance, FollowedConformance, WaitingWorkers, World
+from tests.sweep.fleets.conformance import (
+    FleetConformance,
+    FollowedConformance,
+    FollowedWorld,
+    WaitingWorkers,
+    World,
+)
 from trialfleet.sweep.fleets import local
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.blocking import BlockingFleet
@@ -18,7 +24,7 @@ from trialfleet.sweep.fleets.simulated import SimulatedFleet
 from trialfleet.trial.submission import JobRef
 
 
-class Simulated(World):
+class Simulated(FollowedWorld):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.simulated = SimulatedFleet(length=lambda params: 1e9)
@@ -36,11 +42,11 @@ class Simulated(World):
 
 class TestSimulated(FollowedConformance):
     @pytest.fixture
-    def world(self, tmp_path: Path) -> World:
+    def world(self, tmp_path: Path) -> FollowedWorld:
         return Simulated(tmp_path / "study")
 
 
-class FakedSlurm(World):
+class FakedSlurm(FollowedWorld):
     """The fleet is the real one; Slurm's commands are fakes."""
 
     def __init__(self, slurm: FakeSlurm) -> None:
@@ -69,7 +75,7 @@ class FakedSlurm(World):
 
 class TestFakedSlurm(FollowedConformance):
     @pytest.fixture
-    def world(self, slurm: FakeSlurm) -> World:
+    def world(self, slurm: FakeSlurm) -> FollowedWorld:
         return FakedSlurm(slurm)
 
 
@@ -99,7 +105,7 @@ class _Reaping(LocalFleet):
 
 class TestLocal(FollowedConformance):
     @pytest.fixture
-    def world(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    def world(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FollowedWorld]:
         monkeypatch.setattr(local, "WORKER", WaitingWorkers.MODULE)
         world = Local(tmp_path / "study")
         submit, jobs = world.fleet.submit, list[JobRef]()
