@@ -5,7 +5,7 @@ what it always does; what ended meanwhile is taken in, what still runs is follow
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,7 @@ from trialfleet.sweep.memory_growth import MemoryGrowth
 from trialfleet.sweep.node_health import Nodes, mass_cancelled
 from trialfleet.sweep.outages import Outages, make_sure_of_room
 from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Observation, reconcile
+from trialfleet.sweep.reports import Reports
 from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.study import budget
 from trialfleet.sweep.study.consistency import with_claims
@@ -37,13 +38,11 @@ from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
 from trialfleet.sweep.sweeper_settings import Settings
 from trialfleet.sweep.unreadable_trials import UnreadableTrials
-from trialfleet.trial import records
 from trialfleet.trial.directory import TrialDir, trial_dir
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
 
-LINES_WITHOUT_METRIC = 20  # reports after which it is said that the pruner's metric is not among them
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 
 
@@ -121,6 +120,7 @@ class Driver:
     stopping: Stopping = field(default_factory=Stopping)
     _retention: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
+    _reports: Reports = field(init=False)
     _lingering: LingeringJobs = field(init=False)
     _polling: LauncherPolling = field(init=False)
     _outages: Outages = field(init=False)
@@ -132,9 +132,6 @@ class Driver:
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
     _went_on: bool = False  # whether this turn told a trial or started one
-    _error_in_report: Exception | None = None
-    _judged: bool = False  # whether the pruner had anything to judge
-    _lines_without_metric: int = 0
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -156,6 +153,7 @@ class Driver:
             no_memory=self._give_up_memory,
         )
         self._nodes = Nodes(self.fleet.has_other_nodes)
+        self._reports = Reports(self.store, self.pruner, self.study.metric, self._run_begun, self._notice)
         self._lingering = LingeringJobs(self.fleets, settings.grace, self._notice)
         self._polling = LauncherPolling(self.fleets, settings.watch, self._notice_once)
         self._outages = Outages(self.study.folder, settings.patience, self._notice_once)
@@ -330,7 +328,7 @@ class Driver:
         if trial.phase is not before:
             self._polling.moved()
         if trial.phase is not JobState.PENDING:
-            self._take_in_reports(trial)
+            self._reports.take_in(trial)
         now = self.clock.now()
         trial.pass_time(now)
         trial.rest(now, self.settings.watch.max_files)
@@ -456,51 +454,15 @@ class Driver:
             observer.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
-    def _take_in_reports(self, trial: ActiveTrial, all_of_them: bool = False) -> None:
-        """Take in what the trial reported, and let the pruner judge it."""
-        known, judged = set(trial.offsets), self.pruner is not None and self.study.metric is not None
-        for line in trial.new_lines(all_of_them):
-            if judged and self.study.metric in line.values and not trial.pruned:
-                self._judge(trial, line.step, line.values[self.study.metric])
-            elif judged and line.values and self.study.metric not in line.values:
-                self._miss_metric(line.values)
-        for label in trial.offsets.keys() - known:
-            self._nodes.claimed(trial.node())
-            for observer in self.observers:
-                observer.running(trial, label)
-
-    def _miss_metric(self, reported: Mapping[str, float]) -> None:
-        """Say, once, that nothing can be pruned. Trials may report the metric at other steps than the rest."""
-        self._lines_without_metric += 1
-        if self._lines_without_metric == LINES_WITHOUT_METRIC and not self._judged:
-            self._notice(
-                f"the pruner judges {self.study.metric!r}, which no trial has reported yet; they report "
-                f"{', '.join(sorted(reported))} (hydra.sweeper.metric)"
-            )
+    def _run_begun(self, trial: ActiveTrial, label: str) -> None:
+        self._nodes.claimed(trial.node())
+        for observer in self.observers:
+            observer.running(trial, label)
 
     def _reported(self, number: int) -> None:
-        """A trial that runs in this process has reported. It is judged at once: no turn comes before it ends.
-
-        An error here is none of the trial's, whose code is what called: it is raised once the launcher has returned.
-        """
-        trial = self.active_trials.get(number)
-        if trial is None or self.pruner is None or self._error_in_report is not None:
-            return
-        try:
-            trial.list_runs()
-            self._take_in_reports(trial)
-        except Exception as error:  # noqa: BLE001  # raised again by `_submit`
-            self._error_in_report = error
-
-    def _judge(self, trial: ActiveTrial, step: int, value: float) -> None:
-        assert self.pruner is not None
-        self._judged = True
-        if not self.store.report(trial.trial_id, step, value):
-            return
-        if self.pruner.prune(self.store.study, self.store.frozen(trial.trial_id)):
-            self.store.sync()  # once there is a verdict, nobody reads reports for the pruner again
-            records.create(trial.dir.verdict_json, {"prune_at": step, "value": value})
-            trial.pruned = True
+        """A trial that runs in this process has reported."""
+        if number in self.active_trials:
+            self._reports.take_in_at_once(self.active_trials[number])
 
     def _finish(self, trial: ActiveTrial, result: Result) -> None:
         """Project result.json into the study, and tell everybody.
@@ -510,7 +472,7 @@ class Driver:
         """
         if said := trial.mend_record():
             self._notice(said)
-        self._take_in_reports(trial, all_of_them=True)
+        self._reports.take_in(trial, all_of_them=True)
         seconds, node = trial.seconds(result), trial.node()
         self.store.tell(trial.trial_id, told(result, self.takes_constraints, self._violations(trial, result)))
         finished = finished_trial(self.store.frozen(trial.trial_id), seconds)
@@ -609,9 +571,7 @@ class Driver:
         except Interrupted as interruption:
             self.request_stop(str(interruption), Jobs.LEAVE)
             return
-        error, self._error_in_report = self._error_in_report, None
-        if error is not None:
-            raise error
+        self._reports.raise_error()
         if submitted:
             self._went_on = True
             self._polling.soon()
