@@ -56,7 +56,7 @@ def test_the_printed_command_resumes_the_study(quick_study: Callable[..., QuickS
     ],
 )
 def test_results_are_reviewed_by_a_command_that_the_user_has(uri: str, command: str) -> None:
-    """MLflow's own, unless the task's project has one and says so on the task."""
+    """This package's, unless the task's project has one and says so on the task."""
 
     def task(config: DictConfig) -> float:
         return 1.0
@@ -72,3 +72,16 @@ def test_a_fresh_start_in_a_whole_node_is_not_said_again(quick_study: Callable[.
     study = quick_study("hydra.sweeper.n_trials=1")
     said = study.run("study={fresh:true,rebuild:false,allow_changes:[]}")
     assert "study=" not in said.rpartition("resume:")[2]
+
+
+def test_no_password_of_the_applications_is_shown_or_recorded_and_its_jobs_have_it(
+    quick_study: Callable[..., QuickStudy],
+) -> None:
+    study = quick_study("hydra.sweeper.n_trials=1")
+    assert "s3cret" not in study.run("+data=postgresql://me:s3cret@host/db")
+    assert "s3cret" not in (study.folder / "study.yaml").read_text()
+    assert "study.allow_changes" not in study.run("+data=postgresql://me:0ther@host/db", "hydra.sweeper.n_trials=2")
+    config = yaml.safe_load((study.trial(1).run_dir("1.0") / ".hydra" / "config.yaml").read_text())
+    assert config["data"] == "postgresql://me:0ther@host/db"
+    said = study.run("+data=postgresql://me:***@host/db", "hydra.sweeper.n_trials=3", code=1)  # pasted as it was shown
+    assert "data: has *** in the place of a password" in said

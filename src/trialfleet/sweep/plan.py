@@ -88,6 +88,7 @@ class Plan:
 def check(request: Request) -> Plan:
     """Refuse what can be refused; makes nothing."""
     node = request.node
+    _refuse_masked(request.arguments)
     folder = sweeper_settings.sweep_folder(request.config)
     settings = request.settings
     directions = sweeper_settings.directions(node["direction"])
@@ -112,6 +113,16 @@ def check(request: Request) -> Plan:
     _check_storage(request, folder)
     code = app_code.find(request.task_function, settings.code)
     return Plan(request, settings, folder, name, directions, metrics, space, identity, record, destination, code)
+
+
+def _refuse_masked(arguments: Sequence[str]) -> None:
+    """A command that was pasted as it was shown must not give its jobs three stars for a password."""
+    for argument in arguments:
+        if ":***@" in argument:
+            key = argument.partition("=")[0].lstrip("+")
+            raise UserError(
+                f"{key}: has *** in the place of a password", "type the password there, or leave the key out"
+            )
 
 
 def checked_again(plan: Plan) -> Plan:

@@ -11,6 +11,7 @@ import pytest
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.app_code import AppCode, find
+from trialfleet.sweep.fleets.code_snapshot import python_path, take
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.sweeper_settings import CodeSettings, settings
 
@@ -193,3 +194,31 @@ def test_the_version_changes_with_the_files_and_says_when_they_are_not_gits(
     after = code_version(code_of(app))
     assert before["digest"] != after["digest"]
     assert after["commit"] == before["commit"] + "+"
+
+
+def test_a_copy_that_is_missing_is_not_made_from_other_code(
+    app: Path, tmp_path: Path, code_of: Callable[..., AppCode]
+) -> None:
+    code = code_of(app)
+    digest, folder = code_version(code)["digest"], tmp_path / "copies" / "x"
+    write(app, "train_app.py", TASK + "# edited\n")
+    with pytest.raises(UserError, match="copy of the code is not there"):
+        take(code, folder, digest)
+    assert list(folder.parent.iterdir()) == []
+    write(app, "train_app.py", TASK)
+    assert (take(code, folder, digest) / "train_app.py").read_text() == TASK
+    write(app, "train_app.py", TASK + "# edited\n")
+    assert (take(code, folder, digest) / "train_app.py").read_text() == TASK  # the one that is there
+
+
+def test_jobs_import_from_copies_first_and_from_where_a_command_was_typed_last(
+    app: Path, tmp_path: Path, code_of: Callable[..., AppCode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    code = code_of(app)
+    copy = take(code, tmp_path / "copy", code_version(code)["digest"])
+    monkeypatch.setattr(sys, "path", [str(app), *sys.path])
+    assert python_path(code, copy).split(":")[0] == str(copy)
+    assert str(app) not in python_path(code, copy).split(":")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "elsewhere"), *sys.path])
+    assert python_path(code, copy).split(":")[-1] == str(tmp_path / "elsewhere")
