@@ -180,6 +180,21 @@ def test_what_was_installed_or_has_no_file_is_not_copied(tmp_path: Path, code_of
     assert code_version(AppCode(None))["digest"]
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_module_that_would_take_the_place_of_one_of_pythons_is_refused(
+    app: Path, code_of: Callable[..., AppCode], monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    write(app, "queue.py")
+    if before:  # in this process, too
+        assert code_of(app).import_roots[0] == Path()
+        return
+    monkeypatch.setattr(sys, "path", [*sys.path, str(app)])
+    importlib.import_module("train_app")
+    monkeypatch.setattr(pytest.MonkeyPatch, "syspath_prepend", lambda self, path: None)
+    with pytest.raises(UserError, match=r"queue\.py: jobs would import it"):
+        code_of(app)
+
+
 def test_a_callable_object_is_of_the_file_of_its_class(app: Path, code_of: Callable[..., AppCode]) -> None:
     write(app, "train_app.py", "class Task:\n    def __call__(self, config):\n        return 1.0\n\n\ntask = Task()\n")
     assert names(code_of(app)) == ["train_app.py"]

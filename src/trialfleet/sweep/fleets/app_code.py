@@ -205,8 +205,27 @@ def _import_roots(root: Path, file: Path, module: str) -> list[Path]:
     entries = [Path(entry or ".").resolve() for entry in sys.path]
     found = (of_task, *entries, *_roots_of_loaded(), ours)
     inside = [entry for entry in found if entry is not None and entry.is_relative_to(root)]
-    kept = [entry.relative_to(root) for entry in inside if not any(part in _INSTALLED for part in entry.parts)]
-    return list(dict.fromkeys(kept))
+    kept = [entry for entry in dict.fromkeys(inside) if not any(part in _INSTALLED for part in entry.parts)]
+    before = entries[: entries.index(_STANDARD)] if _STANDARD in entries else entries
+    for entry in kept:
+        if entry not in before:  # here it is searched after Python's own modules, in jobs before them
+            _refuse_standard_names(entry)
+    return [entry.relative_to(root) for entry in kept]
+
+
+_STANDARD = Path(os.__file__).resolve().parent
+
+
+def _refuse_standard_names(folder: Path) -> None:
+    """Raises:
+    UserError: a module in the folder has the name of one of Python's own, and would take its place in jobs.
+    """
+    for path in sorted(folder.iterdir()):
+        module = path.suffix == ".py" or (path / "__init__.py").is_file()
+        if module and path.stem in sys.stdlib_module_names:
+            raise UserError(
+                f"{path}: jobs would import it in the place of Python's own module {path.stem}", "rename it"
+            )
 
 
 def _roots_of_loaded() -> list[Path]:
