@@ -180,19 +180,15 @@ def test_what_was_installed_or_has_no_file_is_not_copied(tmp_path: Path, code_of
     assert code_version(AppCode(None))["digest"]
 
 
-@pytest.mark.parametrize("before", [True, False])
 def test_a_module_that_would_take_the_place_of_one_of_pythons_is_refused(
-    app: Path, code_of: Callable[..., AppCode], monkeypatch: pytest.MonkeyPatch, before: bool
+    app: Path, code_of: Callable[..., AppCode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(app, "queue.py")
-    if before:  # in this process, too
-        assert code_of(app).import_roots[0] == Path()
-        return
-    monkeypatch.setattr(sys, "path", [*sys.path, str(app)])
-    importlib.import_module("train_app")
-    monkeypatch.setattr(pytest.MonkeyPatch, "syspath_prepend", lambda self, path: None)
-    with pytest.raises(UserError, match=r"queue\.py: jobs would import it"):
-        code_of(app)
+    assert code_of(app).import_roots[0] == Path()  # as it does in this process, too
+    task = importlib.import_module("train_app").task
+    monkeypatch.setattr(sys, "path", [*(entry for entry in sys.path if entry != str(app)), str(app)])
+    with pytest.raises(UserError, match=r"queue\.py: jobs would import it in the place of Python's own module queue"):
+        find(task, DEFAULTS)
 
 
 def test_a_callable_object_is_of_the_file_of_its_class(app: Path, code_of: Callable[..., AppCode]) -> None:
