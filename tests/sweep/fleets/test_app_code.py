@@ -191,6 +191,15 @@ def test_a_module_that_would_take_the_place_of_one_of_pythons_is_refused(
         find(task, DEFAULTS)
 
 
+def test_an_environment_in_the_applications_folder_is_none_of_its_code(
+    app: Path, code_of: Callable[..., AppCode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standard = write(app / "env" / "lib" / "python", "queue.py").parent
+    monkeypatch.setattr(sys, "prefix", str(app / "env"))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(standard)])
+    assert code_of(app).import_roots == [Path()]
+
+
 def test_a_callable_object_is_of_the_file_of_its_class(app: Path, code_of: Callable[..., AppCode]) -> None:
     write(app, "train_app.py", "class Task:\n    def __call__(self, config):\n        return 1.0\n\n\ntask = Task()\n")
     assert names(code_of(app)) == ["train_app.py"]

@@ -205,7 +205,7 @@ def _import_roots(root: Path, file: Path, module: str) -> list[Path]:
     entries = [Path(entry or ".").resolve() for entry in sys.path]
     found = (of_task, *entries, *_roots_of_loaded(), ours)
     inside = [entry for entry in found if entry is not None and entry.is_relative_to(root)]
-    kept = [entry for entry in dict.fromkeys(inside) if not any(part in _INSTALLED for part in entry.parts)]
+    kept = [entry for entry in dict.fromkeys(inside) if not _is_installed(entry, root)]
     before = entries[: entries.index(_STANDARD)] if _STANDARD in entries else entries
     for entry in kept:
         if entry not in before:  # here it is searched after Python's own modules, in jobs before them
@@ -214,6 +214,13 @@ def _import_roots(root: Path, file: Path, module: str) -> list[Path]:
 
 
 _STANDARD = Path(os.__file__).resolve().parent
+
+
+def _is_installed(folder: Path, root: Path) -> bool:
+    """Whether it belongs to Python or its packages: an environment may lie in the application's folder."""
+    environments = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
+    of_environment = any(env.is_relative_to(root) and folder.is_relative_to(env) for env in environments)
+    return of_environment or any(part in _INSTALLED for part in folder.parts)
 
 
 def _refuse_standard_names(folder: Path) -> None:
