@@ -35,6 +35,14 @@ def trials(tmp_path: Path) -> list[TrialDir]:
     return found
 
 
+def recovered(exporter: Exporter, trials: list[TrialDir]) -> MlflowObserver:
+    """What a driver does that finds these trials ended."""
+    mlflow = MlflowObserver(exporter, ["val/wer"], "again")
+    for number, trial in enumerate(trials):
+        mlflow.recovered(number, trial)
+    return mlflow
+
+
 def runs(target: Destination) -> list[tuple[str, int]]:
     connection = sqlite3.connect(target.database)
     points = "SELECT count(*) FROM metrics WHERE metrics.run_uuid = runs.run_uuid"
@@ -85,9 +93,7 @@ def test_a_damaged_record_is_named_and_holds_up_no_other_trial(
 ) -> None:
     trials[1].result_json.write_bytes(content)
     with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
-        mlflow = MlflowObserver(exporter, ["val/wer"], "again")
-        for number, trial in enumerate(trials):
-            mlflow.recovered(number, trial)
+        mlflow = recovered(exporter, trials)
         assert mlflow.finish("COMPLETE", 60)
         assert f"trial 1 is not sent to MLflow: {trials[1].result_json}" in str(mlflow.problem())
         assert runs(target) == [WHOLE[0], WHOLE[1], WHOLE[3]]
@@ -104,9 +110,7 @@ def test_a_record_that_is_missing_is_named_and_holds_up_no_other_trial(
     path = trials[1].path / name
     path.rename(path.with_name("elsewhere"))
     with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
-        mlflow = MlflowObserver(exporter, ["val/wer"], "again")
-        for number, trial in enumerate(trials):
-            mlflow.recovered(number, trial)
+        mlflow = recovered(exporter, trials)
         assert mlflow.finish("COMPLETE", 60)
         assert f"trial 1 is not sent to MLflow: {path}: is missing" in str(mlflow.problem())
         assert runs(target) == [WHOLE[0], WHOLE[1], WHOLE[3]]
@@ -120,9 +124,7 @@ def test_a_result_of_other_parameters_is_not_sent(target: Destination, trials: l
     foreign = {**RESULT, "objectives": [7.0], "study": "f00d", "params": records.digest({"lr": 9.0})}
     records.write(trials[1].result_json, foreign)
     with Exporter(tmp_path / "study", target, STUDY, poll_interval=0.02) as exporter:
-        mlflow = MlflowObserver(exporter, ["val/wer"], "again")
-        for number, trial in enumerate(trials):
-            mlflow.recovered(number, trial)
+        mlflow = recovered(exporter, trials)
         assert mlflow.finish("COMPLETE", 60)
         assert "is the result of other parameters than trial.json has" in str(mlflow.problem())
     assert runs(target) == [WHOLE[0], WHOLE[1], WHOLE[3]]
