@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep sweep-slurm train train-quick train-show-config train-sweep dashboard \
-	cluster-up cluster-down test test-fast lint types format lock clean
+	cluster-up cluster-down test test-fast proofs lint types format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test: $(READY) ## all tests, those on a real Slurm included
 
 test-fast: $(READY) ## the everyday part
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow and not cluster" $(ARGS)
+
+proofs: $(READY) ## what the tests try by samples, case by case: about half an hour
+	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS) benchmarks/proofs
 
 lint: $(READY) ## ruff
 	$(RUN) -m ruff check .

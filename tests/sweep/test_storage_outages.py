@@ -106,22 +106,9 @@ def survive(study: QuickStudy, calls: Iterable[int], number: int) -> int:
 
 
 def test_errors_that_pass_are_waited_for_wherever_they_come(quick_study: NewQuickStudy) -> None:
-    """At every 26th call; the slow test below takes others."""
-    assert survive(quick_study(), range(5, CALLS, 26), errno.EIO) > 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "calls"),
-    [
-        (errno.EIO, range(1, CALLS, 11)),
-        (errno.EIO, range(18, CALLS, 26)),
-        (errno.ESTALE, range(6, CALLS, 11)),
-    ],
-)
-def test_errors_that_pass_are_waited_for_at_many_calls(quick_study: NewQuickStudy, number: int, calls: range) -> None:
-    """Each at calls of its own."""
-    assert survive(quick_study(), calls, number) > len(calls) * 2 / 5
+    """At some calls, of each kind of error; benchmarks/proofs takes many more."""
+    assert survive(quick_study(), range(5, CALLS, 39), errno.EIO) > 1
+    assert survive(quick_study(), range(18, CALLS, 39), errno.ESTALE) > 1
 
 
 def survive_as_job(study: QuickStudy, at: int, times: int) -> bool:

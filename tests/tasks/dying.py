@@ -1,8 +1,8 @@
-"""Studies whose driver, or a job of which, dies at its n-th write: `python -m tests.tasks.dying PLACE WHO WAY N …`.
+"""Studies whose driver, or a job of which, dies at its n-th write: `python -m tests.tasks.dying PLACE WHO WAY,… N …`.
 
 For each N a study is begun in PLACE/N; its driver (or its first job) ends at once, as by SIGKILL, before or after
-its N-th write, or in the middle of it; then the same command runs until the study is finished. What comes of it is
-for the test to judge.
+its N-th write, or in the middle of it (the ways take turns); then the same command runs until the study is
+finished. What comes of it is for the test to judge.
 
 Everything is imported once and each process is forked from there, jobs included: the code is the real one, from
 the command line to the worker, but a life costs a fraction of a second. Prints the numbers at which somebody died.
@@ -11,6 +11,7 @@ the command line to the worker, but a life costs a fraction of a second. Prints 
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,9 @@ def live(place: Path, who: str, fate: Fate | None, overrides: Sequence[str] = OV
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(place: Path, who: str, way: str, numbers: list[int]) -> None:
+def main(place: Path, who: str, ways: Sequence[str], numbers: Sequence[int]) -> None:
     get_ready(*LATE)
-    for number in numbers:
+    for number, way in zip(numbers, cycle(ways), strict=False):
         folder = place / str(number)
         folder.mkdir()
         code = live(folder, who, Fate(way, number))
@@ -162,4 +163,4 @@ def main(place: Path, who: str, way: str, numbers: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], [int(word) for word in sys.argv[4:]])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","), [int(word) for word in sys.argv[4:]])

@@ -237,53 +237,37 @@ def suffer_deletion(names: tuple[str, ...], way: str, at: int, target: Destinati
 DELETED = [("digits",), ("digits", "trial 00001"), ("digits", "trial 00001", "trial 00002")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("names", DELETED)
 def test_any_write_after_a_deletion_can_be_the_last(
     names: tuple[str, ...], target: Destination, tmp_path: Path
 ) -> None:
-    for at in range(1, 1000, 4):
+    """Every ninth write; benchmarks/proofs takes them all."""
+    for at in range(1 + DELETED.index(names), 1000, 9):
         if not suffer_deletion(names, WAYS[at % len(WAYS)], at, target, tmp_path / str(at)):
             assert at > 10
             return
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.slow
-@pytest.mark.parametrize("names", DELETED)
-def test_each_write_after_a_deletion_can_be_the_last(
-    names: tuple[str, ...], way: str, target: Destination, tmp_path: Path
-) -> None:
-    for at in range(1, 1000):
-        if not suffer_deletion(names, way, at, target, tmp_path / str(at)):
-            return
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_any_write_can_be_the_last(way: str, target: Destination, tmp_path: Path) -> None:
-    """Every seventh write in the everyday run; the slow test below takes them all."""
+    """Every seventh write; benchmarks/proofs takes them all."""
     for at in range(1 + WAYS.index(way), 1000, 7):
         if not suffer(way, at, target, tmp_path / str(at)):
             assert at > 30  # there was a lot to survive
             return
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_each_write_in_turn_can_be_the_last(way: str, target: Destination, tmp_path: Path) -> None:
-    for at in range(1, 1000):
-        if not suffer(way, at, target, tmp_path / str(at)):
-            return
+def suffer_twice(case: int, choice: random.Random, target: Destination, folder: Path) -> None:
+    """Up to three lives of a study that end where chance wants it, and one more."""
+    world = World(folder, f"uid-twice-{case}")
+    for _ in range(3):
+        live(world, target, Fate(choice.choice(WAYS), choice.randint(1, 60)))
+    assert live(world, target, Fate())
+    assert target.database is not None
+    check(target.database, world.uid)
 
 
-@pytest.mark.slow
-def test_any_two_writes_can_be_the_last_of_their_lives(target: Destination, tmp_path: Path) -> None:
+def test_any_writes_can_be_the_last_of_their_lives(target: Destination, tmp_path: Path) -> None:
     choice = random.Random(0)
-    for case in range(60):
-        world = World(tmp_path / str(case), f"uid-twice-{case}")
-        for _ in range(3):
-            live(world, target, Fate(choice.choice(WAYS), choice.randint(1, 60)))
-        assert live(world, target, Fate())
-        assert target.database is not None
-        check(target.database, world.uid)
+    for case in range(6):
+        suffer_twice(case, choice, target, tmp_path / str(case))

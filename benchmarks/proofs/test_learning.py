@@ -1,0 +1,42 @@
+"""Each workload learns, with its defaults, by the commands that a person types."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import Run
+from trialfleet.trial import metrics
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def train(run: Run, folder: Path, *words: str) -> dict[str, list[float]]:
+    """Every metric that a training reported, in order."""
+    run("pipelines.train", *words, f"hydra.run.dir={folder}")
+    found: dict[str, list[float]] = {}
+    for line in metrics.read_from(folder / "metrics.jsonl")[0]:
+        for name, value in line.values.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def test_mvfoul_learns_to_see(here: Path, run: Run) -> None:
+    """Twice as good as chance, or better, in the mean over classes: 1 in 6 severities, 1 in 10 actions."""
+    seen = train(run, here / "mvfoul", "workload=mvfoul", "training.max_epochs=5")
+    assert max(seen["val/sev_balanced_acc"]) > 0.4
+    assert max(seen["val/action_balanced_acc"]) > 0.4
+
+
+def test_grpo_raises_the_rewards_of_a_base_that_knows_the_format(here: Path, run: Run) -> None:
+    """The base writes the format and is right now and then; its adapters are right more often."""
+    base = train(run, here / "base", "workload=grpo_base")
+    assert base["val/format_accuracy"][-1] > 0.9
+    saved = max(path.parent for path in (here / "base" / "checkpoints").glob("*/manifest.json"))
+    policy = train(run, here / "policy", "workload=grpo", f"training.init_from={saved}", "training.max_steps=120")
+    worth = policy["train/reward_mean"]
+    assert mean(worth[-3:]) > mean(worth[:3]) + 0.7
+    assert policy["val/accuracy"][-1] > base["val/accuracy"][-1] + 0.08 > 0.08
