@@ -3,11 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
 
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
+
+T = TypeVar("T")
 
 
 def main(entry: Callable[[], Any]) -> None:
@@ -15,11 +18,16 @@ def main(entry: Callable[[], Any]) -> None:
     from hydra.errors import CompactHydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    _own_flags()
     full = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the formatting of errors to us
     try:
+        _own_flags()
         entry()
+        if _failed:
+            raise _failed.pop()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (UserError, CompactHydraException, OmegaConfBaseException) as error:
         if full:
             raise
@@ -31,6 +39,22 @@ def main(entry: Callable[[], Any]) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
+OF_A_SWEEP = ("hydra/launcher", "hydra/sweeper")
+_failed: list[Exception] = []  # what a single run's task raised
+
+
+def single(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
+    """Call the task function of a single run.
+
+    Its error is raised by `main` when Hydra has returned, since Hydra would say 'Error executing job' before it.
+    """
+    try:
+        return task(cfg)
+    except Exception as error:  # noqa: BLE001  # raised again
+        _failed.append(error)
+        return None
+
+
 def _own_flags() -> None:
     """--dry-run is an override; --info config-groups is ours: Hydra knows neither."""
     if "--dry-run" in sys.argv:
@@ -39,13 +63,23 @@ def _own_flags() -> None:
         if word == "--info=config-groups" or (
             word == "--info" and sys.argv[index + 1 : index + 2] == ["config-groups"]
         ):
-            _show_groups(conf_directory())
+            _show_groups()
             sys.exit(0)
 
 
-def _show_groups(conf: Path) -> None:
-    """Each config group with its members, as they are named on the command line."""
-    for folder in sorted(path for path in conf.rglob("*") if path.is_dir()):
-        members = sorted(path.stem for path in folder.glob("*.yaml"))
-        if members:
-            print(f"{folder.relative_to(conf)}: {', '.join(members)}")
+def _show_groups() -> None:
+    """Each config group with its members, as they are named on the command line; of Hydra's own, those of a sweep."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    def show(parent: str) -> None:
+        for group in sorted(loader.list_groups(parent)):
+            path = f"{parent}/{group}".lstrip("/")
+            members = sorted(loader.get_group_options(path))
+            if members and (not path.startswith("hydra") or path.startswith(OF_A_SWEEP)):
+                print(f"{path}: {', '.join(members)}")
+            show(path)
+
+    with initialize_config_dir(str(conf_directory())):
+        loader = GlobalHydra.instance().config_loader()
+        show("")

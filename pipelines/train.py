@@ -13,6 +13,7 @@ from types import FrameType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines import cli
@@ -29,6 +30,12 @@ def task(cfg: DictConfig) -> Objectives | None:
     Raises:
         UserError: the config is wrong.
     """
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.RUN and run.current() is None:
+        return cli.single(_train, cfg)
+    return _train(cfg)
+
+
+def _train(cfg: DictConfig) -> Objectives | None:
     from trialfleet.config import load
 
     config = load(cfg)
@@ -122,7 +129,7 @@ def _single(cfg: DictConfig) -> Objectives | None:
             exporter.single_run(directory, destination, cfg.experiment_name or directory.name, params) as outcome,
             run.entered(own),
         ):
-            value = task(cfg)
+            value = _train(cfg)
             names = [cfg.objective.metric] if isinstance(cfg.objective.metric, str) else list(cfg.objective.metric)
             values = value if isinstance(value, list) else [value]
             outcome.objectives = dict(zip(names, values, strict=True))  # type: ignore[arg-type]  # not a dry run

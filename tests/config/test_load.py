@@ -31,7 +31,7 @@ def test_the_defaults_are_a_config():
     [
         ("+optimizer.learning_rat=1", "optimizer.learning_rat: no such key; did you mean optimizer.learning_rate?"),
         ("+training.checkpoints.keep_lst=1", "no such key; did you mean training.checkpoints.keep_last?"),
-        ("+sampling.factor=2", "sampling: no such key; there are seed, "),
+        ("+class_balance.factor=2", "class_balance: no such key; there are seed, "),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate: must be a number, got 'fast'"),
         ("optimizer.learning_rate='1e-3'", "optimizer.learning_rate: must be a number, got '1e-3'"),
         ("optimizer.learning_rate=null", "optimizer.learning_rate: must be a number, got null"),

@@ -4,9 +4,10 @@ import ast
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import yaml
 
 from tests.config.test_load import composed
 from trialfleet.config import Config
@@ -54,6 +55,30 @@ def test_every_member_of_a_general_group_loads(override):
 def test_every_preset_loads(name):
     config = composed(f"+experiment={name}")
     assert config.experiment_name == name
+
+
+def defaults_lists() -> Iterator[tuple[str, list[Any]]]:
+    """Each file of conf/ and of the package's configs that builds on others, and what it builds on."""
+    for folder in (CONF, ROOT / "src" / "trialfleet" / "conf"):
+        for path in sorted(folder.rglob("*.yaml")):
+            content = yaml.safe_load(path.read_text()) or {}
+            if "defaults" in content and len(content) > 1:
+                yield str(path.relative_to(ROOT)), content["defaults"]
+
+
+@pytest.mark.parametrize(("name", "defaults"), list(defaults_lists()))
+def test_a_file_overrides_what_it_builds_on(name, defaults):
+    """`_self_` is last; in the base of every command alone it is first: all that is chosen there overrides it."""
+    assert defaults.index("_self_") == (0 if name == "conf/config.yaml" else len(defaults) - 1)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_chosen_optimizer_brings_its_own_rate(name):
+    config = composed(f"workload={name}", "optimizer=sgd", *REQUIRED.get(name, []))
+    assert (
+        config.optimizer.learning_rate == yaml.safe_load((CONF / "optimizer" / "sgd.yaml").read_text())["learning_rate"]
+    )
+    assert all(group.learning_rate is None for group in config.optimizer.groups.values())
 
 
 def test_no_default_hides_in_the_schema():

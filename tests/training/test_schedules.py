@@ -40,6 +40,11 @@ def test_warmup_rises_in_a_line_and_wastes_no_step():
     assert factors[20:] == pytest.approx(1.0)
 
 
+def test_warmup_may_be_given_in_steps():
+    by_ratio, by_steps = "scheduler.warmup_ratio=0.2", "scheduler.warmup_steps=20"
+    assert curve("polynomial", by_steps) == pytest.approx(curve("polynomial", by_ratio), rel=1e-5)
+
+
 def test_a_cosine_ends_at_its_end():
     factors = curve("warmup_cosine", "scheduler.warmup_ratio=0.1", "scheduler.end_factor=0.2")
     assert factors[55] == pytest.approx(0.6, abs=1e-3)

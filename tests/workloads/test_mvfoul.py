@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.training.harness import composed
-from trialfleet.config.mvfoul import ACTIONS, ClassBalanced, MvfoulConfig, NoSampling, Progressive
+from trialfleet.config.mvfoul import ACTIONS, ClassBalanced, MvfoulConfig, NoBalance, Progressive
 from trialfleet.errors import UserError
-from trialfleet.workloads.mvfoul import clips, losses, rendering, resnet3d, sampling, scores
+from trialfleet.workloads.mvfoul import class_balance, clips, losses, rendering, resnet3d, scores
 
 SEVERITY_COUNTS = np.asarray([353, 1402, 403, 687, 44, 27])
 SMALL = (
@@ -91,9 +91,9 @@ def test_the_impact_and_the_approach_are_in_the_motion():
 def test_rare_classes_are_drawn_up_to_the_factor_and_the_majority_once():
     rule = ClassBalanced(name="class_balanced", by="severity", oversample_factor=2.0)
     labels = np.repeat([0, 1, 2], [100, 60, 10])
-    _, factors = sampling.factors(rule, labels, 0)
+    _, factors = class_balance.factors(rule, labels, 0)
     assert factors == pytest.approx([1, 100 / 60, 2])
-    rows = sampling.rows(rule, labels, labels, 0, np.random.default_rng(0))
+    rows = class_balance.rows(rule, labels, labels, 0, np.random.default_rng(0))
     assert list(np.bincount(labels[rows])) == [100, 100, 20]
     assert sorted(rows[labels[rows] == 0]) == list(range(100))
 
@@ -101,23 +101,23 @@ def test_rare_classes_are_drawn_up_to_the_factor_and_the_majority_once():
 def test_alternating_goes_by_severity_in_even_epochs_and_by_action_in_odd_ones():
     rule = ClassBalanced(name="class_balanced", by="alternating", oversample_factor=2.0)
     severity, action = np.repeat([0, 1], [30, 10]), np.tile([0, 0, 0, 1], 10)
-    even, odd = (sampling.rows(rule, severity, action, epoch, np.random.default_rng(0)) for epoch in (0, 1))
+    even, odd = (class_balance.rows(rule, severity, action, epoch, np.random.default_rng(0)) for epoch in (0, 1))
     assert list(np.bincount(severity[even])) == [30, 20]
     assert list(np.bincount(action[odd])) == [30, 20]
-    every = sampling.rows(NoSampling(name="none"), severity, action, 0, np.random.default_rng(0))
+    every = class_balance.rows(NoBalance(name="none"), severity, action, 0, np.random.default_rng(0))
     assert sorted(every) == list(range(40))
 
 
 def test_progressive_sampling_follows_its_formula():
-    rule = Progressive(name="progressive", by="severity", start_factor=1.5, end_factor=2.0, duration_epochs=15)
+    rule = Progressive(name="progressive", by="severity", start_factor=1.5, oversample_factor=2.0, duration_epochs=15)
     labels = np.repeat(np.arange(5), [1000, 850, 600, 420, 30])
     for epoch in (0, 4, 15, 40):
         p = min(epoch / 15, 1)
         f = 1.5 + (1 - (1 - p) ** 2) * 0.5
-        assert sampling.progressive_factor(rule, epoch) == pytest.approx(f)
+        assert class_balance.progressive_factor(rule, epoch) == pytest.approx(f)
         rare = min(1 + (f - 1) * (0.5 + 0.3 * (1 - 0.03) / 0.6), 2.1)
         middle = [min(1 + 0.2 * (f - 1), 1.1 / r) for r in (0.6, 0.42)]
-        assert sampling.factors(rule, labels, epoch)[1] == pytest.approx([1, 1, *middle, rare])
+        assert class_balance.factors(rule, labels, epoch)[1] == pytest.approx([1, 1, *middle, rare])
 
 
 def test_epochs_differ_in_length_under_progressive_sampling():
@@ -281,5 +281,5 @@ def test_smoothing_is_off_under_balanced_sampling_and_class_weights(caplog):
     Mvfoul(small()).source("train")
     assert caplog.text.count("loss.label_smoothing: taken as 0") == 1
     assert isinstance(small(), MvfoulConfig)
-    assert not Mvfoul(small("sampling=none"))._unsmoothed()
+    assert not Mvfoul(small("class_balance=none"))._unsmoothed()
     assert not Mvfoul(small("loss=plain"))._unsmoothed()

@@ -89,7 +89,7 @@ FoulLoss = Annotated[PlainLoss | WeightedLoss | FocalLoss | AdaptiveFocalLoss, F
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class NoSampling:
+class NoBalance:
     """Every clip once an epoch."""
 
     name: Literal["none"]
@@ -111,11 +111,11 @@ class Progressive:
     name: Literal["progressive"]
     by: Literal["severity", "action", "alternating"]
     start_factor: Factor
-    end_factor: Factor
+    oversample_factor: Factor  # after `duration_epochs`
     duration_epochs: Annotated[Host[int], Ge(1)]
 
 
-Sampling = Annotated[NoSampling | ClassBalanced | Progressive, Field(discriminator="name")]
+ClassBalance = Annotated[NoBalance | ClassBalanced | Progressive, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -142,7 +142,7 @@ class MvfoulConfig(Config):
     model: Resnet3d
     dataset: Collisions
     loss: FoulLoss
-    sampling: Sampling
+    class_balance: ClassBalance
 
     def problems(self) -> list[str]:
         return [*super().problems(), *self._data_problems(), *self._model_problems()]

@@ -97,11 +97,16 @@ OptimizerConfig = Annotated[AdamW | Adam | Sgd | Lion | Muon | Adafactor, Field(
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Constant:
+class _WithWarmup:
+    warmup_ratio: Share  # share of all steps in which the rate rises
+    warmup_steps: Annotated[Traced[int], Ge(0)] | None  # the number of these steps itself; null: by warmup_ratio
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Constant(_WithWarmup):
     """The full rate at every step."""
 
     name: Literal["constant"]
-    warmup_ratio: Share  # share of all steps in which the rate rises from 0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -113,30 +118,27 @@ class Cosine:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class WarmupCosine:
+class WarmupCosine(_WithWarmup):
     """A linear rise over `warmup_ratio` of all steps, then half a cosine down to `end_factor`."""
 
     name: Literal["warmup_cosine"]
-    warmup_ratio: Share
     end_factor: Share
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Step:
+class Step(_WithWarmup):
     """The rate is multiplied by `gamma` at each milestone."""
 
     name: Literal["step"]
     milestones: tuple[Share, ...]  # as shares of all steps
     gamma: Rate
-    warmup_ratio: Share
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Plateau:
+class Plateau(_WithWarmup):
     """The rate is multiplied by `factor` when the objective has not improved for `patience` evaluations."""
 
     name: Literal["plateau"]
-    warmup_ratio: Share
     factor: Annotated[Host[float], Gt(0), Lt(1)]
     patience: Annotated[Host[int], Ge(0)]
     threshold: Annotated[Host[float], Ge(0)]  # an improvement must be at least this large
@@ -145,32 +147,29 @@ class Plateau:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class OneCycle:
+class OneCycle(_WithWarmup):
     """A cosine rise from `start_factor` over `warmup_ratio` of all steps, then a cosine down to `end_factor`."""
 
     name: Literal["onecycle"]
-    warmup_ratio: Share
     start_factor: Share
     end_factor: Share
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Restarts:
+class Restarts(_WithWarmup):
     """`cycles` half cosines of equal length, each starting at the full rate."""
 
     name: Literal["restarts"]
     cycles: Annotated[Traced[int], Ge(1)]
-    warmup_ratio: Share
     end_factor: Share
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Polynomial:
+class Polynomial(_WithWarmup):
     """(1 - progress)^power from the full rate to `end_factor`; power 1 is a straight line."""
 
     name: Literal["polynomial"]
     power: Annotated[Traced[float], Gt(0)]
-    warmup_ratio: Share
     end_factor: Share
 
 

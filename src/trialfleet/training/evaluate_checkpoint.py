@@ -18,7 +18,7 @@ def score(config: Config, run: Run, checkpoint: str, split: str) -> dict[str, fl
     state, frozen = restore.with_published(setup.workload, program, state, frozen)
     if config.training.init_from is not None:  # frozen parameters are in no checkpoint of their own training
         state, frozen, _ = restore.with_parameters_of(config.training.init_from, program, state, frozen)
-    state, frozen, report = restore.with_parameters_of(checkpoint, program, state, frozen)
+    state, frozen, report = restore.with_parameters_of(checkpoint, program, state, frozen, "checkpoint")
     lacking = sorted(set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
     if lacking:
         raise UserError(

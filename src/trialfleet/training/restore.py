@@ -112,9 +112,12 @@ def _loaded(workload: Workload, tree: Params, shardings: Any) -> Params:
 
 
 def with_parameters_of(
-    source: str, program: Program, state: State, frozen: Params
+    source: str, program: Program, state: State, frozen: Params, key: str = "training.init_from"
 ) -> tuple[State, Params, dict[str, Any]]:
     """The state and the frozen parameters with those of another training's checkpoint, as far as they fit.
+
+    Args:
+        key: what names the source, for messages.
 
     Returns:
         Both, and a report of what was taken and what was not.
@@ -125,7 +128,7 @@ def with_parameters_of(
     folder = Path(source).expanduser().absolute()
     if wrong := checkpoints.damage(folder):
         raise UserError(
-            f"training.init_from: {folder} is no whole checkpoint: {wrong}",
+            f"{key}: {folder} is no whole checkpoint: {wrong}",
             "give a folder such as …/checkpoints/00000900",
         )
     there = checkpoints.contents(folder)
@@ -137,7 +140,7 @@ def with_parameters_of(
     names = {path: kind + path.replace("/", ".") for path in own}
     fits = [path for path, shape in own.items() if there.get(names[path]) == (shape.shape, "float32")]
     if not fits:
-        raise UserError(f"training.init_from: no parameter of {folder} has the name and shape of one of this model")
+        raise UserError(f"{key}: no parameter of {folder} has the name and shape of one of this model")
     targets = {names[path]: jax.ShapeDtypeStruct(own[path].shape, "float32", sharding=places[path]) for path in fits}
     read = checkpoints.read_some(folder, targets)
     # Frozen parameters are in the compute dtype.
@@ -152,10 +155,10 @@ def with_parameters_of(
         "not_there": not_there,
         "other_shape": sorted(set(own) - set(fits) - set(not_there)),
     }
-    log.info("init_from: %d of %d parameters from %s", len(fits), len(own), folder)
+    log.info("%s: %d of %d parameters from %s", key, len(fits), len(own), folder)
     for what in ("not_there", "other_shape"):
         if unexpected := [path for path in report[what] if not lora.is_adapter(path)]:
-            log.warning("init_from: %s, so as initialised: %s", what.replace("_", " "), ", ".join(unexpected))
+            log.warning("%s: %s, so as initialised: %s", key, what.replace("_", " "), ", ".join(unexpected))
     return state._replace(params=params, ema=ema), never, report
 
 

@@ -17,13 +17,18 @@ def factor(scheduler: Scheduler, hp: Hyperparameters, step: jax.Array, total: ja
         case Cosine():
             return _cosine(step / total, hp["scheduler.end_factor"])
         case OneCycle():
-            warmup = hp["scheduler.warmup_ratio"] * total
+            warmup = _warmup(hp, total)
             rise = 1 - _cosine(step / jnp.maximum(warmup, 1), 0.0) * (1 - hp["scheduler.start_factor"])
             return jnp.where(step < warmup, rise, _cosine(_after(step, warmup, total), hp["scheduler.end_factor"]))
-    warmup = hp["scheduler.warmup_ratio"] * total
+    warmup = _warmup(hp, total)
     # The first update has rate 1/(warmup + 1), not 0: it would be wasted.
     rise = jnp.minimum(1.0, (step + 1) / (warmup + 1))
     return rise * _fall(scheduler, hp, _after(step, warmup, total), step / total)
+
+
+def _warmup(hp: Hyperparameters, total: jax.Array) -> jax.Array:
+    """The number of steps in which the rate rises."""
+    return hp["scheduler.warmup_steps"] if "scheduler.warmup_steps" in hp else hp["scheduler.warmup_ratio"] * total
 
 
 def _fall(scheduler: Scheduler, hp: Hyperparameters, after: jax.Array, share: jax.Array) -> jax.Array:

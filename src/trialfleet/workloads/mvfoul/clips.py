@@ -7,7 +7,7 @@ import numpy as np
 
 from trialfleet.config.mvfoul import Collisions, MvfoulConfig
 from trialfleet.training.workload import Batch, BatchPlan, Example
-from trialfleet.workloads.mvfoul import losses, rendering, sampling
+from trialfleet.workloads.mvfoul import class_balance, losses, rendering
 
 SPLITS = ("train", "val", "test")
 _KEPT = 2000  # clips that are not rendered again
@@ -36,7 +36,7 @@ class CollisionClips:
             firsts = range(0, self._clips, self._batch)
             return [BatchPlan(range(first, min(first + self._batch, self._clips)), 0) for first in firsts]
         rng = np.random.default_rng([seed, epoch, 1])
-        chosen = sampling.rows(self._config.sampling, self.severity, self.action, epoch, rng)
+        chosen = class_balance.rows(self._config.class_balance, self.severity, self.action, epoch, rng)
         full = len(chosen) // self._batch * self._batch
         return [BatchPlan(tuple(map(int, part)), 0) for part in chosen[:full].reshape(-1, self._batch)]
 

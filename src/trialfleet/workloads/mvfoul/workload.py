@@ -141,4 +141,4 @@ class Mvfoul(Workload):
     def _unsmoothed(self) -> bool:
         """Smoothing on top of balanced sampling and class weights would leave hardly any gradient."""
         weighted = isinstance(self.config.loss, WeightedLoss) and self.config.loss.class_weights != "none"
-        return weighted and self.config.sampling.name != "none"
+        return weighted and self.config.class_balance.name != "none"

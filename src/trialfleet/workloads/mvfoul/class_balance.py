@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from trialfleet.config.mvfoul import ClassBalanced, NoSampling, Progressive, Sampling
+from trialfleet.config.mvfoul import ClassBalance, ClassBalanced, NoBalance, Progressive
 
 
 def rows(
-    sampling: Sampling, severity: np.ndarray, action: np.ndarray, epoch: int, rng: np.random.Generator
+    balance: ClassBalance, severity: np.ndarray, action: np.ndarray, epoch: int, rng: np.random.Generator
 ) -> np.ndarray:
     """The rows of an epoch in random order.
 
@@ -15,34 +15,34 @@ def rows(
     Args:
         severity, action: the class of each row (N,).
     """
-    if isinstance(sampling, NoSampling):
+    if isinstance(balance, NoBalance):
         return rng.permutation(len(severity))
-    by_action = sampling.by == "action" or (sampling.by == "alternating" and epoch % 2 == 1)
+    by_action = balance.by == "action" or (balance.by == "alternating" and epoch % 2 == 1)
     labels = action if by_action else severity
     chosen = []
-    for label, factor in zip(*factors(sampling, labels, epoch), strict=True):
+    for label, factor in zip(*factors(balance, labels, epoch), strict=True):
         own = np.flatnonzero(labels == label)
         chosen.append(own if factor == 1 else rng.choice(own, round(len(own) * factor)))
     return rng.permutation(np.concatenate(chosen))
 
 
-def factors(sampling: Sampling, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def factors(balance: ClassBalance, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The classes that there are, and how many times its number of clips each is seen with."""
     classes, counts = np.unique(labels, return_counts=True)
-    match sampling:
+    match balance:
         case ClassBalanced(oversample_factor=factor):
             return classes, np.minimum(factor, counts.max() / counts)
         case Progressive():
-            factor = progressive_factor(sampling, epoch)
+            factor = progressive_factor(balance, epoch)
             return classes, np.asarray([_progressive(count / counts.max(), factor) for count in counts])
         case _:
             return classes, np.ones(len(classes))
 
 
-def progressive_factor(sampling: Progressive, epoch: int) -> float:
-    """start + (1 - (1 - p)^2)(end - start), where p is the share of `duration_epochs` that has passed."""
-    passed = min(epoch / sampling.duration_epochs, 1.0)
-    return sampling.start_factor + (1 - (1 - passed) ** 2) * (sampling.end_factor - sampling.start_factor)
+def progressive_factor(balance: Progressive, epoch: int) -> float:
+    """start + (1 - (1 - p)^2)(oversample - start), where p is the share of `duration_epochs` that has passed."""
+    passed = min(epoch / balance.duration_epochs, 1.0)
+    return balance.start_factor + (1 - (1 - passed) ** 2) * (balance.oversample_factor - balance.start_factor)
 
 
 def _progressive(ratio: float, factor: float) -> float:

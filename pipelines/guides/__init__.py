@@ -1,0 +1,1 @@
+"""Commands of three published guides, translated into ours: `python -m pipelines.guide`."""

@@ -1,0 +1,30 @@
+"""`python -m pipelines.evaluate`: the scores that the training itself had."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trialfleet.trial import metrics
+
+from .conftest import Run
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("database")
+def test_a_checkpoint_gets_the_scores_that_its_training_gave_it(here: Path, run: Run) -> None:
+    run("pipelines.train", "+experiment=quick_test", "model.width=16", "training.max_steps=10")
+    (log,) = here.glob("outputs/quick_test/*/*/metrics.jsonl")
+    own = {name: value for line in metrics.read_from(log)[0] for name, value in line.values.items() if "val/" in name}
+
+    shown = run("pipelines.evaluate", "checkpoint=latest").stdout
+    assert f"val/loss  {own['val/loss']:.6g}" in shown
+    (written,) = here.glob("outputs/evaluate/*/*/evaluation.json")
+    record = json.loads(written.read_text())
+    assert record["metrics"] == own
+    assert (record["workload"], record["step"], record["split"]) == ("asr", 10, "val")
+    assert all(Path(name).is_file() for name in record["files"])
+
+    refused = run("pipelines.evaluate", "model.width=32", code=2).stdout
+    assert "does not hold this model" in refused
+    assert "Error executing job" not in refused

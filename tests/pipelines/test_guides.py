@@ -1,0 +1,241 @@
+"""The lines of the guides: each is translated into a command whose config loads, or refused with its reason."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipelines.guides import listing, table
+from pipelines.guides.translate import Command, translate
+from tests.config.test_load import composed
+from trialfleet.config import Config
+from trialfleet.errors import UserError
+
+GUIDES = {name: table.load(name) for name in table.GUIDES}
+LINES = [(name, line) for name, guide in GUIDES.items() for line in guide.lines]
+REQUIRED = {"grpo": ["training.init_from=somewhere"]}
+JSON = "configs/experiments/test_config.json"
+# Of keys and members that the guides have and we do not, each one is here, so that the list can only shrink knowingly.
+LEFT_OUT = {
+    "asr": {
+        "model=small": "refused",
+        "model=large": "refused",
+        "training.fp16": "warned",
+        "training.load_best_model_at_end": "warned",
+        "training.report_to": "warned",
+        "data.dataset_name": "warned",
+        "data.dataset_configs": "warned",
+        "data.train_splits": "warned",
+        "data.eval_splits": "warned",
+        "data.max_audio_seconds": "warned",
+        "data.sample_rate": "warned",
+        "model.lora_r": "warned",
+        "model.lora_alpha": "warned",
+        "model.lora_target_modules": "warned",
+        "model.encoder_model_name": "warned",
+        "model.decoder_model_name": "warned",
+    },
+    "grpo": {
+        "model=gemma3_270m": "refused",
+        "model=gemma3_1b": "refused",
+        "model.mesh_shape": "refused",
+        "optimizer.schedule_type": "refused",
+        "training.train_data_path": "refused",
+        "training.test_data_path": "refused",
+        "checkpoint_dir": "warned",
+        "wandb.mode": "warned",
+        "wandb.entity": "warned",
+    },
+    "mvfoul": {
+        "model=mvit": "refused",
+        "dataset.data_dir": "refused",
+        "dataset.train_csv": "refused",
+        "dataset.val_csv": "refused",
+        "experiment.use_wandb": "warned",
+    },
+}
+
+
+def translated(name: str, line: str) -> Command:
+    return translate(GUIDES[name], shlex.split(line))
+
+
+def first_of_each(command: Command) -> list[str]:
+    """The overrides of the command's config, the first value of each list that is swept."""
+    swept = {"-m", "--multirun"} & set(command.options)
+    return [re.sub(r"^([^=]+=[^\[,]+),.*$", r"\1", word) if swept else word for word in command.settled()]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of somebody who has followed the guides: experiments of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/my_experiment.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /optimizer: adamw\noptimizer:\n  learning_rate: 1e-5\n"
+        "training:\n  num_batches: 100\n  num_epochs: 2\nexperiment_name: my_experiment\ntags: [custom, testing]\n"
+    )
+    (tmp_path / "configs/hydra/experiments").mkdir(parents=True)
+    (tmp_path / "configs/hydra/experiments/my_experiment.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: full\n  - override /training: default\n"
+        "training:\n  output_dir: ./outputs/my_experiment\n  learning_rate: 3e-5\n  max_steps: 10000\n"
+        "model:\n  lora_r: 16\n"
+    )
+    (tmp_path / JSON).parent.mkdir(parents=True)
+    (tmp_path / JSON).write_text(
+        json.dumps({"learning_rate": 5e-5, "max_steps": 100, "per_device_train_batch_size": 2, "bf16": True})
+    )
+    (tmp_path / "conf/presets").mkdir()
+    (tmp_path / "conf/presets/my_best_run.yaml").write_text("training:\n  max_epochs: 7\n")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize(("name", "line"), LINES)
+def test_a_line_becomes_a_command_whose_config_loads_or_is_refused(name: str, line: str) -> None:
+    if name == "grpo" and "my_experiment" in line:
+        Path("configs/hydra/experiments/my_experiment.yaml").unlink()
+    if name == "asr" and "my_experiment" in line:
+        Path("conf/experiment/my_experiment.yaml").unlink()
+    try:
+        command = translated(name, line)
+    except UserError as error:
+        reason = str(error)
+        assert "yet" in reason or "scheduler=polynomial" in reason  # either way is right
+        return
+    assert command.module in ("pipelines.train", "pipelines.evaluate", "pipelines.doctor")
+    words = [word for word in first_of_each(command) if not word.startswith(("checkpoint=", "hydra."))]
+    if command.module != "pipelines.doctor":
+        assert isinstance(composed(*words, *REQUIRED.get(name, [])), Config)
+
+
+def test_what_has_no_meaning_here_is_known() -> None:
+    assert {name: listing.left_out(guide) for name, guide in GUIDES.items()} == LEFT_OUT
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_each_key_and_member_leads_to_one_of_ours(name: str) -> None:
+    """Whatever a line can say: the key that it becomes is in the config of the workload, or of one of its members."""
+    known = {
+        "scheduler=constant",
+        *(f"class_balance={member}" for member in ("class_balanced", "progressive")),
+        "freezing=mvfoul_scheduled",
+        "optimizer=sgd",
+    }
+    guide = GUIDES[name]
+    targets = {key.partition("=")[0] for one in guide.keys.values() for key in one.to or ()}
+    outside = {"checkpoint", "hydra.run.dir"}
+    base = [f"workload={name}", *REQUIRED.get(name, [])]
+    for target in sorted(targets - outside):
+        if target.split(".")[0] == "early_stopping":
+            continue
+        assert _is_known(target, base, known), target
+
+
+def _is_known(target: str, base: list[str], choices: set[str]) -> bool:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from tests.training.harness import CONF
+
+    with initialize_config_dir(str(CONF)):
+        for extra in ([], *([choice] for choice in sorted(choices) if choice.split("=")[0] == target.split(".")[0])):
+            config = compose("config", overrides=[*base, *extra])
+            node = OmegaConf.select(config, target.rpartition(".")[0]) if "." in target else config
+            if target in ("model", "optimizer", "scheduler", "loss", "freezing", "class_balance"):
+                return True
+            if node is None and target.endswith("early_stopping.patience"):
+                return True
+            if node is not None and target.rpartition(".")[2] in node:
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "expected"),
+    [
+        ("grpo", "run_training.py ~training.gradient_clip", "training.gradient_clip=null"),
+        ("grpo", "run_training.py training.num_batches=50 training.epochs=2", "training.max_steps=100"),
+        ("grpo", "run_training.py -m 'training.num_batches=range(1,4)'", "training.max_steps=1,2,3"),
+        ("grpo", "run_training.py optimizer.learning_rate=1e-6,3e-6 -m", "optimizer.learning_rate=1e-6,3e-6"),
+        (
+            "grpo",
+            "run_training.py '+model.custom_params={hidden_size:512,num_layers:8}'",
+            "model.width=512 model.layers=8",
+        ),
+        (
+            "grpo",
+            "agent-tunix train --learning-rate=1e-5 --lora-rank 4",
+            "optimizer.learning_rate=1e-5 model.lora_rank=4",
+        ),
+        (
+            "asr",
+            "train_hydra.py training.per_device_train_batch_size=4 training.gradient_accumulation_steps=2",
+            "training.per_device_batch=4 training.global_batch=8",
+        ),
+        ("mvfoul", "train_hydra.py experiment.fast_dev_run=false", ""),
+        (
+            "mvfoul",
+            "train_hydra.py training.max_epochs=3 experiment.limit_train_batches=5",
+            "training.max_epochs=3 training.max_steps=15",
+        ),
+        (
+            "mvfoul",
+            "training/train.py --use_class_balanced_sampler --progressive_class_balancing",
+            "class_balance=progressive",
+        ),
+        (
+            "mvfoul",
+            "train_hydra.py dataset.batch_size=8 -- training.max_steps=3 seed=2",
+            "training.global_batch=8 training.max_steps=3 seed=2",
+        ),
+    ],
+)
+def test_a_line_means(name: str, line: str, expected: str) -> None:
+    command = translated(name, line)
+    assert command.settled() == [*GUIDES[name].always, *shlex.split(expected)]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("asr", "src/train_hydra.py training.lerning_rate=1", "did you mean training.learning_rate?"),
+        ("asr", "hatch run train-tset", "no line of the guide asr begins so"),
+        ("asr", "src/train.py", "has no experiment file"),
+        ("asr", "src/train.py nowhere.json", "nowhere.json: there is no such file"),
+        ("asr", "src/train_hydra.py model=larg", "the guide's group model has no larg; did you mean large?"),
+        ("asr", "src/train_hydra.py 'training.max_steps=[1'", "is no override"),
+        ("grpo", "run_training.py training.num_batches=many", "must be numbers"),
+        ("grpo", "run_training.py --config-name", "--config-name: has no value"),
+        ("grpo", "agent-tunix train --learning-rate", "--learning-rate: has no value"),
+        ("grpo", "agent-tunix train --model-size 9b", "9b has no meaning here"),
+        ("grpo", "run_training.py --quiet", "--quiet: is no option"),
+        ("mvfoul", "training/train.py --backbone_l 1", "did you mean --backbone_lr?"),
+        ("mvfoul", "training/train.py extra", "the guide mvfoul has no the word extra"),
+    ],
+)
+def test_what_cannot_be_translated_is_named(name: str, line: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        translated(name, line)
+    assert message in str(refused.value)
+
+
+def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
+    for content, message in (
+        ("{", "cannot be read"),
+        ("[1]", "is no mapping"),
+        ('{"training": {"lr": 1}}', "has no training.lr"),
+    ):
+        (tmp_path / "one.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            translate(GUIDES["asr"], ["train.py", str(tmp_path / "one.json")])
+
+
+def test_text_is_quoted_where_hydra_would_read_something_else(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(json.dumps({"run_name": "a, b", "experiment_name": "it's", "output_dir": ""}))
+    command = translate(GUIDES["asr"], ["train.py", str(tmp_path / "one.json")])
+    config = composed(*(word for word in command.argv()[1:] if not word.startswith("hydra")))
+    assert config.experiment_name == "it's"
+    assert "hydra.run.dir=''" in command.argv()
