@@ -46,11 +46,13 @@ class Space:
         distributions: Optuna's distribution of each parameter, in the order given.
         fixed: override text of each parameter that has one value ("key=value", "~key").
         texts: for parameters with choices, the override text of each value.
+        written: each parameter as it was written, for people.
     """
 
     distributions: dict[str, BaseDistribution]
     fixed: dict[str, str]
     texts: dict[str, dict[Value, str]] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict, compare=False)
 
     def overrides(self, params: Mapping[str, Value]) -> list[str]:
         """A job's overrides: the fixed ones, then `params` as Hydra must read them."""
@@ -74,13 +76,14 @@ def parse(arguments: Sequence[str]) -> Space:
     distributions: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
     texts: dict[str, dict[Value, str]] = {}
+    written: dict[str, str] = {}
     for argument in arguments:
         try:
             override = parser.parse_override(argument)
         except HydraException as error:
             raise UserError(f"cannot read the override {argument!r}: {error}", "quote it as Hydra wants") from None
         key = override.get_key_element()
-        for known in (distributions, fixed, texts):
+        for known in (distributions, fixed, texts, written):
             known.pop(key, None)
         if override.is_delete() or not override.is_sweep_override():
             fixed[key] = argument
@@ -89,9 +92,10 @@ def parse(arguments: Sequence[str]) -> Space:
             distributions[key], choices = _distribution(override)
         except HydraException as error:  # glob(), which only Hydra itself can look up
             raise UserError(f"{argument}: {error}", "name the choices one by one") from None
+        written[key] = argument
         if choices:
             texts[key] = choices
-    return Space(distributions, fixed, texts)
+    return Space(distributions, fixed, texts, written)
 
 
 def arguments_of(params: Mapping[str, Any] | DictConfig | None) -> list[str]:

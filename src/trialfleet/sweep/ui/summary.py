@@ -31,12 +31,27 @@ def show_plan(plan: Plan, console: Console) -> None:
         f"study {plan.name!r} in {plan.folder}: {state}",
         f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
         *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
-        *(f"  {name} ~ {distribution}" for name, distribution in plan.space.distributions.items()),
+        *(f"  {secrets.masked(override)}" for override in plan.space.written.values()),
         *(f"  {secrets.masked(override)}" for override in plan.space.fixed.values()),
         "the config of a trial has been composed and checked; nothing was started",
+        f"without dry_run: {_outlook(plan)}",
     ]
     for line in lines:
         console.print(line, soft_wrap=True)
+
+
+def _outlook(plan: Plan) -> str:
+    """What the command would do with the study as it is."""
+    wanted = plan.settings.n_trials
+    if plan.record is None:
+        return f"{wanted} trials would be started"
+    trials = [path for path in (plan.folder / "trials").glob("*") if path.name.isdigit()]
+    ended = sum((path / "result.json").exists() for path in trials)
+    begun, left = len(trials) - ended, max(0, wanted - len(trials))
+    stands = f"{ended} of {wanted} trials have ended"
+    if ended >= wanted:
+        return f"nothing, since {stands}; raise hydra.sweeper.n_trials to go on"
+    return f"{stands}; {begun} that began would be finished, and {left} more started"
 
 
 def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
