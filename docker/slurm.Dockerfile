@@ -18,7 +18,7 @@ RUN pip install --require-hashes -r requirements.lock
 COPY jobs/ jobs/
 RUN python -m jobs.slurm_cluster install --accounting=dbd && rm -rf /var/lib/apt/lists/*
 
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src/ src/
 COPY conf/ conf/
 COPY pipelines/ pipelines/

@@ -19,7 +19,7 @@ RUN test -z "$JAX_EXTRA" || \
     pip install "jax[$JAX_EXTRA]==$(sed -n 's/^jax==\([^ ;]*\).*/\1/p' /opt/trialfleet/requirements.lock)"
 
 WORKDIR /opt/trialfleet
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src/ src/
 COPY conf/ conf/
 COPY pipelines/ pipelines/

@@ -11,6 +11,8 @@ A study is started with `python train.py -m hydra/sweeper=trialfleet …`. What 
     trialfleet.note(parameters=1200)          entries of the trial's record
 """
 
+from typing import TYPE_CHECKING
+
 from trialfleet.api import (
     artifact_dir,
     checkpoint_dir,
@@ -33,3 +35,15 @@ __all__ = [
     "report",
     "should_stop",
 ]
+
+__version__: str
+
+if not TYPE_CHECKING:  # else any name would pass for one of this module
+
+    def __getattr__(name: str) -> str:
+        """The installed version, looked up when somebody asks: jobs need not import what reads it."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("trialfleet")

@@ -4,11 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+import yaml
+
+import trialfleet
 
 ROOT = Path(__file__).resolve().parents[2]
 # In each process of the application: what only the extra `train` installs cannot be imported.
@@ -33,12 +37,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     project = folder / "project"
     shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, project)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     done = subprocess.run([*command, str(project), "-w", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(folder.glob("*.whl"))
+
+
+def test_the_version_is_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == trialfleet.__version__ == cited["version"]
+    assert project["license"] == cited["license"] == "Apache-2.0"
+    with pytest.raises(AttributeError):
+        trialfleet.__versions__  # noqa: B018  # type: ignore[attr-defined]
 
 
 def test_what_the_trainer_needs_is_an_extra() -> None:
@@ -54,6 +67,9 @@ def test_an_application_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -
     with zipfile.ZipFile(wheel) as archive:
         folders = {name.partition("/")[0] for name in archive.namelist()}
         archive.extractall(site)
+    metadata = next(site.glob("*.dist-info"))
+    assert (metadata / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert (site / "trialfleet" / "py.typed").exists()
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"trialfleet"}
     (site / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
     app = shutil.copytree(ROOT / "examples" / "plain", tmp_path / "app")

@@ -2,8 +2,8 @@
 
 import importlib
 import sys
-from importlib.metadata import version
 
+import trialfleet
 from trialfleet.commands.errors import shown
 
 SUBCOMMANDS = {"dashboard": "open MLflow's own pages on the results"}
@@ -12,7 +12,7 @@ SUBCOMMANDS = {"dashboard": "open MLflow's own pages on the results"}
 def main() -> None:
     words = sys.argv[1:]
     if words[:1] == ["--version"]:
-        print(f"trialfleet {version('trialfleet')}")
+        print(f"trialfleet {trialfleet.__version__}")
     elif words and words[0] in SUBCOMMANDS:
         module = importlib.import_module(f"trialfleet.commands.{words[0]}")
         shown(lambda: module.run(f"trialfleet {words[0]}", words[1:]))
