@@ -28,10 +28,15 @@ def left_out(guide: Guide) -> dict[str, str]:
 def as_page(guide: Guide) -> str:
     """Tables in Markdown: each line of the guide and what it becomes, then each key."""
     lines = ["| the guide's line | here |", "|---|---|"]
-    lines += [f"| `{line}` | {_translated(guide, line)} |" for line in guide.lines]
+    lines += [_row(f"`{line}`", _translated(guide, line)) for line in guide.lines]
     keys = ["| the guide's | here |", "|---|---|"]
-    keys += [f"| `{name}` | {what} |" for name, what in _rows(guide)]
-    return "\n".join([*lines, "", *keys]).replace("|", "|")
+    keys += [_row(f"`{name}`", what) for name, what in _rows(guide)]
+    return "\n".join([*lines, "", *keys])
+
+
+def _row(*cells: str) -> str:
+    """A row of a table in Markdown, in which a bar would begin another cell."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _translated(guide: Guide, line: str) -> str:
