@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep sweep-slurm train train-quick train-show-config train-sweep dashboard \
-	cluster-up cluster-down test test-fast proofs lint types format lock clean
+	cluster-up cluster-down test test-fast proofs lint types format docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,9 +84,12 @@ format: $(READY) ## let ruff put the code in order
 types: $(READY) ## mypy
 	$(RUN) -m mypy
 
+docs: $(READY) ## the documentation's site, in docs/_build/html; a warning is an error
+	$(RUN) -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
+
 lock: ## make requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 		--python-version 3.11 --extra train --extra dev pyproject.toml --output-file requirements.lock
 
 clean: ## remove the environment and caches; results stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build docs/_build docs/reference *.egg-info src/*.egg-info
