@@ -14,6 +14,9 @@ extensions = ["myst_parser", "generated_pages"]
 exclude_patterns = ["_build", "extensions"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3  # of these levels a link can name the heading
+smartquotes = False  # they would make one dash of the two before an option
+
+highlight_language = "text"  # of blocks that name none: folders, and what is printed
 
 html_theme = "furo"
 html_title = f"Trialfleet {release}"

@@ -1,5 +1,7 @@
-"""What the documents say can be done can be done: each command runs, each public name has its section."""
+"""What the documents say can be done can be done: each command of each page runs, once wherever it stands."""
 
+import ast
+import json
 import re
 import shlex
 import shutil
@@ -11,18 +13,133 @@ import pytest
 
 import trialfleet
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
+from .conftest import Run
+from .pages import DOCS, PAGES, ROOT, commands_of
+from .test_own_workload import COMMANDS as OWN_WORKLOAD
+
+QUICK = ("+experiment=quick_test",)
+EVERY = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
+
+# Commands that need a cluster, install something, or are what another test is about; and the test that runs them.
+CLUSTER = "tests/cluster/test_slurm_cluster.py::"
+CONTRACT = "tests/resume_contract/test_contract.py::test_each_point_holds"
+ELSEWHERE = {
+    "make sweep": "tests/end_to_end/test_learning.py::test_the_default_study_learns_to_hear",
+    "make test": "tests/end_to_end/test_readme.py::test_a_target_of_make_is_there",
+    "make cluster-up": f"{CLUSTER}test_the_command_line_does_all_of_it",
+    "make cluster-down": f"{CLUSTER}test_the_command_line_does_all_of_it",
+    "export SLURM_CONF=/tmp/trialfleet-cluster-$(id -u)/slurm.conf": (
+        f"{CLUSTER}test_commands_find_the_cluster_by_slurm_conf"
+    ),
+    "python -m pipelines.sweep -m hydra/sweeper=optuna hydra/launcher=submitit_slurm hydra.sweeper.n_trials=6": (
+        "tests/cluster/test_main_job.py::test_a_study_of_four_trials_on_two_nodes"
+    ),
+    "sbatch jobs/sweep.sbatch -m hydra/sweeper=optuna hydra/launcher=submitit_slurm": (
+        f"{CLUSTER}test_a_driver_near_its_time_limit_detaches_and_goes_on_later"
+    ),
+    "pip install trialfleet": "tests/end_to_end/test_wheel.py::test_an_application_runs_from_the_wheel_alone",
+    "python train.py -m hydra/sweeper=trialfleet hydra/launcher=submitit_slurm 'lr=tag(log,interval(1e-5,1e-2))'": (
+        "tests/cluster/test_own_app.py::test_a_job_that_is_lost_and_a_driver_that_is_killed"
+    ),
+    "python -m pipelines.dashboard": (
+        "tests/tracking/test_dashboard.py::test_the_dashboard_shows_the_best_trial_and_leaves_nothing_behind"
+    ),
+    "cd examples/digits_mlp": "tests/end_to_end/test_own_workload.py::test_a_command_of_the_page",
+    "python -m tests.resume_contract": CONTRACT,
+    "python -m tests.resume_contract trialfleet": CONTRACT,
+    "python -m pytest tests/resume_contract": CONTRACT,
+}
+
+# Commands about one study, in the order in which they are run in one folder, with what they show there. Only the
+# second one starts trials; the others say what they would do to its study.
+ONE_STUDY = {
+    "python -m pipelines.sweep --dry-run": "8 trials would be started",
+    "python -m pipelines.sweep": "1 of 1 trials (1 complete)",
+    "python -m pipelines.sweep hydra.sweeper.n_trials=16": "1 of 16 trials have ended",
+    "python -m pipelines.sweep training.max_steps=900 'study.allow_changes=[training.max_steps]'": "goes on with",
+    "python -m pipelines.sweep study.fresh=true": "a new study",
+    "python -m pipelines.sweep study.rebuild=true": "goes on with",
+}
+# What it searches over would compile anew: that such a space is one is seen without.
+ONLY_CHECKED = [command for command in EVERY if "hydra.sweeper.study_name=rates" in command]
+CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command]
+OWN_APP = [command for command in EVERY if command.startswith("python train.py ") and command not in ELSEWHERE]
+SINGLE = [
+    command
+    for command in EVERY
+    if command.startswith("python -m pipelines.")
+    and command not in [*ELSEWHERE, *OWN_WORKLOAD, *ONE_STUDY, *CHECKPOINTS]
+]
 
 
-def commands(page: str) -> list[str]:
-    """The lines of the page's command blocks, continuation lines joined, comments cut."""
-    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+def test_each_command_is_run_by_a_test() -> None:
+    run = [*ELSEWHERE, *OWN_WORKLOAD, *ONE_STUDY, *CHECKPOINTS, *OWN_APP, *SINGLE]
+    assert sorted(run) == sorted(EVERY)
 
 
-OWN_APP = [line for line in commands("own_app.md") if line.startswith("python ") and "submitit_slurm" not in line]
+@pytest.mark.parametrize("test", sorted(set(ELSEWHERE.values())))
+def test_the_test_that_runs_a_command_is_there(test: str) -> None:
+    file, _, name = test.partition("::")
+    tree = ast.parse((ROOT / file).read_text())
+    assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def shortened(command: str) -> list[str]:
+    """What is typed, so changed that it takes seconds: fewer steps and trials, none where these would be Slurm jobs."""
+    words = shlex.split(command)[2:]
+    if command in ONLY_CHECKED or re.search("hydra/launcher=[a-z_]*slurm", command):
+        return [*words, "--dry-run"]
+    if words[0] == "pipelines.sweep":
+        return [*words, *QUICK, "hydra.sweeper.n_trials=1"]
+    if words[0] == "pipelines.train" and not {"--cfg", "--info", "--dry-run", *QUICK} & set(words):
+        return [*words, *QUICK]
+    return words
+
+
+@pytest.fixture
+def slurm_commands(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's commands are on PATH, as on a login node; a dry run calls none of them."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name in ("sbatch", "squeue", "scancel"):
+        (folder / name).write_text("#!/bin/sh\nexit 1\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("documents")  # one worker has the host that all are forked from
+@pytest.mark.usefixtures("database", "slurm_commands")
+@pytest.mark.parametrize("command", SINGLE)
+def test_a_command_by_itself(run_quickly: Run, command: str) -> None:
+    run_quickly(*shortened(command))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("documents")
+@pytest.mark.usefixtures("database")
+def test_the_commands_about_one_study_and_its_checkpoints(run_quickly: Run) -> None:
+    for command, said in ONE_STUDY.items():
+        words = shlex.split(command)[2:]
+        if command == "python -m pipelines.sweep":
+            words += [*QUICK, "hydra.sweeper.n_trials=1"]
+        elif "--dry-run" not in words:
+            words += [*QUICK, "--dry-run"]
+        assert said in run_quickly(*words).stdout, command
+    for command in CHECKPOINTS:
+        shown = run_quickly(*shlex.split(command)[2:], "training.limit_eval_batches=1").stdout
+        record = json.loads(shown[shown.index("{") :]) if "format=json" in command else None
+        assert "val/wer" in shown if record is None else "test/wer" in record["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", OWN_APP)
+def test_a_command_for_an_application_of_ones_own(tmp_path: Path, command: str) -> None:
+    app = shutil.copytree(ROOT / "examples" / "plain", tmp_path / "app")
+    words = [sys.executable, *shlex.split(command)[1:], "hydra.sweeper.n_trials=2", "epochs=3"]
+    done = subprocess.run(words, cwd=app, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = "nothing was started" if "dry_run" in command else "2 of 2 trials"
+    assert said in done.stdout
 
 
 def test_each_public_name_has_a_section() -> None:
@@ -31,21 +148,44 @@ def test_each_public_name_has_a_section() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+    """In the files as they lie; those of the built pages are Sphinx's to check."""
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+            made = "reference" in Path(link).parts  # when the site is built
+            assert made or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("line", OWN_APP)
-def test_a_command_for_an_application_of_ones_own(tmp_path: Path, line: str) -> None:
-    app = shutil.copytree(ROOT / "examples" / "plain", tmp_path / "app")
-    words = [sys.executable, *shlex.split(line)[1:], "hydra.sweeper.n_trials=2", "epochs=3"]
-    done = subprocess.run(words, cwd=app, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = "nothing was started" if "dry_run" in line else "2 of 2 trials"
-    assert said in done.stdout
+# ---------------------------------------------------------------- what is said of the code
 
 
-def test_there_are_commands() -> None:
-    assert len(OWN_APP) >= 3
+def texts_of_the_code() -> list[str]:
+    """Each text in it, with … for what differs."""
+    found = []
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.sub(r"%[sd]", "…", node.value))
+    return found
+
+
+def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
+    page = (DOCS / "troubleshooting.md").read_text()
+    messages = re.findall(r"^(`+)(?: ?)(.+?)(?: ?)\1\n: ", page, re.MULTILINE)
+    assert len(messages) > 40
+    texts = texts_of_the_code()
+    for _, message in messages:
+        parts = [re.escape(part.strip()) for part in message.split("…") if part.strip()]
+        assert any(re.search(r"[^`]*".join(parts), text, re.DOTALL) for text in texts), message
+
+
+def test_the_table_of_imports_is_right() -> None:
+    table = (DOCS / "architecture.md").read_text()
+    for part, named in re.findall(r"^\| `(\w+)` \| ([^|]*)\|", table, re.MULTILINE):
+        imported = set()
+        for path in (ROOT / "src" / "trialfleet" / part).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trialfleet."):
+                    imported.add(str(node.module).split(".")[1])
+        assert sorted(re.findall(r"\w+", named)) == sorted(imported - {part}), part

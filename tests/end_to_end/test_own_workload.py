@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from .conftest import Run
-from .test_readme import commands_of
+from .pages import DOCS, ROOT, commands_of
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "own_workload.md"
+PAGE = DOCS / "own_workload.md"
 EXAMPLE = ROOT / "examples" / "digits_mlp"
-COMMANDS = commands_of(PAGE)
+COMMANDS = [line for line in commands_of(PAGE) if line.startswith("python -m ")]
 
 
 def test_there_are_commands() -> None:

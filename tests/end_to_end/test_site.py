@@ -1,0 +1,27 @@
+"""The documentation's site builds without a warning: each page has its place in it, and each link leads somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .pages import DOCS, ROOT
+
+# What a browser fetches by itself, from elsewhere than beside the page.
+LOADED = re.compile(r'<(?:script|img|iframe|source|link)\b[^>]*\b(?:src|href)="(?:https?:)?//')
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    line = next(line for line in makefile.splitlines() if "-m sphinx" in line)
+    assert "--fail-on-warning" in line
+    words = line.replace("$(RUN)", sys.executable).replace("docs/_build/html", str(tmp_path)).split()
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = {page.relative_to(tmp_path).with_suffix(".md") for page in tmp_path.rglob("*.html")}
+    assert {page.relative_to(DOCS) for page in DOCS.glob("*.md")} <= built
+    for page in tmp_path.rglob("*.html"):
+        assert LOADED.search(page.read_text()) is None, page.name
