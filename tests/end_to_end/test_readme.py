@@ -41,7 +41,9 @@ def test_a_command_of_the_readme(run: Run, line: str) -> None:
     run(*words)
 
 
-@pytest.mark.parametrize("target", ["sweep", "sweep-slurm", "train", "dashboard", "cluster-up", "cluster-down", "test"])
+@pytest.mark.parametrize(
+    "target", ["sweep", "sweep-slurm", "train", "dashboard", "doctor", "cluster-up", "cluster-down", "test"]
+)
 def test_a_target_of_make_is_there(target: str) -> None:
     done = subprocess.run(
         ["make", "-n", "-C", str(ROOT), target, f"PYTHON={sys.executable}"], capture_output=True, text=True
