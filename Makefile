@@ -7,7 +7,7 @@ PYTEST := $(RUN) -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-slurm train train-quick train-show-config train-sweep dashboard \
+.PHONY: help setup sweep sweep-slurm train train-quick train-show-config train-sweep dashboard doctor \
 	cluster-up cluster-down test test-fast proofs lint types format docs lock clean
 
 help: ## show this list
@@ -50,6 +50,9 @@ train-sweep: $(READY) ## a small grid
 
 dashboard: $(READY) ## MLflow's pages on the results
 	$(RUN) -m pipelines.dashboard $(ARGS)
+
+doctor: $(READY) ## whether this machine and its cluster are ready for studies
+	$(RUN) -m pipelines.doctor $(ARGS)
 
 # ---- a Slurm cluster on this machine
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +21,9 @@ from pipelines import cli
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
 from trialfleet.trial import run
+
+if TYPE_CHECKING:
+    from trialfleet.config import Config
 
 Objectives = float | list[float]
 
@@ -47,7 +51,7 @@ def _train(cfg: DictConfig) -> Objectives | None:
     current = run.current()
     if current is None:
         training.check(config)
-        return _single(cfg)
+        return _single(cfg, config)
     outcome = training.train(config, current)
     values = [outcome.metrics[name] for name in config.objective.metrics]
     return values[0] if isinstance(config.objective.metric, str) else values
@@ -108,14 +112,14 @@ def _try_out(overrides: list[str]) -> None:
         raise UserError("\n".join(lines[start:]).removeprefix("error: "))
 
 
-def _single(cfg: DictConfig) -> Objectives | None:
+def _single(cfg: DictConfig, config: "Config") -> Objectives | None:
     """A training that belongs to no study, logged to MLflow by the same path as a trial's."""
     from trialfleet.tracking import exporter
     from trialfleet.tracking.destination import resolve
     from trialfleet.trial.sweep_run import LocalRun
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    destination = resolve(cfg.tracking.uri, cfg.tracking.experiment, Path.cwd())
+    destination = resolve(config.tracking.uri, config.tracking.experiment, Path.cwd())
     params = dict(text.lstrip("+").split("=", 1) for text in HydraConfig.get().overrides.task if "=" in text)
     signalled: list[int] = []
 
@@ -126,13 +130,19 @@ def _single(cfg: DictConfig) -> Objectives | None:
     own = LocalRun(directory, lambda: bool(signalled))
     try:
         with (
-            exporter.single_run(directory, destination, cfg.experiment_name or directory.name, params) as outcome,
+            exporter.single_run(
+                directory,
+                destination,
+                config.experiment_name or directory.name,
+                params,
+                exporter.label_tags(config.tags),
+                config.tracking.poll_interval,
+            ) as outcome,
             run.entered(own),
         ):
             value = _train(cfg)
-            names = [cfg.objective.metric] if isinstance(cfg.objective.metric, str) else list(cfg.objective.metric)
             values = value if isinstance(value, list) else [value]
-            outcome.objectives = dict(zip(names, values, strict=True))  # type: ignore[arg-type]  # not a dry run
+            outcome.objectives = dict(zip(config.objective.metrics, values, strict=True))  # type: ignore[arg-type]  # not a dry run
     finally:
         own.close()
         for number, handler in old.items():

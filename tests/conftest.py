@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
@@ -15,10 +16,14 @@ from hydra.types import HydraContext, RunMode
 from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig
 
+from tests.config import reads
+
 # Where Python is forbidden to keep what it compiled, as in many containers, each of the tests' processes would compile
 # the project anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+UNREAD = pytest.StashKey[list[str]]()
 
 settings.register_profile(
     "everyday",
@@ -29,6 +34,33 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("everyday")
+
+
+reads.record_attributes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker's notes of the keys that were read."""
+    reads.seen.update(getattr(node, "workeroutput", {}).get("reads", []))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of a whole run: a key of the config that nothing read is a failure."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["reads"] = sorted(reads.seen)
+    elif not (config.option.markexpr or config.option.keyword or config.args != config.getini("testpaths")):
+        config.stash[UNREAD] = sorted(reads.unread(reads.seen))
+        if config.stash[UNREAD] and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name these keys."""
+    if unread := config.stash.get(UNREAD, []):
+        terminalreporter.section("keys of the config that nothing read", red=True)
+        terminalreporter.line(", ".join(unread))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,13 +12,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "trialfleet"
 
-PARTS = ("commands", "compat", "config", "sweep", "tracking", "training", "trial", "worker", "workloads")
-ABOVE_TRIAL = ("commands", "config", "sweep", "tracking", "training", "worker", "workloads")
+PARTS = ("commands", "compat", "config", "doctor", "sweep", "tracking", "training", "trial", "worker", "workloads")
+ABOVE_TRIAL = ("commands", "config", "doctor", "sweep", "tracking", "training", "worker", "workloads")
 
 # part → what no file in it may import, at the top or inside of a function
 FORBIDDEN = {
     "compat": [f"trialfleet.{part}" for part in PARTS if part != "compat"],  # of ours, errors alone
     "commands": ["jax", "trialfleet.training", "trialfleet.workloads"],
+    "doctor": ["jax", "mlflow", "trialfleet.commands", "trialfleet.training", "trialfleet.workloads"],
     "trial": ["jax", "optuna", "mlflow", *(f"trialfleet.{part}" for part in ABOVE_TRIAL)],
     "worker": ["jax", "optuna", "mlflow", "trialfleet.sweep", "trialfleet.tracking", "trialfleet.training"],
     "sweep": ["jax", "jaxlib", "optax", "orbax", "trialfleet.training", "trialfleet.workloads"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.compat.versions import gone, locked
-from trialfleet.compat.mlflow import SEEN, forget_database
+from trialfleet.compat.mlflow import SEEN, forget_database, latest_revision
 
 
 def test_the_locked_version_was_seen() -> None:
@@ -21,6 +21,7 @@ def test_the_locked_version_was_seen() -> None:
     ("module", "name"),
     [
         ("mlflow.store.db.utils", "_initialize_tables"),
+        ("mlflow.store.db.utils", "_get_latest_schema_revision"),
         ("mlflow.store.tracking.sqlalchemy_store", "SqlAlchemyStore._engine_map"),
         ("mlflow.tracking._tracking_service.utils", "_tracking_store_registry._get_store_with_resolved_uri"),
     ],
@@ -49,6 +50,7 @@ def test_the_tables_are_made_and_nothing_else(database: Path) -> None:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert {"experiments", "runs", "metrics", "alembic_version"} <= tables
         assert connection.execute("SELECT count(*) FROM experiments").fetchone() == (0,)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (latest_revision(),)
     finally:
         connection.close()
     assert [path.name for path in database.parent.iterdir()] == [database.name]

@@ -1,6 +1,8 @@
 """`python -m pipelines.evaluate`: the scores that the training itself had."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from .conftest import Run
 def test_a_checkpoint_gets_the_scores_that_its_training_gave_it(here: Path, run: Run) -> None:
     run("pipelines.train", "+experiment=quick_test", "model.width=16", "training.max_steps=10")
     (log,) = here.glob("outputs/quick_test/*/*/metrics.jsonl")
+    with closing(sqlite3.connect(here / "mlflow.db")) as database:  # the labels of a preset
+        assert database.execute("SELECT value FROM tags WHERE key = 'quick'").fetchall() == [("true",)]
     own = {name: value for line in metrics.read_from(log)[0] for name, value in line.values.items() if "val/" in name}
 
     shown = run("pipelines.evaluate", "checkpoint=latest").stdout

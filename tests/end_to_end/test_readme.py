@@ -15,7 +15,7 @@ def test_it_fits_a_few_screens_and_has_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["sweep", "sweep-slurm", "train", "dashboard", "cluster-up", "cluster-down", "test", "docs"]
+    "target", ["sweep", "sweep-slurm", "train", "dashboard", "doctor", "cluster-up", "cluster-down", "test", "docs"]
 )
 def test_a_target_of_make_is_there(target: str) -> None:
     done = subprocess.run(

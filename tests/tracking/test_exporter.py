@@ -14,7 +14,7 @@ import pytest
 from tests.tracking.folders import Folder, append_reports
 from trialfleet.tracking import mlflow_runs
 from trialfleet.tracking.destination import Destination
-from trialfleet.tracking.exporter import Exporter, code_tags, single_run
+from trialfleet.tracking.exporter import Exporter, code_tags, label_tags, single_run
 from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial.run import Preempted, Pruned
 
@@ -625,3 +625,7 @@ def test_a_result_that_has_arrived_stays_as_it_is(folder: Path, target: Destinat
         connection.commit()
         connection.close()
     assert query(ROWS, "0") == [("objective", 0, 1.0, 0)]
+
+
+def test_labels_become_tags() -> None:
+    assert label_tags(["custom", "two words", "a@b", " "]) == {"custom": "true", "two words": "true", "a_b": "true"}

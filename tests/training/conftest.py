@@ -13,9 +13,12 @@ if "jax" not in sys.modules:  # read once, when jax is imported
     os.environ["PJRT_NPROC"] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
 
+from tests.config import reads
 from tests.training.harness import SMALL, TOY, RecordingRun, composed
 from trialfleet.config import Config
 from trialfleet.trial.run import Stop
+
+reads.record_hyperparameters()
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import sys
 import trialfleet
 from trialfleet.commands.errors import shown
 
-SUBCOMMANDS = {"dashboard": "open MLflow's own pages on the results"}
+SUBCOMMANDS = {
+    "dashboard": "open MLflow's own pages on the results",
+    "doctor": "say whether this machine and its cluster are ready for studies",
+}
 
 
 def main() -> None:

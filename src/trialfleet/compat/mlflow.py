@@ -7,6 +7,9 @@
 `mlflow.store.db.utils._initialize_tables`
     Makes the tables of a new database, and nothing else. The public way is to open a store, which also makes an
     experiment whose artifacts lie wherever the database was at that moment.
+`mlflow.store.db.utils._get_latest_schema_revision`
+    Which revision of its tables this version works with. The public way to hear that a database has another one is to
+    open a store on it, which makes what is missing.
 """
 
 import sys
@@ -37,3 +40,10 @@ def make_tables(uri: str) -> None:
     engine = create_sqlalchemy_engine_with_retry(uri)  # type: ignore[no-untyped-call]  # MLflow has no types there
     _initialize_tables(engine)  # type: ignore[no-untyped-call]
     engine.dispose()
+
+
+def latest_revision() -> str:
+    """The revision of its tables that this version of MLflow works with, as `alembic_version` has it."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())  # type: ignore[no-untyped-call]

@@ -18,11 +18,11 @@ class CtcEncoder:
     """Residual convolutions over frames, with characters read out by connectionist temporal classification."""
 
     name: Literal["ctc"]
-    width: Annotated[int, Ge(1)]
-    blocks: Annotated[int, Ge(1)]
+    width: Annotated[int, Ge(1)]  # channels of a frame
+    blocks: Annotated[int, Ge(1)]  # of convolution and two dense layers
     kernel: Annotated[int, Ge(1)]  # frames that each convolution sees
     expansion: Annotated[int, Ge(1)]  # hidden width of a block's two-layer part, in widths
-    dropout: Annotated[Traced[float], Ge(0), Lt(1)]
+    dropout: Annotated[Traced[float], Ge(0), Lt(1)]  # share of a block's outputs that is dropped in training
     input_noise: Annotated[Traced[float], Ge(0)]  # standard deviations of Gaussian noise on training features
 
 

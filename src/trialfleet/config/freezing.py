@@ -13,10 +13,10 @@ from trialfleet.config.traced import STRICT, Host
 class RateBoost:
     """Raises a group's rate, once, at the end of the epoch in which enough of it is trained."""
 
-    group: str
+    group: str  # whose rate is raised
     share: Annotated[float, Gt(0), Le(1)]  # of the group's parameters that must be trained
     of_group: str  # the new rate is `factor` times this group's
-    factor: Annotated[float, Gt(0)]
+    factor: Annotated[float, Gt(0)]  # times `of_group`'s rate
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -36,9 +36,9 @@ class Progressive(_Freezing):
     """A further unit every `every_epochs` epochs."""
 
     name: Literal["progressive"]
-    every_epochs: Annotated[Host[int], Ge(1)]
-    max_units: Annotated[Host[int], Ge(0)]
-    rate_boost: Host[RateBoost | None]
+    every_epochs: Annotated[Host[int], Ge(1)]  # epochs between two units
+    max_units: Annotated[Host[int], Ge(0)]  # so many are released in all
+    rate_boost: Host[RateBoost | None]  # raises a group's rate once enough of it is trained; null: never
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -46,10 +46,10 @@ class Adaptive(_Freezing):
     """A further unit whenever the objective has not improved for `patience` evaluations."""
 
     name: Literal["adaptive"]
-    patience: Annotated[Host[int], Ge(1)]
-    min_delta: Annotated[Host[float], Ge(0)]
-    max_units: Annotated[Host[int], Ge(0)]
-    rate_boost: Host[RateBoost | None]
+    patience: Annotated[Host[int], Ge(1)]  # evaluations without an improvement after which a unit is released
+    min_delta: Annotated[Host[float], Ge(0)]  # what counts as an improvement
+    max_units: Annotated[Host[int], Ge(0)]  # so many are released in all
+    rate_boost: Host[RateBoost | None]  # raises a group's rate once enough of it is trained; null: never
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -57,8 +57,8 @@ class Scheduled(_Freezing):
     """A further unit at each of these epochs."""
 
     name: Literal["scheduled"]
-    epochs: Host[tuple[int, ...]]
-    rate_boost: Host[RateBoost | None]
+    epochs: Host[tuple[int, ...]]  # a unit is released at the start of each
+    rate_boost: Host[RateBoost | None]  # raises a group's rate once enough of it is trained; null: never
 
 
 Freezing = Annotated[NoFreezing | Progressive | Adaptive | Scheduled, Field(discriminator="name")]

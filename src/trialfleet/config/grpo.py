@@ -22,17 +22,17 @@ class Gemma3:
 
     name: Literal["gemma3"]
     width: Annotated[int, Ge(1)]  # of the residual stream
-    layers: Annotated[int, Ge(1)]
-    heads: Annotated[int, Ge(1)]
+    layers: Annotated[int, Ge(1)]  # blocks of attention and feed-forward
+    heads: Annotated[int, Ge(1)]  # of the queries
     kv_heads: Annotated[int, Ge(1)]  # each shared by heads / kv_heads queries
-    head_dim: Annotated[int, Ge(2)]
+    head_dim: Annotated[int, Ge(2)]  # width of a head
     hidden: Annotated[int, Ge(1)]  # of the feed-forward part
     window: Annotated[int, Ge(1)]  # tokens that a local layer looks back, its own included
     global_every: Annotated[int, Ge(1)]  # every so many layers one sees all tokens
-    local_rope_base: Annotated[float, Gt(0)]
-    global_rope_base: Annotated[float, Gt(0)]
+    local_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in local layers
+    global_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in global layers
     lora_rank: Annotated[int, Ge(1)] | None  # null: no adapters, all weights are trained
-    lora_alpha: Annotated[Traced[float], Gt(0)]
+    lora_alpha: Annotated[Traced[float], Gt(0)]  # the adapters' output is scaled by lora_alpha / lora_rank
     lora_module_path: str  # a regular expression of the weights that are adapted
 
 
@@ -41,13 +41,13 @@ class Sums:
     """Generated sums of whole numbers."""
 
     name: Literal["sums"]
-    split_seed: Annotated[int, Ge(0)]
+    split_seed: Annotated[int, Ge(0)]  # decides which sums are held out
     instruction: str  # stands before each problem
-    max_number: Annotated[int, Ge(1)]
-    terms: Annotated[int, Ge(2)]
+    max_number: Annotated[int, Ge(1)]  # the largest term
+    terms: Annotated[int, Ge(2)]  # of a sum
     held_out: Annotated[float, Ge(0), Le(0.4)]  # share of all sums that only val has, and test; 0: all have all
     train_problems: Annotated[int, Ge(1)]  # an epoch
-    eval_problems: Annotated[int, Ge(1)]
+    eval_problems: Annotated[int, Ge(1)]  # of an evaluation
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -55,20 +55,20 @@ class Generation:
     """How completions are drawn while training."""
 
     max_prompt_length: Annotated[int, Ge(1)]  # tokens; shorter prompts are padded on the left
-    max_generation_steps: Annotated[int, Ge(1)]
-    temperature: Temperature
-    top_p: TopP
-    top_k: TopK
-    eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]
+    max_generation_steps: Annotated[int, Ge(1)]  # tokens of a completion, at most
+    temperature: Temperature  # logits are divided by it
+    top_p: TopP  # only the likeliest tokens of together this probability are drawn
+    top_k: TopK  # only so many of the likeliest tokens are drawn; null: all
+    eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a completion
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
     """How completions are drawn in an evaluation."""
 
-    temperature: Temperature
-    top_p: TopP
-    top_k: TopK
+    temperature: Temperature  # logits are divided by it
+    top_p: TopP  # only the likeliest tokens of together this probability are drawn
+    top_k: TopK  # only so many of the likeliest tokens are drawn; null: all
     num_passes: Annotated[int, Ge(1)]  # completions of a problem, of which the best one counts
 
 
@@ -80,6 +80,7 @@ class Grpo:
     num_iterations: Annotated[int, Ge(1)]  # updates on them
     beta: Annotated[Gated[float], Ge(0)]  # weight of the divergence from the base model
     epsilon: Annotated[Traced[float], Gt(0)]  # how far from 1 a ratio of probabilities is followed
+    # estimate of the divergence: kl: d; mse_kl: d^2 / 2; low_var_kl: e^d - d - 1
     kl: Literal["kl", "mse_kl", "low_var_kl"]
 
 

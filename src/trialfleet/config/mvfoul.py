@@ -19,11 +19,11 @@ class Resnet3d:
 
     name: Literal["resnet3d"]
     widths: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]  # channels of each stage; each halves all axes
-    norm: Literal["group", "batch"]
+    norm: Literal["group", "batch"]  # batch: stored statistics, over the views that are there
     norm_groups: Annotated[int, Ge(1)]  # of channels, with norm: group
     norm_momentum: Annotated[Traced[float], Gt(0), Le(1)]  # weight of a new batch in stored statistics
     aggregator: Literal["mean", "attention"]  # how views are joined
-    head_hidden: Annotated[int, Ge(1)]
+    head_hidden: Annotated[int, Ge(1)]  # width of each head
     dropout: Annotated[Traced[float], Ge(0), Lt(1)]  # in the heads
 
 
@@ -32,14 +32,14 @@ class Collisions:
     """Rendered collisions of two bodies; severity shows in the impact, action in the approach."""
 
     name: Literal["collisions"]
-    split_seed: Annotated[int, Ge(0)]
-    train_clips: Annotated[int, Ge(1)]
+    split_seed: Annotated[int, Ge(0)]  # decides which clips are held out
+    train_clips: Annotated[int, Ge(1)]  # in an epoch
     eval_clips: Annotated[int, Ge(1)]  # of each held-out split
     severity_counts: Annotated[tuple[Count, ...], MinLen(2)]  # of each class, in any unit: only their ratios count
-    action_counts: Annotated[tuple[Count, ...], MinLen(2)]
-    min_views: Annotated[int, Ge(1)]
+    action_counts: Annotated[tuple[Count, ...], MinLen(2)]  # as severity_counts
+    min_views: Annotated[int, Ge(1)]  # cameras of a clip, at least
     max_views: Annotated[int, Ge(1)]  # shorter clips are padded to it, and masked
-    frames: Annotated[int, Ge(2)]
+    frames: Annotated[int, Ge(2)]  # of a clip
     size: Annotated[int, Ge(8)]  # pixels of a frame's side
     flip: Annotated[Host[float], Ge(0), Le(1)]  # chance of a mirrored training clip
     colour_jitter: Annotated[
@@ -52,9 +52,9 @@ class PlainLoss:
     """Cross-entropy."""
 
     name: Literal["plain"]
-    label_smoothing: Annotated[Traced[float], Ge(0), Lt(1)]
-    severity_weight: Annotated[Traced[float], Ge(0)]
-    action_weight: Annotated[Traced[float], Ge(0)]
+    label_smoothing: Annotated[Traced[float], Ge(0), Lt(1)]  # share of the target that goes to all classes alike
+    severity_weight: Annotated[Traced[float], Ge(0)]  # of the severity's loss in the sum
+    action_weight: Annotated[Traced[float], Ge(0)]  # of the action's loss in the sum
     view_consistency: Annotated[Gated[float], Ge(0)]  # weight of the divergence between what single views say
 
 
@@ -63,7 +63,9 @@ class WeightedLoss(PlainLoss):
     """Cross-entropy with a weight for each class, divided by the sum of the weights."""
 
     name: Literal["weighted"]  # type: ignore[assignment]
+    # none: all alike; effective_num: by effective numbers of samples; inverse_freq, balanced: by frequency
     class_weights: Literal["none", "effective_num", "inverse_freq", "balanced"]
+    # of effective_num: (1 - beta) / (1 - beta^n) for a class of n clips
     effective_num_beta: Annotated[Host[float], Ge(0), Lt(1)]
     max_class_weight: Factor  # of effective_num, in least weights
 
@@ -73,7 +75,7 @@ class FocalLoss(WeightedLoss):
     """Cross-entropy in which what is known already counts less, by (1 - p)^gamma."""
 
     name: Literal["focal"]  # type: ignore[assignment]
-    gamma: Annotated[Traced[float], Ge(0)]
+    gamma: Annotated[Traced[float], Ge(0)]  # the larger, the less counts what is known already
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -82,7 +84,7 @@ class AdaptiveFocalLoss(WeightedLoss):
 
     name: Literal["adaptive_focal"]  # type: ignore[assignment]
     gamma: Annotated[Traced[float], Ge(0)]  # of all actions
-    severity_gammas: Traced[tuple[Annotated[float, Ge(0)], ...]]
+    severity_gammas: Traced[tuple[Annotated[float, Ge(0)], ...]]  # one for each severity
 
 
 FoulLoss = Annotated[PlainLoss | WeightedLoss | FocalLoss | AdaptiveFocalLoss, Field(discriminator="name")]
@@ -101,7 +103,7 @@ class ClassBalanced:
 
     name: Literal["class_balanced"]
     by: Literal["severity", "action", "alternating"]  # alternating: even epochs severity, odd ones action
-    oversample_factor: Factor
+    oversample_factor: Factor  # of a rare class, at most
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -109,10 +111,11 @@ class Progressive:
     """Class balance that grows over the first epochs."""
 
     name: Literal["progressive"]
+    # severity; action; alternating: even epochs severity, odd ones action
     by: Literal["severity", "action", "alternating"]
-    start_factor: Factor
+    start_factor: Factor  # in the first epoch
     oversample_factor: Factor  # after `duration_epochs`
-    duration_epochs: Annotated[Host[int], Ge(1)]
+    duration_epochs: Annotated[Host[int], Ge(1)]  # over so many epochs it grows
 
 
 ClassBalance = Annotated[NoBalance | ClassBalanced | Progressive, Field(discriminator="name")]

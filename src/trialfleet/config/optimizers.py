@@ -18,14 +18,14 @@ Share = Annotated[Traced[float], Ge(0), Le(1)]
 class GroupRates:
     """What one parameter group does differently; null takes the optimizer's own value."""
 
-    learning_rate: Rate | None
-    weight_decay: Rate | None
+    learning_rate: Rate | None  # null: the optimizer's
+    weight_decay: Rate | None  # null: the optimizer's
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class _Optimizer:
     learning_rate: Rate  # at the schedule's peak
-    weight_decay: Rate
+    weight_decay: Rate  # of matrices; vectors are not decayed
     groups: dict[str, GroupRates]  # by the workload's own group names
 
 
@@ -34,9 +34,9 @@ class AdamW(_Optimizer):
     """Adam with decoupled weight decay."""
 
     name: Literal["adamw"]
-    beta1: Beta
-    beta2: Beta
-    eps: Epsilon
+    beta1: Beta  # decay of the first moment
+    beta2: Beta  # decay of the second moment
+    eps: Epsilon  # added to the second moment's root
     moment_dtype: Literal["float32", "bfloat16"]  # of the first moment
 
 
@@ -45,10 +45,10 @@ class Adam(_Optimizer):
     """Adam; weight decay is added to the gradient, as an L2 penalty would."""
 
     name: Literal["adam"]
-    beta1: Beta
-    beta2: Beta
-    eps: Epsilon
-    moment_dtype: Literal["float32", "bfloat16"]
+    beta1: Beta  # decay of the first moment
+    beta2: Beta  # decay of the second moment
+    eps: Epsilon  # added to the second moment's root
+    moment_dtype: Literal["float32", "bfloat16"]  # of the first moment
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,8 +56,8 @@ class Sgd(_Optimizer):
     """Gradient descent with momentum; weight decay is added to the gradient."""
 
     name: Literal["sgd"]
-    momentum: Beta
-    nesterov: bool
+    momentum: Beta  # decay of the velocity
+    nesterov: bool  # looks ahead by the velocity
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -65,9 +65,9 @@ class Lion(_Optimizer):
     """Sign of an interpolated momentum, with decoupled weight decay."""
 
     name: Literal["lion"]
-    beta1: Beta
-    beta2: Beta
-    moment_dtype: Literal["float32", "bfloat16"]
+    beta1: Beta  # of the momentum in the update
+    beta2: Beta  # decay of the momentum
+    moment_dtype: Literal["float32", "bfloat16"]  # of the momentum
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -75,12 +75,12 @@ class Muon(_Optimizer):
     """Orthogonalised momentum for matrices, AdamW for everything else; decoupled weight decay."""
 
     name: Literal["muon"]
-    momentum: Beta
-    nesterov: bool
+    momentum: Beta  # decay of the velocity
+    nesterov: bool  # looks ahead by the velocity
     iterations: Annotated[int, Ge(1)]  # of Newton-Schulz
-    beta1: Beta
-    beta2: Beta
-    eps: Epsilon
+    beta1: Beta  # AdamW's, for what is no matrix
+    beta2: Beta  # AdamW's, for what is no matrix
+    eps: Epsilon  # AdamW's, for what is no matrix
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -89,7 +89,7 @@ class Adafactor(_Optimizer):
 
     name: Literal["adafactor"]
     decay_exponent: Share  # the second moment's decay at step t is 1 - t^-decay_exponent
-    eps: Epsilon
+    eps: Epsilon  # added to squared gradients
     factor_from: Annotated[int, Ge(1)]  # smaller axes keep a full second moment
 
 
@@ -114,7 +114,7 @@ class Cosine:
     """Half a cosine from the full rate down to `end_factor` of it."""
 
     name: Literal["cosine"]
-    end_factor: Share
+    end_factor: Share  # of the full rate, at the last step
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -122,7 +122,7 @@ class WarmupCosine(_WithWarmup):
     """A linear rise over `warmup_ratio` of all steps, then half a cosine down to `end_factor`."""
 
     name: Literal["warmup_cosine"]
-    end_factor: Share
+    end_factor: Share  # of the full rate, at the last step
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -131,7 +131,7 @@ class Step(_WithWarmup):
 
     name: Literal["step"]
     milestones: tuple[Share, ...]  # as shares of all steps
-    gamma: Rate
+    gamma: Rate  # what the rate is multiplied by
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -139,11 +139,11 @@ class Plateau(_WithWarmup):
     """The rate is multiplied by `factor` when the objective has not improved for `patience` evaluations."""
 
     name: Literal["plateau"]
-    factor: Annotated[Host[float], Gt(0), Lt(1)]
-    patience: Annotated[Host[int], Ge(0)]
+    factor: Annotated[Host[float], Gt(0), Lt(1)]  # what the rate is multiplied by
+    patience: Annotated[Host[int], Ge(0)]  # evaluations without an improvement
     threshold: Annotated[Host[float], Ge(0)]  # an improvement must be at least this large
     cooldown: Annotated[Host[int], Ge(0)]  # evaluations after a reduction that are not counted
-    min_factor: Annotated[Host[float], Ge(0), Le(1)]
+    min_factor: Annotated[Host[float], Ge(0), Le(1)]  # the least share of the full rate
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -151,8 +151,8 @@ class OneCycle(_WithWarmup):
     """A cosine rise from `start_factor` over `warmup_ratio` of all steps, then a cosine down to `end_factor`."""
 
     name: Literal["onecycle"]
-    start_factor: Share
-    end_factor: Share
+    start_factor: Share  # of the full rate, at the first step
+    end_factor: Share  # of the full rate, at the last step
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -160,8 +160,8 @@ class Restarts(_WithWarmup):
     """`cycles` half cosines of equal length, each starting at the full rate."""
 
     name: Literal["restarts"]
-    cycles: Annotated[Traced[int], Ge(1)]
-    end_factor: Share
+    cycles: Annotated[Traced[int], Ge(1)]  # half cosines of equal length
+    end_factor: Share  # of the full rate, at the end of each
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -169,8 +169,8 @@ class Polynomial(_WithWarmup):
     """(1 - progress)^power from the full rate to `end_factor`; power 1 is a straight line."""
 
     name: Literal["polynomial"]
-    power: Annotated[Traced[float], Gt(0)]
-    end_factor: Share
+    power: Annotated[Traced[float], Gt(0)]  # 1: a straight line
+    end_factor: Share  # of the full rate, at the last step
 
 
 Scheduler = Annotated[

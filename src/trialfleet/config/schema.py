@@ -36,8 +36,8 @@ TRAINER_METRICS = frozenset(
 class Objective:
     """What a trial is judged by."""
 
-    metric: str | Annotated[tuple[str, ...], MinLen(1)]
-    direction: Direction | Annotated[tuple[Direction, ...], MinLen(1)]
+    metric: str | Annotated[tuple[str, ...], MinLen(1)]  # what the workload logs, such as val/wer; a list for several
+    direction: Direction | Annotated[tuple[Direction, ...], MinLen(1)]  # minimize or maximize; a list for several
     at: Literal["best", "last"]  # the evaluation at which the (first) metric was best, or the last one
     seeds: Annotated[int, Ge(1)]  # the mean over this many seeds: seed, seed + 1, …
 
@@ -54,8 +54,8 @@ class Objective:
 class Study:
     """What a sweep may do with a study that is there already."""
 
-    fresh: bool
-    rebuild: bool
+    fresh: bool  # put the study of this name aside and start anew
+    rebuild: bool  # make the Optuna study, and its runs in MLflow, anew from the files of its trials
     allow_changes: tuple[str, ...]  # keys, or groups of them, that may differ from what the study began with
 
 
@@ -63,8 +63,8 @@ class Study:
 class Tracking:
     """Where the driver sends results."""
 
-    uri: str
-    experiment: str
+    uri: str  # an MLflow server, or a database: sqlite:///mlflow.db
+    experiment: str  # the experiment in MLflow
     poll_interval: Annotated[float, Gt(0)]  # seconds
 
 
@@ -99,45 +99,47 @@ class Checkpoints:
     """When to save, and what to keep."""
 
     every_steps: Annotated[int, Ge(1)] | None  # null: only when asked to stop, and what `best` needs
-    every_seconds: Annotated[float, Gt(0)] | None
-    keep_last: Annotated[int, Ge(1)]
+    every_seconds: Annotated[float, Gt(0)] | None  # null: not by time
+    keep_last: Annotated[int, Ge(1)]  # so many of the newest are kept
     keep_best: Annotated[int, Ge(0)]  # by the objective's first metric
     keep_every: Annotated[int, Ge(1)] | None  # checkpoints at multiples of this step are never deleted
-    at_end: bool
+    at_end: bool  # also after the last step
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Profile:
     """A profiler trace of some steps, among the artifacts."""
 
-    first_step: Annotated[int, Ge(1)]
-    steps: Annotated[int, Ge(1)]
+    first_step: Annotated[int, Ge(1)]  # the first that is recorded
+    steps: Annotated[int, Ge(1)]  # so many are recorded
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Training:
     """The loop: how long, how large, how often, how precise."""
 
-    max_steps: Annotated[Host[int], Ge(1)] | None
+    max_steps: Annotated[Host[int], Ge(1)] | None  # updates; null: by max_epochs
     max_epochs: Annotated[Host[int], Ge(1)] | None  # whichever of the two ends first
     global_batch: Annotated[int, Ge(1)]  # examples a step, on any mesh
     per_device_batch: Annotated[int, Ge(1)] | None  # smaller micro-batches are accumulated; null: no accumulation
-    eval_batch: Annotated[int, Ge(1)]
+    eval_batch: Annotated[int, Ge(1)]  # examples of a batch of an evaluation
     report_every: Annotated[Host[int], Ge(1)]  # steps
     eval_every: Annotated[Host[int], Ge(1)] | None  # steps; null: at the end of each epoch
-    limit_eval_batches: Annotated[Host[int], Ge(1)] | None
+    limit_eval_batches: Annotated[Host[int], Ge(1)] | None  # the first so many of an evaluation; null: all
     evaluate_test: Host[bool]  # the test split, once, from the best checkpoint
     overfit_batches: Annotated[Host[int], Ge(1)] | None  # train on this many batches over and over
     gradient_clip: Annotated[Traced[float], Gt(0)] | None  # by global norm
+    # of an exponential average of the parameters, which is then what is evaluated; null: none
     ema_decay: Annotated[Traced[float], Gt(0), Lt(1)] | None
     compute_dtype: Literal["float32", "bfloat16"]  # parameters and moments stay float32
     remat: Literal["none", "dots", "full"]  # what the backward pass keeps: all, matrix products, nothing
-    early_stopping: Host[EarlyStopping | None]
+    early_stopping: Host[EarlyStopping | None]  # ends training when the objective stands still; null: never
     checkpoints: Host[Checkpoints]
+    # auto: from the newest checkpoint if there is one; must: an error if there is none; never
     resume: Host[Literal["auto", "must", "never"]]
     init_from: Host[str | None]  # a checkpoint whose parameters to start from
     prefetch: Annotated[Host[int], Ge(0)]  # batches made ready ahead of the step
-    profile: Host[Profile | None]
+    profile: Host[Profile | None]  # a profiler trace of some steps, among the artifacts; null: none
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -161,10 +163,10 @@ class Config:
 
     METRICS: ClassVar[frozenset[str]] = frozenset()  # what the workload's evaluation logs, as 'val/<name>'
 
-    seed: Annotated[Host[int], Ge(0)]
-    dry_run: Host[bool]
-    experiment_name: Host[str]
-    tags: Host[tuple[str, ...]]
+    seed: Annotated[Host[int], Ge(0)]  # of everything that is random in a training
+    dry_run: Host[bool]  # check everything, report shapes and the mesh, train nothing
+    experiment_name: Host[str]  # a name for people: of a single training's folder, and of its run in MLflow
+    tags: Host[tuple[str, ...]]  # labels of the run in MLflow
     objective: Host[Objective]
     study: Host[Study]
     tracking: Host[Tracking]

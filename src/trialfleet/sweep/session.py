@@ -38,7 +38,7 @@ from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
 from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
 from trialfleet.tracking.destination import on_network_file_system
-from trialfleet.tracking.exporter import Exporter, code_tags
+from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
 from trialfleet.tracking.study_export import ExportedStudy, StudyState
 from trialfleet.trial import transient
 
@@ -251,7 +251,8 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
     """The way to MLflow, which also catches up with what earlier drivers did not get there; None without a URI."""
     if plan.destination is None or plan.settings.tracking is None:
         return None
-    tags = code_tags(entry_point(), record.code.get("commit"), record.code["digest"])
+    version = code_tags(entry_point(), record.code.get("commit"), record.code["digest"])
+    tags = {**label_tags(plan.settings.tags), **version}
     exported = ExportedStudy(
         plan.name,
         record.uid,

@@ -92,6 +92,7 @@ class Settings:
     n_jobs: Annotated[int, Ge(1)]
     max_failure_rate: Annotated[float, Ge(0), Le(1)]
     custom_search_space: str | None
+    tags: list[str]
     enqueue: list[dict[str, Any]]
     constraints: dict[str, str] | None
     max_retries: Annotated[int, Ge(0)]

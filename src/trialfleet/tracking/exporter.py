@@ -48,6 +48,7 @@ from trialfleet.tracking.mlflow_runs import (
     Runs,
     TrackingError,
     clean,
+    param_name,
     prepare_environment,
     release,
 )
@@ -245,6 +246,11 @@ class Exporter:
         hurried = self._flush_wanted > self._flush_done
         longest = HURRIED_WAIT if hurried else LONGEST_WAIT
         self._not_before = time.monotonic() + waiting_time(self._failures, longest)
+
+
+def label_tags(labels: Collection[str]) -> dict[str, str]:
+    """A person's labels as tags of MLflow's."""
+    return {param_name(label): "true" for label in labels if label.strip("/ ")}
 
 
 def code_tags(entry_point: str, commit: str | None, digest: str) -> dict[str, str]:

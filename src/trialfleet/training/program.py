@@ -113,7 +113,7 @@ def program(
     signals = Signals(loss_metrics, sorted({leaf.group for leaf in leaves.values()}))
 
     def init(hp: jax.Array, seed: jax.Array) -> tuple[State, Params]:
-        named = dict(zip(hp_names, hp, strict=True))
+        named = named_hyperparameters(hp_names, hp)
         key = purpose_key(seed, Purpose.INIT)
         return initial(static, workload, optimizer, frozen, named, key, signals.size)
 
@@ -165,6 +165,11 @@ def stop_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P((DATA, FSDP, TP)))
 
 
+def named_hyperparameters(names: tuple[str, ...], values: jax.Array) -> dict[str, jax.Array]:
+    """The hyperparameters of a vector by their keys."""
+    return dict(zip(names, values, strict=True))
+
+
 def _step(
     config: Config,
     workload: CheckedWorkload,
@@ -179,7 +184,7 @@ def _step(
     inputs: Inputs,
 ) -> tuple[State, jax.Array]:
     """One update. Traced once for each shape of batch; every number it depends on is in its arguments."""
-    hp = dict(zip(hp_names, inputs.hp, strict=True))
+    hp = named_hyperparameters(hp_names, inputs.hp)
     key = jax.random.fold_in(purpose_key(inputs.seed, Purpose.TRAIN), state.step)
     knobs = _Knobs(layout, inputs.knobs)
     hp |= {f"on.{unit}": knobs.on(unit).astype(jnp.float32) for unit in layout.units}
@@ -334,7 +339,7 @@ def _evaluate(
     inputs: Inputs,
 ) -> tuple[Rows, jax.Array]:
     """The rows of a batch, and the largest `Inputs.stop`."""
-    hp = dict(zip(hp_names, inputs.hp, strict=True))
+    hp = named_hyperparameters(hp_names, inputs.hp)
     key = jax.random.fold_in(purpose_key(inputs.seed, Purpose.EVALUATE), index)
     whole = trees.merge(_cast(params, config.training.compute_dtype), frozen)
     return workload.eval_step(whole, extra, batch, key, hp), jnp.max(inputs.stop)

@@ -13,6 +13,7 @@ MARK = "trialfleet"
 # The script comes last, since a path may contain anything; a row ends with a bar, so that a cut one is known.
 QUEUE_FORMAT = f"{MARK}|%i|%T|%N|%r|%o|"
 NODES_FORMAT = f"{MARK}|%N|%T|%P|%f|"
+PARTITIONS_FORMAT = f"{MARK}|%P|%a|%l|%T|%D|%G|"
 _QUEUE_HEADER = "JOBID"  # squeue's own word over %i
 
 _SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?")
@@ -77,6 +78,27 @@ class Node:
     features: frozenset[str]
 
 
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of a partition that are in the same state and have the same devices.
+
+    Attributes:
+        up: whether the partition takes jobs.
+        time_limit: of the partition's jobs, as Slurm writes it.
+        gpus: of each node.
+    """
+
+    partition: str
+    default: bool
+    up: bool
+    time_limit: str
+    state: str
+    in_service: bool
+    nodes: int
+    gres: str  # empty if they have none
+    gpus: int
+
+
 def queue(text: str) -> Queue:
     """Read squeue's answer, made with QUEUE_FORMAT and with its header: that shows that squeue spoke at all."""
     rows, strange, headed = {}, [], False
@@ -101,11 +123,36 @@ def nodes(text: str) -> tuple[list[Node], list[str]]:
             strange.append(line)
             continue
         name, state, partition, features = fields
-        # A star behind the state says that the node does not answer, behind the partition that it is the default.
-        in_service = "*" not in state and not re.match(r"down|drain|fail|err|unk|inval|future|maint", state.lower())
-        node = Node(name, in_service, partition.rstrip("*"), "*" in partition, frozenset(features.split(",")))
+        # A star behind the partition says that it is the default one.
+        node = Node(name, _in_service(state), partition.rstrip("*"), "*" in partition, frozenset(features.split(",")))
         found.append(node)
     return found, strange
+
+
+def partitions(text: str) -> list[NodeGroup]:
+    """Read sinfo's answer, made with PARTITIONS_FORMAT."""
+    groups = []
+    for _, fields in _table(text, 6):
+        if fields is None or not fields[4].isdecimal():
+            continue
+        name, up, limit, state, nodes, gres = fields
+        gres = "" if gres == "(null)" else gres
+        default, in_service = "*" in name, _in_service(state)
+        gpus = _gpus(gres)
+        groups.append(
+            NodeGroup(name.rstrip("*"), default, up == "up", limit, state, in_service, int(nodes), gres, gpus)
+        )
+    return groups
+
+
+def _in_service(state: str) -> bool:
+    """Whether nodes of this state take jobs. A star behind it says that they do not answer."""
+    return "*" not in state and not re.match(r"down|drain|fail|err|unk|inval|future|maint", state.lower())
+
+
+def _gpus(gres: str) -> int:
+    """How many there are in `gpu:2`, `gpu:a100:4(S:0-1)` or `shard:8,gpu:1`."""
+    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", gres))
 
 
 def submitted(text: str) -> tuple[str | None, list[str]]:

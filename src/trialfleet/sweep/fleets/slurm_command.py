@@ -10,15 +10,15 @@ ANSWER_SECONDS = 60.0  # how long a Slurm command may take before it counts as u
 Done = subprocess.CompletedProcess[str]
 
 
-def run(*command: str, environment: Mapping[str, str] | None = None) -> Done | None:
-    """Run a Slurm command; None if it did not answer in time, or could not be started."""
+def run(*command: str, environment: Mapping[str, str] | None = None, seconds: float | None = None) -> Done | None:
+    """Run a Slurm command; None if it did not answer in time, ANSWER_SECONDS by default, or could not be started."""
     try:
         return subprocess.run(
             command,
             capture_output=True,
             encoding="utf-8",
             errors="replace",  # whatever a site prints besides is no reason to fall over
-            timeout=ANSWER_SECONDS,
+            timeout=ANSWER_SECONDS if seconds is None else seconds,
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C is for the driver, not for an sbatch under way

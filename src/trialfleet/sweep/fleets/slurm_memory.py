@@ -1,4 +1,4 @@
-"""The memory that a Slurm job asks for: read from a script's parameters, and scaled."""
+"""The memory that a Slurm job asks for: read from a script's parameters, and scaled; and its GPUs."""
 
 import math
 import re
@@ -27,7 +27,7 @@ def gigabytes(parameters: Mapping[str, Any], factor: float = 1.0) -> float | Non
     """GB of each node that a script with these parameters asks for if they are scaled; None if it sets no memory."""
     asked = flat(scaled(parameters, factor))
     tasks = _count(asked.get("ntasks_per_node"))
-    gpus = _gpus(asked, tasks)
+    gpus = _gpus(asked, tasks) or 1
     cpus = _count(asked.get("cpus_per_task")) * tasks
     if asked.get("cpus_per_gpu") is not None:
         cpus = _count(asked["cpus_per_gpu"]) * gpus
@@ -62,14 +62,20 @@ def _grown(size: Any, factor: float) -> Any:
     return f"{grown // 1024}G" if grown % 1024 == 0 else f"{grown}M"
 
 
+def gpus(parameters: Mapping[str, Any]) -> int:
+    """GPUs of each node that a script with these parameters asks for."""
+    asked = flat(parameters)
+    return _gpus(asked, _count(asked.get("ntasks_per_node")))
+
+
 def _gpus(asked: Mapping[str, Any], tasks: int) -> int:
-    """GPUs of a node, by whichever key asks for them; 1 if none does."""
+    """GPUs of a node, by whichever key asks for them; 0 if none does."""
     if asked.get("gpus_per_node"):
         return _count(asked["gpus_per_node"])
     if asked.get("gpus_per_task"):
         return _count(asked["gpus_per_task"]) * tasks
     wanted = [item for item in str(asked.get("gres") or "").split(",") if item.partition(":")[0] == "gpu"]
-    return sum(_count(item) for item in wanted) or 1
+    return sum(_count(item) for item in wanted)
 
 
 def _count(value: Any) -> int:

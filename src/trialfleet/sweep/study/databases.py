@@ -4,6 +4,7 @@ SQLAlchemy is imported where a database is opened: it takes a quarter of the tim
 studies have no database.
 """
 
+import contextlib
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -31,16 +32,28 @@ def open_database(address: str) -> BaseStorage:
         UserError: it cannot be opened: its driver is not installed, its file is damaged, its server does not answer.
             Its cause is the error itself, for `storage_is_transient`.
     """
-    from sqlalchemy import exc
     from sqlalchemy.engine import make_url
 
-    shown = f"hydra.sweeper.storage={secrets.masked(address)}"
-    try:
+    with refusals_told(address):
         url = make_url(address)
-        _check_file(url)
+        check_file(url)
         # A connection that the server closed, for a restart say, is made anew instead of failing its next user.
         ping = {"pool_pre_ping": True} if url.get_backend_name() in ("postgresql", "mysql", "mariadb") else {}
         return optuna.storages.get_storage(RDBStorage(address, engine_kwargs=ping))
+
+
+@contextlib.contextmanager
+def refusals_told(address: str) -> Iterator[None]:
+    """Errors of opening a database as words that help.
+
+    Raises:
+        UserError: its cause is the error itself.
+    """
+    from sqlalchemy import exc
+
+    shown = f"hydra.sweeper.storage={secrets.masked(address)}"
+    try:
+        yield
     except ImportError as error:
         raise UserError(f"{shown}: its database driver cannot be imported", _to_install(address, error)) from error
     except RuntimeError as error:  # a schema of another version of Optuna
@@ -67,7 +80,7 @@ def would_be_made(address: str) -> bool:
     return not path.exists() and path.absolute().parent.is_dir()
 
 
-def _check_file(url: "URL") -> None:
+def check_file(url: "URL") -> None:
     """Look through an SQLite file.
 
     Raises:
