@@ -1,9 +1,9 @@
 """Pages of the site that are made from the code when it is built; they lie in docs/reference, which git ignores."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import conf_reference
 from sphinx.application import Sphinx
 
 from pipelines.guides import listing, table
@@ -17,12 +17,7 @@ TITLES = {
 
 def pages() -> dict[str, str]:
     """Each page's name and its text in Markdown."""
-    made = {f"guide_{name}": _guide(name) for name in table.GUIDES}
-    if find_spec("conf_reference") is not None:
-        import conf_reference
-
-        made["conf"] = conf_reference.as_markdown()
-    return made
+    return {"conf": conf_reference.as_markdown(), **{f"guide_{name}": _guide(name) for name in table.GUIDES}}
 
 
 def _guide(name: str) -> str:

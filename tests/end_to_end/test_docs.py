@@ -44,6 +44,9 @@ ELSEWHERE = {
     "python -m pipelines.dashboard": (
         "tests/tracking/test_dashboard.py::test_the_dashboard_shows_the_best_trial_and_leaves_nothing_behind"
     ),
+    "python -m pipelines.doctor hydra/launcher=submitit_slurm": (
+        "tests/cluster/test_doctor.py::test_a_cluster_that_is_ready_and_one_that_is_not"
+    ),
     "cd examples/digits_mlp": "tests/end_to_end/test_own_workload.py::test_a_command_of_the_page",
     "python -m tests.resume_contract": CONTRACT,
     "python -m tests.resume_contract trialfleet": CONTRACT,
