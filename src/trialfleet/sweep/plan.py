@@ -26,7 +26,6 @@ from trialfleet.sweep.study.search_space import Space
 from trialfleet.sweep.study.storage import close, described, distribution_texts, instantiated, open_storage
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.tracking.destination import Destination, resolve
-from trialfleet.trial import secrets
 from trialfleet.trial.directory import trial_dir, trial_numbers
 
 PROBES = 8  # configs that are composed before the first trial to see whether trials can be
@@ -248,10 +247,6 @@ def _identity(request: Request, space: Space, directions: Sequence[str]) -> dict
     flat = study_record.flat({str(key): value for key, value in task.items() if key != "hydra"})
     # What is searched over differs from trial to trial, and has `space.` entries.
     apart = [name.lstrip("+").partition("@")[0] for name in space.distributions] + request.study.ignore_changes
-    kept = {
-        key: secrets.masked(value) if isinstance(value, str) else value
-        for key, value in flat.items()
-        if not study_record.covered(key, apart)
-    }
+    kept = {key: study_record.recordable(value) for key, value in flat.items() if not study_record.covered(key, apart)}
     texts = distribution_texts(space.distributions)
     return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}

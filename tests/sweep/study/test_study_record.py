@@ -1,6 +1,7 @@
 """study.yaml: a resume goes on with the same study, or says what differs."""
 
 import shutil
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,24 @@ def test_flat() -> None:
         "a.empty": {},
         "d": [1, {"e": 2}],
     }
+
+
+class Colour(Enum):
+    RED = 1
+
+
+def test_what_structured_configs_may_hold_is_recorded_without_passwords(tmp_path: Path) -> None:
+    config = {"e": Colour.RED, "p": Path("/data"), "b": b"\xff", "m": {Colour.RED: [Colour.RED]}, "o": object()}
+    config["urls"] = [{1: "postgresql://me:secret@host/db"}]
+    identity = {key: study_record.recordable(value) for key, value in flat(config).items()}
+    assert identity == {
+        "e": "RED",
+        "p": "/data",
+        "b": b"\xff",
+        "m.RED": ["RED"],
+        "o": "object",
+        "urls": [{1: "postgresql://me:***@host/db"}],
+    }
+    record = study_record.create("study", tmp_path, 7, "TPESampler", "null", identity, {})
+    study_record.write(tmp_path / "study.yaml", record)
+    assert study_record.read(tmp_path / "study.yaml") == record

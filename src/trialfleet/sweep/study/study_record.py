@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 from uuid import uuid4
 
@@ -144,11 +145,33 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping of dotted keys."""
     items: dict[str, Any] = {}
     for key, value in config.items():
+        name = f"{prefix}{_key(key)}"
         if isinstance(value, Mapping) and value:
-            items |= flat(value, f"{prefix}{key}.")
+            items |= flat(value, f"{name}.")
         else:
-            items[f"{prefix}{key}"] = value
+            items[name] = value
     return items
+
+
+def recordable(value: Any) -> Any:
+    """A value of a config as YAML has it: structured configs may hold enums and paths. Without passwords."""
+    if isinstance(value, str):
+        return secrets.masked(value)
+    if value is None or (isinstance(value, bool | int | float | bytes) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Mapping):
+        return {_key(key): recordable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [recordable(item) for item in value]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, PurePath):
+        return str(value)
+    return type(value).__qualname__  # the text of an object may have its address in memory
+
+
+def _key(key: Any) -> Any:
+    return key.name if isinstance(key, Enum) else key
 
 
 def covered(key: str, parents: Sequence[str]) -> bool:
