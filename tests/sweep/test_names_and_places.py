@@ -58,6 +58,15 @@ def test_a_name_that_hydra_reads_as_something_else_is_refused(quick_study: NewQu
     assert (study.place / "sweeps" / name / "study.yaml").exists()
 
 
+@pytest.mark.parametrize("key", ["direction", "space.depth"])
+def test_an_applications_own_keys_are_not_taken_for_the_studys(quick_study: NewQuickStudy, key: str) -> None:
+    study = quick_study(f"{N}1")
+    study.run(f"+{key}=up")
+    said = study.run(f"+{key}=down", f"{N}2", code=1)
+    assert f"config.{key}: 'up' → 'down'" in said
+    study.run(f"+{key}=down", f"{N}2", f"study.allow_changes=[config.{key}]")
+
+
 def test_a_fresh_start_moves_no_files_but_a_studys(quick_study: NewQuickStudy) -> None:
     study = quick_study(f"{N}1", "hydra.sweep.dir=mine")
     (study.place / "mine").mkdir()

@@ -245,8 +245,13 @@ def _identity(request: Request, space: Space, directions: Sequence[str]) -> dict
     task = OmegaConf.to_container(request.config, resolve=False)
     assert isinstance(task, dict)
     flat = study_record.flat({str(key): value for key, value in task.items() if key != "hydra"})
-    # What is searched over differs from trial to trial, and has `space.` entries.
+    # What is searched over differs from trial to trial, and has `space.` entries. An application's own key of that
+    # name, or `direction`, must not be hidden by ours.
     apart = [name.lstrip("+").partition("@")[0] for name in space.distributions] + request.study.ignore_changes
-    kept = {key: study_record.recordable(value) for key, value in flat.items() if not study_record.covered(key, apart)}
+    kept = {
+        f"config.{key}" if study_record.covered(key, ("space", "direction")) else key: study_record.recordable(value)
+        for key, value in flat.items()
+        if not study_record.covered(key, apart)
+    }
     texts = distribution_texts(space.distributions)
     return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}
