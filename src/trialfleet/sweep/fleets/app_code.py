@@ -1,8 +1,8 @@
 """Which files are an application's own code, that its jobs may import or read.
 
 From the file that defines the task function: what the nearest pyproject.toml lists (`[tool.trialfleet] code`), else
-what git knows of the repository, else the folder of that file. What was installed is no code of the application's:
-it does not change while jobs wait.
+what git knows of the repository, else the folder of that file; and the modules that are loaded. What was installed is
+no code of the application's: it does not change while jobs wait.
 """
 
 import inspect
@@ -58,8 +58,8 @@ def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
             found = _in_folders(root, ["."], settings)
         else:
             found = _known_to_git(root, settings)
-        # Whatever is left out, the file of the task function is code.
-        files = _within_limits(root, chain([file.relative_to(root)], found), settings)
+        # Whatever is left out, the file of the task function is code, and what it has imported.
+        files = _within_limits(root, chain([file.relative_to(root)], found, _loaded(root)), settings)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be copied for the jobs: {error.strerror}", _FIX) from error
     return AppCode(root, files, _import_roots(root, file, module))
@@ -160,6 +160,16 @@ def _known_to_git(root: Path, settings: CodeSettings) -> Iterator[Path]:
     for path in _git_lists(root, "--others", "--exclude-standard"):
         if _matches(path.name, settings.include) and not _left_out(path, settings) and not _of_study(root, path):
             yield path
+
+
+def _loaded(root: Path) -> Iterator[Path]:
+    """Files of the modules that are loaded from `root`: git may ignore what was compiled or generated."""
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and Path(file).is_file():
+            path = Path(file).resolve()
+            if path.is_relative_to(root) and not _is_installed(path, root):
+                yield path.relative_to(root)
 
 
 def _git_lists(root: Path, *which: str) -> list[Path]:
