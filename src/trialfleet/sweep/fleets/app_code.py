@@ -100,7 +100,10 @@ def _root(file: Path) -> tuple[Path, list[str] | None]:
     top = git(file.parent, "rev-parse", "--show-toplevel")
     if not top:
         said = subprocess.run(["git", "-C", str(repository), "status"], capture_output=True, text=True).stderr
-        raise UserError(f"{repository}: git does not say which files are the application's: {said.strip()}", _FIX)
+        raise UserError(
+            f"{repository}: git does not say which files are the application's: {said.strip()}",
+            'do as git says, or list the folders of the code in pyproject.toml as [tool.trialfleet] code = ["src"]',
+        )
     ignored = git(file.parent, "check-ignore", str(file))  # somebody's home folder may be a repository
     return (file.parent if ignored else Path(top).resolve()), None
 
