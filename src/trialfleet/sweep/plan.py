@@ -172,6 +172,10 @@ _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "
 def _metrics(named: str | list[str], count: int) -> list[str]:
     """Names of the objectives. The values of an application that names none are told apart by their index."""
     names = [named] if isinstance(named, str) else named
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(
+            f"hydra.sweeper.metric: {named!r} has an empty name, or one of them twice", "name each metric once"
+        )
     if len(names) == count:
         return names
     if names == [sweeper_settings.defaults()["metric"]]:
@@ -227,6 +231,12 @@ def _destination(tracking: sweeper_settings.Tracking | None, begun: bool) -> Des
 def _name(request: Request, folder: Path) -> str:
     """The study's name: as it was typed, or its folder's."""
     name = request.node.get("study_name")
+    written = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)
+    is_folder = isinstance(written, dict) and "${hydra.sweeper.study_name}" in str(written.get("dir"))
+    if is_folder and (name is None or {"", ".", ".."} & set(str(name).split("/"))):
+        raise UserError(
+            f"hydra.sweeper.study_name={name}: names no folder for the study", "leave the key out, or name the study"
+        )
     if name is None or name == "":
         return folder.name
     if not isinstance(name, str):  # Hydra reads 2024 as a number, and 20261125_1 as another one
