@@ -18,6 +18,7 @@ from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
 from trialfleet.sweep.fleets import app_code
 from trialfleet.sweep.fleets.app_code import AppCode
+from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import factory_of
 from trialfleet.sweep.study import constraints, fresh_start, proposer, search_space, study_record, unchangeable
 from trialfleet.sweep.study.databases import would_be_made
@@ -111,6 +112,7 @@ def check(request: Request) -> Plan:
     destination = _destination(settings.tracking, begun=record is not None)
     _check_storage(request, folder)
     code = app_code.find(request.task_function, settings.code)
+    _check_script(record, code, folder, settings.study.allow_changes)
     return Plan(request, settings, folder, name, directions, metrics, space, identity, record, destination, code)
 
 
@@ -130,7 +132,9 @@ def checked_again(plan: Plan) -> Plan:
     Raises:
         UserError: the folder has another study by now.
     """
-    return replace(plan, record=_present_record(plan.request, plan.folder, plan.identity, plan.space, plan.directions))
+    record = _present_record(plan.request, plan.folder, plan.identity, plan.space, plan.directions)
+    _check_script(record, plan.code, plan.folder, plan.settings.study.allow_changes)
+    return replace(plan, record=record)
 
 
 def _record(
@@ -164,6 +168,11 @@ def _present_record(
     study_record.check_storage(record, storage, request.study.rebuild or "hydra.sweeper.storage" in allowed)
     record = unchangeable.check(record, folder, space.distributions, directions)
     return study_record.accept(record, identity, allowed)
+
+
+def _check_script(record: StudyRecord | None, code: AppCode, folder: Path, allowed: Sequence[str]) -> None:
+    if record is not None and code.script is not None:
+        study_record.check_script(record, code.script, folder, lambda: code_version(code)["digest"], allowed)
 
 
 _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")

@@ -33,11 +33,13 @@ class AppCode:
         root: the folder that holds them all; None for an application that has no file: nothing is copied.
         files: paths relative to `root`, in a fixed order.
         import_roots: folders, relative to `root`, that jobs must import from, the first ones first.
+        script: the file that defines the task function.
     """
 
     root: Path | None
     files: Sequence[Path] = ()
     import_roots: Sequence[Path] = ()
+    script: Path | None = None
 
 
 def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
@@ -62,7 +64,7 @@ def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
         files = _within_limits(root, chain([file.relative_to(root)], found, _loaded(root)), settings)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be copied for the jobs: {error.strerror}", _FIX) from error
-    return AppCode(root, files, _import_roots(root, file, module))
+    return AppCode(root, files, _import_roots(root, file, module), file)
 
 
 _FIX = (

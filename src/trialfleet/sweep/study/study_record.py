@@ -1,10 +1,11 @@
 """study.yaml: what a study is, so that a resume goes on with the same one or says what differs."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
+from os.path import relpath
 from pathlib import Path, PurePath
 from typing import Any
 from uuid import uuid4
@@ -213,6 +214,36 @@ def check_storage(record: StudyRecord, storage: str, allowed: bool) -> None:
         f"give hydra.sweeper.storage={record.storage}; or if it is the same one under another address, allow it with "
         "'hydra.sweeper.study.allow_changes=[hydra.sweeper.storage]'; or make the study anew there from its folder "
         "with hydra.sweeper.study.rebuild=true",
+    )
+
+
+def check_script(
+    record: StudyRecord, script: Path, folder: Path, digest: Callable[[], str], allowed: Sequence[str]
+) -> None:
+    """A study is named after its script, and another one may have the same name.
+
+    A script that was moved or renamed is no other one; nor is one that is where it was as seen from the study, or that
+    comes with the same code.
+
+    Args:
+        script: the file of the command's task function.
+        folder: of the study.
+        digest: tells that of today's code.
+        allowed: what may differ.
+
+    Raises:
+        UserError: it is another script than the study's.
+    """
+    if "script" not in record.code or {"script", "code"} & set(allowed):
+        return
+    before = Path(record.code["script"])
+    moved = not before.is_file() or relpath(before, record.folder) == relpath(script, folder)
+    if before == script or moved or digest() == record.code.get("digest"):
+        return
+    raise UserError(
+        f"study {record.name!r} was started by another script:\n    {before} → {script}",
+        "give this one a study of its own with hydra.sweeper.study_name; if it is the same application, "
+        "'hydra.sweeper.study.allow_changes=[script]' goes on with the study's copy of the code, [code] with today's",
     )
 
 
