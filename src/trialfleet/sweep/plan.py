@@ -27,6 +27,7 @@ from trialfleet.sweep.study.search_space import Space
 from trialfleet.sweep.study.storage import close, described, distribution_texts, instantiated, open_storage
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.tracking.destination import Destination, resolve
+from trialfleet.trial import secrets
 from trialfleet.trial.directory import trial_dir, trial_numbers
 
 PROBES = 8  # configs that are composed before the first trial to see whether trials can be
@@ -249,8 +250,8 @@ def _name(request: Request, folder: Path) -> str:
     if name is None or name == "":
         return folder.name
     if not isinstance(name, str):  # Hydra reads 2024 as a number, and 20261125_1 as another one
-        overrides = OmegaConf.select(request.config, "hydra.overrides.hydra") or ()
-        typed = [str(text).partition("=")[2] for text in overrides if str(text).startswith("hydra.sweeper.study_name=")]
+        overrides = secrets.overrides(request.config, "hydra")
+        typed = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweeper.study_name=")]
         if typed and typed[-1] != str(name):
             raise UserError(
                 f"hydra.sweeper.study_name={typed[-1]} is read as {name!r}",
