@@ -126,6 +126,35 @@ def test_a_process_that_the_trials_has_started_reports_for_it(trial: TrialDir, c
     assert attached.notes_of(folder) == {"parameters": 3}
 
 
+def test_what_several_processes_note_is_put_together(trial: TrialDir, child: Callable[..., str]) -> None:
+    child("import os; trialfleet.note(a=1, m={'x': 1}); os.fork(); trialfleet.note(**{f'p{os.getpid()}': 0})")
+    child("trialfleet.note(b=2, a=3, m={'y': 2})")
+    notes = attached.notes_of(trial.run_dir("1.0"))
+    assert {name: notes[name] for name in ("a", "b", "m")} == {"a": 3, "b": 2, "m": {"x": 1, "y": 2}}
+    assert len(notes) == 5
+    attached.forget(trial.run_dir("1.0"))
+    assert attached.notes_of(trial.run_dir("1.0")) == {}
+
+
+def test_a_process_that_is_forked_while_a_thread_asks_for_its_run_may_ask_too(child: Callable[..., str]) -> None:
+    code = """
+import os
+from trialfleet.trial import attached
+attached._lock.acquire()
+import threading
+def fork():
+    if os.fork() == 0:
+        trialfleet.report(1, {"loss": 0.5})
+        os._exit(0)
+    os.wait()
+    print("reported")
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+"""
+    assert child(code) == "reported"
+
+
 @pytest.mark.parametrize("rank", ["RANK", "SLURM_PROCID"])
 def test_of_several_processes_the_first_one_reports_and_all_hear(
     trial: TrialDir, child: Callable[..., str], rank: str

@@ -15,13 +15,15 @@ from .conftest import Run
 @pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_a_checkpoint_gets_the_scores_that_its_training_gave_it(here: Path, run: Run) -> None:
-    run("pipelines.train", "+experiment=quick_test", "model.width=16", "training.max_steps=10")
+    small = ("model.width=16", "training.max_steps=10")
+    run("pipelines.guide", "asr", "src/train_hydra.py", "--", "+experiment=quick_test", *small)
     (log,) = here.glob("outputs/quick_test/*/*/metrics.jsonl")
     with closing(sqlite3.connect(here / "mlflow.db")) as database:  # the labels of a preset
         assert database.execute("SELECT value FROM tags WHERE key = 'quick'").fetchall() == [("true",)]
     own = {name: value for line in metrics.read_from(log)[0] for name, value in line.values.items() if "val/" in name}
 
-    shown = run("pipelines.evaluate", "checkpoint=latest").stdout
+    checkpoint = f"eval_checkpoint={log.parent.relative_to(here)}"
+    shown = run("pipelines.guide", "asr", "src/train_hydra.py", checkpoint).stdout
     assert f"val/loss  {own['val/loss']:.6g}" in shown
     (written,) = here.glob("outputs/evaluate/*/*/evaluation.json")
     record = json.loads(written.read_text())

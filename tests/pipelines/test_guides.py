@@ -1,15 +1,19 @@
 """The lines of the guides: each is translated into a command whose config loads, or refused with its reason."""
 
+import contextlib
 import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from pipelines.guides import listing, table
 from pipelines.guides.translate import Command, translate
 from tests.config.test_load import composed
+from tests.training.harness import CONF
 from trialfleet.config import Config
 from trialfleet.errors import UserError
 
@@ -111,46 +115,49 @@ def test_a_line_becomes_a_command_whose_config_loads_or_is_refused(name: str, li
         assert isinstance(composed(*words, *REQUIRED.get(name, [])), Config)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("name", GUIDES)
+def test_what_a_line_would_train_can_be_built(name: str) -> None:
+    """The dry run of every line: its model, data, mesh and steps."""
+    from trialfleet import training
+
+    described = {}
+    for line in GUIDES[name].lines:
+        with contextlib.suppress(UserError):  # refused, as the test above has it
+            command = translated(name, line)
+            words = [word for word in first_of_each(command) if not word.startswith(("checkpoint=", "hydra."))]
+            if command.module == "pipelines.train" and tuple(words) not in described:
+                config = composed(*words, *REQUIRED.get(name, []), "mesh.data=1", "runtime.compilation_cache=null")
+                described[tuple(words)] = training.describe(config)
+    assert len(described) > 5
+    assert all(f"workload    {name}" in text for text in described.values())
+
+
 def test_what_has_no_meaning_here_is_known() -> None:
     assert {name: listing.left_out(guide) for name, guide in GUIDES.items()} == LEFT_OUT
 
 
+# Members that have keys which the workload's own choice has not.
+CHOICES = {
+    "asr": ("scheduler=constant",),
+    "grpo": ("optimizer=sgd",),
+    "mvfoul": ("class_balance=class_balanced", "freezing=mvfoul_scheduled", "optimizer=sgd"),
+}
+
+
 @pytest.mark.parametrize("name", GUIDES)
-def test_each_key_and_member_leads_to_one_of_ours(name: str) -> None:
-    """Whatever a line can say: the key that it becomes is in the config of the workload, or of one of its members."""
-    known = {
-        "scheduler=constant",
-        *(f"class_balance={member}" for member in ("class_balanced", "progressive")),
-        "freezing=mvfoul_scheduled",
-        "optimizer=sgd",
-    }
-    guide = GUIDES[name]
-    targets = {key.partition("=")[0] for one in guide.keys.values() for key in one.to or ()}
-    outside = {"checkpoint", "hydra.run.dir"}
+def test_each_key_becomes_one_of_ours(name: str) -> None:
+    """Whatever a line can say: the key that it becomes is in the workload's config, or chooses a member of a group."""
     base = [f"workload={name}", *REQUIRED.get(name, [])]
-    for target in sorted(targets - outside):
-        if target.split(".")[0] == "early_stopping":
-            continue
-        assert _is_known(target, base, known), target
-
-
-def _is_known(target: str, base: list[str], choices: set[str]) -> bool:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from tests.training.harness import CONF
-
     with initialize_config_dir(str(CONF)):
-        for extra in ([], *([choice] for choice in sorted(choices) if choice.split("=")[0] == target.split(".")[0])):
-            config = compose("config", overrides=[*base, *extra])
-            node = OmegaConf.select(config, target.rpartition(".")[0]) if "." in target else config
-            if target in ("model", "optimizer", "scheduler", "loss", "freezing", "class_balance"):
-                return True
-            if node is None and target.endswith("early_stopping.patience"):
-                return True
-            if node is not None and target.rpartition(".")[2] in node:
-                return True
-    return False
+        configs = [compose("config", overrides=[*base, *extra]) for extra in ([], *([one] for one in CHOICES[name]))]
+    targets = {key.partition("=")[0] for one in GUIDES[name].keys.values() for key in one.to or ()}
+    nullable = {"training.early_stopping.patience", "freezing.rate_boost.factor"}
+    for target in targets - {"checkpoint", "hydra.run.dir"} - nullable:
+        parent, _, key = target.rpartition(".")
+        nodes = [OmegaConf.select(config, parent) if parent else config for config in configs]
+        assert any(node is not None and key in node for node in nodes), target
 
 
 @pytest.mark.parametrize(

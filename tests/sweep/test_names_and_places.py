@@ -58,6 +58,29 @@ def test_a_name_that_hydra_reads_as_something_else_is_refused(quick_study: NewQu
     assert (study.place / "sweeps" / name / "study.yaml").exists()
 
 
+@pytest.mark.parametrize("name", ["null", "''", "..", "a/../../b", "a//b"])
+def test_a_name_that_makes_no_folder_of_the_studys_own_is_refused(quick_study: NewQuickStudy, name: str) -> None:
+    study = quick_study(f"{N}1")
+    assert "names no folder for the study" in study.run(f"hydra.sweeper.study_name={name}", code=1)
+    assert not (study.place / "sweeps").exists()
+    study.run(f"hydra.sweeper.study_name={name}", "hydra.sweep.dir=own")
+
+
+@pytest.mark.parametrize("names", ["[a,a]", "[a,'']"])
+def test_objectives_that_cannot_be_told_apart_are_refused(quick_study: NewQuickStudy, names: str) -> None:
+    study = quick_study(f"{N}1", f"hydra.sweeper.metric={names}", "hydra.sweeper.direction=[minimize,minimize]")
+    assert "hydra.sweeper.metric" in study.run(code=1)
+
+
+@pytest.mark.parametrize("key", ["direction", "space.depth"])
+def test_an_applications_own_keys_are_not_taken_for_the_studys(quick_study: NewQuickStudy, key: str) -> None:
+    study = quick_study(f"{N}1")
+    study.run(f"+{key}=up")
+    said = study.run(f"+{key}=down", f"{N}2", code=1)
+    assert f"config.{key}: 'up' → 'down'" in said
+    study.run(f"+{key}=down", f"{N}2", f"study.allow_changes=[config.{key}]")
+
+
 def test_a_fresh_start_moves_no_files_but_a_studys(quick_study: NewQuickStudy) -> None:
     study = quick_study(f"{N}1", "hydra.sweep.dir=mine")
     (study.place / "mine").mkdir()

@@ -44,6 +44,7 @@ def test_what_is_given_counts() -> None:
         ({"enqueue": {"lr": 0.1}}, "hydra.sweeper.enqueue"),
         ({"watch": {"files": 0}}, "hydra.sweeper.watch"),
         ({"lease": {"beat": "often"}}, "hydra.sweeper.lease"),
+        ({"lease": {"beat": 5.0, "stale_after": 6.0}}, "hydra.sweeper.lease"),
         ({"n_trails": 3}, "hydra.sweeper.n_trails: unknown key, did you mean n_trials?"),
         ({"surprise": 3}, "hydra.sweeper.surprise: unknown key"),
     ],

@@ -367,6 +367,22 @@ def test_an_artifact_that_can_not_be_stored_is_told_and_left_out(
     assert query("SELECT status FROM runs WHERE name = 'trial 00000'") == [("FINISHED",)]
 
 
+@pytest.mark.parametrize("subdir", [".hydra", "composed"])
+def test_the_config_is_shown_wherever_hydra_wrote_it_and_without_passwords(
+    exporter: Exporter, folder: Path, subdir: str
+) -> None:
+    trial = Folder(folder, 0, {})
+    composed = trial.run() / subdir
+    composed.mkdir()
+    (composed / "hydra.yaml").touch()
+    (composed / "config.yaml").write_text("db: postgresql://me:s3cret@host/db\n")
+    trial.end(1.0, run="1.0")
+    exporter.changed(0, ended=True)
+    assert exporter.flush(60)
+    (stored,) = (folder.parent / "mlartifacts").glob("*/*/artifacts/config.yaml")
+    assert stored.read_text() == "db: postgresql://me:***@host/db\n"
+
+
 def test_lines_arrive_while_the_trial_runs(exporter: Exporter, folder: Path, query: Query) -> None:
     trial = Folder(folder, 0, {})
     trial.run()

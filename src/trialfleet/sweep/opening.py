@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets.code_version import code_version
+from trialfleet.sweep.fleets.launchers import factory_of
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study import consistency, constraints, fresh_start, rebuild, study_record
 from trialfleet.sweep.study.consistency import Found
@@ -110,11 +111,16 @@ def _record(plan: Plan) -> StudyRecord:
         storage = described(node.get("storage"))
         return study_record.create(plan.name, folder, randbits(32), sampler, storage, plan.identity, code)
     record = replace(study_record.at_home(plan.record, folder), storage=described(node.get("storage")))
-    return _with_code(record, code, "code" in plan.request.study.allow_changes)
+    takes_copy = factory_of(plan.request.launcher).takes_copy
+    return _with_code(record, code, "code" in plan.request.study.allow_changes, takes_copy)
 
 
-def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool) -> StudyRecord:
-    """Jobs run the study's own copy of the code; a clear word when today's differs."""
+def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool, takes_copy: bool) -> StudyRecord:
+    """Jobs run the study's own copy of the code; a clear word when today's differs.
+
+    Args:
+        takes_copy: False where trials run in the driver's own process, or by its own code.
+    """
     log = logging.getLogger(__name__)
     if record.format < records.FORMAT:
         log.warning(
@@ -124,17 +130,23 @@ def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool) ->
             today["digest"],
         )
         return replace(record, code=today, format=records.FORMAT)
-    if record.code.get("digest") == today["digest"]:
-        return record
     if take_todays:
         return replace(record, code=today)
-    log.warning(
-        "the code has changed since this study began (%s → %s): its trials go on with the study's own copy; "
-        "'hydra.sweeper.study.allow_changes=[code]' takes today's",
-        record.code.get("digest"),
-        today["digest"],
-    )
-    return record
+    known = {**record.code, **{key: today[key] for key in ("script",) if key in today}}
+    if record.code.get("digest") != today["digest"]:
+        log.warning(
+            f"the code has changed since this study began (%s → %s): {_GO_ON[takes_copy]}",
+            record.code.get("digest"),
+            today["digest"],
+        )
+    return replace(record, code=known)
+
+
+_GO_ON = {
+    True: "its trials go on with the study's own copy; 'hydra.sweeper.study.allow_changes=[code]' takes today's",
+    False: "its trials go on with today's, since this launcher runs them by the command's own code; "
+    "hydra/launcher=submitit_local runs the study's own copy",
+}
 
 
 def _projector(plan: Plan, record: StudyRecord) -> Projector:

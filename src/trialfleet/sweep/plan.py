@@ -18,6 +18,7 @@ from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
 from trialfleet.sweep.fleets import app_code
 from trialfleet.sweep.fleets.app_code import AppCode
+from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import factory_of
 from trialfleet.sweep.study import constraints, fresh_start, proposer, search_space, study_record, unchangeable
 from trialfleet.sweep.study.databases import would_be_made
@@ -112,6 +113,7 @@ def check(request: Request) -> Plan:
     destination = _destination(settings.tracking, begun=record is not None)
     _check_storage(request, folder)
     code = app_code.find(request.task_function, settings.code)
+    _check_script(record, code, folder, settings.study.allow_changes)
     return Plan(request, settings, folder, name, directions, metrics, space, identity, record, destination, code)
 
 
@@ -131,7 +133,9 @@ def checked_again(plan: Plan) -> Plan:
     Raises:
         UserError: the folder has another study by now.
     """
-    return replace(plan, record=_present_record(plan.request, plan.folder, plan.identity, plan.space, plan.directions))
+    record = _present_record(plan.request, plan.folder, plan.identity, plan.space, plan.directions)
+    _check_script(record, plan.code, plan.folder, plan.settings.study.allow_changes)
+    return replace(plan, record=record)
 
 
 def _record(
@@ -167,12 +171,21 @@ def _present_record(
     return study_record.accept(record, identity, allowed)
 
 
+def _check_script(record: StudyRecord | None, code: AppCode, folder: Path, allowed: Sequence[str]) -> None:
+    if record is not None and code.script is not None:
+        study_record.check_script(record, code.script, folder, lambda: code_version(code)["digest"], allowed)
+
+
 _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")
 
 
 def _metrics(named: str | list[str], count: int) -> list[str]:
     """Names of the objectives. The values of an application that names none are told apart by their index."""
     names = [named] if isinstance(named, str) else named
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(
+            f"hydra.sweeper.metric: {named!r} has an empty name, or one of them twice", "name each metric once"
+        )
     if len(names) == count:
         return names
     if names == [sweeper_settings.defaults()["metric"]]:
@@ -228,11 +241,17 @@ def _destination(tracking: sweeper_settings.Tracking | None, begun: bool) -> Des
 def _name(request: Request, folder: Path) -> str:
     """The study's name: as it was typed, or its folder's."""
     name = request.node.get("study_name")
+    written = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)
+    is_folder = isinstance(written, dict) and "${hydra.sweeper.study_name}" in str(written.get("dir"))
+    if is_folder and (name is None or {"", ".", ".."} & set(str(name).split("/"))):
+        raise UserError(
+            f"hydra.sweeper.study_name={name}: names no folder for the study", "leave the key out, or name the study"
+        )
     if name is None or name == "":
         return folder.name
     if not isinstance(name, str):  # Hydra reads 2024 as a number, and 20261125_1 as another one
-        overrides = OmegaConf.select(request.config, "hydra.overrides.hydra") or ()
-        typed = [str(text).partition("=")[2] for text in overrides if str(text).startswith("hydra.sweeper.study_name=")]
+        overrides = secrets.overrides(request.config, "hydra")
+        typed = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweeper.study_name=")]
         if typed and typed[-1] != str(name):
             raise UserError(
                 f"hydra.sweeper.study_name={typed[-1]} is read as {name!r}",
@@ -246,10 +265,11 @@ def _identity(request: Request, space: Space, directions: Sequence[str]) -> dict
     task = OmegaConf.to_container(request.config, resolve=False)
     assert isinstance(task, dict)
     flat = study_record.flat({str(key): value for key, value in task.items() if key != "hydra"})
-    # What is searched over differs from trial to trial, and has `space.` entries.
+    # What is searched over differs from trial to trial, and has `space.` entries. An application's own key of that
+    # name, or `direction`, must not be hidden by ours.
     apart = [name.lstrip("+").partition("@")[0] for name in space.distributions] + request.study.ignore_changes
     kept = {
-        key: secrets.masked(value) if isinstance(value, str) else value
+        f"config.{key}" if study_record.covered(key, ("space", "direction")) else key: study_record.recordable(value)
         for key, value in flat.items()
         if not study_record.covered(key, apart)
     }

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from enum import Enum
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from annotated_types import Ge, Gt, Le
 from omegaconf import DictConfig, OmegaConf
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.traced import STRICT
@@ -48,6 +48,12 @@ class LeaseSettings:
 
     beat: Annotated[float, Gt(0)]
     stale_after: Annotated[float, Gt(0)]
+
+    @model_validator(mode="after")
+    def _stale_only_when_silent(self) -> Self:
+        if self.stale_after < 2 * self.beat:  # a driver that lives would be taken for gone between two beats
+            raise ValueError("stale_after must be at least twice beat")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

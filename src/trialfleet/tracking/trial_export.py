@@ -4,7 +4,9 @@ What is sent is noted in the delivery log before it is sent. So each step may be
 next, without a trace in MLflow.
 """
 
+import contextlib
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,9 @@ from trialfleet.tracking import delivery_log
 from trialfleet.tracking.dedup import Conflict, Dedup, Row, milliseconds, read_lines, read_range
 from trialfleet.tracking.delivery_log import DeliveryLog, Range, TrialDelivery
 from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError
-from trialfleet.tracking.trial_snapshot import Outcome, TrialSnapshot
+from trialfleet.tracking.trial_snapshot import CONFIG, Outcome, TrialSnapshot
 from trialfleet.tracking.views import objective_names
-from trialfleet.trial import records
+from trialfleet.trial import records, secrets
 from trialfleet.trial.metrics import Line
 
 log = logging.getLogger(__name__)
@@ -309,8 +311,9 @@ class TrialExport:
             return
         folder = name if path.is_dir() else name.rpartition("/")[0]
         try:
-            runs.upload(run_id, path, folder or None)
-        except TrackingError as error:
+            with _shown(name, path) as shown:
+                runs.upload(run_id, shown, folder or None)
+        except (TrackingError, OSError) as error:
             runs.is_active(run_id)  # raises Away if the server as such is away, which says nothing of the upload
             self._upload_failures += 1
             if self._upload_failures < UPLOAD_TRIES:
@@ -368,3 +371,20 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+@contextlib.contextmanager
+def _shown(name: str, path: Path) -> Iterator[Path]:
+    """The file as others may see it: the config that the jobs got may hold passwords of the application's."""
+    if name != CONFIG or not path.is_file():
+        yield path
+        return
+    text = path.read_text(errors="surrogateescape")
+    masked = secrets.masked(text)
+    if masked == text:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / CONFIG
+        copy.write_text(masked, errors="surrogateescape")
+        yield copy

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trialfleet.trial.directory import trial_dir
+from trialfleet.trial.directory import composed_config, trial_dir
 from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import TrialState
 from trialfleet.trial.submission import TrialRecord
+
+CONFIG = "config.yaml"  # the artifact that is the run's composed config, unless the run has one of that name
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def read_trial(study: Path, objectives: Sequence[str], number: int, ended: bool)
 def artifacts_of(run_directory: Path) -> dict[str, Path]:
     """What of a run is shown with its trial: the composed config, and the files it put into `artifacts/`."""
     files = sorted((run_directory / "artifacts").glob("*"))
-    return {"config.yaml": run_directory / ".hydra" / "config.yaml"} | {path.name: path for path in files}
+    config = composed_config(run_directory)
+    return ({} if config is None else {CONFIG: config}) | {path.name: path for path in files}
 
 
 def _job_tags(record: TrialRecord) -> dict[str, str]:

@@ -10,15 +10,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from trialfleet.trial import records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.failure import Cause, cause_of
 from trialfleet.trial.run import Preempted, Pruned, Run, Stop
-from trialfleet.trial.sweep_run import NOTES, PREEMPTED, FollowerRun, SweepRun
+from trialfleet.trial.sweep_run import NOTES, PREEMPTED, FollowerRun, SweepRun, merged
 
 VARIABLE = "TRIALFLEET_RUN"  # the folder of the run that a process and its children belong to
 LOOK_SECONDS = 0.5
@@ -56,6 +58,14 @@ _runs: "dict[tuple[str, int], AttachedRun | FollowerRun]" = {}
 _lock = threading.RLock()
 
 
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)  # another thread may have held it at the fork, and is not in the child
+
+
 def _attached(folder: Path, child: bool) -> "AttachedRun | FollowerRun | None":
     trial = TrialDir(folder.parent.parent)
     claim = next((claim for claim in trial.claims() if claim.label == folder.name), None)
@@ -70,7 +80,11 @@ def _attached(folder: Path, child: bool) -> "AttachedRun | FollowerRun | None":
 
 
 class AttachedRun(SweepRun):
-    """A run whose notes lie in a file, from where whoever commits the result takes them."""
+    """A run whose notes lie in a file of this process's own, from where whoever commits the result takes them."""
+
+    @cached_property
+    def _notes_file(self) -> Path:
+        return self.directory / NOTES.replace("*", f"-{uuid4().hex}")
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         super().report(step, values)
@@ -79,22 +93,31 @@ class AttachedRun(SweepRun):
 
     def note(self, **entries: Any) -> None:
         super().note(**entries)
-        records.write(self.directory / NOTES, self.notes)
+        records.write(self._notes_file, self.notes)
 
 
 def notes_of(folder: Path) -> Mapping[str, Any]:
-    """What attached processes noted of the run in this folder."""
-    try:
-        return records.read(folder / NOTES) or {}
-    except (OSError, records.Damaged):
-        return {}
+    """What attached processes noted of the run in this folder, the latest last."""
+    notes: dict[str, Any] = {}
+    for file in _by_time(folder.glob(NOTES)):
+        with contextlib.suppress(OSError, records.Damaged):
+            notes = merged(notes, records.read(file) or {})
+    return notes
+
+
+def _by_time(files: Iterable[Path]) -> list[Path]:
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            found.append((file.stat().st_mtime_ns, file))
+    return [file for _, file in sorted(found)]
 
 
 def forget(folder: Path) -> None:
     """Remove what attached processes wrote of a run that is to be none."""
     told = [f"told_{reason.value}" for reason in Stop]
-    for name in ("metrics.jsonl", NOTES, *told):
-        (folder / name).unlink(missing_ok=True)
+    for file in (folder / "metrics.jsonl", *folder.glob(NOTES), *(folder / name for name in told)):
+        file.unlink(missing_ok=True)
 
 
 def note_told(folder: Path, reason: Stop) -> None:

@@ -221,6 +221,15 @@ def trial_dir(study: Path, number: int) -> TrialDir:
     return TrialDir(study / "trials" / f"{number:05d}")
 
 
+def composed_config(run_folder: Path) -> Path | None:
+    """The config that Hydra wrote of a run: in `.hydra`, unless hydra.output_subdir says otherwise, or nowhere."""
+    usual = run_folder / ".hydra" / "config.yaml"
+    if usual.exists():
+        return usual
+    others = sorted(run_folder.glob("*/hydra.yaml"))
+    return next((path for other in others if (path := other.with_name("config.yaml")).exists()), None)
+
+
 def trial_numbers(study: Path) -> list[int]:
     """The trials that have a folder in the study's, in order. What else lies there is not ours."""
     try:

@@ -38,6 +38,13 @@ def masked_override(text: str, keys: Collection[str]) -> str:
     return masked(text) if ours else text
 
 
+def overrides(config: DictConfig, kind: str) -> list[str]:
+    """The overrides of a kind ("hydra" or "task") as they were typed: what they refer to may be each trial's own."""
+    return [
+        str(text) for text in _below(OmegaConf.to_container(config, resolve=False), f"hydra.overrides.{kind}") or ()
+    ]
+
+
 def mask(config: DictConfig) -> list[str]:
     """Take the passwords out of a composed config, its list of overrides included.
 

@@ -12,8 +12,17 @@ from trialfleet.trial.run import Stop
 
 Signalled = Callable[[], bool]  # whether a signal asked this process to save and leave
 PATIENCE = 60.0  # seconds for which a report waits for a file system to come back
-NOTES = "notes.json"  # in a run's folder: what processes noted that the trial's own process has started
+NOTES = "notes*.json"  # in a run's folder: what processes noted that the trial's own process has started, one file each
 PREEMPTED = "preempted"  # in a run's folder: its process was asked to save and leave, which concerns its children, too
+
+
+def merged(notes: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes with later ones, which replace those of the same name; mappings are put together."""
+    both = dict(notes)
+    for name, value in more.items():
+        old = both.get(name)
+        both[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
 
 
 class LocalRun:
@@ -38,9 +47,7 @@ class LocalRun:
 
     def note(self, **entries: Any) -> None:
         """Whatever JSON has no form for is kept as its text, now: it must not stand in the way of the result later."""
-        for name, value in records.plain(entries).items():
-            old = self.notes.get(name)
-            self.notes[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        self.notes = merged(self.notes, records.plain(entries))
 
     def close(self) -> None:
         self._metrics.close()

@@ -15,7 +15,7 @@ from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause, write_reason
 from trialfleet.trial.result import Result, judged
 from trialfleet.trial.submission import Assignment, Submission
-from trialfleet.trial.sweep_run import PREEMPTED, SweepRun
+from trialfleet.trial.sweep_run import PREEMPTED, SweepRun, merged
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
 
@@ -61,7 +61,7 @@ def run_task(
 
 def _parts_of(sweep_run: SweepRun) -> tuple[dict[str, float], dict[str, Any]]:
     """Where the run's time went, and what else it and the processes that it started noted."""
-    noted = records.plain({**attached.notes_of(sweep_run.directory), **sweep_run.notes})
+    noted = records.plain(merged(attached.notes_of(sweep_run.directory), sweep_run.notes))
     return _seconds(noted.pop("seconds", None)), noted
 
 

@@ -242,3 +242,19 @@ def test_jobs_import_from_copies_first_and_from_where_a_command_was_typed_last(
     assert str(app) not in python_path(code, copy).split(":")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "elsewhere"), *sys.path])
     assert python_path(code, copy).split(":")[-1] == str(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("place", ["generated", "sweeps"])
+def test_what_is_loaded_is_code_whatever_git_or_a_pattern_says(
+    app: Path, code_of: Callable[..., AppCode], place: str
+) -> None:
+    write(app, f"{place}/version.py", "VERSION = 1\n")
+    write(app, f"{place}/other.py")
+    write(app, "train_app.py", f"from {place}.version import VERSION\n{TASK}")
+    write(app, ".gitignore", "generated/\n")
+    commit(app)
+    code = code_of(app)
+    assert f"{place}/version.py" in names(code)
+    assert f"{place}/other.py" not in names(code)
+    sys.modules.pop(f"{place}.version")
+    sys.modules.pop(place)

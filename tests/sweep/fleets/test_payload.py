@@ -63,6 +63,14 @@ def test_the_sweeps_own_config_is_left_as_it_is() -> None:
     assert config.hydra.sweeper.storage == URL
 
 
+@pytest.mark.parametrize("storage", [URL, "null"])
+def test_overrides_that_refer_to_what_only_trials_have_stay_as_typed(storage: str) -> None:
+    typed = {"hydra": ["hydra.job.name=${lr}"], "task": ["+lr=interval(0,1)", "+a=${lr}"]}
+    sent = without_secrets(OmegaConf.create({"hydra": {"sweeper": {"storage": storage}, "overrides": typed}}))
+    assert secrets.overrides(sent, "task") == typed["task"]
+    assert secrets.overrides(sent, "hydra")[:1] == typed["hydra"]
+
+
 def test_a_storage_that_the_config_builds_is_masked_too() -> None:
     node = {"_target_": "optuna.storages.RDBStorage", "url": URL, "engine_kwargs": {"pool_size": 3}}
     config = OmegaConf.create({"hydra": {"sweeper": {"storage": node}, "overrides": {"hydra": [], "task": []}}})

@@ -191,6 +191,7 @@ def test_motpe_says_what_to_use_instead() -> None:
         {"_target_": "no_such_package.Sampler"},
         {"_target_": "optuna.samplers.TPESampler", "n_startup_trails": 5},
         {"_target_": "optuna.samplers.QMCSampler", "qmc_type": "sobel"},
+        {"_target_": "optuna.samplers.TPESampler", "seed": "seven"},
         {"seed": 3},
     ],
 )

@@ -219,6 +219,7 @@ def test_the_last_word_on_a_key_counts() -> None:
         "lr=[1,(2]",
         "lr=choice()",
         "lr=glob(*)",
+        "lr=choice(a,b),c",
         "lr=interval(0,inf)",
         "lr=interval(nan,1.0)",
     ],

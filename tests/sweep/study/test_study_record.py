@@ -1,6 +1,8 @@
 """study.yaml: a resume goes on with the same study, or says what differs."""
 
 import shutil
+from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,45 @@ def test_flat() -> None:
         "a.empty": {},
         "d": [1, {"e": 2}],
     }
+
+
+class Colour(Enum):
+    RED = 1
+
+
+def test_what_structured_configs_may_hold_is_recorded_without_passwords(tmp_path: Path) -> None:
+    config = {"e": Colour.RED, "p": Path("/data"), "b": b"\xff", "m": {Colour.RED: [Colour.RED]}, "o": object()}
+    config["urls"] = [{1: "postgresql://me:secret@host/db"}]
+    identity = {key: study_record.recordable(value) for key, value in flat(config).items()}
+    assert identity == {
+        "e": "RED",
+        "p": "/data",
+        "b": b"\xff",
+        "m.RED": ["RED"],
+        "o": "object",
+        "urls": [{1: "postgresql://me:***@host/db"}],
+    }
+    record = study_record.create("study", tmp_path, 7, "TPESampler", "null", identity, {})
+    study_record.write(tmp_path / "study.yaml", record)
+    assert study_record.read(tmp_path / "study.yaml") == record
+
+
+def test_another_script_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    before, other, folder = tmp_path / "a" / "train.py", tmp_path / "b" / "train.py", tmp_path / "sweeps" / "train"
+    for script in (before, other):
+        script.parent.mkdir()
+        script.touch()
+    record = study_record.create("s", folder, 7, "", "null", {}, {"digest": "old", "script": str(before)})
+
+    def check(script: Path, place: Path = folder, digest: str = "new", allowed: Sequence[str] = ()) -> None:
+        study_record.check_script(record, script, place, lambda: digest, allowed)
+
+    with pytest.raises(UserError, match="another script") as refusal:
+        check(other)
+    assert "allow_changes=[script]" in refusal.value.fix
+    check(other, allowed=["script"])
+    check(before)  # edited
+    check(other, digest="old")  # the same application in another place
+    check(tmp_path / "copy" / "a" / "train.py", tmp_path / "copy" / "sweeps" / "train")  # copied with its study
+    before.unlink()
+    check(other)  # renamed

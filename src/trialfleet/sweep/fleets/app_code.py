@@ -1,8 +1,8 @@
 """Which files are an application's own code, that its jobs may import or read.
 
 From the file that defines the task function: what the nearest pyproject.toml lists (`[tool.trialfleet] code`), else
-what git knows of the repository, else the folder of that file. What was installed is no code of the application's:
-it does not change while jobs wait.
+what git knows of the repository, else the folder of that file; and the modules that are loaded. What was installed is
+no code of the application's: it does not change while jobs wait.
 """
 
 import inspect
@@ -33,11 +33,13 @@ class AppCode:
         root: the folder that holds them all; None for an application that has no file: nothing is copied.
         files: paths relative to `root`, in a fixed order.
         import_roots: folders, relative to `root`, that jobs must import from, the first ones first.
+        script: the file that defines the task function.
     """
 
     root: Path | None
     files: Sequence[Path] = ()
     import_roots: Sequence[Path] = ()
+    script: Path | None = None
 
 
 def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
@@ -58,11 +60,11 @@ def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
             found = _in_folders(root, ["."], settings)
         else:
             found = _known_to_git(root, settings)
-        # Whatever is left out, the file of the task function is code.
-        files = _within_limits(root, chain([file.relative_to(root)], found), settings)
+        # Whatever is left out, the file of the task function is code, and what it has imported.
+        files = _within_limits(root, chain([file.relative_to(root)], found, _loaded(root)), settings)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be copied for the jobs: {error.strerror}", _FIX) from error
-    return AppCode(root, files, _import_roots(root, file, module))
+    return AppCode(root, files, _import_roots(root, file, module), file)
 
 
 _FIX = (
@@ -100,7 +102,10 @@ def _root(file: Path) -> tuple[Path, list[str] | None]:
     top = git(file.parent, "rev-parse", "--show-toplevel")
     if not top:
         said = subprocess.run(["git", "-C", str(repository), "status"], capture_output=True, text=True).stderr
-        raise UserError(f"{repository}: git does not say which files are the application's: {said.strip()}", _FIX)
+        raise UserError(
+            f"{repository}: git does not say which files are the application's: {said.strip()}",
+            'do as git says, or list the folders of the code in pyproject.toml as [tool.trialfleet] code = ["src"]',
+        )
     ignored = git(file.parent, "check-ignore", str(file))  # somebody's home folder may be a repository
     return (file.parent if ignored else Path(top).resolve()), None
 
@@ -160,6 +165,16 @@ def _known_to_git(root: Path, settings: CodeSettings) -> Iterator[Path]:
     for path in _git_lists(root, "--others", "--exclude-standard"):
         if _matches(path.name, settings.include) and not _left_out(path, settings) and not _of_study(root, path):
             yield path
+
+
+def _loaded(root: Path) -> Iterator[Path]:
+    """Files of the modules that are loaded from `root`: git may ignore what was compiled or generated."""
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and Path(file).is_file():
+            path = Path(file).resolve()
+            if path.is_relative_to(root) and not _is_installed(path, root):
+                yield path.relative_to(root)
 
 
 def _git_lists(root: Path, *which: str) -> list[Path]:

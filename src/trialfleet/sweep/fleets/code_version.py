@@ -8,10 +8,13 @@ from trialfleet.sweep.fleets.app_code import AppCode, git
 
 
 def code_version(code: AppCode) -> dict[str, str]:
-    """`digest` of the files that jobs may import, and git's `commit` with a + behind it if files differ from it."""
+    """`digest` of the files that jobs may import, and git's `commit` with a + behind it if files differ from it.
+
+    Besides `script`, the file of the task function.
+    """
     if code.root is None:
         return {"digest": digest_of((), Path())}
-    version = {"digest": digest_of(code.files, code.root)}
+    version = {"digest": digest_of(code.files, code.root), "script": str(code.script)}
     commit = git(code.root, "rev-parse", "HEAD")
     if commit:
         folders = sorted({path.parts[0] for path in code.files})

@@ -44,9 +44,11 @@ class FleetFactory(ABC):
 
     Attributes:
         name: of the launcher in trial.json and in claims, where jobs name it before the colon.
+        takes_copy: whether its jobs run the study's copy of the code, and not the driver's own.
     """
 
     name: str
+    takes_copy = True
 
     @abstractmethod
     def takes(self, launcher: Launcher) -> bool:
@@ -118,6 +120,7 @@ class _Blocking(FleetFactory):
     """For any other launcher: its jobs cannot be followed once they are launched."""
 
     name = "blocking"
+    takes_copy = False
 
     def takes(self, launcher: Launcher) -> bool:
         return True

@@ -101,11 +101,11 @@ def _singletons() -> Any:
 def without_secrets(config: DictConfig) -> DictConfig:
     """A copy of the sweep's config in which addresses have no password, overrides included."""
     copied = copy.deepcopy(config)
-    given = [text.partition("=")[0].lstrip("+") for text in OmegaConf.select(copied, "hydra.overrides.task") or ()]
+    given = [text.partition("=")[0].lstrip("+") for text in secrets.overrides(copied, "task")]
     changed = [key for key in secrets.mask(copied) if key not in given]
     if changed:
         # A job composes its config anew, and Hydra refuses a sweeper that differs from this one.
-        overrides = [f"++{key}={element(OmegaConf.select(copied, key))}" for key in changed]
+        more = [f"++{key}={element(OmegaConf.select(copied, key))}" for key in changed]
         with read_write(copied.hydra.overrides):
-            copied.hydra.overrides.hydra = [*copied.hydra.overrides.hydra, *overrides]
+            copied.hydra.overrides.hydra = [*secrets.overrides(copied, "hydra"), *more]
     return copied

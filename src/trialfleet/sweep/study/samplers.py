@@ -50,7 +50,10 @@ class SamplerFactory:
         taken = inspect.signature(target).parameters.values()
         self._takes_seed = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in taken)
         own = self._build.keywords.get("seed")
-        self.seed = seed if own is None else int(own)
+        try:
+            self.seed = seed if own is None else int(own)
+        except (TypeError, ValueError):
+            raise UserError(f"hydra.sweeper.sampler.seed: {own!r} is no whole number", "correct it") from None
         self.name = type(self(0)).__name__  # what the sampler refuses, it refuses now
         # Optuna's samplers that learn from violated constraints are those that took them as an argument before.
         self.takes_constraints = any(p.name == "constraints_func" for p in taken)

@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import (
     Quote,
     QuotedString,
     RangeSweep,
+    Sweep,
     Transformer,
 )
 from hydra.errors import HydraException
@@ -166,7 +167,8 @@ def _interval(override: Override, sweep: IntervalSweep) -> BaseDistribution:
             return IntDistribution(low, high, log=log)
         return FloatDistribution(float(low), float(high), log=log)
     except ValueError as error:
-        raise UserError(f"{override.input_line}: {error}", "give interval(low, high) with low <= high") from None
+        above = "0 < low <= high" if log else "low <= high"
+        raise UserError(f"{override.input_line}: {error}", f"give interval(low, high) with {above}") from None
 
 
 def _range(override: Override, sweep: RangeSweep) -> tuple[BaseDistribution, dict[Value, str]]:
@@ -196,6 +198,8 @@ def _choices(override: Override, elements: list[Any]) -> tuple[BaseDistribution,
     """Choices become a categorical distribution; what Optuna cannot store (lists, dicts) is stored as its text."""
     if not elements:
         raise UserError(f"{override.input_line}: no choice in it", "name at least one value")
+    if any(isinstance(element, Sweep) for element in elements):
+        raise UserError(f"{override.input_line}: a choice is a sweep of its own", "name the choices one by one")
     texts: dict[Value, str] = {}
     for element in elements:
         texts[_stored(element)] = _grammar(element)

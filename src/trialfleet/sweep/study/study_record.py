@@ -1,10 +1,12 @@
 """study.yaml: what a study is, so that a resume goes on with the same one or says what differs."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from enum import Enum
+from os.path import relpath
+from pathlib import Path, PurePath
 from typing import Any
 from uuid import uuid4
 
@@ -144,11 +146,33 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping of dotted keys."""
     items: dict[str, Any] = {}
     for key, value in config.items():
+        name = f"{prefix}{_key(key)}"
         if isinstance(value, Mapping) and value:
-            items |= flat(value, f"{prefix}{key}.")
+            items |= flat(value, f"{name}.")
         else:
-            items[f"{prefix}{key}"] = value
+            items[name] = value
     return items
+
+
+def recordable(value: Any) -> Any:
+    """A value of a config as YAML has it: structured configs may hold enums and paths. Without passwords."""
+    if isinstance(value, str):
+        return secrets.masked(value)
+    if value is None or (isinstance(value, bool | int | float | bytes) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Mapping):
+        return {_key(key): recordable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [recordable(item) for item in value]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, PurePath):
+        return str(value)
+    return type(value).__qualname__  # the text of an object may have its address in memory
+
+
+def _key(key: Any) -> Any:
+    return key.name if isinstance(key, Enum) else key
 
 
 def covered(key: str, parents: Sequence[str]) -> bool:
@@ -190,6 +214,36 @@ def check_storage(record: StudyRecord, storage: str, allowed: bool) -> None:
         f"give hydra.sweeper.storage={record.storage}; or if it is the same one under another address, allow it with "
         "'hydra.sweeper.study.allow_changes=[hydra.sweeper.storage]'; or make the study anew there from its folder "
         "with hydra.sweeper.study.rebuild=true",
+    )
+
+
+def check_script(
+    record: StudyRecord, script: Path, folder: Path, digest: Callable[[], str], allowed: Sequence[str]
+) -> None:
+    """A study is named after its script, and another one may have the same name.
+
+    A script that was moved or renamed is no other one; nor is one that is where it was as seen from the study, or that
+    comes with the same code.
+
+    Args:
+        script: the file of the command's task function.
+        folder: of the study.
+        digest: tells that of today's code.
+        allowed: what may differ.
+
+    Raises:
+        UserError: it is another script than the study's.
+    """
+    if "script" not in record.code or {"script", "code"} & set(allowed):
+        return
+    before = Path(record.code["script"])
+    moved = not before.is_file() or relpath(before, record.folder) == relpath(script, folder)
+    if before == script or moved or digest() == record.code.get("digest"):
+        return
+    raise UserError(
+        f"study {record.name!r} was started by another script:\n    {before} → {script}",
+        "give this one a study of its own with hydra.sweeper.study_name; if it is the same application, "
+        "'hydra.sweeper.study.allow_changes=[script]' goes on with the study's copy of the code, [code] with today's",
     )
 
 

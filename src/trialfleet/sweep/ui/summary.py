@@ -16,6 +16,7 @@ from trialfleet.sweep.study.progress import write_results
 from trialfleet.sweep.ui.live_table import brief, state_name
 from trialfleet.tracking.destination import Destination
 from trialfleet.trial import secrets, transient
+from trialfleet.trial.directory import composed_config
 from trialfleet.trial.records import Damaged
 
 # What is said once and not again: a command that resumes a study must not put it aside, or rebuild it; and a change
@@ -104,8 +105,9 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
         directory = driver.study.trial_dir(trial.number)
         with contextlib.suppress(OSError, Damaged):  # the last words of a study that is over
             ended = directory.result()
-            if ended is not None and ended.run is not None:
-                config = directory.run_dir(ended.run) / ".hydra" / "config.yaml"
+            if ended is None or ended.run is None:
+                continue
+            if (config := composed_config(directory.run_dir(ended.run))) is not None:
                 console.print(f"    config: {config}", soft_wrap=True)
     review = review_command(plan.request.task_function, plan.destination)
     if review is not None:

@@ -1,0 +1,134 @@
+"""What a compiled program says of itself: its collectives, and its bytes on each device.
+
+Sharding, memory and recompilation cannot be seen in a loss: two programs that compute the same may move a hundred times
+as much. Read from the text of the optimised HLO, in which a collective inside a loop stands once: it counts here as
+often as the loop runs.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
+_BYTES |= {"s64": 8, "u64": 8, "f64": 8, "c64": 8}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
+_OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
+_CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+
+
+class Collective(NamedTuple):
+    """Exchanges of one kind between devices.
+
+    Attributes:
+        kind: one of `KINDS`.
+        bytes: of the result on one device.
+        times: how often it runs in one call of the program.
+    """
+
+    kind: str
+    bytes: int
+    times: int
+
+
+class Memory(NamedTuple):
+    """Bytes on one device.
+
+    Attributes:
+        arguments: what the program is given, donated arrays included.
+        outputs: what it returns and does not put where a donated argument was.
+        temporaries: the largest sum of what it needs in between.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int
+
+    @property
+    def peak(self) -> int:
+        return self.arguments + self.outputs + self.temporaries
+
+
+def collectives(program: Any) -> list[Collective]:
+    """The collectives of a compiled program (what `jax.jit(f).lower(…).compile()` gives)."""
+    blocks = _blocks(program.as_text())
+    times = _times(blocks)
+    found: Counter[tuple[str, int]] = Counter()
+    for name, lines in blocks.items():
+        for kind, size in _exchanges(lines):
+            found[kind, size] += times.get(name, 0)
+    return sorted(Collective(kind, size, count) for (kind, size), count in found.items() if count)
+
+
+def by_kind(found: list[Collective]) -> dict[str, tuple[int, int]]:
+    """For each kind how many run in one call, and their bytes."""
+    kinds = sorted({one.kind for one in found})
+    return {
+        kind: (
+            sum(one.times for one in found if one.kind == kind),
+            sum(one.times * one.bytes for one in found if one.kind == kind),
+        )
+        for kind in kinds
+    }
+
+
+def memory(program: Any) -> Memory:
+    """The bytes of a compiled program on one device, as its compiler has planned them."""
+    sizes = program.memory_analysis()
+    return Memory(
+        arguments=sizes.argument_size_in_bytes,
+        outputs=sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        temporaries=sizes.temp_size_in_bytes,
+    )
+
+
+def _blocks(text: str) -> dict[str, list[str]]:
+    """The lines of each computation, the entry's under ''."""
+    blocks: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line.rstrip()):
+            current = blocks.setdefault("" if match[1] else match[2], [])
+        else:
+            current.append(line)
+    return blocks
+
+
+def _times(blocks: Mapping[str, list[str]]) -> dict[str, int]:
+    """How often each computation runs, loops whose length is not known once."""
+    times: Counter[str] = Counter()
+
+    def run(name: str, count: int) -> None:
+        times[name] += count
+        for line in blocks.get(name, []):
+            trips = int(found[1]) if " while(" in line and (found := _TRIPS.search(line)) else 1
+            called = [
+                *_CALLED.findall(line),
+                *(one.strip(" %") for part in _BRANCHES.findall(line) for one in part.split(",")),
+            ]
+            for other in called:
+                if other in blocks:
+                    run(other, count * trips)
+
+    run("", 1)
+    return dict(times)
+
+
+def _exchanges(lines: list[str]) -> Iterator[tuple[str, int]]:
+    """Kind and bytes of each collective; of one in two parts the beginning counts."""
+    for line in lines:
+        match = _OPERATION.match(line)
+        if match is None or match[2].removesuffix("-start") not in KINDS:
+            continue
+        kind = match[2].removesuffix("-start")
+        arrays = [
+            _BYTES.get(dtype, 4) * prod(int(n) for n in sizes.split(",") if n)
+            for dtype, sizes in _ARRAY.findall(match[1])
+        ]
+        # The result of a beginning is (operands, results): half of it.
+        yield kind, sum(arrays) // (2 if match[2].endswith("-start") and len(arrays) > 1 else 1)
