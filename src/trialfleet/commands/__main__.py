@@ -1,5 +1,6 @@
 """`trialfleet SUBCOMMAND …`, which is also `python -m trialfleet.commands`."""
 
+import difflib
 import importlib
 import sys
 
@@ -19,9 +20,17 @@ def main() -> None:
     elif words and words[0] in SUBCOMMANDS:
         module = importlib.import_module(f"trialfleet.commands.{words[0]}")
         shown(lambda: module.run(f"trialfleet {words[0]}", words[1:]))
+    elif words[:1] in (["-h"], ["--help"]):
+        print(_usage())
     else:
-        print(_usage(), file=sys.stdout if words[:1] in (["-h"], ["--help"]) else sys.stderr)
-        sys.exit(0 if words[:1] in (["-h"], ["--help"]) else 2)
+        if words:
+            near = difflib.get_close_matches(words[0], SUBCOMMANDS, 1)
+            print(
+                f"error: there is no subcommand {words[0]}{f'; did you mean {near[0]}?' if near else ''}",
+                file=sys.stderr,
+            )
+        print(_usage(), file=sys.stderr)
+        sys.exit(2)
 
 
 def _usage() -> str:

@@ -41,7 +41,7 @@ def run(program: str, words: Sequence[str], tracking: Mapping[str, Any] | None =
     destination = resolve(uri, experiment, Path.cwd())
     dashboard.check(destination)
     if uri.startswith(("http://", "https://")):  # somebody serves it already
-        print(dashboard.report(destination, destination.shown.rstrip("/")))
+        print(dashboard.report(destination, destination.shown.rstrip("/"), answers=True))
         return
     port = dashboard.choose_port(arguments.port)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background commands start deaf to it

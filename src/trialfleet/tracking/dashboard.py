@@ -60,6 +60,8 @@ def choose_port(wanted: int | None, first: int = 5000) -> int:
         UserError: it is taken.
     """
     if wanted is not None:
+        if not 0 < wanted < 65536:
+            raise UserError(f"--port {wanted}: is no port", "give a number from 1 to 65535")
         if not _is_free(wanted):
             raise UserError(f"port {wanted} is in use", "choose another one with --port, or leave that out")
         return wanted
@@ -160,11 +162,14 @@ def _group_exists(group: int) -> bool:
     return True
 
 
-def report(destination: Destination, base: str, shown: int = 10) -> str:
+def report(destination: Destination, base: str, shown: int = 10, answers: bool = False) -> str:
     """What the user is told: where MLflow is, and the links of the newest studies.
 
+    Args:
+        answers: whether it is an error if nobody answers there.
+
     Raises:
-        UserError: the database is damaged.
+        UserError: the database is damaged, or the server does not answer.
     """
     lines = [f"MLflow is at {base}   (results: {destination.shown})"]
     try:
@@ -172,6 +177,10 @@ def report(destination: Destination, base: str, shown: int = 10) -> str:
     except Damaged as error:
         raise UserError(str(error)) from error
     except TrackingError as error:
+        if answers:
+            raise UserError(
+                f"{base} does not answer: {error}", "start MLflow's server, or correct the address"
+            ) from error
         return "\n".join([*lines, f"its studies can not be listed: {error}"])
     if not pages:
         return "\n".join([*lines, f"there is no study in the experiment '{destination.experiment}' yet"])

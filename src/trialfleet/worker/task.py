@@ -5,7 +5,6 @@ import os
 import pickle
 import time
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
 
 WORD_PATIENCE = 60.0  # seconds for which the last word waits for a file system to come back
-MAX_NOTES = 1 << 20  # characters of a result's notes; longer ones are left out
 
 
 def run_task(
@@ -52,11 +50,10 @@ def run_task(
             return None
         if cause_of(failure) is Cause.TRIAL:
             show(failure)
-        outcome = end_of_trial(failure, claim.label, *_parts_of(sweep_run))
-        return None if outcome is None else _storable(outcome)
+        return end_of_trial(failure, claim.label, *_parts_of(sweep_run))
     state, objectives, error = judged(value, submission.n_objectives)
     seconds, notes = _parts_of(sweep_run)
-    return _storable(Result(state, objectives, error, seconds, claim.label, notes))
+    return Result(state, objectives, error, seconds, claim.label, notes)
 
 
 def _parts_of(sweep_run: SweepRun) -> tuple[dict[str, float], dict[str, Any]]:
@@ -119,15 +116,6 @@ def say(message: str) -> None:
     """Into the log, if the disk and the task have left one: no word is worth a result."""
     with contextlib.suppress(BaseException):
         print(message)
-
-
-def _storable(outcome: Result) -> Result:
-    """The result without notes that are too long to be read back."""
-    length = len(records.dumps([outcome.seconds, outcome.notes]))
-    if length <= MAX_NOTES:
-        return outcome
-    say(f"the notes of this run have {length} characters: more than {MAX_NOTES}, they are left out")
-    return replace(outcome, seconds={"total": outcome.seconds["total"]}, notes={})
 
 
 def task_of(

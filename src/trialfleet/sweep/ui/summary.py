@@ -76,8 +76,10 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
             raise
     if stopping.leaves:
         left, request = driver.in_flight, stopping.request
+        # A launcher that blocks ran them in this process, or waited for them.
+        jobs = "" if driver.fleet.blocks else ", their jobs left alone"
         reason = (request and request.reason) or "detached"
-        console.print(f"\n{reason}; {left} trial(s) are unfinished, their jobs left alone")
+        console.print(f"\n{reason}; {left} trial(s) are unfinished{jobs}")
         console.print(f"  resume:  {resume_command(plan.request.config)}", soft_wrap=True)
         return
     if progress.finished == finished_before and not stopping.reason:
