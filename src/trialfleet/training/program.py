@@ -10,7 +10,7 @@ process: a second trial with the same signature compiles nothing.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from trialfleet.training.state import (
     shardings_of,
 )
 from trialfleet.training.workload import Batch, Extra, Factory, Params, Rows
+
+T = TypeVar("T")
 
 # What the loop adds to the config's hyperparameters: they follow from the data, or are the loop's own.
 TOTAL_STEPS, REPORT_EVERY = "loop.total_steps", "loop.report_every"
@@ -138,15 +140,15 @@ def program(
         layout=layout,
         signals=signals,
         hp_names=hp_names,
-        init=jax.jit(init, out_shardings=(layout.shardings, layout.frozen_shardings)),
+        init=jax.jit(on_mesh(mesh, init), out_shardings=(layout.shardings, layout.frozen_shardings)),
         step=jax.jit(
-            make_step,
+            on_mesh(mesh, make_step),
             in_shardings=(layout.shardings, layout.frozen_shardings, batch_sharding(mesh), inputs),
             out_shardings=(layout.shardings, whole),
             donate_argnums=0,
         ),
         evaluate=jax.jit(
-            evaluate,
+            on_mesh(mesh, evaluate),
             in_shardings=(
                 layout.shardings.params,
                 layout.frozen_shardings,
@@ -158,6 +160,16 @@ def program(
             out_shardings=whole,
         ),
     )
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., T]) -> Callable[..., T]:
+    """The function, traced where `constrain` finds the mesh: without one it pins nothing, and says nothing."""
+
+    def traced(*args: Any) -> T:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def stop_sharding(mesh: Mesh) -> NamedSharding:

@@ -49,10 +49,11 @@ def _outlook(plan: Plan) -> str:
     trials = [path for path in (plan.folder / "trials").glob("*") if path.name.isdigit()]
     ended = sum((path / "result.json").exists() for path in trials)
     begun, left = len(trials) - ended, max(0, wanted - len(trials))
+    anew = "the study would be made anew from its files; " if plan.settings.study.rebuild else ""
     stands = f"{ended} of {wanted} trials have ended"
-    if ended >= wanted:
+    if ended >= wanted and not anew:
         return f"nothing, since {stands}; raise hydra.sweeper.n_trials to go on"
-    return f"{stands}; {begun} that began would be finished, and {left} more started"
+    return f"{anew}{stands}; {begun} that began would be finished, and {left} more started"
 
 
 def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int) -> None:
