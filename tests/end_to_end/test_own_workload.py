@@ -34,15 +34,15 @@ def test_the_example_has_forty_lines_at_most() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_of_the_page(run: Run, here: Path, line: str) -> None:
+def test_a_command_of_the_page(run: Run, run_quickly: Run, here: Path, line: str) -> None:
     shutil.copytree(EXAMPLE, here, dirs_exist_ok=True)
     words = [*shlex.split(line)[2:], "training.max_steps=8"]
     if words[0] == "pipelines.sweep":
-        shown = run(*words, "hydra.sweeper.n_trials=2").stdout
-        assert "study 'digits_mlp': 2 of 2 trials (2 complete)" in shown
+        shown = run(*words, "hydra.sweeper.n_trials=1").stdout
+        assert "study 'digits_mlp': 1 of 1 trials (1 complete)" in shown
         assert [path.name for path in (here / "sweeps").iterdir()] == ["digits_mlp"]
     else:
-        shown = run(*words).stdout
+        shown = run_quickly(*words).stdout
         assert ("val/accuracy (maximize)" if "--dry-run" in words else "val/accuracy=0.") in shown
 
 

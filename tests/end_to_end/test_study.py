@@ -12,30 +12,30 @@ QUICK = ("+experiment=quick_test", "hydra.sweeper.study_name=quick")
 
 
 @pytest.mark.slow
-def test_a_study_is_run_resumed_and_raised(here: Path, run: Run, database: str) -> None:
-    shown = run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=2").stdout
+def test_a_study_is_run_resumed_and_raised(here: Path, run: Run, run_quickly: Run, database: str) -> None:
+    shown = run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=1").stdout
     assert "best: trial" in shown
     assert "config: " in shown
-    assert_agreement(here / "sweeps" / "quick", database, 2)
+    assert_agreement(here / "sweeps" / "quick", database, 1)
 
-    again = run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=2").stdout
+    again = run_quickly("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=1").stdout
     assert "is finished" in again
+    assert_agreement(here / "sweeps" / "quick", database, 1)
+
+    run_quickly("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=2")
     assert_agreement(here / "sweeps" / "quick", database, 2)
 
-    run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=3")
-    assert_agreement(here / "sweeps" / "quick", database, 3)
-
-    changed = run("pipelines.sweep", *QUICK, "hydra.sweeper.n_trials=3", "training.max_steps=7", code=2).stdout
+    changed = run_quickly("pipelines.sweep", *QUICK, "hydra.sweeper.n_trials=2", "training.max_steps=7", code=2).stdout
     assert "training.max_steps: 20 → 7" in changed
 
 
 @pytest.mark.slow
-def test_a_database_of_the_users_own_is_used(here: Path, run: Run, database: str) -> None:
+def test_a_database_of_the_users_own_is_used(here: Path, run_quickly: Run, database: str) -> None:
     storage = f"sqlite:///{here}/studies.db"
-    words = ("hydra.sweeper.n_trials=2", f"hydra.sweeper.storage={storage}", "hydra/sweeper/sampler=random")
-    run("pipelines.sweep", *QUICK, *words)
+    words = ("hydra.sweeper.n_trials=1", f"hydra.sweeper.storage={storage}", "hydra/sweeper/sampler=random")
+    run_quickly("pipelines.sweep", *QUICK, *words)
     folder = here / "sweeps" / "quick"
-    assert_agreement(folder, database, 2, storage)
+    assert_agreement(folder, database, 1, storage)
     assert load_study(folder, storage).study_name == "quick"
     assert not (folder / "optuna_journal.log").exists()
 

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 
 from trialfleet.config import Config, load
 from trialfleet.trial.run import Stop
+
+if TYPE_CHECKING:
+    from trialfleet.training.setup import Setup
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -86,3 +89,23 @@ def after(calls: int, stop: Stop) -> Callable[[], Stop | None]:
     """Wants to stop from the n-th time it is asked."""
     counter = count(1)
     return lambda: stop if next(counter) >= calls else None
+
+
+def losses_of(setup: "Setup", steps: int) -> list[float]:
+    """The loss of each of some steps on the first batches, with nothing of the loop around them. Imports jax."""
+    import numpy as np
+
+    from trialfleet.training.data import Feed, Loader, Position
+    from trialfleet.training.mesh import batch_sharding
+
+    state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
+    size, accumulation = setup.config.training.global_batch, setup.program.accumulation
+    loader = Loader(setup.train_source, batch_sharding(setup.mesh), size, accumulation)
+    feed, losses = Feed(loader, setup.config.seed, Position(0, 0, 0), None, 1), []
+    try:
+        for _ in range(steps):
+            state, signals = setup.program.step(state, frozen, feed.next().batch, setup.inputs)
+            losses.append(setup.program.signals.means(np.asarray(signals))["loss"])
+    finally:
+        feed.close()
+    return losses

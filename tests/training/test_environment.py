@@ -18,7 +18,16 @@ def test_the_config_says_how_many_devices_and_threads(monkeypatch):
     flags = wanted["XLA_FLAGS"].split()
     assert [flag for flag in flags if "device_count" in flag] == ["--xla_force_host_platform_device_count=4"]
     assert "--xla_dump_to=/tmp/x" in flags
-    assert "--xla_gpu_deterministic_ops=true" in flags
+
+
+@pytest.mark.parametrize(
+    ("value", "asked", "on_cpu", "on_gpu"),
+    [("auto", False, True, False), ("true", True, True, True), ("false", False, True, False)],
+)
+def test_equal_bits_are_asked_for_where_they_are_wanted(value, asked, on_cpu, on_gpu):
+    config = composed(f"runtime.deterministic={value}")
+    assert ("--xla_gpu_deterministic_ops=true" in environment.variables(config)["XLA_FLAGS"]) == asked
+    assert [environment.is_exact(config, platform) for platform in ("cpu", "gpu")] == [on_cpu, on_gpu]
 
 
 def test_the_cache_is_divided_by_what_makes_programs_differ(monkeypatch):

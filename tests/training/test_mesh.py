@@ -1,9 +1,13 @@
 """The same training on any mesh, and meshes that cannot be."""
 
+import jax.numpy as jnp
 import pytest
 
+from tests.training.harness import losses_of
 from trialfleet.errors import UserError
 from trialfleet.training import train
+from trialfleet.training.mesh import in_parts
+from trialfleet.training.setup import Setup
 
 MESHES = {
     "1": ["mesh.data=1"],
@@ -15,12 +19,8 @@ LONG = ["training.max_steps=30", "training.report_every=1", "training.eval_every
 
 
 @pytest.mark.slow
-def test_losses_are_the_same_on_every_mesh(config, new_run):
-    losses = {}
-    for name, overrides in MESHES.items():
-        run = new_run()
-        train(config(*LONG, *overrides), run)
-        losses[name] = run.reported("train/loss")
+def test_losses_are_the_same_on_every_mesh(config):
+    losses = {name: losses_of(Setup(config(*LONG, *overrides)), steps=30) for name, overrides in MESHES.items()}
     for name, curve in losses.items():
         assert curve == pytest.approx(losses["1"], abs=1e-5), name
 
@@ -34,6 +34,20 @@ def test_micro_batches_add_up_to_the_global_batch(config, new_run):
         train(config("training.report_every=1", f"training.per_device_batch={per_device}", *quiet), run)
         curves.append(run.reported("train/loss"))
     assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+
+
+@pytest.mark.parametrize(("per_device", "calls"), [(None, [8]), (4, [8]), (3, [4]), (1, [2])])
+def test_a_batch_in_parts_gives_what_the_whole_gives(per_device, calls):
+    """Two devices of four examples each: a part has as many of either."""
+    seen = []
+
+    def doubled(batch):
+        seen.append(len(batch["x"]))
+        return {"y": 2 * batch["x"]}
+
+    batch = {"x": jnp.arange(16).reshape(8, 2)}
+    assert jnp.array_equal(in_parts(doubled, batch, 2, per_device)["y"], 2 * batch["x"])
+    assert seen == calls
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from tests.training.harness import composed
 from trialfleet.errors import UserError
 from trialfleet.training import lora, trees
-from trialfleet.workloads.grpo import gemma, generation, policy, rewards, sums, tokens
+from trialfleet.workloads.grpo import gemma, generation, policy, rewards, sums, tokens, unembedding
 
 SMALL = (
     "workload=grpo",
@@ -28,7 +28,7 @@ SMALL = (
     "mesh.data=1",
     "runtime.compilation_cache=null",
 )
-HP = {"model.lora_alpha": jnp.asarray(16.0)}
+HP = {"model.lora_alpha": jnp.asarray(16.0), "generation.temperature": jnp.asarray(1.0)}
 logits = jax.jit(gemma.logits, static_argnums=0, static_argnames=("adapter", "remat"))
 
 
@@ -81,7 +81,7 @@ def test_prompts_are_padded_on_the_left_and_end_with_the_models_turn():
     one = sums.problem(small().dataset, "val", 3)
     assert batch["prompt"][3, -1] == tokens.encode("\n")[0]
     assert tokens.decode(batch["prompt"][3]) == f"user\n{one.question}\nmodel\n"
-    assert batch["answer"][3].tobytes().rstrip(b"\0").decode() == one.answer
+    assert source.gold(3) == one.answer
     assert rewards.answer(sums.completion_text(one), one.answer) == 3
 
 
@@ -160,10 +160,12 @@ def test_local_layers_see_their_window_only_and_nothing_sees_ahead():
 def test_queries_share_keys_and_positions_turn_them():
     """Against attention written out, head by head, for one layer."""
     config, params = model("model.layers=1", "model.global_every=1", "model.heads=4", "model.kv_heads=2")
-    layer = params["layer0"]["attn"]
+    layer = jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), params["layers"]["attn"])
     x = jax.random.normal(jax.random.key(5), (1, 5, 16))
     positions, mask = jnp.arange(5)[None], jnp.tril(jnp.ones((1, 5, 5), bool))
-    got, _, _ = gemma._attention(config, 100.0, False, layer, x, positions, mask, None, 0, 0.0)
+    own = jax.tree.map(lambda leaf: leaf[0], params["layers"]["attn"])
+    turns = gemma._turns(config, positions, 100.0)
+    got = gemma._mixed(own, *gemma._projected(own, x, turns, 0.0, False), mask, 0.0, False)
 
     def normed(v: Any) -> Any:
         return v / np.sqrt((v**2).mean(-1, keepdims=True) + 1e-6)
@@ -174,8 +176,8 @@ def test_queries_share_keys_and_positions_turn_them():
         return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)])
 
     h = np.asarray(x[0], np.float64)
-    q = normed((h @ layer["q_einsum"]).reshape(5, 4, 8))
-    k, v = (part.reshape(5, 2, 8) for part in np.split(h @ np.asarray(layer["kv_einsum"]), 2, -1))
+    q = normed(np.einsum("td,dnh->tnh", h, layer["q_einsum"]))
+    k, v = np.moveaxis(np.einsum("td,dckh->tckh", h, layer["kv_einsum"]), 1, 0)
     k = normed(k)
     mixed = np.zeros((5, 4, 8))
     for t in range(5):
@@ -183,7 +185,7 @@ def test_queries_share_keys_and_positions_turn_them():
             weights = [turned(q[t, n], t) @ turned(k[s, n // 2], s) / 8**0.5 for s in range(t + 1)]
             shares = np.exp(weights) / np.exp(weights).sum()
             mixed[t, n] = shares @ v[: t + 1, n // 2]
-    wanted = mixed.reshape(5, 32) @ np.asarray(layer["attn_vec_einsum"])
+    wanted = np.einsum("tnh,nhd->td", mixed, layer["attn_vec_einsum"])
     assert np.asarray(got[0]) == pytest.approx(wanted, abs=1e-4)
 
 
@@ -204,7 +206,7 @@ def test_axes_fit_the_parameters_and_a_pattern_chooses_what_is_adapted():
     axes = jax.tree.map(len, gemma.axes(config), is_leaf=lambda x: isinstance(x, tuple))
     assert jax.tree.map(jnp.ndim, params) == axes
     adapted = [path for path in trees.flatten(params) if lora.is_adapter(path)]
-    assert adapted == [f"layer{n}/attn/q_einsum_lora_{part}" for n in range(2) for part in "ab"]
+    assert adapted == [f"layers/attn/q_einsum_lora_{part}" for part in "ab"]
 
 
 # ---- completions ------------------------------------------------------------------------------------------
@@ -213,7 +215,16 @@ def test_axes_fit_the_parameters_and_a_pattern_chooses_what_is_adapted():
 def completed(params: Any, config: Any, ends: tuple[int, ...], top_k: int | None, temperature: float) -> Any:
     complete = jax.jit(generation.complete, static_argnums=(0, 3, 4, 5))
     return complete(
-        config, params, prompts(), 10, ends, top_k, jnp.asarray(temperature), jnp.asarray(1.0), HP, jax.random.key(0)
+        config,
+        params,
+        prompts(),
+        10,
+        ends,
+        top_k,
+        jnp.asarray(temperature),
+        jnp.asarray(1.0),
+        HP,
+        generation.keys_of(jax.random.key(0), jnp.arange(2)),
     )
 
 
@@ -228,7 +239,7 @@ def test_the_cache_gives_what_reading_anew_gives_and_any_end_token_ends():
     whole = jnp.concatenate([prompts(), drawn.tokens], 1)
     scores = logits(config, params, whole, (whole != 0).astype(jnp.float32), HP)
     assert np.array_equal(greedy, np.argmax(scores[:, 8:-1], -1))
-    logs = jax.nn.log_softmax(scores[:, 8:-1])
+    logs = jax.nn.log_softmax(scores[:, 8:-1, 1:])  # padding is never drawn
     read = policy.read(config, params, prompts(), drawn.tokens, HP)
     assert np.asarray(read.logs) == pytest.approx(np.asarray(logs.max(-1)), abs=1e-4)
     assert np.asarray(read.entropy) == pytest.approx(np.asarray(-(jnp.exp(logs) * logs).sum(-1)), abs=1e-4)
@@ -241,13 +252,50 @@ def test_the_cache_gives_what_reading_anew_gives_and_any_end_token_ends():
         assert float(short.counted[n].sum()) == length
 
 
+def test_what_is_said_of_tokens_is_the_same_in_chunks(monkeypatch):
+    x, embedding = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(2, 7, 16), (50, 16)]))
+    targets = jax.random.randint(jax.random.key(3), (2, 7), 1, 50)
+
+    def total(x: jax.Array, embedding: jax.Array) -> tuple[jax.Array, unembedding.Said]:
+        said = unembedding.say(x, embedding, targets, 0.7)
+        return jnp.sum(said.logs * jnp.arange(7) + 0.1 * said.entropy), said
+
+    def both() -> tuple[unembedding.Said, Any]:
+        (_, said), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(x, embedding)
+        return said, gradients
+
+    whole = both()
+    monkeypatch.setattr(unembedding, "LARGEST", 2 * 50 * 3)  # three positions at a time
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), both(), whole)
+    # By hand, with padding out of the question.
+    scores = np.asarray(x @ embedding.T, np.float64)[:, :, 1:] / 0.7
+    logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    own = np.take_along_axis(logs, np.asarray(targets)[..., None] - 1, -1)[..., 0]
+    assert np.asarray(whole[0].logs) == pytest.approx(own, abs=1e-5)
+    assert np.asarray(whole[0].entropy) == pytest.approx(-(np.exp(logs) * logs).sum(-1), abs=1e-5)
+
+
+def test_a_completion_does_not_depend_on_those_beside_it():
+    config, params = model()
+
+    def drawn(rows: slice) -> Any:
+        keys = generation.keys_of(jax.random.key(5), jnp.arange(2))[rows]
+        arguments = (8, (1,), None, jnp.asarray(1.0), jnp.asarray(1.0), HP, keys)
+        return generation.complete(config, params, prompts()[rows], *arguments)
+
+    both, second = drawn(slice(0, 2)), drawn(slice(1, 2))
+    assert np.array_equal(both.tokens[1], second.tokens[0])
+
+
 def test_draws_keep_to_top_k_and_top_p_and_follow_the_temperature():
-    scores = jnp.log(jnp.asarray([[0.4, 0.3, 0.2, 0.1]]))
+    scores = jnp.log(jnp.asarray([[0.9, 0.4, 0.3, 0.2, 0.1]]))  # the first is padding
 
     def drawn(top_k: int | None, top_p: float, temperature: float) -> np.ndarray:
         keys = jax.random.split(jax.random.key(0), 4000)
-        one = jax.vmap(lambda key: generation.draw(scores, top_k, jnp.asarray(temperature), jnp.asarray(top_p), key))
-        return np.bincount(np.asarray(one(keys))[:, 0], minlength=4) / 4000
+        one = jax.vmap(
+            lambda key: generation.draw(scores, top_k, jnp.asarray(temperature), jnp.asarray(top_p), key[None])
+        )
+        return np.bincount(np.asarray(one(keys))[:, 0], minlength=5)[1:] / 4000
 
     assert drawn(None, 1.0, 1.0) == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=0.03)
     assert drawn(2, 1.0, 1.0) == pytest.approx([4 / 7, 3 / 7, 0, 0], abs=0.03)

@@ -21,6 +21,7 @@ class Gemma3:
     """A decoder of the Gemma 3 family."""
 
     name: Literal["gemma3"]
+    vocab_size: Annotated[int, Ge(1)]  # tokens that there are, those that nothing stands for included
     width: Annotated[int, Ge(1)]  # of the residual stream
     layers: Annotated[int, Ge(1)]  # blocks of attention and feed-forward
     heads: Annotated[int, Ge(1)]  # of the queries

@@ -149,7 +149,8 @@ class Runtime:
     platform: Literal["cpu", "gpu", "tpu"] | None  # null: the best there is
     cpu_threads: Annotated[int, Ge(1)]  # of XLA; results depend on it in their last bits
     simulated_devices: Annotated[int, Ge(1)] | None  # split the CPU into so many devices
-    deterministic: bool  # ops that give the same bits every time, where the platform has slower ones too
+    # auto: the same bits each time on a CPU, fast on a GPU; true: the same bits there, too, but slower
+    deterministic: Literal["auto"] | bool
     compilation_cache: Host[str | None]  # a folder; null: none
     compilation_cache_bytes: Annotated[Host[int], Ge(0)]  # the least recently used entries beyond it are deleted
 

@@ -115,9 +115,14 @@ def _xla_flags(config: Config) -> str:
     if config.runtime.simulated_devices is not None:
         flags = [flag for flag in flags if not flag.startswith(_DEVICES)]
         flags.append(f"{_DEVICES}={config.runtime.simulated_devices}")
-    if config.runtime.deterministic:
+    if config.runtime.deterministic is True:
         flags += [flag for flag in _DETERMINISTIC if flag not in flags]
     return " ".join(flags)
+
+
+def is_exact(config: Config, platform: str) -> bool:
+    """Whether the same training gives the same bits each time on devices of this platform."""
+    return config.runtime.deterministic is True or platform == "cpu"
 
 
 _DEVICES = "--xla_force_host_platform_device_count"

@@ -9,7 +9,7 @@ import numpy as np
 
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
-from trialfleet.training import checkpoints, control, distributed, restore, trees
+from trialfleet.training import checkpoints, control, distributed, environment, restore, trees
 from trialfleet.training.checkpoints import CheckpointManager
 from trialfleet.training.data import Fed, Feed, Loader, Position
 from trialfleet.training.evaluation import Evaluator, write_files
@@ -91,8 +91,19 @@ class Training:
             resumed_from=self.step,
             signature=signature(config),
             dropped_examples=setup.dropped,
+            exact=self._is_exact(),
             **({"init_from": start.init_report} if start.init_report is not None else {}),
         )
+
+    def _is_exact(self) -> bool:
+        """Whether this training would give the same bits again, for its record; said once if not."""
+        platform = self.setup.mesh.devices.ravel()[0].platform
+        exact = environment.is_exact(self.config, platform)
+        if not exact:
+            log.info(
+                "last bits may differ between runs on this %s; runtime.deterministic=true makes them equal", platform
+            )
+        return exact
 
     # ---- the story ----------------------------------------------------------------------------------------
 

@@ -1,12 +1,15 @@
 """Low-rank adapters beside weights: W x + scale · B (A x), never W + B A, which would cost a whole weight.
 
-An adapter is two leaves next to the weight it belongs to: `<name>_lora_a` (in, rank) and `<name>_lora_b`
-(rank, out). B begins at zero, so an adapted model begins as the model it adapts. Hu et al., LoRA (2021).
+An adapter is two leaves next to the weight it belongs to. A weight (stack ..., in ..., out ...) has some axes of layers
+that are stacked for a scan, some that its input has and some that its output has, a head's for example; its adapter is
+`<name>_lora_a` (stack ..., in ..., rank) and `<name>_lora_b` (stack ..., rank, out ...). B begins at zero, so an
+adapted model begins as the model it adapts. Hu et al., LoRA (2021).
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +20,52 @@ from trialfleet.training.workload import Params, PyTree
 _A, _B = "_lora_a", "_lora_b"
 
 
+class Axes(NamedTuple):
+    """What the axes of a weight are: first those of stacked layers, then its input's, then its output's."""
+
+    stack: int = 0
+    inputs: int = 1
+
+
+def _plain(path: str) -> Axes:
+    return Axes()
+
+
 def is_adapter(path: str) -> bool:
     return path.endswith((_A, _B))
 
 
-def attach(params: Params, pattern: str, rank: int, key: jax.Array) -> Params:
-    """The parameters with an adapter at each matrix (in, out) whose path fits the pattern as a whole.
+def attach(params: Params, pattern: str, rank: int, key: jax.Array, axes_of: Callable[[str], Axes] = _plain) -> Params:
+    """The parameters with an adapter at each weight whose path fits the pattern as a whole.
+
+    Args:
+        axes_of: what the axes of the weight with a path are; by default it is a matrix (in, out).
 
     Raises:
         ValueError: if none does.
     """
     flat = trees.flatten(params)
     for index, path in enumerate(_fitting(flat, pattern)):
-        rows, columns = flat[path].shape
-        flat[path + _A] = jax.random.normal(jax.random.fold_in(key, index), (rows, rank)) / rows**0.5
-        flat[path + _B] = jnp.zeros((rank, columns))
+        into, out, stack = _parts(flat[path].shape, axes_of(path))
+        drawn = jax.random.normal(jax.random.fold_in(key, index), (*stack, *into, rank))
+        flat[path + _A] = drawn / prod(into) ** 0.5
+        flat[path + _B] = jnp.zeros((*stack, rank, *out))
     return trees.unflatten(flat)
 
 
-def attach_axes(axes: PyTree, pattern: str) -> PyTree:
+def attach_axes(axes: PyTree, pattern: str, axes_of: Callable[[str], Axes] = _plain) -> PyTree:
     """The logical axes of what `attach` gives."""
     flat = trees.flatten(axes)
     for path in _fitting(flat, pattern):
-        rows, columns = flat[path]
-        flat[path + _A], flat[path + _B] = (rows, "low_rank"), ("low_rank", columns)
+        into, out, stack = _parts(flat[path], axes_of(path))
+        flat[path + _A], flat[path + _B] = (*stack, *into, "low_rank"), (*stack, "low_rank", *out)
     return trees.unflatten(flat)
+
+
+def _parts(axes: tuple[Any, ...], kinds: Axes) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+    """The axes of the input, those of the output, those of the stack."""
+    first = kinds.stack + kinds.inputs
+    return axes[kinds.stack : first], axes[first:], axes[: kinds.stack]
 
 
 def linear(
@@ -51,22 +75,24 @@ def linear(
     scale: jax.Array | float,
     adapter: bool = True,
     dropout: tuple[jax.Array, jax.Array] | None = None,
+    inputs: int = 1,
 ) -> jax.Array:
-    """x (..., in) by the weight `name`, and by its adapter if it has one: (..., out).
+    """x (..., in ...) by the weight `name` of one layer, and by its adapter if it has one: (..., out ...).
 
     Args:
         scale: alpha / rank.
         adapter: False gives the model as it was before it was adapted.
         dropout: a rate and a key, for what the adapter sees of x.
+        inputs: how many axes of x the weight takes in.
     """
-    y = x @ params[name]
+    y = jnp.tensordot(x, params[name], inputs)
     if not adapter or name + _A not in params:
         return y
     if dropout is not None:
         rate, key = dropout
         x = jnp.where(jax.random.uniform(key, x.shape) >= rate, x / (1 - rate).astype(x.dtype), 0)
-    low = x @ params[name + _A].astype(x.dtype) @ params[name + _B].astype(x.dtype)
-    return y + jnp.asarray(scale).astype(y.dtype) * low
+    low = jnp.tensordot(x, params[name + _A].astype(x.dtype), inputs)
+    return y + jnp.asarray(scale).astype(y.dtype) * jnp.tensordot(low, params[name + _B].astype(x.dtype), 1)
 
 
 def merged(params: Params, scale: float) -> Params:
@@ -74,7 +100,11 @@ def merged(params: Params, scale: float) -> Params:
     flat = trees.flatten(params)
     for path in [path for path in flat if path.endswith(_A)]:
         weight = path.removesuffix(_A)
-        flat[weight] = flat[weight] + scale * (flat[path] @ flat[weight + _B]).astype(flat[weight].dtype)
+        a, b = flat[path], flat[weight + _B]
+        product: Callable[[jax.Array, jax.Array], jax.Array] = lambda a, b: jnp.tensordot(a, b, 1)  # noqa: E731
+        for _ in range(a.ndim + b.ndim - 2 - flat[weight].ndim):  # axes of stacked layers
+            product = jax.vmap(product)
+        flat[weight] = flat[weight] + scale * product(a, b).astype(flat[weight].dtype)
     return trees.unflatten({path: leaf for path, leaf in flat.items() if not is_adapter(path)})
 
 

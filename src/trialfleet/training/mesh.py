@@ -7,10 +7,12 @@ axis does not divide stays whole, so any model runs on any mesh.
 # mypy: allow-untyped-calls
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -18,6 +20,8 @@ from jax.sharding import PartitionSpec as P
 from trialfleet.config import schema
 from trialfleet.errors import UserError
 from trialfleet.training.workload import Axes
+
+T = TypeVar("T")
 
 DATA, FSDP, TP = "data", "fsdp", "tp"
 BATCH = (DATA, FSDP)  # the mesh axes that a batch is split over
@@ -114,6 +118,41 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         spec.append(axes if axes and size % parts == 0 else None)
     pinned: jax.Array = jax.lax.with_sharding_constraint(x, P(*spec))
     return pinned
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., T]) -> Callable[..., T]:
+    """The function, traced where `constrain` finds the mesh: without one it pins nothing, and says nothing."""
+
+    def traced(*args: Any) -> T:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
+
+
+def in_parts(function: Callable[[Any], Any], batch: Any, shards: int, per_device: int | None) -> Any:
+    """The function of a batch, some of each device's examples at a time.
+
+    Args:
+        function: from leaves (examples, ...) to leaves (examples, ...), example by example.
+        batch: leaves (E, ...), split over `shards`.
+        per_device: the most examples of a device that are in work at a time; None for all.
+    """
+    own = len(jax.tree.leaves(batch)[0]) // shards
+    parts = next(parts for parts in range(1, own + 1) if own % parts == 0 and own // parts <= (per_device or own))
+    if parts == 1:
+        return function(batch)
+
+    # What lies on a device stays there: the parts are made within each shard.
+    def split(leaf: jax.Array) -> jax.Array:
+        whole = leaf.reshape(shards, parts, own // parts, *leaf.shape[1:])
+        return jnp.moveaxis(whole, 1, 0).reshape(parts, shards * own // parts, *leaf.shape[1:])
+
+    def joined(leaf: jax.Array) -> jax.Array:
+        whole = leaf.reshape(parts, shards, own // parts, *leaf.shape[2:])
+        return jnp.moveaxis(whole, 0, 1).reshape(shards * own, *leaf.shape[2:])
+
+    return jax.tree.map(joined, jax.lax.map(function, jax.tree.map(split, batch)))
 
 
 def _spec(mesh: Mesh, names: Axes, shape: Sequence[int]) -> P:

@@ -10,7 +10,7 @@ process: a second trial with the same signature compiles nothing.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,18 @@ from jax.sharding import PartitionSpec as P
 from trialfleet.config import Config
 from trialfleet.training import schedules, trees
 from trialfleet.training.contract import CheckedWorkload
-from trialfleet.training.mesh import DATA, FSDP, TP, batch_sharding, check_batch, eval_sharding, replicated
+from trialfleet.training.mesh import (
+    DATA,
+    FSDP,
+    TP,
+    batch_sharding,
+    batch_shards,
+    check_batch,
+    eval_sharding,
+    in_parts,
+    on_mesh,
+    replicated,
+)
 from trialfleet.training.optimizers import Optimizer
 from trialfleet.training.state import (
     Layout,
@@ -35,8 +46,6 @@ from trialfleet.training.state import (
     shardings_of,
 )
 from trialfleet.training.workload import Batch, Extra, Factory, Params, Rows
-
-T = TypeVar("T")
 
 # What the loop adds to the config's hyperparameters: they follow from the data, or are the loop's own.
 TOTAL_STEPS, REPORT_EVERY = "loop.total_steps", "loop.report_every"
@@ -133,7 +142,7 @@ def program(
     of_inputs: Any = Inputs  # of shardings instead of arrays
     inputs = of_inputs(whole, whole, whole, stop_sharding(mesh))
     make_step = partial(_step, static, workload, optimizer, layout, signals, hp_names, accumulation)
-    evaluate = partial(_evaluate, static, workload, hp_names)
+    evaluate = partial(_evaluate, static, workload, hp_names, batch_shards(mesh))
     return Program(
         mesh=mesh,
         accumulation=accumulation,
@@ -160,16 +169,6 @@ def program(
             out_shardings=whole,
         ),
     )
-
-
-def on_mesh(mesh: Mesh, function: Callable[..., T]) -> Callable[..., T]:
-    """The function, traced where `constrain` finds the mesh: without one it pins nothing, and says nothing."""
-
-    def traced(*args: Any) -> T:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args)
-
-    return traced
 
 
 def stop_sharding(mesh: Mesh) -> NamedSharding:
@@ -343,6 +342,7 @@ def _evaluate(
     config: Config,
     workload: CheckedWorkload,
     hp_names: tuple[str, ...],
+    shards: int,
     params: Params,
     frozen: Params,
     extra: Extra,
@@ -354,4 +354,8 @@ def _evaluate(
     hp = named_hyperparameters(hp_names, inputs.hp)
     key = jax.random.fold_in(purpose_key(inputs.seed, Purpose.EVALUATE), index)
     whole = trees.merge(_cast(params, config.training.compute_dtype), frozen)
-    return workload.eval_step(whole, extra, batch, key, hp), jnp.max(inputs.stop)
+
+    def rows(part: Batch) -> Rows:
+        return workload.eval_step(whole, extra, part, key, hp)
+
+    return in_parts(rows, batch, shards, config.training.per_device_batch), jnp.max(inputs.stop)

@@ -8,6 +8,7 @@ from trialfleet.training.workload import Batch, Extra, Hyperparameters, Loss, Pa
 from trialfleet.workloads.grpo import gemma, tokens
 from trialfleet.workloads.grpo.language import Language
 from trialfleet.workloads.grpo.sums import SumProblems, SumTexts
+from trialfleet.workloads.grpo.unembedding import say
 
 
 class GrpoBase(Language):
@@ -38,7 +39,7 @@ class GrpoBase(Language):
         sequence = batch["tokens"]
         valid = (sequence != tokens.PAD).astype(jnp.float32)
         remat = self.config.training.remat
-        scores = gemma.logits(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp, remat=remat)
-        logs = jnp.take_along_axis(jax.nn.log_softmax(scores), sequence[:, 1:, None], -1)[..., 0]
+        x = gemma.stream(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp, remat=remat)
+        logs = say(x, params["embedder"]["input_embedding"], sequence[:, 1:]).logs
         counted = batch["weight"][:, None] * batch["counted"][:, 1:]
         return -jnp.sum(counted * logs) / norms["tokens"], Loss(extra, {})

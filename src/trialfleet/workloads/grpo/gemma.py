@@ -1,65 +1,90 @@
-"""A decoder shaped like Gemma 3 (arXiv:2503.19786).
+"""A decoder of the Gemma 3 family (arXiv:2503.19786).
 
-Shapes: B sequences of T tokens, D the width, N heads of H, K heads of keys and values, F hidden units. Sequences
-are padded on the left; `valid` (B, T) says where tokens are. Weights are matrices (in, out).
+Shapes: B sequences of T tokens, D the width, N heads of H, K heads of keys and values, F hidden units, V tokens of the
+vocabulary. Sequences are padded on the left; `valid` (B, T) says where tokens are.
+
+Every `global_every`-th layer sees all tokens, the others `window` of them. The weights of all layers are stacked, leaf
+by leaf, and a scan goes over the layers: whatever the depth, one layer is compiled, and what is gathered for a layer's
+turn is that layer's weights. (What a scan is given must be used as it is: of a slice of it a copy is kept for the
+gradient.) Heads are an axis of the weights, so that a mesh that splits them never splits a merged axis.
 """
 
-from functools import partial
+from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trialfleet.config.grpo import Gemma3
 from trialfleet.training import lora, trees
 from trialfleet.training.mesh import constrain
-from trialfleet.training.random import normals
 from trialfleet.training.remat import rematerialized
 from trialfleet.training.workload import Hyperparameters, Params
-from trialfleet.workloads.grpo import tokens
+from trialfleet.workloads.grpo.unembedding import scores
 
 Remat = Literal["none", "dots", "full"]
 
-_FAR = -1e9
 
+class Seen(NamedTuple):
+    """What a kind of layer keeps of the tokens it may look back at.
 
-class Cache(NamedTuple):
-    """Keys and values of what was seen, by layer (B, L, K, H), and which of the L places are taken (B, L)."""
+    A token with the number n stands at place n of the L; in the ring of a local layer at n modulo L.
 
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
+    Attributes:
+        keys, values: one (B, L, K, H) for each layer of this kind.
+        positions, valid: of the tokens (B, L).
+    """
+
+    keys: jax.Array  # (layers, B, L, K, H)
+    values: jax.Array
+    positions: jax.Array
     valid: jax.Array
 
 
+class Cache(NamedTuple):
+    """What was seen: local layers keep a window of it, global ones all."""
+
+    local: Seen
+    everything: Seen
+
+
 def init(config: Gemma3, key: jax.Array) -> Params:
-    """Weights with the variance that keeps a signal's size; norm scales are stored less 1, so they are 0."""
-    shapes: dict[str, tuple[int, ...]] = {"embedder/input_embedding": (tokens.SIZE, config.width)}
-    for n in range(config.layers):
-        shapes |= {f"layer{n}/{name}": shape for name, shape in _matrices(config).items()}
-    flat = {path: draw / _inputs(path, shapes[path]) ** 0.5 for path, draw in normals(key, shapes).items()}
-    for n in range(config.layers):
-        flat |= {f"layer{n}/{name}": jnp.zeros(size) for name, size in _scales(config).items()}
+    """Weights with the variance that keeps a signal's size; norm scales are stored less 1, so they are 0.
+
+    Each leaf is a draw of its own, of which a device can make its share alone.
+    """
+    flat: dict[str, jax.Array] = {}
+    shapes: dict[str, tuple[int, ...]] = {"embedder/input_embedding": (config.vocab_size, config.width)}
+    shapes |= {f"layers/{name}": (config.layers, *shape) for name, shape in _weights(config).items()}
+    for number, (path, shape) in enumerate(shapes.items()):
+        kinds = _axes_of(path)
+        inputs = shape[kinds.stack : kinds.stack + kinds.inputs] if path.startswith("layers/") else shape[1:]
+        flat[path] = jax.random.normal(jax.random.fold_in(key, number), shape) / prod(inputs) ** 0.5
+    flat |= {f"layers/{name}": jnp.zeros((config.layers, size)) for name, size in _scales(config).items()}
     params = trees.unflatten({**flat, "final_norm": jnp.zeros(config.width)})
     if config.lora_rank is None:
         return params
-    return lora.attach(params, config.lora_module_path, config.lora_rank, jax.random.fold_in(key, 1))
+    own = jax.random.fold_in(key, len(shapes))
+    return lora.attach(params, config.lora_module_path, config.lora_rank, own, _axes_of)
 
 
-def _inputs(path: str, shape: tuple[int, ...]) -> int:
-    return shape[1] if path.endswith("embedding") else prod(shape[:-1])
-
-
-def _matrices(config: Gemma3) -> dict[str, tuple[int, int]]:
-    width, queries, pairs = config.width, config.heads * config.head_dim, 2 * config.kv_heads * config.head_dim
+def _weights(config: Gemma3) -> dict[str, tuple[int, ...]]:
+    """The shapes of one layer's weights."""
+    width, head = config.width, config.head_dim
     return {
-        "attn/q_einsum": (width, queries),
-        "attn/kv_einsum": (width, pairs),
-        "attn/attn_vec_einsum": (queries, width),
+        "attn/q_einsum": (width, config.heads, head),
+        "attn/kv_einsum": (width, 2, config.kv_heads, head),
+        "attn/attn_vec_einsum": (config.heads, head, width),
         "mlp/gate_proj": (width, config.hidden),
         "mlp/up_proj": (width, config.hidden),
         "mlp/down_proj": (config.hidden, width),
     }
+
+
+def _axes_of(path: str) -> lora.Axes:
+    return lora.Axes(stack=1, inputs=2 if path.endswith("attn_vec_einsum") else 1)
 
 
 def _scales(config: Gemma3) -> dict[str, int]:
@@ -73,28 +98,29 @@ def _scales(config: Gemma3) -> dict[str, int]:
 def axes(config: Gemma3) -> dict[str, Any]:
     """The logical axes of what `init` gives."""
     layer: dict[str, tuple[str | None, ...]] = {
-        "attn/q_einsum": ("embed", "heads"),
-        "attn/kv_einsum": ("embed", "kv_heads"),
-        "attn/attn_vec_einsum": ("heads", "embed"),
+        "attn/q_einsum": ("embed", "heads", None),
+        "attn/kv_einsum": ("embed", None, "kv_heads", None),
+        "attn/attn_vec_einsum": ("heads", None, "embed"),
         "mlp/gate_proj": ("embed", "mlp"),
         "mlp/up_proj": ("embed", "mlp"),
         "mlp/down_proj": ("mlp", "embed"),
-        **{name: (None,) if name.startswith("attn/") else ("embed",) for name in _scales(config)},
+        **dict.fromkeys(_scales(config), (None,)),
     }
-    flat = {f"layer{n}/{name}": names for n in range(config.layers) for name, names in layer.items()}
+    flat = {f"layers/{name}": ("stack", *names) for name, names in layer.items()}
     whole: dict[str, Any] = trees.unflatten(
-        {**flat, "embedder/input_embedding": ("vocab", "embed"), "final_norm": ("embed",)}
+        {**flat, "embedder/input_embedding": ("vocab", "embed"), "final_norm": (None,)}
     )
     if config.lora_rank is not None:
-        whole = lora.attach_axes(whole, config.lora_module_path)
+        whole = lora.attach_axes(whole, config.lora_module_path, _axes_of)
     return whole
 
 
 def flops(config: Gemma3, length: int) -> float:
-    """Floating-point operations of reading a sequence: matrix products with weights, and attention in full."""
-    weights = config.layers * sum(prod(shape) for shape in _matrices(config).values()) + tokens.SIZE * config.width
-    attention = 2 * config.layers * config.heads * config.head_dim * length
-    return 2.0 * length * (weights + attention)
+    """Floating-point operations of reading a sequence: products with weights, and attention within its windows."""
+    weights = config.layers * sum(prod(shape) for shape in _weights(config).values()) + config.vocab_size * config.width
+    everywhere = config.layers // config.global_every
+    looks = everywhere * length + (config.layers - everywhere) * min(length, config.window)
+    return 2.0 * length * (weights + 2 * looks * config.heads * config.head_dim)
 
 
 def logits(
@@ -106,37 +132,97 @@ def logits(
     adapter: bool = True,
     remat: Remat = "none",
 ) -> jax.Array:
-    """Scores of the token behind each one (B, T, vocabulary), float32.
+    """Scores of the token behind each one (B, T, V), float32. Large: `unembedding.say` does without them.
 
     Args:
         sequence: (B, T) int32.
         adapter: False gives the model without its adapters.
     """
-    scores, _ = _run(config, params, sequence, _positions(valid), valid, None, 0, hp, adapter, remat)
-    return scores
+    x = stream(config, params, sequence, valid, hp, adapter, remat)
+    return scores(x, params["embedder"]["input_embedding"])
+
+
+def stream(
+    config: Gemma3,
+    params: Params,
+    sequence: jax.Array,
+    valid: jax.Array,
+    hp: Hyperparameters,
+    adapter: bool = True,
+    remat: Remat = "none",
+) -> jax.Array:
+    """The residual stream behind the last layer, normalised (B, T, D); see `logits`."""
+    return _read(config, params, sequence, valid, hp, adapter, remat)[0]
 
 
 def start(
     config: Gemma3, params: Params, prompt: jax.Array, valid: jax.Array, room: int, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
-    """Scores of the first new token (B, vocabulary), and a cache with room for so many new ones."""
-    batch, length = prompt.shape
-    shape = (batch, length + room, config.kv_heads, config.head_dim)
-    empty = tuple(jnp.zeros(shape, params["final_norm"].dtype) for _ in range(config.layers))
-    taken = jnp.pad(valid, ((0, 0), (0, room)))
-    cache = Cache(empty, empty, taken)
-    scores, cache = _run(config, params, prompt, _positions(valid), taken, cache, 0, hp)
-    return scores[:, -1], cache
+    """Scores of the first new token (B, V), and a cache with room for so many new ones."""
+    x, keys, values = _read(config, params, prompt, valid, hp)
+    length = prompt.shape[1]
+    positions = _positions(valid)
+
+    def kept(layers: Sequence[int], size: int) -> Seen:
+        """The last tokens of the prompt, each at its place among `size`."""
+        number = np.asarray([length - 1 - (length - 1 - place) % size for place in range(size)])
+        taken, place = number >= 0, np.maximum(number, 0)
+        if size >= length:  # no ring: tokens stand where they stood
+            taken, place = np.arange(size) < length, np.minimum(np.arange(size), length - 1)
+        chosen = np.asarray(layers, int)
+        return Seen(
+            keys[chosen][:, :, place],
+            values[chosen][:, :, place],
+            positions[:, place],
+            valid[:, place] * taken,
+        )
+
+    whole = length + room
+    everywhere = [n for n in range(config.layers) if _is_global(config, n)]
+    local = [n for n in range(config.layers) if not _is_global(config, n)]
+    return _last(params, x), Cache(kept(local, min(config.window, whole)), kept(everywhere, whole))
 
 
 def append(
-    config: Gemma3, params: Params, token: jax.Array, place: jax.Array, cache: Cache, hp: Hyperparameters
+    config: Gemma3, params: Params, token: jax.Array, number: jax.Array, cache: Cache, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
-    """Scores of the token behind a new one (B,), which takes a place of the cache, the same for all sequences."""
-    valid = jax.lax.dynamic_update_slice(cache.valid, jnp.ones((len(token), 1), cache.valid.dtype), (0, place))
-    positions = jnp.sum(valid, 1, keepdims=True).astype(jnp.int32) - 1
-    scores, cache = _run(config, params, token[:, None], positions, valid, cache, place, hp)
-    return scores[:, 0], cache
+    """Scores of the token behind a new one (B,), which is token `number` of each of the sequences."""
+    position = jnp.max(cache.everything.positions * cache.everything.valid, 1).astype(jnp.int32) + 1
+    position = jnp.where(jnp.any(cache.everything.valid > 0, 1), position, 0)[:, None]
+    cache = Cache(*(_with_token(seen, position, number) for seen in cache))
+    x, scale = _embedded(config, params, token[:, None]), _scale(config, hp)
+    new: dict[bool, tuple[list[jax.Array], list[jax.Array]]] = {True: ([], []), False: ([], [])}
+    for n in range(config.layers):
+        everywhere = _is_global(config, n)
+        seen, own = cache.everything if everywhere else cache.local, new[everywhere]
+        layer = jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"])
+        turns = _turns(config, position, _base(config, everywhere))
+        q, k, v = _projected(layer["attn"], _norm(x, layer["pre_attention_norm"]), turns, scale, True)
+        place = (0, number % seen.positions.shape[1], 0, 0)
+        own[0].append(jax.lax.dynamic_update_slice(seen.keys[len(own[0])], k, place))
+        own[1].append(jax.lax.dynamic_update_slice(seen.values[len(own[1])], v, place))
+        mask = _mask(config, everywhere, position, seen.positions, seen.valid)
+        x = _behind(layer, x, _mixed(layer["attn"], q, own[0][-1], own[1][-1], mask, scale, True), scale, True)
+
+    def joined(seen: Seen, everywhere: bool) -> Seen:
+        own = new[everywhere]
+        return seen._replace(keys=jnp.stack(own[0]), values=jnp.stack(own[1])) if own[0] else seen
+
+    grown = Cache(joined(cache.local, False), joined(cache.everything, True))
+    return _last(params, _norm(x, params["final_norm"])), grown
+
+
+def _with_token(seen: Seen, position: jax.Array, number: jax.Array) -> Seen:
+    place = (0, number % seen.positions.shape[1])
+    return seen._replace(
+        positions=jax.lax.dynamic_update_slice(seen.positions, position, place),
+        valid=jax.lax.dynamic_update_slice(seen.valid, jnp.ones_like(position, seen.valid.dtype), place),
+    )
+
+
+def _last(params: Params, x: jax.Array) -> jax.Array:
+    """Scores behind the last of some tokens (B, V)."""
+    return scores(x[:, -1], params["embedder"]["input_embedding"])
 
 
 def _positions(valid: jax.Array) -> jax.Array:
@@ -144,88 +230,87 @@ def _positions(valid: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(valid, 1).astype(jnp.int32) - 1, 0)
 
 
-def _run(
+def _is_global(config: Gemma3, layer: int) -> bool:
+    return (layer + 1) % config.global_every == 0
+
+
+def _base(config: Gemma3, everywhere: bool) -> float:
+    return config.global_rope_base if everywhere else config.local_rope_base
+
+
+def _scale(config: Gemma3, hp: Hyperparameters) -> jax.Array | float:
+    return hp["model.lora_alpha"] / config.lora_rank if config.lora_rank is not None else 0.0
+
+
+def _embedded(config: Gemma3, params: Params, sequence: jax.Array) -> jax.Array:
+    embedding = params["embedder"]["input_embedding"]
+    return constrain(embedding[sequence] * jnp.sqrt(config.width).astype(embedding.dtype), "batch", None, "embed")
+
+
+def _mask(config: Gemma3, everywhere: bool, own: jax.Array, seen: jax.Array, valid: jax.Array) -> jax.Array:
+    """Which of the tokens at `seen` (B, L) those at `own` (B, T) look at (B, T, L)."""
+    distance = own[:, :, None] - seen[:, None, :]
+    before = (distance >= 0) & (valid[:, None, :] > 0)
+    return before if everywhere else before & (distance < config.window)
+
+
+def _read(
     config: Gemma3,
     params: Params,
     sequence: jax.Array,
-    positions: jax.Array,
     valid: jax.Array,
-    cache: Cache | None,
-    place: jax.Array | int,
     hp: Hyperparameters,
     adapter: bool = True,
     remat: Remat = "none",
-) -> tuple[jax.Array, Cache]:
-    """All layers over some tokens, which stand at `place` of those that can be seen."""
-    embedding = params["embedder"]["input_embedding"]
-    scale = hp["model.lora_alpha"] / config.lora_rank if config.lora_rank is not None else 0.0
-    x = constrain(embedding[sequence] * jnp.sqrt(config.width).astype(embedding.dtype), "batch", None, "embed")
-    seen = _positions(valid)
-    distance = positions[:, :, None] - seen[:, None, :]  # (B, T, L)
-    before = (distance >= 0) & (valid[:, None, :] > 0)
-    keys, values = [], []
-    for n in range(config.layers):
-        everywhere = (n + 1) % config.global_every == 0
-        mask = before if everywhere else before & (distance < config.window)
-        stored = None if cache is None else (cache.keys[n], cache.values[n])
-        base = config.global_rope_base if everywhere else config.local_rope_base
-        layer = rematerialized(partial(_layer, config, base, adapter), remat)
-        x, k, v = layer(params[f"layer{n}"], x, positions, mask, stored, place, scale)
-        keys.append(k)
-        values.append(v)
-    scores = (_norm(x, params["final_norm"]) @ embedding.T).astype(jnp.float32)
-    return scores, Cache(tuple(keys), tuple(values), valid)
-
-
-def _layer(
-    config: Gemma3,
-    base: float,
-    adapter: bool,
-    params: Params,
-    x: jax.Array,
-    positions: jax.Array,
-    mask: jax.Array,
-    stored: tuple[jax.Array, jax.Array] | None,
-    place: jax.Array | int,
-    scale: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The residual stream (B, T, D) behind a layer, and all of its keys and values."""
-    h = _norm(x, params["pre_attention_norm"])
-    h, k, v = _attention(config, base, adapter, params["attn"], h, positions, mask, stored, place, scale)
-    x = x + _norm(h, params["post_attention_norm"])
+    """All layers over whole sequences: the stream, normalised, and all keys and values (layers, B, T, K, H)."""
+    positions, scale = _positions(valid), _scale(config, hp)
+    masks = jnp.stack([_mask(config, kind, positions, positions, valid) for kind in (False, True)])
+    turns = jnp.stack([_turns(config, positions, _base(config, kind)) for kind in (False, True)])
+
+    def one(x: jax.Array, of_layer: tuple[Params, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        layer, kind = of_layer
+        h = _norm(x, layer["pre_attention_norm"])
+        q, k, v = _projected(layer["attn"], h, turns[kind], scale, adapter)
+        mixed = _mixed(layer["attn"], q, k, v, masks[kind], scale, adapter)
+        return _behind(layer, x, mixed, scale, adapter), (k, v)
+
+    kinds = jnp.asarray([int(_is_global(config, n)) for n in range(config.layers)])
+    x = _embedded(config, params, sequence)
+    x, (keys, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], kinds))
+    return _norm(x, params["final_norm"]), keys, values
+
+
+def _projected(
+    params: Params, x: jax.Array, turns: jax.Array, scale: jax.Array | float, adapter: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries (B, T, N, H), keys and values (B, T, K, H), normalised and turned by their positions."""
+    q = lora.linear(params, "q_einsum", x, scale, adapter)
+    pair = lora.linear(params, "kv_einsum", x, scale, adapter)
+    q = _rotated(_norm(q, params["query_norm"]), turns)
+    k = _rotated(_norm(pair[:, :, 0], params["key_norm"]), turns)
+    return constrain(q, "batch", None, "heads", None), k, pair[:, :, 1]
+
+
+def _mixed(
+    params: Params,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    scale: jax.Array | float,
+    adapter: bool,
+) -> jax.Array:
+    """Grouped-query attention: what each token takes from those that the mask (B, T, L) lets it see (B, T, D)."""
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter, inputs=2)
+
+
+def _behind(params: Params, x: jax.Array, mixed: jax.Array, scale: jax.Array | float, adapter: bool) -> jax.Array:
+    """The residual stream behind a layer, from that before it and what its attention gave."""
+    x = x + _norm(mixed, params["post_attention_norm"])
     h = _feed_forward(params["mlp"], _norm(x, params["pre_ffw_norm"]), scale, adapter)
-    return constrain(x + _norm(h, params["post_ffw_norm"]), "batch", None, "embed"), k, v
-
-
-def _attention(
-    config: Gemma3,
-    base: float,
-    adapter: bool,
-    params: Params,
-    x: jax.Array,
-    positions: jax.Array,
-    mask: jax.Array,
-    stored: tuple[jax.Array, jax.Array] | None,
-    place: jax.Array | int,
-    scale: jax.Array | float,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Grouped-query attention with normalised queries and keys; also all keys and values (B, L, K, H)."""
-    batch, length, _ = x.shape
-    groups = config.heads // config.kv_heads
-    q = lora.linear(params, "q_einsum", x, scale, adapter).reshape(batch, length, config.heads, config.head_dim)
-    kv = lora.linear(params, "kv_einsum", x, scale, adapter)
-    kv = kv.reshape(batch, length, 2, config.kv_heads, config.head_dim)
-    q = _rotated(_norm(q, params["query_norm"]), positions, base) * config.head_dim**-0.5
-    k, v = _rotated(_norm(kv[:, :, 0], params["key_norm"]), positions, base), kv[:, :, 1]
-    if stored is not None:
-        k, v = (
-            jax.lax.dynamic_update_slice(old, new, (0, place, 0, 0)) for old, new in zip(stored, (k, v), strict=True)
-        )
-    q = q.reshape(batch, length, config.kv_heads, groups, config.head_dim)
-    scores = jnp.einsum("btkgh,blkh->bkgtl", q, k).astype(jnp.float32)
-    shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, _FAR), -1).astype(x.dtype)
-    mixed = jnp.einsum("bkgtl,blkh->btkgh", shares, v).reshape(batch, length, -1)
-    return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter), k, v
+    return constrain(x + _norm(h, params["post_ffw_norm"]), "batch", None, "embed")
 
 
 def _feed_forward(params: Params, x: jax.Array, scale: jax.Array | float, adapter: bool) -> jax.Array:
@@ -242,11 +327,16 @@ def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return (wide * size * (1 + scale.astype(jnp.float32))).astype(x.dtype)
 
 
-def _rotated(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
-    """Rotary positions: pairs (h, h + H/2) of x (B, T, heads, H) turned by position · base^(-2h/H)."""
-    half = x.shape[-1] // 2
+def _turns(config: Gemma3, positions: jax.Array, base: float) -> jax.Array:
+    """Sines and cosines of position · base^(-2h/H), for the first half of a head (2, B, T, 1, H/2)."""
+    half = config.head_dim // 2
     frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)])
+
+
+def _rotated(x: jax.Array, turns: jax.Array) -> jax.Array:
+    """Rotary positions: pairs (h, h + H/2) of x (B, T, heads, H) turned by their angles."""
     one, other = jnp.split(x.astype(jnp.float32), 2, -1)
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    sin, cos = turns
     return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], -1).astype(x.dtype)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from trialfleet.config.grpo import Gemma3
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.grpo import gemma, tokens
+from trialfleet.workloads.grpo.unembedding import without_padding
 
 
 class Drawn(NamedTuple):
@@ -35,13 +36,14 @@ def complete(
     temperature: jax.Array,
     top_p: jax.Array,
     hp: Hyperparameters,
-    key: jax.Array,
+    keys: jax.Array,
 ) -> Drawn:
     """A completion of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
 
     Args:
         prompt: padded on the left.
         ends: tokens that end a completion.
+        keys: one for each prompt (B,): what is drawn for one does not depend on which others are drawn beside it.
     """
     batch, length = prompt.shape
     valid = (prompt != tokens.PAD).astype(jnp.float32)
@@ -53,7 +55,8 @@ def complete(
         return (now.step < steps) & jnp.any(now.open)
 
     def step(now: _Going) -> _Going:
-        token = draw(now.scores, top_k, temperature, top_p, jax.random.fold_in(key, now.step))
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, now.step)
+        token = draw(now.scores, top_k, temperature, top_p, own)
         token = jnp.where(now.open, token, tokens.PAD)
         drawn = Drawn(
             now.drawn.tokens.at[:, now.step].set(token),
@@ -66,13 +69,20 @@ def complete(
     return jax.lax.while_loop(more, step, begin).drawn
 
 
-def draw(scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: jax.Array, key: jax.Array) -> jax.Array:
-    """A token for each row of scores (B, vocabulary): among the `top_k` most probable ones, of which the first
-    that make up `top_p` of the probability are left."""
+def keys_of(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """A key for each number (B,)."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def draw(scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: jax.Array, keys: jax.Array) -> jax.Array:
+    """A token for each row of scores (B, vocabulary), never padding.
+
+    It is one of the `top_k` most probable ones, of which the first that make up `top_p` of the probability are left.
+    """
     count = min(top_k or scores.shape[-1], scores.shape[-1])
-    best, which = jax.lax.top_k(scores / temperature, count)
+    best, which = jax.lax.top_k(without_padding(scores) / temperature, count)
     shares = jax.nn.softmax(best)
     before = jnp.cumsum(shares, -1) - shares  # the first one is always left
     kept = jnp.where(before < top_p, best, -jnp.inf)
-    chosen = jax.random.categorical(key, kept)
+    chosen = jax.vmap(jax.random.categorical)(keys, kept)
     return jnp.take_along_axis(which, chosen[:, None], -1)[:, 0]

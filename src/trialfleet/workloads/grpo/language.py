@@ -9,6 +9,7 @@ import numpy as np
 from trialfleet.config.grpo import LanguageConfig
 from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Summary, Workload
 from trialfleet.workloads.grpo import gemma, generation, rewards, tokens
+from trialfleet.workloads.grpo.sums import SumProblems
 
 SAMPLES = 20  # completions shown with each evaluation
 
@@ -29,7 +30,7 @@ class Language(Workload):
 
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
         """`evaluation.num_passes` completions of each prompt (E, passes, S)."""
-        passes = self.config.evaluation.num_passes
+        passes, examples = self.config.evaluation.num_passes, len(batch["prompt"])
         drawn = generation.complete(
             self.config.model,
             params,
@@ -40,21 +41,18 @@ class Language(Workload):
             hp["evaluation.temperature"],
             hp["evaluation.top_p"],
             hp,
-            key,
+            generation.keys_of(key, jnp.repeat(batch["id"], passes) * passes + jnp.tile(jnp.arange(passes), examples)),
         )
-        examples = len(batch["prompt"])
         return {
-            "id": batch["id"],
-            "weight": batch["weight"],
-            "prompt": batch["prompt"].astype(jnp.int16),
-            "answer": batch["answer"],
-            "drawn": drawn.tokens.reshape(examples, passes, -1).astype(jnp.int16),
+            "prompt": batch["prompt"],
+            "drawn": drawn.tokens.reshape(examples, passes, -1),
             "length": jnp.sum(drawn.counted, 1).reshape(examples, passes),
         }
 
     def summarize(self, rows: Rows, split: str) -> Summary:
         """Shares of problems with a right answer, one within 10 %, and the right format, by their best passes."""
-        golds = [text_of(answer) for answer in rows["answer"]]
+        source = SumProblems(self.config, split)
+        golds = [source.gold(int(row)) for row in rows["id"]]
         said = [[tokens.decode(one) for one in passes] for passes in rows["drawn"]]
         judged = np.asarray(
             [[_judged(one, gold) for one in passes] for passes, gold in zip(said, golds, strict=True)], float
@@ -80,8 +78,3 @@ def _judged(completion: str, gold: str) -> tuple[float, float, float, float]:
     formatted = rewards.format_exact(completion, gold) > 0
     total = sum(function(completion, gold) for function in rewards.FUNCTIONS.values())
     return float(right), float(near), float(formatted), total
-
-
-def text_of(answer: np.ndarray) -> str:
-    """The text of a gold answer as it is in a batch."""
-    return answer.astype(np.uint8).tobytes().rstrip(b"\0").decode()

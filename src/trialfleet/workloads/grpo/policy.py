@@ -1,7 +1,5 @@
 """Group relative policy optimization: advantages, and the loss of a token. S tokens of a completion."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +7,9 @@ import numpy as np
 from trialfleet.config.grpo import Gemma3
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.grpo import gemma, tokens
+from trialfleet.workloads.grpo.unembedding import Said, say
 
 _FARTHEST = 20.0  # of two log-probabilities: beyond it a ratio is as good as 0 or infinite
-
-
-class Read(NamedTuple):
-    """What a policy says of completions it is shown."""
-
-    logs: jax.Array  # log-probability of each token (B, S)
-    entropy: jax.Array  # of what could have stood there (B, S), in nats
 
 
 def read(
@@ -28,16 +20,16 @@ def read(
     hp: Hyperparameters,
     adapter: bool = True,
     remat: gemma.Remat = "none",
-) -> Read:
-    """Reads completions (B, S) of prompts (B, P) token by token; `adapter=False` is the base model."""
+) -> Said:
+    """Reads completions (B, S) of prompts (B, P) token by token; `adapter=False` is the base model.
+
+    Probabilities are those of `generation.temperature`, at which the completions were drawn, as in TRL and verl. top_k
+    and top_p are not heeded, which is theirs, too: a token that the policy has moved out of them would have none.
+    """
     sequence = jnp.concatenate([prompt, drawn], 1)
     valid = (sequence != tokens.PAD).astype(jnp.float32)
-    scores = gemma.logits(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter, remat)
-    logs = jax.nn.log_softmax(scores[:, prompt.shape[1] - 1 :])
-    return Read(
-        jnp.take_along_axis(logs, drawn[..., None], -1)[..., 0],
-        -jnp.sum(jnp.exp(logs) * logs, -1),
-    )
+    x = gemma.stream(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter, remat)
+    return say(x[:, prompt.shape[1] - 1 :], params["embedder"]["input_embedding"], drawn, hp["generation.temperature"])
 
 
 def advantages(rewards: np.ndarray) -> np.ndarray:

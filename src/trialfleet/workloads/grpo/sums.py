@@ -11,7 +11,6 @@ from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.grpo import tokens
 
 SPLITS = ("train", "val", "test")
-ANSWER_BYTES = 16  # of a gold answer in a batch
 
 
 class Problem(NamedTuple):
@@ -42,23 +41,21 @@ class SumProblems:
     def example(self, row: int, rng: np.random.Generator) -> Example:
         one = problem(self._config.dataset, self._split, row)
         prompt = tokens.encode(prompt_text(self._config.dataset, one))
-        gold = one.answer.encode()
-        return {
-            "id": np.int32(row),
-            "prompt": _padded_left(prompt, self._config.generation),
-            "answer": np.frombuffer(gold.ljust(ANSWER_BYTES, b"\0"), np.uint8),
-        }
+        return {"id": np.int32(row), "prompt": _padded_left(prompt, self._config.generation)}
+
+    def gold(self, row: int) -> str:
+        """The answer to the problem of a row. It stays on the host: answers have no common length."""
+        return problem(self._config.dataset, self._split, row).answer
 
     def collate(self, examples: Sequence[Example], bucket: int) -> Batch:
         """
         Returns:
-            id, weight (B,), prompt (B, P) padded on the left, answer (B, ANSWER_BYTES) as bytes of its text.
+            id, weight (B,), prompt (B, P) padded on the left.
         """
         return {
             "id": np.asarray([example["id"] for example in examples], np.int32),
             "weight": np.ones(len(examples), np.float32),
             "prompt": np.stack([example["prompt"] for example in examples]),
-            "answer": np.stack([example["answer"] for example in examples]),
         }
 
 

@@ -1,6 +1,6 @@
 """Reinforcement fine-tuning of a language model: the frozen base is the reference, its adapters are the policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,19 +13,19 @@ from jax.sharding import Mesh
 from trialfleet.config import static_part
 from trialfleet.config.grpo import REWARDS, GrpoConfig
 from trialfleet.training import lora
-from trialfleet.training.mesh import batch_sharding
+from trialfleet.training.mesh import batch_sharding, on_mesh
 from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Source
 from trialfleet.workloads.grpo import gemma, generation, policy, rewards, tokens
-from trialfleet.workloads.grpo.language import Language, text_of
+from trialfleet.workloads.grpo.language import Language
 from trialfleet.workloads.grpo.sums import SumProblems
 
 
 class Grpo(Language):
     """See `trialfleet.training.workload.Workload`. An example is a prompt with all of its completions.
 
-    Prepared batches, with R completions of S tokens: weight (B,), prompt (B, P), drawn, counted, old and
-    reference (B, R, S), advantage and length (B, R), rewards (B, 3, 1 + functions): their mean, least and largest
-    value over the global batch, in each example the same but for the mean, which is the example's own.
+    Prepared batches, with R completions of S tokens: weight (B,), prompt (B, P), drawn, counted, reference and, where
+    there are several updates on them, old (B, R, S), advantage (B, R), rewards (B, 3, 1 + functions): their mean, least
+    and largest value over the global batch, in each example the same but for the mean, which is the example's own.
     """
 
     config: GrpoConfig
@@ -49,8 +49,9 @@ class Grpo(Language):
         rolled = _rollout(static_part(self.config), context.mesh)(params, batch["prompt"], key, dict(hp))
         if context.stop():
             return None
-        drawn, golds = (_everywhere(leaf) for leaf in (rolled["drawn"], batch["answer"]))
-        worth = judged(drawn, golds)  # (A, M, R, functions)
+        drawn, rows = (_everywhere(leaf) for leaf in (rolled["drawn"], batch["id"]))
+        source = SumProblems(self.config, "train")
+        worth = judged(drawn, [source.gold(int(row)) for row in rows.ravel()])  # (A, M, R, functions)
         total = worth.sum(-1)
         everything = np.concatenate([total[..., None], worth], -1)
         own = everything.mean(2)  # (A, M, 1 + functions)
@@ -79,10 +80,12 @@ class Grpo(Language):
     ) -> tuple[jax.Array, Loss]:
         """The clipped objective and the divergence: means over the tokens of a completion, then over completions."""
         own, (prompts, count) = self.config.grpo, batch["advantage"].shape
-        flat = {name: batch[name].reshape(prompts * count, -1) for name in ("drawn", "counted", "old", "reference")}
+        names = ("drawn", "counted", "reference", *(("old",) if "old" in batch else ()))
+        flat = {name: batch[name].reshape(prompts * count, -1) for name in names}
         prompt, remat = jnp.repeat(batch["prompt"], count, 0), self.config.training.remat
         seen = policy.read(self.config.model, params, prompt, flat["drawn"], hp, remat=remat)
-        loss, held = policy.clipped(seen.logs, flat["old"], batch["advantage"].reshape(-1), hp["grpo.epsilon"])
+        old = flat.get("old", jax.lax.stop_gradient(seen.logs))  # with one update a round they are the same
+        loss, held = policy.clipped(seen.logs, old, batch["advantage"].reshape(-1), hp["grpo.epsilon"])
         apart = policy.divergence(own.kl, seen.logs, flat["reference"])
         share = jnp.repeat(batch["weight"], count) / (count * norms["prompts"])
 
@@ -102,29 +105,31 @@ class Grpo(Language):
         return total, Loss(extra, metrics)
 
 
-def judged(drawn: np.ndarray, golds: np.ndarray) -> np.ndarray:
-    """The rewards (..., R, functions) of completions (..., R, S) by answers (..., bytes)."""
-    flat, answers = drawn.reshape(-1, *drawn.shape[-2:]), golds.reshape(-1, golds.shape[-1])
+def judged(drawn: np.ndarray, golds: Sequence[str]) -> np.ndarray:
+    """The rewards (..., R, functions) of completions (..., R, S), by the answer to each problem, in their order."""
     worth = [
-        [[rewards.FUNCTIONS[name](tokens.decode(one), text_of(gold)) for name in REWARDS] for one in group]
-        for group, gold in zip(flat, answers, strict=True)
+        [[rewards.FUNCTIONS[name](tokens.decode(one), gold) for name in REWARDS] for one in group]
+        for group, gold in zip(drawn.reshape(-1, *drawn.shape[-2:]), golds, strict=True)
     ]
     return np.asarray(worth, np.float32).reshape(*drawn.shape[:-1], len(REWARDS))
 
 
 @lru_cache(maxsize=16)
 def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
-    """The compiled function that draws completions (A, M, R, S) of prompts (A, M, P) and reads them twice.
+    """The compiled function that draws completions (A, M, R, S) of prompts (A, M, P) and reads them.
+
+    One micro-batch after the other, as in the updates; what is drawn does not depend on their size. What the policy
+    itself says of them is read only if it changes before the last update on them: else that update reads it anyway.
 
     Args:
         config: the static part.
     """
     own, dtype = config.generation, config.training.compute_dtype
     count = config.grpo.num_generations
+    readers = {"reference": False, **({"old": True} if config.grpo.num_iterations > 1 else {})}
 
-    def roll(params: Params, prompts: jax.Array, key: jax.Array, hp: Hyperparameters) -> dict[str, jax.Array]:
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        prompt = jnp.repeat(prompts.reshape(-1, prompts.shape[-1]), count, 0)
+    def of_one(params: Params, hp: Hyperparameters, prompts: jax.Array, keys: jax.Array) -> dict[str, jax.Array]:
+        prompt = jnp.repeat(prompts, count, 0)
         drawn = generation.complete(
             config.model,
             params,
@@ -135,16 +140,25 @@ def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Arra
             hp["generation.temperature"],
             hp["generation.top_p"],
             hp,
-            key,
+            keys,
         )
         read = {
             name: policy.read(config.model, params, prompt, drawn.tokens, hp, adapter).logs
-            for name, adapter in (("old", True), ("reference", False))
+            for name, adapter in readers.items()
         }
         found = {"drawn": drawn.tokens, "counted": drawn.counted, **read}
-        return {name: leaf.reshape(*prompts.shape[:2], count, -1) for name, leaf in found.items()}
+        return {name: leaf.reshape(len(prompts), count, -1) for name, leaf in found.items()}
 
-    return jax.jit(roll, out_shardings=batch_sharding(mesh))
+    def roll(params: Params, prompts: jax.Array, key: jax.Array, hp: Hyperparameters) -> dict[str, jax.Array]:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        parts, micro = prompts.shape[:2]
+        keys = generation.keys_of(key, jnp.arange(parts * micro * count)).reshape(parts, -1)
+        if parts == 1:
+            return {name: leaf[None] for name, leaf in of_one(params, hp, prompts[0], keys[0]).items()}
+        found: dict[str, jax.Array] = jax.lax.map(lambda part: of_one(params, hp, *part), (prompts, keys))
+        return found
+
+    return jax.jit(on_mesh(mesh, roll), out_shardings=batch_sharding(mesh))
 
 
 def _everywhere(array: jax.Array) -> np.ndarray:

@@ -1,0 +1,76 @@
+"""From the residual stream to what is said of tokens, without all scores of all positions at once.
+
+With a vocabulary of V = 262,144 the scores of 16 sequences of 768 tokens are 13 GB in float32, their log-softmax again,
+and their gradients too. Here they exist for some positions at a time, and are calculated anew for the gradient.
+
+Shapes: B sequences of S tokens, D the width.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trialfleet.workloads.grpo import tokens
+
+_NEVER = -1e9
+LARGEST = 1 << 26  # scores that exist at a time: 256 MB in float32, over all devices
+
+
+class Said(NamedTuple):
+    """What a model says of tokens.
+
+    Attributes:
+        logs: log-probability of each (B, S), in nats.
+        entropy: of what could have stood there (B, S), in nats.
+    """
+
+    logs: jax.Array
+    entropy: jax.Array
+
+
+def scores(x: jax.Array, embedding: jax.Array) -> jax.Array:
+    """Scores of every token (..., V), float32, from the residual stream (..., D) and embeddings (V, D)."""
+    found: jax.Array = jnp.einsum("...d,vd->...v", x, embedding, preferred_element_type=jnp.float32)
+    return found
+
+
+def without_padding(each: jax.Array) -> jax.Array:
+    """Scores (..., V) by which padding is never drawn: behind it nobody would read on."""
+    return jnp.where(jnp.arange(each.shape[-1]) == tokens.PAD, _NEVER, each)
+
+
+def say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array | float = 1.0) -> Said:
+    """What the residual stream (B, S, D) says of the tokens (B, S) that follow its positions.
+
+    Args:
+        temperature: scores are divided by it, as they are where tokens are drawn.
+    """
+    batch, length = targets.shape
+    chunk = max(1, min(length, LARGEST // (batch * embedding.shape[0])))
+    if chunk == length:
+        return _say(x, embedding, targets, temperature)
+    count = -(-length // chunk)
+    room = ((0, 0), (0, count * chunk - length))
+
+    # Positions are split, not sequences: those lie on different devices.
+    def parts(array: jax.Array) -> jax.Array:
+        return jnp.moveaxis(array.reshape(batch, count, chunk, *array.shape[2:]), 1, 0)
+
+    split = parts(jnp.pad(x, (*room, (0, 0)))), parts(jnp.pad(targets, room))
+    read = jax.checkpoint(lambda part: _say(part[0], embedding, part[1], temperature))
+    found: Said = jax.lax.map(read, split)
+
+    def joined(leaf: jax.Array) -> jax.Array:
+        return jnp.moveaxis(leaf, 0, 1).reshape(batch, count * chunk)[:, :length]
+
+    return Said(joined(found.logs), joined(found.entropy))
+
+
+def _say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array | float) -> Said:
+    each = without_padding(scores(x, embedding)) / temperature
+    total = jax.nn.logsumexp(each, -1)
+    own = jnp.take_along_axis(each, targets[..., None], -1)[..., 0]
+    # H = -Σ p log p = log Σ e^s - Σ p s
+    mean = jnp.sum(jax.nn.softmax(each) * each, -1)
+    return Said(own - total, total - mean)
