@@ -23,6 +23,7 @@ from tests.config import reads
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+WHOLE = {"quick_study", "new_study", "run_quickly", "run"}  # fixtures that run these
 UNREAD = pytest.StashKey[list[str]]()
 
 settings.register_profile(
@@ -64,7 +65,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first, then those that one worker takes as a group: no worker is left alone with one at the end."""
+    """The long ones first, then those that one worker takes as a group: no worker is left alone with one at the end.
+
+    Whole commands and whole studies are long, whatever they do; those of the everyday run are marked as that.
+    """
+    for item in items:
+        if WHOLE & set(getattr(item, "fixturenames", ())) and item.get_closest_marker("everyday") is None:
+            item.add_marker(pytest.mark.slow)
     items.sort(
         key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("xdist_group") is None)
     )

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.tasks.studies import PROJECT, Study
 
 WRITES = 70  # more than a driver of such a study makes; a job makes a dozen
@@ -33,10 +35,12 @@ def die(place: Path, who: str, ways: Sequence[str], numbers: Sequence[int]) -> l
     return died
 
 
+@pytest.mark.slow
 def test_a_driver_can_die_at_any_write(tmp_path: Path) -> None:
     """At every fifth; benchmarks/proofs takes them all."""
     assert len(die(tmp_path, "driver", WAYS, range(3, WRITES, 5))) > 5
 
 
+@pytest.mark.slow
 def test_a_job_can_die_at_any_write(tmp_path: Path) -> None:
     assert len(die(tmp_path, "job", WAYS, range(1, 9))) > 3  # the others died before their claim, or after their commit

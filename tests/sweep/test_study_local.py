@@ -24,6 +24,7 @@ N = "hydra.sweeper.n_trials="
 LONG = ("steps=40", "seconds=0.05")  # two seconds: long enough to do something to it
 
 
+@pytest.mark.everyday
 def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(new_study: NewStudy) -> None:
     study = new_study(f"{N}4")
     study.run()

@@ -237,6 +237,7 @@ def suffer_deletion(names: tuple[str, ...], way: str, at: int, target: Destinati
 DELETED = [("digits",), ("digits", "trial 00001"), ("digits", "trial 00001", "trial 00002")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", DELETED)
 def test_any_write_after_a_deletion_can_be_the_last(
     names: tuple[str, ...], target: Destination, tmp_path: Path
@@ -248,6 +249,7 @@ def test_any_write_after_a_deletion_can_be_the_last(
             return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_any_write_can_be_the_last(way: str, target: Destination, tmp_path: Path) -> None:
     """Every seventh write; benchmarks/proofs takes them all."""

@@ -1,11 +1,16 @@
 """Short trainings of tiny models, and runs that keep what they are told."""
 
+import copy
+import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from trialfleet.config import Config, load
 from trialfleet.trial.run import Stop
@@ -80,9 +85,18 @@ class RecordingRun:
 
 
 def composed(*overrides: str) -> Config:
-    """conf/ with these overrides."""
+    """conf/ with these overrides. Hydra composes each choice of members once; values are set in a copy of that."""
+    plain = {word for word in overrides if re.match(r"[a-z_]+(\.\w+)+=", word) and not word.startswith("hydra.")}
+    config = copy.deepcopy(_composed(tuple(word for word in overrides if word not in plain)))
+    for override in OverridesParser.create().parse_overrides([word for word in overrides if word in plain]):
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+    return load(config)
+
+
+@lru_cache(maxsize=200)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONF)):
-        return load(compose("config", overrides=list(overrides)))
+        return compose("config", overrides=list(overrides))
 
 
 def after(calls: int, stop: Stop) -> Callable[[], Stop | None]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.tasks.forked import QuickStudy
 
 DRY = "hydra.sweeper.dry_run=true"
 N = "hydra.sweeper.n_trials="
 
 
+@pytest.mark.everyday
 def test_a_dry_run_shows_the_space_as_it_was_written_and_what_would_happen(
     quick_study: Callable[..., QuickStudy],
 ) -> None:
