@@ -22,7 +22,8 @@ from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import examples_of, plans_of, total_steps
 from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh, put, replicated
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
-from trialfleet.training.workload import Batch, Factory, Hyperparameters
+from trialfleet.training.state import Layout, State
+from trialfleet.training.workload import Batch, Factory, Hyperparameters, Params
 
 
 class Setup:
@@ -133,9 +134,7 @@ class Setup:
         Raises:
             UserError: what the workload returns, or what the data gives, is not what the trainer needs.
         """
-        layout = self.program.layout
-        shapes = _placed(layout.shapes, layout.shardings)
-        frozen = _placed(layout.frozen_shapes, layout.frozen_shardings)
+        shapes, frozen = placed_shapes(self.program.layout)
         batch = self.batch_shapes("train")
         if not self.workload.prepares:  # else only the workload knows what its updates get
             self.program.step.eval_shape(shapes, frozen, batch, self.inputs)
@@ -145,6 +144,11 @@ class Setup:
 
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(values, replicated(self.mesh))
+
+
+def placed_shapes(layout: Layout) -> tuple[State, Params]:
+    """Shapes of the state and of the frozen parameters, with their places: what a program can be compiled from."""
+    return _placed(layout.shapes, layout.shardings), _placed(layout.frozen_shapes, layout.frozen_shardings)
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

@@ -1,0 +1,109 @@
+"""What compiled programs move and hold, read from them without running any: `python -m benchmarks.compiled`.
+
+Two tables. A training step of a Gemma of 22 million parameters on eight simulated devices: collectives in one call
+(those in a loop by its trips), and bytes a device. And what reads a real vocabulary, 262,144 tokens: the temporaries
+of a prefill, of reading completions and of the gradient of that, beside the same with all scores at once.
+"""
+
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from hydra import compose, initialize_config_dir
+
+from trialfleet.config import Config, load
+from trialfleet.training import compiled
+from trialfleet.training.setup import Setup, placed_shapes
+from trialfleet.workloads.grpo import gemma, unembedding
+
+MODEL = (
+    "workload=grpo_base",
+    "model.width=512",
+    "model.heads=8",
+    "model.kv_heads=4",
+    "model.head_dim=64",
+    "model.hidden=2048",
+    "model.layers=6",
+    "training.global_batch=64",
+    "runtime.compilation_cache=null",
+)
+MESHES = {
+    "8 data": ("mesh.data=8",),
+    "8 fsdp": ("mesh.data=1", "mesh.fsdp=8"),
+    "2x2x2": ("mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"),
+}
+VOCABULARY = ("model.vocab_size=262144", "model.width=640", "model.layers=2", "model.hidden=2048", "model.window=512")
+SEQUENCES, PROMPT, COMPLETION = 16, 256, 512
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf")):
+        return load(compose("config", overrides=list(overrides)))
+
+
+def steps() -> None:
+    print("| mesh | collectives | MB moved | MB a device: state and batch | temporaries |\n|---|---|---|---|---|")
+    for name, mesh in MESHES.items():
+        setup = Setup(composed(*MODEL, *mesh))
+        state, frozen = placed_shapes(setup.program.layout)
+        program = setup.program.step.lower(state, frozen, setup.batch_shapes("train"), setup.inputs).compile()
+        kinds, memory = compiled.by_kind(compiled.collectives(program)), compiled.memory(program)
+        shown = ", ".join(f"{count} {kind}" for kind, (count, _) in kinds.items())
+        moved = sum(size for _, size in kinds.values()) / 1e6
+        print(f"| {name} | {shown} | {moved:.0f} | {memory.arguments / 1e6:.0f} | {memory.temporaries / 1e6:.0f} |")
+
+
+def vocabulary() -> None:
+    config = composed("workload=grpo_base", *VOCABULARY, "runtime.compilation_cache=null").model
+    params = jax.eval_shape(lambda: gemma.init(config, jax.random.key(0)))
+    length = PROMPT + COMPLETION
+    sequence = jax.ShapeDtypeStruct((SEQUENCES, length), jnp.int32)
+    valid = jax.ShapeDtypeStruct((SEQUENCES, length), jnp.float32)
+
+    def prefill(params: Any, sequence: Any, valid: Any) -> Any:
+        return gemma.start(config, params, sequence[:, :PROMPT], valid[:, :PROMPT], COMPLETION, {})[0]
+
+    def prefill_all(params: Any, sequence: Any, valid: Any) -> Any:
+        return gemma.logits(config, params, sequence[:, :PROMPT], valid[:, :PROMPT], {})[:, -1]
+
+    def read(params: Any, sequence: Any, valid: Any) -> Any:
+        x = gemma.stream(config, params, sequence[:, :-1], valid[:, :-1], {})
+        return unembedding.say(x[:, PROMPT - 1 :], params["embedder"]["input_embedding"], sequence[:, PROMPT:]).logs
+
+    def read_all(params: Any, sequence: Any, valid: Any) -> Any:
+        logs = jax.nn.log_softmax(gemma.logits(config, params, sequence[:, :-1], valid[:, :-1], {}))
+        return jnp.take_along_axis(logs[:, PROMPT - 1 :], sequence[:, PROMPT:, None], -1)
+
+    def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda *given: function(*given).sum())
+
+    print(f"\n| {SEQUENCES} sequences of {PROMPT} + {COMPLETION} tokens | GB of temporaries | all scores at once |")
+    print("|---|---|---|")
+    for name, one, other in (
+        ("prefill", prefill, prefill_all),
+        ("reading completions", read, read_all),
+        ("gradient of that", gradient(read), gradient(read_all)),
+    ):
+        sizes = [
+            compiled.memory(jax.jit(function).lower(params, sequence, valid).compile()).temporaries / 1e9
+            for function in (one, other)
+        ]
+        print(f"| {name} | {sizes[0]:.1f} | {sizes[1]:.1f} |", flush=True)
+
+
+def main() -> int:
+    steps()
+    vocabulary()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What compiled programs say: the collectives of a step on a mesh, and that a device holds its share of the state."""
+
+from math import prod
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.harness import composed
+from trialfleet.training import compiled, trees
+from trialfleet.training.setup import Setup, placed_shapes
+
+MESHES = {
+    "8 data": ("mesh.data=8",),
+    "8 fsdp": ("mesh.data=1", "mesh.fsdp=8"),
+    "2x2x2": ("mesh.data=2", "mesh.fsdp=2", "mesh.tp=2"),
+}
+GEMMA = (
+    "workload=grpo_base",
+    "model.width=256",
+    "model.layers=4",
+    "model.heads=4",
+    "model.kv_heads=2",
+    "model.head_dim=32",
+    "model.hidden=512",
+    "training.global_batch=16",
+    "runtime.compilation_cache=null",
+)
+TEXT = """
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %all-gather.1 = f32[32,16]{1,0} all-gather(f32[4,16] %x), dimensions={0}
+  ROOT %t = (s32[], f32[4]) tuple(%i, %y)
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(f32[] %a, f32[] %b)
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %w = (s32[], f32[4]) while(%z), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"6"}}
+  %r = (f32[8], bf16[8]) all-reduce(f32[8] %u, bf16[8] %v), to_apply=%add
+  %s = (f32[8], f32[16]) all-gather-start(f32[8] %u), dimensions={0}
+}
+"""
+
+
+class Text:
+    """A compiled program of which only the text is known."""
+
+    def as_text(self) -> str:
+        return TEXT
+
+
+def test_a_collective_in_a_loop_counts_by_its_trips():
+    found = compiled.by_kind(compiled.collectives(Text()))
+    assert found["all-gather"] == (7, 6 * 32 * 16 * 4 + (8 + 16) * 4 // 2)
+    assert found["all-reduce"] == (1, 8 * 4 + 8 * 2)
+
+
+def step_of(*overrides: str) -> tuple[Setup, object]:
+    """The compiled step of a config; nothing is allocated."""
+    setup = Setup(composed(*overrides))
+    state, frozen = placed_shapes(setup.program.layout)
+    return setup, setup.program.step.lower(state, frozen, setup.batch_shapes("train"), setup.inputs).compile()
+
+
+def shares(setup: Setup) -> float:
+    """Bytes of the state on a device if each leaf were split over fsdp, and over tp where the model has such axes."""
+    layout, mesh = setup.program.layout, setup.mesh
+    total = 0.0
+    for path, leaf in trees.flatten(layout.shapes.params).items():
+        spec = trees.flatten(layout.shardings.params)[path].spec
+        split = prod(mesh.shape[axis] for axis in spec if axis is not None)
+        total += 3 * 4 * prod(leaf.shape) / (split if leaf.ndim > 2 or prod(leaf.shape) > 10_000 else 1)
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_decoders_step_exchanges_what_it_must(mesh):
+    setup, program = step_of(*GEMMA, *MESHES[mesh])
+    found = compiled.by_kind(compiled.collectives(program))
+    assert "all-to-all" not in found
+    parameters = sum(prod(leaf.shape) for leaf in trees.flatten(setup.program.layout.shapes.params).values())
+    # Each gradient is reduced once, over all devices that saw other examples.
+    assert found["all-reduce"][1] + found.get("reduce-scatter", (0, 0))[1] < 1.3 * 4 * parameters
+    if mesh == "8 data":
+        assert "all-gather" not in found
+    if mesh == "8 fsdp":  # each weight is gathered once on the way there, and once on the way back
+        assert found["all-gather"][1] < 2.2 * 4 * parameters
+    assert compiled.memory(program).arguments < 1.15 * shares(setup) + 1e5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["asr", "mvfoul"])
+def test_a_split_batch_stays_split(workload):
+    _, program = step_of(
+        f"workload={workload}", "training.global_batch=16", "runtime.compilation_cache=null", "mesh.data=8"
+    )
+    found = compiled.by_kind(compiled.collectives(program))
+    assert not {"all-gather", "all-to-all"} & set(found), found
+
+
+@pytest.mark.slow
+def test_scores_of_a_large_vocabulary_exist_in_parts():
+    """Reading 16 completions of 256 tokens among 65,536: all scores are 1 GB, and three times that with a gradient."""
+    from trialfleet.workloads.grpo import unembedding
+
+    x = jax.ShapeDtypeStruct((16, 256, 64), np.float32)
+    embedding = jax.ShapeDtypeStruct((65_536, 64), np.float32)
+    targets = jax.ShapeDtypeStruct((16, 256), np.int32)
+
+    def loss(x, embedding, targets):
+        return unembedding.say(x, embedding, targets).logs.sum()
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(x, embedding, targets).compile()
+    whole = 16 * 256 * 65_536 * 4
+    assert compiled.memory(program).temporaries < 0.9 * whole
