@@ -80,7 +80,8 @@ def shares(setup: Setup) -> float:
 def test_a_decoders_step_exchanges_what_it_must(mesh):
     setup, program = step_of(*GEMMA, *MESHES[mesh])
     found = compiled.by_kind(compiled.collectives(program))
-    assert "all-to-all" not in found
+    # None in a layer: only embedded tokens may go from where their width is split to where their batch is, and back.
+    assert found.get("all-to-all", (0, 0))[0] <= 2
     parameters = sum(prod(leaf.shape) for leaf in trees.flatten(setup.program.layout.shapes.params).values())
     # Each gradient is reduced once, over all devices that saw other examples.
     assert found["all-reduce"][1] + found.get("reduce-scatter", (0, 0))[1] < 1.3 * 4 * parameters
