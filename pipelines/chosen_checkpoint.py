@@ -44,6 +44,8 @@ def choose(word: str, workload: str, place: Path) -> Chosen:
     Raises:
         UserError: there is none.
     """
+    if not word.strip():
+        raise UserError("checkpoint=: is empty", "give a folder, STUDY/NUMBER, or latest")
     folder = place / Path(word).expanduser()
     trial = TRIAL.fullmatch(word)
     if word == "latest":

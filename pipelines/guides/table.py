@@ -35,6 +35,7 @@ class Meaning:
         to: our key, or for a member our overrides; None if it has no meaning here.
         says: for a member, what it sets in the guide's own words.
         values: the guide's values and ours, where they differ.
+        within: our value, in which the guide's stands at {}; None if it is the value itself.
         also: overrides that come before all others.
         factor_of: our key to whose value this one contributes a factor.
         default: the factor where only others are given; None if without it there is nothing to multiply.
@@ -47,6 +48,7 @@ class Meaning:
     to: tuple[str, ...] | None = None
     says: tuple[str, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
+    within: str | None = None
     also: tuple[str, ...] = ()
     factor_of: str | None = None
     default: float | None = 1.0

@@ -353,6 +353,8 @@ def _valued(setting: Setting, meaning: Meaning, value: str) -> str:
         value = value.strip(value[0])
     if value in meaning.refused_values:
         raise UserError(f"{setting.shown}: {meaning.refused_values[value]}")
+    if meaning.within is not None and value != "null":
+        return meaning.within.replace("{}", value)
     if not meaning.values:
         return value
     if value not in meaning.values:

@@ -85,6 +85,11 @@ def test_a_damaged_checkpoint_hides_no_other(place: Path) -> None:
         choose(RUN, "asr", place)
 
 
+def test_nothing_is_no_checkpoint(place: Path) -> None:
+    with pytest.raises(UserError, match="is empty"):
+        choose("", "asr", place)
+
+
 def test_a_folder_is_read_as_hydra_would() -> None:
     for word in ("checkpoint='a b/c'", 'checkpoint="a b/c"', "++checkpoint=a b/c"):
         assert (evaluate.key(word), evaluate.text(word)) == ("checkpoint", "a b/c")

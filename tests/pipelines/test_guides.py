@@ -153,7 +153,7 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
     with initialize_config_dir(str(CONF)):
         configs = [compose("config", overrides=[*base, *extra]) for extra in ([], *([one] for one in CHOICES[name]))]
     targets = {key.partition("=")[0] for one in GUIDES[name].keys.values() for key in one.to or ()}
-    nullable = {"training.early_stopping.patience", "freezing.rate_boost.factor"}
+    nullable = {"freezing.rate_boost.factor"}
     for target in targets - {"checkpoint", "hydra.run.dir"} - nullable:
         parent, _, key = target.rpartition(".")
         nodes = [OmegaConf.select(config, parent) if parent else config for config in configs]
@@ -213,6 +213,11 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
             "train_hydra.py --config-name quick_test experiment.fast_dev_run=true dataset.batch_size=8",
             "training.max_epochs=2 training.max_steps=1 training.report_every=1 training.limit_eval_batches=1 "
             "training.global_batch=8",
+        ),
+        (
+            "mvfoul",
+            "train_hydra.py training.early_stopping_patience=5",
+            "'training.early_stopping={patience:5,min_delta:0}'",
         ),
         ("grpo", "agent-tunix train --checkpoint-dir here --dry-run", ""),
         ("grpo", "agent-tunix evaluate --temperature 0.5", "evaluation.temperature=0.5"),
