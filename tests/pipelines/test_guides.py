@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -285,6 +286,17 @@ def test_what_cannot_be_translated_is_named(name: str, line: str, message: str) 
     with pytest.raises(UserError) as refused:
         translated(name, line)
     assert message in str(refused.value)
+
+
+def test_the_flags_of_a_line_reach_its_translation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["guide", "--show", "grpo", "run_training.py", "--dry-run", "--info", "config-groups"]
+    )
+    runpy.run_module("pipelines.guide", run_name="__main__")
+    expected = "python -m pipelines.train --dry-run --info config-groups workload=grpo\n"
+    assert capsys.readouterr().out == expected
 
 
 def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
