@@ -44,6 +44,8 @@ def choose(word: str, workload: str, place: Path) -> Chosen:
     Raises:
         UserError: there is none.
     """
+    if not word.strip():
+        raise UserError("checkpoint=: is empty", "give a folder, STUDY/NUMBER, or latest")
     folder = place / Path(word).expanduser()
     trial = TRIAL.fullmatch(word)
     if word == "latest":
@@ -100,7 +102,11 @@ def _chosen(folder: Path) -> Chosen:
 
 
 def _meta(folder: Path) -> dict[str, object]:
-    return records.read(folder / "meta.json") or {}
+    """What the checkpoint says of itself; nothing where it is damaged, which is told when it is read as a whole."""
+    try:
+        return records.read(folder / "meta.json") or {}
+    except records.Damaged:
+        return {}
 
 
 def _workload(folder: Path) -> object:
@@ -113,8 +119,17 @@ def _overrides(run: Path) -> list[str]:
     path = run / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return []
-    told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return [word for word in told or [] if isinstance(word, str) and not word.lstrip("+~").startswith("hydra")]
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}", "put it back, or remove it and type the overrides"
+        ) from error
+    return [
+        word
+        for word in (told if isinstance(told, list) else [])
+        if isinstance(word, str) and not word.lstrip("+~").startswith("hydra")
+    ]
 
 
 def merged(recorded: Sequence[str], typed: Sequence[str]) -> list[str]:

@@ -13,15 +13,20 @@ from trialfleet.errors import UserError
 T = TypeVar("T")
 
 
-def main(entry: Callable[[], Any]) -> None:
-    """Run a Hydra entry point: short messages for what the user can mend, tracebacks for what we must."""
+def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
+    """Run a Hydra entry point: short messages for what the user can mend, tracebacks for what we must.
+
+    Args:
+        own_flags: whether ours are read; not where the words are another program's.
+    """
     from hydra.errors import CompactHydraException
     from omegaconf.errors import OmegaConfBaseException
 
     full = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the formatting of errors to us
     try:
-        _own_flags()
+        if own_flags:
+            _own_flags()
         entry()
         if _failed:
             raise _failed.pop()

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines import cli
@@ -87,14 +90,34 @@ def entry() -> None:
         chosen = _chosen(words)
         # The decoding presets are a group that is chosen already: +evaluation=greedy chooses another member.
         typed = [word.removeprefix("+") if word.startswith("+evaluation=") else word for word in words]
-        typed = [word for word in typed if not word.startswith("checkpoint=")]
-        sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint='{chosen.folder}'"])
+        typed = [word for word in typed if key(word) != "checkpoint"]
+        sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint={quoted(str(chosen.folder))}"])
     hydra.main(config_path=str(conf_directory()), config_name="evaluate")(task)()
 
 
 def _chosen(words: list[str]) -> Chosen:
-    said = dict(word.split("=", 1) for word in words if "=" in word)
+    said = {key(word): text(word) for word in words if "=" in word}
     return choose(said.get("checkpoint", "latest"), said.get("workload", "asr"), Path.cwd())
+
+
+def key(word: str) -> str:
+    """The key of an override."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def text(word: str) -> str:
+    """The value of an override, without the quotes that Hydra would take off."""
+    value = word.partition("=")[2]
+    try:
+        parsed = OverridesParser.create().parse_override(word).value()
+    except HydraException:  # Hydra says so itself, unless it is a path that only we read
+        return value
+    return parsed if isinstance(parsed, str) else value
+
+
+def quoted(value: str) -> str:
+    """A text as an override says it, whatever is in it."""
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 if __name__ == "__main__":

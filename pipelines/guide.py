@@ -52,4 +52,4 @@ def _taken(words: list[str], option: str) -> bool:
 
 
 if __name__ == "__main__":
-    cli.main(entry)
+    cli.main(entry, own_flags=False)

@@ -62,7 +62,9 @@ def _what(meaning: Meaning) -> str:
     if meaning.warn:
         return f"left out: {meaning.warn}"
     if meaning.factor_of:
-        return f"a factor of {meaning.factor_of}"
+        return " and ".join([*(meaning.to or ()), f"a factor of {meaning.factor_of}"])
+    if meaning.says:
+        return f"the guide's {' '.join(meaning.says)}"
     words = " ".join(meaning.to or ()) or "(the default here)"
     values = ", ".join(f"{old} → {new}" for old, new in meaning.values.items() if old != new)
     return f"{words} ({values})" if values else words

@@ -18,11 +18,13 @@ class Program:
         front: how its words are read: 'hydra' overrides, 'flags' such as --learning-rate 1e-5, or a 'json' file.
         command: our module, for example pipelines.train.
         words: what it always adds, in the guide's own words.
+        flags: the flags that mean something else to it than to the other programs.
     """
 
     front: str
     command: str
     words: tuple[str, ...] = ()
+    flags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Meaning:
 
     Attributes:
         to: our key, or for a member our overrides; None if it has no meaning here.
+        says: for a member, what it sets in the guide's own words.
         values: the guide's values and ours, where they differ.
+        within: our value, in which the guide's stands at {}; None if it is the value itself.
         also: overrides that come before all others.
         factor_of: our key to whose value this one contributes a factor.
         default: the factor where only others are given; None if without it there is nothing to multiply.
@@ -42,7 +46,9 @@ class Meaning:
     """
 
     to: tuple[str, ...] | None = None
+    says: tuple[str, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
+    within: str | None = None
     also: tuple[str, ...] = ()
     factor_of: str | None = None
     default: float | None = 1.0
@@ -72,7 +78,7 @@ def load(name: str) -> Guide:
     return Guide(
         name=name,
         programs={
-            begin: Program(one["front"], one["command"], tuple(one.get("words", ())))
+            begin: Program(one["front"], one["command"], tuple(one.get("words", ())), one.get("flags", {}))
             for begin, one in raw["programs"].items()
         },
         always=tuple(raw["always"]),
@@ -98,4 +104,4 @@ def _meaning(what: Any) -> Meaning:
         fields["to"] = (fields["to"],) if isinstance(fields["to"], str) else tuple(fields["to"])
     if "values" in fields:
         fields["values"] = {str(old): str(new) for old, new in fields["values"].items()}
-    return Meaning(**{**fields, "also": tuple(fields.get("also", ()))})
+    return Meaning(**{**fields, "also": tuple(fields.get("also", ())), "says": tuple(fields.get("says", ()))})

@@ -5,8 +5,9 @@ import itertools
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, nan, prod
 from pathlib import Path
+from typing import NoReturn
 
 from pipelines.guides.table import Guide, Meaning, Program
 from pipelines.guides.words import Setting, settings_of_file, settings_of_flags, settings_of_override
@@ -16,7 +17,11 @@ from trialfleet.errors import UserError
 INTERPRETERS = ("python", "python3")
 WITH_A_VALUE = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd")  # options of Hydra's
 WITHOUT = ("--help", "-h", "--hydra-help", "--resolve", "--multirun", "-m", "--dry-run")
+WITHOUT_FLAGS = ("--help", "-h", "--dry-run")  # what the front ends with flags know of them
 EXPERIMENTS = ("experiment", "experiments")  # the groups of presets
+CONFIG_NAME = "--config-name"
+OUR_EXPERIMENT = "our experiment"  # one of conf/experiment
+QUOTES = ("'", '"')
 # Where the guides' readers keep experiments of their own.
 EXPERIMENT_FOLDERS = ("conf/experiment", "configs/hydra/experiments", "conf/presets")
 
@@ -70,12 +75,14 @@ def translate(guide: Guide, line: Sequence[str]) -> Command:
     translator = _Translator(guide, command)
     words = [*program.words, *words]
     if program.front == "flags":
-        translator.settings(settings_of_flags(words, guide.flags))
+        asked = [word for word in words if word in WITHOUT_FLAGS]
+        command.options += asked
+        flags = {**guide.flags, **program.flags}
+        translator.settings(settings_of_flags([word for word in words if word not in asked], flags))
     elif program.front == "json":
         if not words:
             raise UserError(f"{line[0]}: has no experiment file", "give its path, for example experiment.json")
-        translator.file(Path(words[0]))
-        translator.hydra(words[1:])
+        translator.hydra(words[1:], translator.of_file(Path(words[0])))
     else:
         translator.hydra(words)
     translator.multiply()
@@ -116,46 +123,109 @@ class _Translator:
         self.guide = guide
         self.command = command
 
-    def hydra(self, words: Sequence[str]) -> None:
-        """Words of a program that has Hydra's command line."""
-        left = list(words)
+    def hydra(self, words: Sequence[str], before: Sequence[Setting] = ()) -> None:
+        """Words of a program that has Hydra's command line, which win over the settings before them."""
+        self.settings(self._typed(words), before)
+
+    def _typed(self, words: Sequence[str]) -> list[Setting]:
+        """The settings among the words; the options are taken over."""
+        left, found = list(words), []
         while left:
             word = left.pop(0)
             name, equals, value = word.partition("=")
             if word in WITHOUT:
                 self.command.options.append(word)
             elif name in ("--config-name", "-cn"):
-                self._config_name(value if equals else _value(name, left))
+                config = (value or _missing(name)) if equals else _value(name, left)
+                found.append(Setting(CONFIG_NAME, (config.removesuffix(".yaml"),), f"{name} {config}"))
             elif name in WITH_A_VALUE:
                 self.command.options += [word] if equals else [word, _value(name, left)]
             elif word.startswith("-") and not equals:
                 raise UserError(f"{word}: is no option of the guide's commands", f"use {', '.join(WITHOUT)}")
             else:
-                self.settings(settings_of_override(word))
+                found += settings_of_override(word)
+        return found
 
-    def _config_name(self, name: str) -> None:
-        """A whole config by its name: a preset of the guide's, or an experiment of the reader's."""
-        if name in self.guide.config_names:
-            self.hydra(self.guide.config_names[name])
-        else:
-            self._experiment(Setting("experiment", (name,), f"--config-name {name}"))
-
-    def file(self, path: Path) -> None:
+    def of_file(self, path: Path) -> list[Setting]:
         """An experiment's file. Its keys may stand without their groups, as in the older ones."""
+        found = []
         for setting in settings_of_file(path):
             ends = [key for key in self.guide.keys if key.endswith(f".{setting.key}")]
             known = setting.key in (*self.guide.keys, *self.guide.groups)
-            self._setting(setting if known or not ends else setting._replace(key=ends[0]))
+            found.append(setting if known or not ends else setting._replace(key=ends[0]))
+        return found
 
-    def settings(self, settings: Iterable[Setting]) -> None:
-        for setting in settings:
+    def settings(self, typed: Sequence[Setting], before: Sequence[Setting] = ()) -> None:
+        """Translate all settings of a line.
+
+        As in Hydra the order of the words does not matter: what is typed wins over what a preset says, and a key over
+        the member of its group.
+        """
+        presets, own = list(before), []
+        for setting in typed:
+            said = self._said_by_preset(setting)
+            presets += said if said is not None else []
+            own += [setting] if said is None else []
+        groups = self.guide.groups
+        members = {one.key: one for one in [*presets, *own] if one.key in groups}
+        for setting in [
+            *(one for member in members.values() for one in self._said_by_member(member)),
+            *self._ranked([one for one in presets if one.key not in groups]),
+            *self._ranked([one for one in own if one.key not in groups]),
+        ]:
             self._setting(setting)
 
+    def _said_by_preset(self, setting: Setting) -> list[Setting] | None:
+        """What a preset or an experiment's file says in the guide's words; None if the setting is neither."""
+        if setting.values is None or setting.key not in (*EXPERIMENTS, CONFIG_NAME):
+            return None
+        presets = self.guide.groups.get("experiment", {})
+        if len(setting.values) > 1:
+            raise UserError(f"{setting.shown}: presets cannot be swept", "run the line once for each of them")
+        (name,) = setting.values
+        if setting.key == CONFIG_NAME and name in self.guide.config_names:
+            return [one for word in self.guide.config_names[name] for one in settings_of_override(word)]
+        if name in presets:
+            return self._said_by_member(setting._replace(key="experiment"))
+        for folder in EXPERIMENT_FOLDERS:
+            path = Path(folder) / f"{name}.yaml"
+            if path.is_file() and not path.parent.samefile(conf_directory() / "experiment"):
+                return self.of_file(path)
+        return [setting._replace(key=OUR_EXPERIMENT)]
+
+    def _said_by_member(self, setting: Setting) -> list[Setting]:
+        """A member whose meaning stands in the guide's words is these words; all else is itself."""
+        members = self.guide.groups.get(setting.key, {})
+        if setting.values is None or len(setting.values) != 1 or setting.values[0] not in members:
+            return [setting]
+        says = members[setting.values[0]].says
+        return [one for word in says for one in settings_of_override(word)] if says else [setting]
+
+    def _ranked(self, settings: Sequence[Setting]) -> list[Setting]:
+        """The settings, and last those of several keys that mean the same key here.
+
+        Of these a switch that is on wins over one that is off, and then the one that is further down in the table.
+        """
+        once = list({one.key: one for one in settings}.values())
+        keys = list(self.guide.keys)
+        targets = {one.key: _targets(self.guide.keys[one.key]) for one in once if one.key in keys}
+
+        def shared(setting: Setting) -> bool:
+            mine = targets.get(setting.key, set())
+            others = [target for key, all_ in targets.items() if key != setting.key for target in all_]
+            return any(_overlap(one, other) for one in mine for other in others)
+
+        def rank(setting: Setting) -> tuple[bool, int]:
+            on = setting.values is not None and setting.values[0].lower() != "false"
+            return on, keys.index(setting.key) * (1 if on else -1)
+
+        return [*(one for one in once if not shared(one)), *sorted(filter(shared, once), key=rank)]
+
     def _setting(self, setting: Setting) -> None:
-        key, values = setting.key, setting.values
-        if key in EXPERIMENTS and values is not None:
-            self._experiment(setting)
-        elif key in self.guide.groups and values is not None:
+        key = setting.key
+        if key == OUR_EXPERIMENT and setting.values is not None:
+            self.command.overrides.append(f"+experiment={setting.values[0]}")
+        elif key in self.guide.groups:
             self._members(setting, self.guide.groups[key])
         elif key in self.guide.keys:
             self._key(setting, self.guide.keys[key])
@@ -170,7 +240,8 @@ class _Translator:
 
     def _members(self, setting: Setting, members: dict[str, Meaning]) -> None:
         """The choice of a group's member, or of several in a sweep."""
-        assert setting.values is not None
+        if setting.values is None:
+            raise UserError(f"{setting.shown}: a group cannot be taken out", f"choose one of {', '.join(members)}")
         chosen = []
         for member in setting.values:
             if member not in members:
@@ -189,45 +260,38 @@ class _Translator:
 
     def _choices(self, setting: Setting, chosen: Sequence[Meaning]) -> None:
         """Several members: they must differ in one override of ours."""
-        lists = [list(meaning.to or ()) for meaning in chosen]
+        lists = [list(meaning.to or meaning.says) for meaning in chosen]
         keys = [[word.partition("=")[0] for word in words] for words in lists]
-        if any(one != keys[0] for one in keys) or not keys[0]:
-            raise UserError(f"{setting.shown}: these cannot be swept together", "sweep them one by one")
-        for words in zip(*lists, strict=True):
-            key = words[0].partition("=")[0]
-            values = list(dict.fromkeys(word.partition("=")[2] for word in words))
-            self.command.overrides.append(f"{key}={','.join(values)}")
-
-    def _experiment(self, setting: Setting) -> None:
-        assert setting.values is not None
-        (name,) = setting.values
-        presets = self.guide.groups.get("experiment", {})
-        if name in presets:
-            return self._members(setting._replace(key="experiment"), presets)
-        for folder in EXPERIMENT_FOLDERS:
-            path = Path(folder) / f"{name}.yaml"
-            if path.is_file() and not path.parent.samefile(conf_directory() / "experiment"):
-                return self.file(path)
-        self.command.overrides.append(f"+experiment={name}")
-        return None
+        if any(one != keys[0] for one in keys) or len(keys[0]) != 1 or any(meaning.says for meaning in chosen):
+            raise UserError(f"{setting.shown}: these cannot be swept together", "run the line once for each of them")
+        values = dict.fromkeys(word.partition("=")[2] for (word,) in lists)
+        self.command.overrides.append(f"{keys[0][0]}={','.join(values)}")
 
     def _key(self, setting: Setting, meaning: Meaning) -> None:
         self._check(setting, meaning)
         if meaning.warn is not None:
             return
+        if meaning.command is not None and setting.values in (None, ("null",)):
+            return
         if meaning.factor_of is not None:
             if setting.values is None:
                 raise UserError(f"{setting.shown}: cannot be taken out", f"set {setting.key} to a number")
+            if meaning.to and len(setting.values) > 1:
+                raise UserError(
+                    f"{setting.shown}: {meaning.to[0]} and {meaning.factor_of} would have to change together",
+                    "run the line once for each value",
+                )
             self.command.factors.setdefault(meaning.factor_of, {})[setting.key] = setting.values
         self.command.first += meaning.also
         for key in meaning.to or ():
             name, fixed, _ = key.partition("=")
             if fixed:
-                self.command.overrides += [key] if setting.values == ("true",) else []
+                on = _switched(setting)
+                self.command.overrides += [key] if on else []
             elif setting.values is None:
                 self.command.overrides.append(f"{name}=null")
             else:
-                values = [_valued(setting, meaning, one) for one in setting.values]
+                values = dict.fromkeys(_valued(setting, meaning, one) for one in setting.values)
                 self.command.overrides.append(f"{name}={','.join(values)}")
         if meaning.command is not None:
             self.command.module = meaning.command
@@ -239,23 +303,58 @@ class _Translator:
             self.command.warnings.append(f"{setting.shown} is left out: {meaning.warn}")
 
     def multiply(self) -> None:
-        """Our keys whose value is a product of several of the guide's."""
+        """Our keys whose value is a product of several of the guide's, unless the line says the product itself."""
+        said = {word.partition("=")[0] for word in self.command.overrides}
         for ours, given in self.command.factors.items():
             all_factors = {key: one for key, one in self.guide.keys.items() if one.factor_of == ours}
-            factors = {key: given.get(key, (str(one.default),)) for key, one in all_factors.items()}
-            if any(one.default is None and key not in given for key, one in all_factors.items()):
+            incomplete = any(one.default is None and key not in given for key, one in all_factors.items())
+            if ours in said or incomplete:
                 continue
-            try:
-                products = [prod(map(float, combination)) for combination in itertools.product(*factors.values())]
-            except ValueError:
-                raise UserError(f"{', '.join(given)}: must be numbers, got {given}") from None
-            self.command.overrides.append(f"{ours}={','.join(str(max(1, int(value))) for value in products)}")
+            factors = [
+                [_factor(key, text) for text in given.get(key, (str(one.default),))] for key, one in all_factors.items()
+            ]
+            products = dict.fromkeys(str(max(1, int(prod(one)))) for one in itertools.product(*factors))
+            self.command.overrides.append(f"{ours}={','.join(products)}")
+
+
+def _targets(meaning: Meaning) -> set[str]:
+    return {word.partition("=")[0] for word in meaning.to or ()}
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two keys are the same, or one is part of the other; what is chosen in a group comes first anyway."""
+    short, long = sorted((one, other), key=len)
+    return short == long or ("." in short and long.startswith(f"{short}."))
+
+
+def _factor(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 < value < inf:
+        raise UserError(f"{key}={text}: the factors of a number of steps or examples must be numbers above 0")
+    return value
+
+
+def _switched(setting: Setting) -> bool:
+    """Whether a switch is on."""
+    values = [value.lower() for value in setting.values or ("false",)]
+    if values not in (["true"], ["false"]):
+        raise UserError(f"{setting.shown}: is a switch", f"set {setting.key} to true or false")
+    return values == ["true"]
 
 
 def _valued(setting: Setting, meaning: Meaning, value: str) -> str:
     """A value in our words."""
+    if value.lower() in ("true", "false"):
+        value = value.lower()
+    if meaning.values and value[:1] in QUOTES:
+        value = value.strip(value[0])
     if value in meaning.refused_values:
         raise UserError(f"{setting.shown}: {meaning.refused_values[value]}")
+    if meaning.within is not None and value != "null":
+        return meaning.within.replace("{}", value)
     if not meaning.values:
         return value
     if value not in meaning.values:
@@ -267,9 +366,11 @@ def _valued(setting: Setting, meaning: Meaning, value: str) -> str:
 
 
 def _value(option: str, left: list[str]) -> str:
-    if not left:
-        raise UserError(f"{option}: has no value", f"give one: {option} VALUE")
-    return left.pop(0)
+    return left.pop(0) if left else _missing(option)
+
+
+def _missing(option: str) -> NoReturn:
+    raise UserError(f"{option}: has no value", f"give one: {option} VALUE")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

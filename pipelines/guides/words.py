@@ -38,11 +38,16 @@ def settings_of_override(word: str) -> list[Setting]:
     except HydraException as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{word}: is no override of Hydra's ({first})", "quote what the shell would change") from error
+    if override.package is not None:
+        raise UserError(f"{word}: no program of the guides has packages", f"leave out @{override.package}")
     key = override.key_or_group
     if override.is_delete():
         return [Setting(key, None, word)]
     if override.is_discrete_sweep():
-        values = tuple(override.sweep_string_iterator())
+        try:
+            values = tuple(override.sweep_string_iterator())
+        except HydraException as error:  # glob, which looks for members in a config
+            raise UserError(f"{word}: cannot be translated", "list the values: KEY=A,B") from error
         typed = tuple(word.split("=", 1)[1].split(","))  # 1e-6 stays as it was typed
         return [Setting(key, typed if len(typed) == len(values) and "(" not in word else values, word)]
     value = override.value()
@@ -62,12 +67,16 @@ def settings_of_flags(words: Sequence[str], flags: Mapping[str, str]) -> list[Se
         word = left.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
-        if not word.startswith("--") or name not in flags:
-            found.append(Setting(word if word.startswith("--") else f"the word {word}", ("",), word))
+        if not word.startswith("--"):
+            raise UserError(f"{word}: is neither a flag nor the value of one", "flags are --NAME VALUE")
+        if name not in flags:
+            found.append(Setting(word.partition("=")[0], ("",), word))
             if left and not left[0].startswith("--"):
                 left.pop(0)
             continue
         key, switch, set_to = flags[name].partition("=")
+        if switch and equals:
+            raise UserError(f"{word}: is a switch, which takes no value", "leave it out to have it off")
         if switch:
             found.append(Setting(key, (set_to,), word))
             continue
@@ -94,13 +103,21 @@ def settings_of_file(path: Path) -> Iterator[Setting]:
         raise UserError(f"{path}: cannot be read: {error}", "correct the file") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is no mapping of settings", 'write one, such as {"training": {"max_steps": 100}}')
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, dict):
-            for group, member in entry.items():
-                name = str(group).removeprefix("override ").strip().removeprefix("/")
-                yield Setting(name, (str(member),), f"{path.name}: {group}: {member}")
+    yield from _of_defaults(content.pop("defaults", None) or [], path)
     for key, value in flat(content):
         yield Setting(key, (value,), f"{path.name}: {key}: {value}")
+
+
+def _of_defaults(entries: Any, path: Path) -> Iterator[Setting]:
+    """The members that a defaults list chooses."""
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: defaults: is no list", "write one, such as [{override /model: small}]")
+    for entry in entries:
+        for group, member in entry.items() if isinstance(entry, dict) else ():
+            if not isinstance(member, str):
+                raise UserError(f"{path}: defaults: {group}: {member}: is no member's name", "choose one member")
+            name = str(group).removeprefix("override ").strip().removeprefix("/")
+            yield Setting(name, (member,), f"{path.name}: {group}: {member}")
 
 
 def flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import evaluate
 from pipelines.chosen_checkpoint import choose, merged
 from trialfleet.errors import UserError
 from trialfleet.trial import records
@@ -73,3 +74,25 @@ def test_what_its_training_was_told_comes_before_what_is_typed(place: Path) -> N
 def test_what_is_not_there_is_said(place: Path, word: str, workload: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose(word, workload, place)
+
+
+def test_a_damaged_checkpoint_hides_no_other(place: Path) -> None:
+    (place / "outputs/other/checkpoints/00000005/meta.json").write_text("{")
+    assert choose("latest", "asr", place).folder == place / f"{TRIAL}/2.0/checkpoints/00000200"
+    assert choose("outputs/other", "mvfoul", place).meta == {}
+    (place / RUN / ".hydra" / "overrides.yaml").write_text("[")
+    with pytest.raises(UserError, match=r"overrides\.yaml: cannot be read"):
+        choose(RUN, "asr", place)
+
+
+def test_nothing_is_no_checkpoint(place: Path) -> None:
+    with pytest.raises(UserError, match="is empty"):
+        choose("", "asr", place)
+
+
+def test_a_folder_is_read_as_hydra_would() -> None:
+    for word in ("checkpoint='a b/c'", 'checkpoint="a b/c"', "++checkpoint=a b/c"):
+        assert (evaluate.key(word), evaluate.text(word)) == ("checkpoint", "a b/c")
+    assert evaluate.text("checkpoint=/a/it's") == "/a/it's"
+    assert evaluate.text(f"checkpoint={evaluate.quoted('/a/it is, here')}") == "/a/it is, here"
+    assert evaluate.text(f"checkpoint={evaluate.quoted(chr(39))}") == chr(39)

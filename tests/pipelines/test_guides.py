@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
     with initialize_config_dir(str(CONF)):
         configs = [compose("config", overrides=[*base, *extra]) for extra in ([], *([one] for one in CHOICES[name]))]
     targets = {key.partition("=")[0] for one in GUIDES[name].keys.values() for key in one.to or ()}
-    nullable = {"training.early_stopping.patience", "freezing.rate_boost.factor"}
+    nullable = {"freezing.rate_boost.factor"}
     for target in targets - {"checkpoint", "hydra.run.dir"} - nullable:
         parent, _, key = target.rpartition(".")
         nodes = [OmegaConf.select(config, parent) if parent else config for config in configs]
@@ -195,6 +196,36 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
         ),
         (
             "mvfoul",
+            "training/train.py --progressive_class_balancing --use_class_balanced_sampler",
+            "class_balance=progressive",
+        ),
+        (
+            "mvfoul",
+            "train_hydra.py sampling.use_class_balanced_sampler=True sampling.use_action_balanced_sampler=False",
+            "class_balance=class_balanced",
+        ),
+        (
+            "mvfoul",
+            "train_hydra.py freezing.backbone_lr_ratio_after_half=0.4 freezing.enable_backbone_lr_boost=true",
+            "'freezing.rate_boost={group:backbone,share:0.5,of_group:heads,factor:0.6}' freezing.rate_boost.factor=0.4",
+        ),
+        (
+            "mvfoul",
+            "train_hydra.py --config-name quick_test experiment.fast_dev_run=true dataset.batch_size=8",
+            "training.max_epochs=2 training.max_steps=1 training.report_every=1 training.limit_eval_batches=1 "
+            "training.global_batch=8",
+        ),
+        (
+            "mvfoul",
+            "train_hydra.py training.early_stopping_patience=5",
+            "'training.early_stopping={patience:5,min_delta:0}'",
+        ),
+        ("grpo", "agent-tunix train --checkpoint-dir here --dry-run", ""),
+        ("grpo", "agent-tunix evaluate --temperature 0.5", "evaluation.temperature=0.5"),
+        ("grpo", "run_training.py -m training.num_batches=10,20 training.epochs=1,2", "training.max_steps=10,20,40"),
+        ("asr", "train_hydra.py eval_checkpoint=null", ""),
+        (
+            "mvfoul",
             "train_hydra.py dataset.batch_size=8 -- training.max_steps=3 seed=2",
             "training.global_batch=8 training.max_steps=3 seed=2",
         ),
@@ -203,6 +234,24 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
 def test_a_line_means(name: str, line: str, expected: str) -> None:
     command = translated(name, line)
     assert command.settled() == [*GUIDES[name].always, *shlex.split(expected)]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "training=production",
+            {"training.global_batch=32", "training.per_device_batch=8", "training.max_steps=50000"},
+        ),
+        ("training.max_steps=7 training=production", {"training.global_batch=32", "training.max_steps=7"}),
+        ("training=production training.per_device_train_batch_size=4", {"training.global_batch=16"}),
+        ("training.max_steps=7 +experiments=test", {"training.max_steps=7", "optimizer.learning_rate=5e-5"}),
+        ("+experiments=test training=mac", {"training.max_steps=100", "training.checkpoints.keep_last=2"}),
+        ("+experiments=production", {"training.global_batch=32", "scheduler.warmup_ratio=0.05"}),
+    ],
+)
+def test_what_is_typed_wins_over_presets_in_any_order(line: str, expected: set[str]) -> None:
+    assert expected <= set(translated("asr", f"train_hydra.py {line}").settled())
 
 
 @pytest.mark.parametrize(
@@ -220,7 +269,17 @@ def test_a_line_means(name: str, line: str, expected: str) -> None:
         ("grpo", "agent-tunix train --model-size 9b", "9b has no meaning here"),
         ("grpo", "run_training.py --quiet", "--quiet: is no option"),
         ("mvfoul", "training/train.py --backbone_l 1", "did you mean --backbone_lr?"),
-        ("mvfoul", "training/train.py extra", "the guide mvfoul has no the word extra"),
+        ("mvfoul", "training/train.py extra", "extra: is neither a flag nor the value of one"),
+        ("mvfoul", "training/train.py --use_class_weights=false", "is a switch, which takes no value"),
+        ("mvfoul", "train_hydra.py experiment.debug=maybe", "is a switch"),
+        ("asr", "train_hydra.py +experiments=test,production -m", "presets cannot be swept"),
+        ("asr", "train_hydra.py -m training=default,production", "cannot be swept together"),
+        ("asr", "train_hydra.py ~model", "a group cannot be taken out"),
+        ("asr", "train_hydra.py --config-name=", "--config-name: has no value"),
+        ("asr", "train_hydra.py -m 'training.learning_rate=glob(*)'", "list the values"),
+        ("asr", "train_hydra.py model@other=tiny", "leave out @other"),
+        ("grpo", "run_training.py training.num_batches=nan", "must be numbers above 0"),
+        ("grpo", "run_training.py -m grpo.num_iterations=1,2", "would have to change together"),
     ],
 )
 def test_what_cannot_be_translated_is_named(name: str, line: str, message: str) -> None:
@@ -229,11 +288,24 @@ def test_what_cannot_be_translated_is_named(name: str, line: str, message: str) 
     assert message in str(refused.value)
 
 
+def test_the_flags_of_a_line_reach_its_translation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["guide", "--show", "grpo", "run_training.py", "--dry-run", "--info", "config-groups"]
+    )
+    runpy.run_module("pipelines.guide", run_name="__main__")
+    expected = "python -m pipelines.train --dry-run --info config-groups workload=grpo\n"
+    assert capsys.readouterr().out == expected
+
+
 def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
     for content, message in (
         ("{", "cannot be read"),
         ("[1]", "is no mapping"),
         ('{"training": {"lr": 1}}', "has no training.lr"),
+        ('{"defaults": "model"}', "defaults: is no list"),
+        ('{"defaults": [{"model": ["tiny"]}]}', "is no member's name"),
     ):
         (tmp_path / "one.json").write_text(content)
         with pytest.raises(UserError, match=message):
