@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.harness import TOY, composed
 from trialfleet.config import hyperparameters
-from trialfleet.training import schedules
+from trialfleet.training import program, schedules
 
 KINDS = ["constant", "cosine", "warmup_cosine", "step", "plateau", "onecycle", "restarts", "polynomial"]
 TOTAL = 100
@@ -16,7 +16,8 @@ TOTAL = 100
 def curve(kind: str, *overrides: str) -> np.ndarray:
     """The factor at each of the steps."""
     config = composed(*TOY, f"scheduler={kind}", *overrides)
-    values = {name: jnp.float32(value) for name, value in hyperparameters(config).items()}
+    numbers = hyperparameters(config)
+    values = program.named_hyperparameters(tuple(numbers), jnp.asarray(list(numbers.values()), jnp.float32))
     steps = jnp.arange(TOTAL, dtype=jnp.int32)
 
     @jax.jit
