@@ -523,8 +523,8 @@ threading.Timer(0.5, aside).start()  # as the driver does
 
 def test_a_local_time_limit_is_told_as_what_it_is_and_another_interrupt_as_a_failure(study: Study) -> None:
     """submitit's local controller sends SIGINT, the first time when the limit is reached."""
-    # Where another thread takes the signal, the interrupt comes a moment later: the task must still be there.
-    submission = study.does(*["import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"] * 2)
+    # It is raised in this thread: where another one takes it, a sleeping task hears of it only when it wakes.
+    submission = study.does(*["import signal, time; signal.raise_signal(signal.SIGINT); time.sleep(60)"] * 2)
     assert study.run(submission, 0, SUBMITIT_LOCAL_TIMEOUT_S="5")[0] == 0
     assert not study.trial(0).result_json.exists()
     assert (study.trial(0).run_dir("1.0") / TIME_LIMIT).exists()
