@@ -19,7 +19,8 @@ def test_a_sweep_of_a_guide_runs(run: Run) -> None:
 
 def test_a_line_is_shown_and_one_that_cannot_be_run_says_why(run_quickly: Run) -> None:
     shown = run_quickly("pipelines.guide", "--show", "asr", "hatch", "run", "train-test").stdout
-    assert "python -m pipelines.train workload=asr experiment_name=test" in shown
+    assert shown.startswith("python -m pipelines.train workload=asr ")
+    assert " experiment_name=test " in shown
     assert "refused" in run_quickly("pipelines.guide", "--list", "mvfoul").stdout
     refused = run_quickly("pipelines.guide", "grpo", "run_training.py", "+optimizer.schedule_type=linear", code=2)
     assert "scheduler=polynomial" in refused.stdout
