@@ -112,7 +112,10 @@ def _own_words(guide: Guide, command: Command, place: Path) -> list[str]:
     if guide.name == "grpo":
         model = [word for word in command.settled() if word.startswith("model")]
         base = [f"training.init_from={_base(model, place)}"]
-    return [*SMALL[guide.name], *FOR_ALL, *base]
+    small = [*SMALL[guide.name], *FOR_ALL, *base]
+    if any(re.match(r"training.max_steps=.*,", word) for word in command.settled()):  # swept: so it stays
+        small[0] = "training.max_steps=1,2"
+    return small
 
 
 def _trained(guide: Guide, model: list[str], place: Path) -> Path:
