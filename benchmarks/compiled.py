@@ -68,18 +68,23 @@ def vocabulary() -> None:
     sequence = jax.ShapeDtypeStruct((SEQUENCES, length), jnp.int32)
     valid = jax.ShapeDtypeStruct((SEQUENCES, length), jnp.float32)
 
+    def all_scores(params: Any, sequence: Any, valid: Any) -> Any:
+        return unembedding.scores(
+            gemma.stream(config, params, sequence, valid, {}), params["embedder"]["input_embedding"]
+        )
+
     def prefill(params: Any, sequence: Any, valid: Any) -> Any:
         return gemma.start(config, params, sequence[:, :PROMPT], valid[:, :PROMPT], COMPLETION, {})[0]
 
     def prefill_all(params: Any, sequence: Any, valid: Any) -> Any:
-        return gemma.logits(config, params, sequence[:, :PROMPT], valid[:, :PROMPT], {})[:, -1]
+        return all_scores(params, sequence[:, :PROMPT], valid[:, :PROMPT])[:, -1]
 
     def read(params: Any, sequence: Any, valid: Any) -> Any:
         x = gemma.stream(config, params, sequence[:, :-1], valid[:, :-1], {})
         return unembedding.say(x[:, PROMPT - 1 :], params["embedder"]["input_embedding"], sequence[:, PROMPT:]).logs
 
     def read_all(params: Any, sequence: Any, valid: Any) -> Any:
-        logs = jax.nn.log_softmax(gemma.logits(config, params, sequence[:, :-1], valid[:, :-1], {}))
+        logs = jax.nn.log_softmax(all_scores(params, sequence[:, :-1], valid[:, :-1]))
         return jnp.take_along_axis(logs[:, PROMPT - 1 :], sequence[:, PROMPT:, None], -1)
 
     def gradient(function: Callable[..., Any]) -> Callable[..., Any]:

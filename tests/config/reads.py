@@ -19,6 +19,7 @@ from trialfleet.config import derive, traced
 ROOT = Path(__file__).parents[2]
 # These look at every key alike: that they do so says nothing.
 GENERAL = {derive.__name__, traced.__name__, dataclasses.__name__, "trialfleet.config.load", "copy", "pickle"}
+ALIKE = {"__eq__", "__hash__", "__repr__", "__lt__", "__init__", "__post_init__"}  # so do these of a dataclass
 seen: set[str] = set()  # "module.Class.field", or "key:optimizer.beta1" of a hyperparameter
 
 
@@ -47,8 +48,10 @@ def record_attributes() -> None:
 
 def _recording(plain: Any, names: dict[str, str]) -> Any:
     def read(self: object, name: str) -> Any:
-        if name in names and names[name] not in seen and sys._getframe(1).f_globals.get("__name__") not in GENERAL:
-            seen.add(names[name])
+        if name in names and names[name] not in seen:
+            reader = sys._getframe(1)
+            if reader.f_code.co_name not in ALIKE and reader.f_globals.get("__name__") not in GENERAL:
+                seen.add(names[name])
         return plain(self, name)
 
     return read

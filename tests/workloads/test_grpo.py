@@ -1,5 +1,6 @@
 """Reinforcement learning of a language model: problems, rewards, the decoder, its completions, the objective."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,7 +30,13 @@ SMALL = (
     "runtime.compilation_cache=null",
 )
 HP = {"model.lora_alpha": jnp.asarray(16.0), "generation.temperature": jnp.asarray(1.0)}
-logits = jax.jit(gemma.logits, static_argnums=0, static_argnames=("adapter", "remat"))
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("adapter", "remat"))
+def logits(config: Any, params: Any, *given: Any, **named: Any) -> jax.Array:
+    """Scores of the token behind each one (B, T, vocabulary)."""
+    x = gemma.stream(config, params, *given, **named)
+    return unembedding.scores(x, params["embedder"]["input_embedding"])
 
 
 def small(*overrides: str) -> Any:

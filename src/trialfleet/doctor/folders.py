@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trialfleet.doctor.asked import Asked, existing
 from trialfleet.doctor.findings import Finding, fail, note, ok
-from trialfleet.trial.records import create
+from trialfleet.trial.records import create, sync_path
 
 PREFIX = ".trialfleet-doctor-"  # begins the names of what is made here
 _COUNTED = 200_000  # files of a cache whose size is added up
@@ -46,8 +46,8 @@ def _try_out(folder: Path) -> tuple[str, bool]:
     acts: dict[str, Callable[[], None]] = {
         "hard links (link(2)), by which results are committed": lambda: os.link(first, linked),
         "renaming over a file": lambda: os.replace(linked, renamed),
-        "fsync of a file": lambda: _sync(first),
-        "fsync of a folder": lambda: _sync(folder),
+        "fsync of a file": lambda: sync_path(first),
+        "fsync of a folder": lambda: sync_path(folder),
     }
     for name, act in acts.items():
         try:
@@ -64,14 +64,6 @@ def _try_out(folder: Path) -> tuple[str, bool]:
     except OSError:
         return "", True
     return "", False
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def cache(root: str | None) -> Iterator[Finding]:

@@ -167,7 +167,7 @@ def create(path: Path, value: Mapping[str, Json]) -> bool:
             return False
         finally:
             os.unlink(temporary)  # noqa: PTH108  # called very often
-        _sync_directory(path.parent)
+        sync_path(path.parent)
         return True
 
 
@@ -203,8 +203,13 @@ def _opened(path: Path, make_folder: bool) -> int:
         return os.open(path, flags, 0o666)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make a file, or the names in a folder, outlive a power cut.
+
+    Raises:
+        OSError: the file system cannot, or is away.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

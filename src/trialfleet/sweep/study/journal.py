@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from trialfleet.compat.optuna import JOURNAL_OPERATIONS
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.lease import LeaseLost
+from trialfleet.trial.records import sync_path
 
 T = TypeVar("T")
 
@@ -245,7 +246,7 @@ def _renewed(path: Path, lease_check: Callable[[], None]) -> int:
                 continue
             copy.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        sync_path(path.parent)
         return descriptor
 
 
@@ -324,14 +325,6 @@ def _pieces(file: BinaryIO, length: int) -> Iterator[bytes]:
     while length > 0 and (piece := file.read(min(length, _PIECE))):
         length -= len(piece)
         yield piece
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -------------------------------------------------------------------- the lock

@@ -123,25 +123,6 @@ def flops(config: Gemma3, length: int) -> float:
     return 2.0 * length * (weights + 2 * looks * config.heads * config.head_dim)
 
 
-def logits(
-    config: Gemma3,
-    params: Params,
-    sequence: jax.Array,
-    valid: jax.Array,
-    hp: Hyperparameters,
-    adapter: bool = True,
-    remat: Remat = "none",
-) -> jax.Array:
-    """Scores of the token behind each one (B, T, V), float32. Large: `unembedding.say` does without them.
-
-    Args:
-        sequence: (B, T) int32.
-        adapter: False gives the model without its adapters.
-    """
-    x = stream(config, params, sequence, valid, hp, adapter, remat)
-    return scores(x, params["embedder"]["input_embedding"])
-
-
 def stream(
     config: Gemma3,
     params: Params,
@@ -151,7 +132,12 @@ def stream(
     adapter: bool = True,
     remat: Remat = "none",
 ) -> jax.Array:
-    """The residual stream behind the last layer, normalised (B, T, D); see `logits`."""
+    """The residual stream behind the last layer, normalised (B, T, D).
+
+    Args:
+        sequence: (B, T) int32.
+        adapter: False gives the model without its adapters.
+    """
     return _read(config, params, sequence, valid, hp, adapter, remat)[0]
 
 
