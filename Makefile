@@ -73,7 +73,7 @@ test: $(READY) ## all tests, those on a real Slurm included
 test-fast: $(READY) ## the everyday part
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow and not cluster" $(ARGS)
 
-proofs: $(READY) ## what the tests try by samples, case by case: about half an hour
+proofs: $(READY) ## what the tests try by samples, case by case; takes long
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS) benchmarks/proofs
 
 lint: $(READY) ## ruff

@@ -99,10 +99,8 @@ def test_a_user_attribute_is_read_within_a_transaction(study: optuna.Study, data
     assert json.loads(text) == ["ours", 1]
 
 
-# The reason: Optuna warns of every call of Study.set_metric_names, since it may change; that is what is looked at here.
-@pytest.mark.filterwarnings(
-    "ignore::optuna.exceptions.ExperimentalWarning"
-)  # of set_metric_names, which is experimental
+# Study.set_metric_names is experimental in Optuna, which warns of each call; this test makes one.
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of set_metric_names
 def test_all_that_a_journal_says_is_known(tmp_path: Path) -> None:
     storage, path = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log"))), tmp_path / "journal.log"
     study = optuna.create_study(study_name="study", storage=storage)
@@ -129,8 +127,8 @@ def test_a_trial_takes_the_values_that_it_must(study: optuna.Study) -> None:
     assert trial.suggest_float("x", 0, 1) == 0.75
 
 
-# The reason: Optuna warns of every QMCSampler that is made, since it may change; that is what is looked at here.
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of QMCSampler, which is experimental
+# QMCSampler is experimental in Optuna, which warns of each that is made; this test makes one.
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of QMCSampler
 def test_a_qmc_sampler_notes_each_point_in_the_study(study: optuna.Study) -> None:
     """And `sample_relative`, by which points are skipped, uses up one whichever trial it is called for."""
     sampler = QMCSampler(seed=1)
