@@ -23,10 +23,11 @@ from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.launcher_polling import LauncherPolling
 from trialfleet.sweep.lingering_jobs import LingeringJobs
 from trialfleet.sweep.memory_growth import MemoryGrowth
-from trialfleet.sweep.node_health import Nodes, mass_cancelled
+from trialfleet.sweep.node_health import mass_cancelled
 from trialfleet.sweep.outages import Outages, make_sure_of_room
 from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Observation, reconcile
 from trialfleet.sweep.reports import Reports
+from trialfleet.sweep.retries import Retries
 from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.study import budget
 from trialfleet.sweep.study.consistency import with_claims
@@ -42,8 +43,6 @@ from trialfleet.trial.directory import TrialDir, trial_dir
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
-
-SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 
 
 class Observer(Protocol):
@@ -128,7 +127,7 @@ class Driver:
     _untracked: dict[int, int] = field(default_factory=dict)  # storage ids of trials whose record cannot be read
     _memory: MemoryGrowth = field(init=False)
     _file_system: FileSystemFailures = field(init=False)
-    _nodes: Nodes = field(init=False)
+    _retries: Retries = field(init=False)
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
     _went_on: bool = False  # whether this turn told a trial or started one
@@ -152,7 +151,6 @@ class Driver:
             patience=settings.patience,
             no_memory=self._give_up_memory,
         )
-        self._nodes = Nodes(self.fleet.has_other_nodes)
         self._reports = Reports(self.store, self.pruner, self.study.metric, self._run_begun, self._notice)
         self._lingering = LingeringJobs(self.fleets, settings.grace, self._notice)
         self._polling = LauncherPolling(self.fleets, settings.watch, self._notice_once)
@@ -160,6 +158,15 @@ class Driver:
         self._unreadable = UnreadableTrials(self._notice_once)
         self._file_system = FileSystemFailures(settings.patience, self._notice_once)
         self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
+        self._retries = Retries(
+            self.fleet,
+            self.fleets,
+            self._memory,
+            self._file_system,
+            self.clock.now,
+            self._notice,
+            self._submit_again,
+        )
         for fleet in self.fleets.values():
             fleet.notice = self._notice
             fleet.reported = self._reported
@@ -334,7 +341,7 @@ class Driver:
         trial.rest(now, self.settings.watch.max_files)
         seen = replace(seen, memory=self._memory.judged(trial), forgiven=self._file_system.forgiven(trial, now))
         if seen.job is JobState.OVER and not seen.claimed:
-            seen = replace(seen, unclaimed=trial.record.unclaimed + self._counts(trial))
+            seen = replace(seen, unclaimed=trial.record.unclaimed + self._retries.counts(trial))
         self._act(trial, reconcile(seen, self.limits), seen)
 
     def _act(self, trial: ActiveTrial, action: Action, seen: Observation) -> None:
@@ -350,15 +357,15 @@ class Driver:
             case Do.SUBMIT:
                 self._dispatch.queue.append(trial)
             case Do.FIND:
-                self._find(trial)
+                self._retries.find(trial)
             case Do.SET_ASIDE:
                 aside = trial.dir.set_result_aside(trial.accepts)
                 if aside is not None:
                     self._notice(f"{action.reason}: renamed to {aside.name}; trial {trial.number} goes on without it")
             case Do.SAME_ATTEMPT:
-                self._start_same_attempt(trial, action.reason)
+                self._retries.same_attempt(trial, action.reason)
             case Do.NEXT_ATTEMPT:
-                self._start_next_attempt(trial, action.reason)
+                self._retries.next_attempt(trial, action.reason)
             case Do.PRUNE:
                 self._commit(trial, TrialState.PRUNED, None)
             case Do.GIVE_UP:
@@ -369,7 +376,7 @@ class Driver:
                     error |= {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {action.reason}"}
                 self._commit(trial, TrialState.FAIL, error)
                 if not seen.claimed:
-                    self._count_against_node(trial, self._node(trial))
+                    self._retries.died_unclaimed(trial)
                 self._cancel_jobs([trial])
 
     def _commit(self, trial: ActiveTrial, state: TrialState, error: dict[str, str] | None) -> None:
@@ -378,84 +385,19 @@ class Driver:
             Result(state, None, error, {}, None, {}), Identity(self.study.uids[0], trial.record.identity.params)
         )
 
-    def _start_same_attempt(self, trial: ActiveTrial, reason: str) -> None:
-        """The job ended without a claim: its node may be at fault."""
-        counts, node = self._counts(trial), self._node(trial)
-        self._clear(trial)
-        memory = trial.record.memory
-        if trial.ran_out_of_memory:
-            reason, memory = self._memory.next_run(trial)
-        trial.write(submission=None, job=None, unclaimed=trial.record.unclaimed + counts, memory=memory)
-        self._count_against_node(trial, node)  # after what may fail and is then done again
-        self._retry(trial, reason if counts else f"{reason}, on node {node}, which is suspected")
-
-    def _counts(self, trial: ActiveTrial) -> bool:
-        """Whether the end of a job before its claim counts against its trial, and not against a node."""
-        return trial.ran_out_of_memory or self._nodes.counts(self._node(trial), trial.number)
-
-    def _count_against_node(self, trial: ActiveTrial, node: str) -> None:
-        """Count a job that ended before its claim. A node with several of them gets no more."""
-        if trial.ran_out_of_memory:
-            return
-        self._nodes.died_unclaimed(node, trial.number)
-        for bad in self._nodes.to_exclude():
-            self.fleet.exclude(bad)
-            self._notice(f"node {bad}: jobs end there before their trials begin; this study sends no more there")
-
-    def _node(self, trial: ActiveTrial) -> str:
-        """Where the launcher last saw the trial's job; empty if it did not say."""
-        job = trial.record.job
-        return "" if job is None or job.launcher not in self.fleets else self.fleets[job.launcher].node(job)
-
-    def _start_next_attempt(self, trial: ActiveTrial, reason: str) -> None:
-        node = trial.node()
-        self._clear(trial)
-        memory = trial.record.memory
-        if trial.ran_out_of_memory:
-            reason, memory = self._memory.next_run(trial)
-        reason = self._file_system.rest(trial, self.clock.now()) or reason
-        trial.write(
-            attempt=trial.record.attempt + 1,
-            submission=None,
-            job=None,
-            unclaimed=0,
-            timeouts=trial.record.timeouts + trial.timed_out,
-            memory=memory,
-        )
-        self._nodes.died(trial.number, node)
-        self._retry(trial, reason)
-
-    def _clear(self, trial: ActiveTrial) -> None:
-        """Kill the processes that a finished job left behind."""
-        job = trial.record.job
-        if job is not None and job.launcher in self.fleets:
-            self.fleets[job.launcher].clear(job)
-
     def _give_up_memory(self, trial: ActiveTrial, refusal: str) -> None:
         """The launcher has no place for a job with as much memory as the trial needs."""
         error = {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {refusal}", "traceback": ""}
         self._commit(trial, TrialState.FAIL, error)
 
-    def _find(self, trial: ActiveTrial) -> None:
-        """Look for the job of a submission that the launcher did not confirm to us."""
-        assert trial.record.submission is not None
-        # The launcher may have been another one when the trial was submitted.
-        job = self.fleets[trial.record.launcher].find(trial.record.submission, trial.record.index)
-        if job is not None:
-            trial.write(job=job)
-        elif trial.searches >= SEARCHES:  # an sbatch that was under way when its driver died has come through by now
-            trial.searches = 0
-            trial.write(submission=None)
-
-    def _retry(self, trial: ActiveTrial, reason: str) -> None:
-        trial.searches = 0
+    def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
         self._polling.moved()
         for observer in self.observers:
             observer.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
     def _run_begun(self, trial: ActiveTrial, label: str) -> None:
-        self._nodes.claimed(trial.node())
+        self._retries.claimed(trial)
         for observer in self.observers:
             observer.running(trial, label)
 
@@ -478,7 +420,6 @@ class Driver:
         finished = finished_trial(self.store.frozen(trial.trial_id), seconds)
         for observer in self.observers:
             observer.ended(trial, result)
-        bad_node = self._nodes.ended(trial.number, node)
         self._best_is_new |= self.progress.add(finished)
         superfluous = self._retention.add(finished)
         self.account.trial_over(trial.number, seconds)
@@ -487,11 +428,7 @@ class Driver:
         self._went_on = True
         self._polling.moved()
         self._consider_stopping(finished)
-        if bad_node:
-            self.fleet.exclude(bad_node)
-            self._notice(
-                f"node {bad_node}: several trials died there but not elsewhere; this study sends no more there"
-            )
+        self._retries.ended(trial, node)
         drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
         for number in superfluous:
             drop_checkpoints(self.study.trial_dir(number))
