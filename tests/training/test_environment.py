@@ -45,7 +45,8 @@ def test_the_cache_is_bounded_and_the_oldest_goes_first(tmp_path):
         entry = folder / f"program{age}-cache"
         entry.write_bytes(bytes(100))
         os.utime(entry, (1000 - age, 1000 - age))
-    environment.trim_cache(str(tmp_path), 250)
+    bounded = (f"runtime.compilation_cache={tmp_path}", "runtime.compilation_cache_bytes=250")
+    environment.trim_cache(composed(*bounded))
     assert sorted(path.name for path in folder.iterdir()) == ["program0-cache", "program1-cache"]
 
 

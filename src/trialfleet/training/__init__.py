@@ -33,8 +33,7 @@ def train(config: Config, run: Run) -> Outcome:
             raise PeerLost("another process of this training is gone") from error
         raise
     finally:
-        if config.runtime.compilation_cache is not None:
-            environment.trim_cache(config.runtime.compilation_cache, config.runtime.compilation_cache_bytes)
+        environment.trim_cache(config)
 
 
 def check(config: Config) -> None:

@@ -91,17 +91,19 @@ def cache_directory(root: str) -> Path:
     return Path(root).expanduser().absolute() / kind / f"jaxlib-{version('jaxlib')}" / getpass.getuser()
 
 
-def trim_cache(root: str, limit: int) -> None:
-    """Deletes the least recently used programs of this process's part of the cache beyond `limit` bytes.
+def trim_cache(config: Config) -> None:
+    """Deletes the least recently used programs of this process's part of the cache beyond what it may hold.
 
     Other processes may do the same at the same time, or read what is deleted: they compile it anew.
     """
+    if config.runtime.compilation_cache is None:
+        return
     entries = []
-    for path in cache_directory(root).glob("*-cache"):
+    for path in cache_directory(config.runtime.compilation_cache).glob("*-cache"):
         with contextlib.suppress(OSError):
             stat = path.stat()
             entries.append((max(stat.st_atime, stat.st_mtime), stat.st_size, path))
-    excess = sum(size for _, size, _ in entries) - limit
+    excess = sum(size for _, size, _ in entries) - config.runtime.compilation_cache_bytes
     for _, size, path in sorted(entries):
         if excess <= 0:
             break
