@@ -1,10 +1,10 @@
-"""A file system that fails for a while, at many of a driver's calls: it says so, waits, and goes on."""
+"""A file system that fails for a while, at many of a driver's or a job's calls: it says so, waits, and goes on."""
 
 import errno
 
 import pytest
 
-from tests.sweep.test_storage_outages import CALLS, NewQuickStudy, survive
+from tests.sweep.test_storage_outages import CALLS, FOR_EVER, JOBS_CALLS, NewQuickStudy, survive, survive_as_job
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
@@ -12,3 +12,9 @@ from tests.sweep.test_storage_outages import CALLS, NewQuickStudy, survive
 def test_errors_that_pass_are_waited_for_at_each_call(quick_study: NewQuickStudy, number: int, first: int) -> None:
     calls = range(first, CALLS, 4)
     assert survive(quick_study(), calls, number) > len(calls) * 2 / 5
+
+
+@pytest.mark.parametrize("times", [2, FOR_EVER])
+def test_errors_of_a_jobs_file_system_fail_no_trial(quick_study: NewQuickStudy, times: int) -> None:
+    """At each of its calls: those that pass, and those that last as long as the run does."""
+    assert sum(survive_as_job(quick_study(), at, times) for at in range(1, JOBS_CALLS)) >= 10

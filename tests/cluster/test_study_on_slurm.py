@@ -101,9 +101,8 @@ def test_a_job_that_can_never_start_is_shown_with_slurms_reason(new_study: NewSt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_driver_killed_at_any_moment_is_taken_up_again(new_study: NewStudy, seed: int) -> None:
-    chance = random.Random(seed)
+def test_a_driver_killed_at_any_moment_is_taken_up_again(new_study: NewStudy) -> None:
+    chance = random.Random(0)
     study = new_study(f"{N}5", "hydra.sweeper.n_jobs=3")
     for _ in range(4):
         driver = study.start()

@@ -93,6 +93,8 @@ def unread(noted: Iterable[str]) -> set[str]:
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "conf").rglob("*.yaml")]
     interpolated = {match for text in texts for match in re.findall(r"\$\{([a-z_.]+)\}", text)}
     of_study = {f"schema.Study.{key.removeprefix('study.')}" for key in interpolated if key.startswith("study.")}
+    if of_study:
+        of_study.add("schema.Config.study")
     found = set()
     for kind in schemas():
         for field in traced.schema_fields(kind):

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import optuna
@@ -185,20 +185,14 @@ def known_by_the_study_alone(study: QuickStudy, url: str | None) -> set[tuple[fl
     return {(trial.params["x"], trial.params["y"]) for trial in stored}
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        ("study", None, "study"),
-        pytest.param((None, "study", None), marks=pytest.mark.slow),
-        pytest.param(("study", "other", None), marks=pytest.mark.slow),
-    ],
-    ids=["back", "forth", "on"],
-)
-def test_a_study_that_moves_is_read_where_it_is(
-    quick_study: NewQuickStudy, kinds: tuple[str | None, str | None, str | None]
-) -> None:
-    """Not where it was before: what was left there is older. It alone knows a trial whose folder is gone."""
-    study = quick_study("hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
+Kinds = tuple[str | None, ...]  # names of databases, None for the journal
+
+
+def move_twice(study: QuickStudy, kinds: Kinds) -> None:
+    """Move a study from the first storage to the second and on to the third, each time with more trials.
+
+    It is read where it is: what was left in an earlier place is older. It alone knows a trial whose folder is gone.
+    """
     urls = [database(study, name) if name else None for name in kinds]
     storages = [f"hydra.sweeper.storage={url or 'null'}" for url in urls]
     study.run(storages[0], "hydra.sweeper.n_trials=2")
@@ -211,32 +205,51 @@ def test_a_study_that_moves_is_read_where_it_is(
     assert len(known) == 7
 
 
+QMC = ("hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")  # a point that was asked for twice can be told
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [("study", None), (None, "study")],
-    ids=["to the journal", "to the database"],
-)
-def test_a_move_that_was_killed_is_done_again(
-    quick_study: NewQuickStudy, before: str | None, after: str | None
-) -> None:
-    """Whenever it dies, and though there is an older study in the new place."""
-    study = quick_study("hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
-    urls = [database(study, name) if name else None for name in (before, after)]
+def test_a_study_that_moves_is_read_where_it_is(quick_study: NewQuickStudy) -> None:
+    """There and back; benchmarks/proofs takes the other ways."""
+    move_twice(quick_study(*QMC), ("study", None, "study"))
+
+
+def die_at(study: QuickStudy, moments: Iterable[int], *command: str) -> int:
+    """Run a command that is killed at these moments, one after the other, until it ends by itself.
+
+    Returns:
+        how often it was killed.
+    """
+    killed = 0
+    for moment in moments:
+        code = study.order(*command, first=DIE.format(moment=moment))
+        if code == 0:
+            return killed
+        assert code == 9, study.report()
+        killed += 1
+    study.run(*command)
+    return killed
+
+
+def move_and_die(study: QuickStudy, kinds: Kinds, moments: Iterable[int]) -> int:
+    """Move a study from the first storage to the second, which has an older one, by a command that is killed."""
+    urls = [database(study, name) if name else None for name in kinds]
     old, new = (f"hydra.sweeper.storage={url or 'null'}" for url in urls)
     study.run(new, "hydra.sweeper.n_trials=1")
     study.run(old, "study.rebuild=true", "hydra.sweeper.n_trials=3")
     known = known_by_the_study_alone(study, urls[0])
-    moments = 0
-    while (
-        code := study.order(new, "study.rebuild=true", "hydra.sweeper.n_trials=3", first=DIE.format(moment=moments))
-    ) == 9:
-        moments += 1
-    assert code == 0, study.report()
-    assert moments > 5
+    killed = die_at(study, moments, new, "study.rebuild=true", "hydra.sweeper.n_trials=3")
     study.run(new, "hydra.sweeper.n_trials=5")
     assert known < (known := known_by_the_study_alone(study, urls[1]))
     assert len(known) == 5
+    return killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [("study", None), (None, "study")], ids=["to the journal", "to the database"])
+def test_a_move_that_was_killed_is_done_again(quick_study: NewQuickStudy, kinds: Kinds) -> None:
+    """At two moments; benchmarks/proofs takes each."""
+    assert move_and_die(quick_study(*QMC), kinds, (1, 5)) == 2
 
 
 def test_a_storage_whose_password_is_not_recorded_is_said_not_to_be_read(quick_study: NewQuickStudy) -> None:
@@ -319,23 +332,29 @@ def test_a_dry_run_makes_no_database(quick_study: NewQuickStudy) -> None:
     assert not list(study.place.glob("*.db"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["journal", "database"])
-def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(quick_study: NewQuickStudy, kind: str) -> None:
-    """Whenever it dies: what only the study knew, a trial without files and the sampler's state, is there still."""
-    study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra/sweeper/sampler=qmc")
-    own = [f"hydra.sweeper.storage={database(study)}"] if kind == "database" else []
-    study.run(*own)
+def rebuild_and_die(study: QuickStudy, name: str | None, moments: Iterable[int]) -> int:
+    """Make a study anew by a command that is killed, and go on with it.
+
+    What only the study knew, a trial without files and the sampler's state, is there still.
+    """
+    own = [f"hydra.sweeper.storage={database(study, name)}"] if name else []
+    study.run(*own, "hydra.sweeper.n_trials=3")
     shutil.rmtree(study.trial(1).path)
-    moments = 0
-    while (code := study.order(*own, "study.rebuild=true", first=DIE.format(moment=moments))) == 9:
-        moments += 1
-    assert code == 0, study.report()
-    assert moments > 5
+    killed = die_at(study, moments, *own, "study.rebuild=true", "hydra.sweeper.n_trials=3")
     study.run(*own, "hydra.sweeper.n_trials=6")
-    stored = trials(study, database(study) if own else None)
+    stored = trials(study, database(study, name) if name else None)
     assert [trial.state.name for trial in stored] == ["COMPLETE"] * 6
     assert len({tuple(trial.params.values()) for trial in stored}) == 6
+    return killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [None, "study"], ids=["journal", "database"])
+def test_a_rebuild_that_was_killed_is_done_again_by_the_next_command(
+    quick_study: NewQuickStudy, name: str | None
+) -> None:
+    """At two moments; benchmarks/proofs takes each."""
+    assert rebuild_and_die(quick_study(*QMC), name, (2, 4)) == 2
 
 
 AFTER_THE_VERDICT = """
@@ -417,11 +436,11 @@ def lines(study: QuickStudy) -> list[str]:
 
 
 def test_a_journal_whose_end_was_lost_is_mended_by_the_files(quick_study: NewQuickStudy, tmp_path: Path) -> None:
-    """Each number of acknowledged lines that a disk may have lost with its power."""
+    """Numbers of acknowledged lines that a disk may have lost with its power."""
     study = quick_study("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
     study.run()
     whole = lines(study)
-    for lost in (1, 2, 3, 4, 7, len(whole) - 4):
+    for lost in (1, 3, 7, len(whole) - 4):
         (study.folder / "optuna_journal.log").write_text("".join(whole[:-lost]))
         study.run()
         check(study, 3)
@@ -537,28 +556,34 @@ def test_a_fresh_start_puts_the_old_study_aside_in_a_database_too(quick_study: N
     assert len(list(study.folder.parent.glob("descent.before-*"))) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", ["begin", "put_study_aside", "rename", "unlink"])
-def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(quick_study: NewQuickStudy, step: str) -> None:
-    study = quick_study("hydra.sweeper.n_trials=2")
-    own = f"hydra.sweeper.storage={database(study)}"
-    study.run(own)
-    dies = {
-        "begin": "fresh_start.finish = dies",
-        "put_study_aside": "fresh_start.put_study_aside = dies",
-        "rename": "Path.rename = dies",
-        "unlink": "unlink = Path.unlink\n"
-        "Path.unlink = lambda self, **named: (dies if self.name.endswith('.fresh.json') else unlink)(self, **named)",
-    }
+STEPS_OF_A_FRESH_START = {
+    "begin": "fresh_start.finish = dies",
+    "put_study_aside": "fresh_start.put_study_aside = dies",
+    "rename": "Path.rename = dies",
+    "unlink": "unlink = Path.unlink\n"
+    "Path.unlink = lambda self, **named: (dies if self.name.endswith('.fresh.json') else unlink)(self, **named)",
+}
+
+
+def begin_anew_and_die(study: QuickStudy, step: str) -> None:
+    """A fresh start that is killed before one of its steps is finished by the next command."""
+    own = (f"hydra.sweeper.storage={database(study)}", "hydra.sweeper.n_trials=2")
+    study.run(*own)
     die = "import os\nfrom pathlib import Path\nfrom trialfleet.sweep.study import fresh_start\n"
-    die += f"def dies(*_, **__):\n    os._exit(9)\n{dies[step]}"
-    study.run(own, "study.fresh=true", code=9, first=die)
-    said = study.run(own)
+    die += f"def dies(*_, **__):\n    os._exit(9)\n{STEPS_OF_A_FRESH_START[step]}"
+    study.run(*own, "study.fresh=true", code=9, first=die)
+    said = study.run(*own)
     assert "a fresh start that was interrupted is finished" in said
     check(study, 2, database(study))
     assert len(list(study.folder.parent.glob("descent.before-*"))) == 1
-    study.run(own, "hydra.sweeper.n_trials=3")
+    study.run(*own, "hydra.sweeper.n_trials=3")
     check(study, 3, database(study))
+
+
+@pytest.mark.slow
+def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(quick_study: NewQuickStudy) -> None:
+    """Between its study and its folder; benchmarks/proofs takes each step."""
+    begin_anew_and_die(quick_study(), "rename")
 
 
 def test_a_study_that_has_a_driver_is_not_put_aside(quick_study: NewQuickStudy) -> None:

@@ -1,7 +1,6 @@
 """Studies of local jobs, from the command line to the end, with all that can die dying on the way."""
 
 import contextlib
-import json
 import os
 import pty
 import random
@@ -59,9 +58,8 @@ def test_trials_that_somebody_else_asked_for_are_left_alone(quick_study: NewQuic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_a_driver_killed_at_any_moment_is_taken_up_again(new_study: NewStudy, seed: int) -> None:
-    chance = random.Random(seed)
+def test_a_driver_killed_at_any_moment_is_taken_up_again(new_study: NewStudy) -> None:
+    chance = random.Random(0)
     study = new_study(f"{N}5", "hydra.sweeper.n_jobs=3")
     for _ in range(4):
         driver = study.start()
@@ -84,25 +82,6 @@ def test_running_jobs_are_adopted_not_restarted(new_study: NewStudy) -> None:
     study.check(2, steps=40)
     assert study.undisturbed_by_restarts()
     assert [study.worker(number) for number in (0, 1)] == workers
-
-
-@pytest.mark.slow  # test_damaged_files has a forked one
-def test_what_a_power_cut_left_of_trial_json_is_made_anew(new_study: NewStudy) -> None:
-    """That of a first attempt is synced once its job is known: the study knows the parameters, the claim the job."""
-    study = new_study(f"{N}2", *LONG)
-    driver = study.start()
-    study.wait_for(lambda: study.saved(0) and study.saved(1), driver)
-    driver.kill()
-    driver.wait()
-    records = [study.trial(number).trial_json for number in (0, 1)]
-    before = [json.loads(record.read_text()) for record in records]
-    records[0].write_bytes(b"")
-    records[1].write_bytes(bytes(records[1].stat().st_size))
-    study.run()
-    study.check(2, steps=40)
-    assert study.undisturbed_by_restarts()
-    after = [json.loads(record.read_text()) for record in records]
-    assert [record["params"] for record in after] == [record["params"] for record in before]
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_the_study(new_study: NewStudy) -> None:

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -169,12 +170,16 @@ def _known_to_git(root: Path, settings: CodeSettings) -> Iterator[Path]:
 
 def _loaded(root: Path) -> Iterator[Path]:
     """Files of the modules that are loaded from `root`: git may ignore what was compiled or generated."""
+    real_folder = lru_cache(None)(Path.resolve)  # thousands of modules lie in a few hundred folders
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and Path(file).is_file():
-            path = Path(file).resolve()
-            if path.is_relative_to(root) and not _is_installed(path, root):
-                yield path.relative_to(root)
+        if not isinstance(file, str):
+            continue
+        path = real_folder(Path(file).parent) / Path(file).name
+        if path.is_symlink():
+            path = path.resolve()
+        if path.is_relative_to(root) and path.is_file() and not _is_installed(path, root):
+            yield path.relative_to(root)
 
 
 def _git_lists(root: Path, *which: str) -> list[Path]:
@@ -233,9 +238,10 @@ _STANDARD = Path(os.__file__).resolve().parent
 
 def _is_installed(folder: Path, root: Path) -> bool:
     """Whether it belongs to Python or its packages: an environment may lie in the application's folder."""
+    if any(part in _INSTALLED for part in folder.parts):
+        return True
     environments = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
-    of_environment = any(env.is_relative_to(root) and folder.is_relative_to(env) for env in environments)
-    return of_environment or any(part in _INSTALLED for part in folder.parts)
+    return any(env.is_relative_to(root) and folder.is_relative_to(env) for env in environments)
 
 
 def _refuse_standard_names(folder: Path) -> None:
@@ -257,7 +263,7 @@ def _roots_of_loaded() -> list[Path]:
         file = getattr(module, "__file__", None)
         if "." not in name and name != "__main__" and isinstance(file, str):
             roots.append(Path(file).resolve().parents[1 if hasattr(module, "__path__") else 0])
-    return roots
+    return list(dict.fromkeys(roots))
 
 
 def git(folder: Path, *command: str) -> str:
