@@ -1,18 +1,21 @@
 """Checkpoints are whole or absent, and those that are kept are those that were asked for."""
 
 import logging
+import shutil
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trialfleet.config.schema import Checkpoints as Keep
-from trialfleet.training import checkpoints, train
-from trialfleet.training.checkpoints import CheckpointManager, damage, retained
+from trialfleet.training import distributed, integrity, train
+from trialfleet.training.checkpoints import CheckpointManager, retained
 
 pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
 
 KEEP = {"every_steps": None, "every_seconds": None, "keep_last": 1, "keep_best": 0, "keep_every": None, "at_end": True}
+KEEP["verify"] = True
 
 
 def saved_steps(run) -> list[int]:
@@ -59,15 +62,15 @@ def test_a_damaged_checkpoint_is_passed_over(toy, new_run, caplog, harm):
 
 
 def test_a_save_that_fails_leaves_the_one_before(toy, new_run, caplog, monkeypatch):
-    run, digests, calls = new_run(), checkpoints._digests, []
+    run, commit, calls = new_run(), integrity.commit, []
 
-    def full_disk(folder):
+    def full_disk(folder, meta):
         calls.append(folder)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        return digests(folder)
+        return commit(folder, meta)
 
-    monkeypatch.setattr(checkpoints, "_digests", full_disk)
+    monkeypatch.setattr(integrity, "commit", full_disk)
     outcome = train(toy("training.checkpoints.every_steps=8", "training.checkpoints.at_end=false"), run)
     assert outcome.steps == 16
     assert saved_steps(run) == [8]
@@ -83,11 +86,68 @@ def test_checkpoints_of_earlier_runs_are_never_touched(toy, new_run):
     assert {path: path.read_bytes() for path in first.checkpoints.rglob("*") if path.is_file()} == before
 
 
+def as_process(monkeypatch, index, count):
+    monkeypatch.setattr(distributed, "place", lambda: (index, count))
+    monkeypatch.setattr(distributed, "agreed_json", lambda value: True)
+    monkeypatch.setattr(distributed, "all_json", lambda value: [value])
+
+
+def of_two(folder, monkeypatch):
+    """A checkpoint that two processes wrote, a file each and one in common."""
+    for name in ("state/ocdbt.process_0/a", "state/ocdbt.process_1/b", "state/manifest.ocdbt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    as_process(monkeypatch, 1, 2)
+    assert not integrity.commit(folder, {})
+    as_process(monkeypatch, 0, 2)
+    assert integrity.commit(folder, {"step": 3})
+
+
+def test_each_process_notes_its_own_files_and_checks_its_part(tmp_path, monkeypatch):
+    read, digest = [], integrity._digest
+    monkeypatch.setattr(integrity, "_digest", lambda path: [read.append(path.name), digest(path)][1])
+    of_two(tmp_path, monkeypatch)
+    assert read == ["b", "meta.json", "manifest.ocdbt", "a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "meta.json", "state"]
+    read.clear()
+    for index in (0, 1):
+        as_process(monkeypatch, index, 2)
+        assert integrity.damage(tmp_path) is None
+    assert sorted(read) == ["a", "b", "manifest.ocdbt", "meta.json"]
+    (tmp_path / "state/ocdbt.process_1/b").write_text("ocdbt.process_1/B, state"[:23])
+    said = []
+    for index in (0, 1):
+        as_process(monkeypatch, index, 2)
+        said.append(integrity.damage(tmp_path))
+        assert integrity.damage(tmp_path, verify=False) is None
+    assert sorted(map(bool, said)) == [False, True]
+
+
+def test_a_folder_that_a_process_sees_late_is_waited_for(tmp_path, monkeypatch):
+    of_two(tmp_path / "elsewhere", monkeypatch)
+    as_process(monkeypatch, 1, 2)
+    appear = threading.Timer(0.3, lambda: (tmp_path / "elsewhere").rename(tmp_path / "00000003"))
+    appear.start()
+    assert integrity.damage(tmp_path / "00000003") is None
+    appear.join()
+
+
+def test_a_process_that_gave_up_is_not_waited_for(tmp_path, monkeypatch):
+    of_two(tmp_path / "00000003", monkeypatch)
+    monkeypatch.setattr(integrity, "SLOW", 30.0)
+    (tmp_path / "00000003" / "manifest.json").unlink()
+    away = threading.Timer(0.3, lambda: shutil.rmtree(tmp_path / "00000003"))
+    away.start()
+    with pytest.raises(OSError, match="taken away"):
+        integrity.commit(tmp_path / "00000003", {})
+    away.join()
+
+
 def test_what_is_no_checkpoint_is_none(tmp_path):
     (tmp_path / "00000003").mkdir()
     (tmp_path / "notes").mkdir()
     assert list(CheckpointManager(tmp_path, [tmp_path / "missing"], Keep(**KEEP)).newest()) == []
-    assert damage(tmp_path / "00000003") == "it was never finished"
+    assert integrity.damage(tmp_path / "00000003") == "it was never finished"
 
 
 @given(

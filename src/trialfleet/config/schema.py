@@ -104,6 +104,7 @@ class Checkpoints:
     keep_best: Annotated[int, Ge(0)]  # by the objective's first metric
     keep_every: Annotated[int, Ge(1)] | None  # checkpoints at multiples of this step are never deleted
     at_end: bool  # also after the last step
+    verify: bool  # before one is read, the digests of its files are compared; else only what is there, and its size
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

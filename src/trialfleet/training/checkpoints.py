@@ -3,20 +3,20 @@
     checkpoints/00000200/
       state/          arrays, as Orbax writes them: each process its own shards
       meta.json       position, events done, control: small, readable
-      manifest.json   size and digest of every other file; written last, so that without it there is no checkpoint
+      manifest.json   size and digest of every other file (integrity.py); without it there is no checkpoint
 
 A run writes its own folder and reads those of earlier runs. What was cut short has no manifest, what was
-damaged has another digest: both are passed over in favour of the one before.
+damaged has another digest: both are passed over in favour of the one before. Which one is read is decided by
+process 0, which alone lists the folders; all processes read the same.
 """
 
 # mypy: allow-untyped-calls
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
-import hashlib
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import jax
 
 from trialfleet.config import schema
+from trialfleet.training import distributed, integrity
 from trialfleet.trial import records
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,7 @@ class CheckpointManager:
     def _commit(self, folder: Path, step: int, meta: Json) -> None:
         try:
             _saver().wait_until_finished()
-            if jax.process_index() == 0:
-                records.write(folder / "meta.json", {"step": step, **meta})
-                records.write(folder / "manifest.json", dict(_digests(folder)))
+            if integrity.commit(folder, {"step": step, **meta}):
                 self._saved[step] = meta
                 self._delete_superseded()
         except Exception as error:  # noqa: BLE001 - Orbax and its storage raise whatever they like
@@ -109,15 +108,24 @@ class CheckpointManager:
         return {name: str(self._directory / f"{step:08d}") for name, step in found.items()}
 
     def newest(self) -> Iterator[Saved]:
-        """Whole checkpoints of this run and of those before it, the furthest first."""
-        return self._whole(lambda folder: -int(folder.name))
+        """Whole checkpoints of this run and of those before it, the furthest first: the same on all processes.
+
+        All of them must take the next one, or none.
+        """
+        for name in distributed.agreed_json([str(folder) for folder in self._folders()]):
+            folder = Path(name)
+            if wrong := integrity.damage(folder, self._keep.verify):
+                log.warning("checkpoint %s is passed over: %s", folder, wrong)
+            else:
+                yield Saved(folder, int(folder.name), records.read(folder / "meta.json") or {})
 
     def best(self) -> Saved | None:
         """The whole checkpoint with the best score of all runs."""
         scored = [saved for saved in self.newest() if saved.score is not None]
         return min(scored, key=lambda saved: saved.score or 0.0, default=None)
 
-    def _whole(self, order: Callable[[Path], int]) -> Iterator[Saved]:
+    def _folders(self) -> list[Path]:
+        """Whatever may be a checkpoint, the furthest first."""
         folders = [
             folder
             for directory in (self._directory, *self._earlier)
@@ -125,11 +133,7 @@ class CheckpointManager:
             for folder in directory.iterdir()
             if folder.name.isdigit()
         ]
-        for folder in sorted(folders, key=order):
-            if wrong := damage(folder):
-                log.warning("checkpoint %s is passed over: %s", folder, wrong)
-            else:
-                yield Saved(folder, int(folder.name), records.read(folder / "meta.json") or {})
+        return sorted(folders, key=lambda folder: -int(folder.name))
 
 
 def read(saved: Saved, shapes: Any, shardings: Any) -> Any:
@@ -177,33 +181,8 @@ def retained(scores: dict[int, float | None], keep: schema.Checkpoints) -> set[i
     return {*newest, *best, *forever}
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if it is whole."""
-    try:
-        manifest = records.read(folder / "manifest.json")
-        if manifest is None:
-            return "it was never finished"
-        for name, expected in manifest.items():
-            if _digest(folder / name) != expected:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, AttributeError) as error:
-        return str(error)
-    return None
-
-
-def _digests(folder: Path) -> Iterator[tuple[str, list[Any]]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "manifest.json":
-            yield str(path.relative_to(folder)), _digest(path)
-
-
-def _digest(path: Path) -> list[Any]:
-    with open(path, "rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
-
-
 def _delete(folder: Path) -> None:
-    (folder / "manifest.json").unlink(missing_ok=True)  # first: half a checkpoint must not look like one
+    (folder / integrity.MANIFEST).unlink(missing_ok=True)  # first: half a checkpoint must not look like one
     shutil.rmtree(folder, ignore_errors=True)
 
 

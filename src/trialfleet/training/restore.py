@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
-from trialfleet.training import checkpoints, lora, trees
+from trialfleet.training import checkpoints, distributed, integrity, lora, trees
 from trialfleet.training.checkpoints import CheckpointManager, Saved
 from trialfleet.training.goodput import Goodput
 from trialfleet.training.mesh import batch_sharding
@@ -126,7 +126,7 @@ def with_parameters_of(
         UserError: if `source` is no checkpoint, or nothing fits.
     """
     folder = Path(source).expanduser().absolute()
-    if wrong := checkpoints.damage(folder):
+    if wrong := integrity.damage(folder):
         raise UserError(
             f"{key}: {folder} is no whole checkpoint: {wrong}",
             "give a folder such as …/checkpoints/00000900",
@@ -180,16 +180,24 @@ def resumed(config: Config, program: Program, saves: CheckpointManager, frozen: 
         }
         shapes = {"state": program.layout.shapes, "batch": batch}
         places = {"state": program.layout.shardings, "batch": dict.fromkeys(batch, batch_sharding(program.mesh))}
-        try:
-            tree = checkpoints.read(saved, shapes, places)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, there may be one before
-            log.warning("checkpoint %s is passed over: %s", saved.path, error)
+        tree = _read(saved, shapes, places)
+        if distributed.largest(int(tree is None)):  # on any process
             continue
+        assert tree is not None
         _say_where(saved, program)
         return Resumed(tree["state"], tree["batch"], saved)
     if config.training.resume == "must":
         raise UserError("training.resume: must, and there is no checkpoint", "training.resume=auto begins anew")
     return None
+
+
+def _read(saved: Saved, shapes: Any, places: Any) -> Any:
+    """The arrays of a checkpoint; None if they cannot be read."""
+    try:
+        return checkpoints.read(saved, shapes, places)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, there may be one before
+        log.warning("checkpoint %s is passed over: %s", saved.path, error)
+        return None
 
 
 def _refuse_another(config: Config, saved: Saved, frozen: str) -> None:
