@@ -1,12 +1,15 @@
 """The same training on any mesh, and meshes that cannot be."""
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.training.harness import losses_of
 from trialfleet.errors import UserError
 from trialfleet.training import train
-from trialfleet.training.mesh import in_parts
+from trialfleet.training.mesh import across_hosts, in_parts
 from trialfleet.training.setup import Setup
 
 MESHES = {
@@ -34,6 +37,46 @@ def test_micro_batches_add_up_to_the_global_batch(config, new_run):
         train(config("training.report_every=1", f"training.per_device_batch={per_device}", *quiet), run)
         curves.append(run.reported("train/loss"))
     assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+
+
+def test_an_axis_that_the_mesh_does_not_divide_is_named(config, caplog):
+    overrides = ("mesh.data=1", "mesh.fsdp=8", "model.width=12")
+    Setup(config(*overrides))
+    assert "(embed of 12 by fsdp=8)" in caplog.text
+    assert caplog.text.count("mesh: does not divide") == 1
+    with pytest.raises(UserError, match=r"mesh: does not divide .*embed of 12 by fsdp=8"):
+        Setup(config(*overrides, "mesh.undivided=error"))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A device of one of several hosts."""
+
+    id: int
+    process_index: int
+    platform: str = "gpu"
+    device_kind: str = "some GPU"
+
+
+@pytest.mark.parametrize(
+    ("shape", "hosts", "between"),
+    [((2, 4, 1), 2, "data"), ((1, 4, 2), 2, "fsdp"), ((4, 1, 2), 4, "data"), ((2, 2, 2), 4, "data and fsdp")],
+)
+def test_what_is_between_hosts_is_data_first(shape, hosts, between):
+    devices = [Elsewhere(number, number * hosts // 8) for number in range(8)]
+    grid = across_hosts(shape, devices, hosts)
+    assert grid.shape == shape
+    assert {device.id for device in grid.ravel()} == set(range(8))
+    names = ("data", "fsdp", "tp")
+    crossing = [
+        name
+        for axis, name in enumerate(names)
+        if any(
+            len({one.process_index for one in line}) > 1
+            for line in np.moveaxis(grid, axis, -1).reshape(-1, shape[axis])
+        )
+    ]
+    assert " and ".join(crossing) == between
 
 
 @pytest.mark.parametrize(("per_device", "calls"), [(None, [8]), (4, [8]), (3, [4]), (1, [2])])

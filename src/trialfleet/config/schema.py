@@ -84,6 +84,7 @@ class Mesh:
     data: int  # copies of the parameters
     fsdp: int  # shards of parameters and optimizer state along their embedding axes; batches are split too
     tp: int  # shards of heads and hidden layers
+    undivided: Host[Literal["warn", "error"]]  # what becomes of a parameter's axis that the mesh does not divide
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,19 +1,21 @@
 """The mesh of devices, and where arrays go on it.
 
 Parameters carry logical axis names; one table says which mesh axes they are split over. A dimension that an
-axis does not divide stays whole, so any model runs on any mesh.
+axis does not divide stays whole, so any model runs on any mesh; `mesh.undivided` says whether that is a warning or an
+error.
 """
 
 # mypy: allow-untyped-calls
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import gcd, prod
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -54,9 +56,30 @@ def make_mesh(sizes: schema.Mesh, devices: Sequence[jax.Device] | None = None) -
             f"choose sizes whose product is {len(devices)}, or mesh.data=-1 for whatever the others leave"
             + ("; on a CPU, runtime.simulated_devices=N makes N of it" if devices[0].platform == "cpu" else ""),
         )
-    grid = np.asarray(devices[:needed]).reshape(shape)
     # Auto, not jax's default Explicit: plain indexing and optax's matrices-as-vectors fail on explicit axes.
-    return Mesh(grid, (DATA, FSDP, TP), axis_types=(AxisType.Auto,) * 3)
+    axis_types = (AxisType.Auto,) * 3
+    hosts = len({device.process_index for device in devices[:needed]})
+    if hosts == 1:
+        return jax.make_mesh(shape, (DATA, FSDP, TP), axis_types, devices=devices[:needed])
+    grid = across_hosts(shape, devices[:needed], hosts)
+    return Mesh(grid, (DATA, FSDP, TP), axis_types=axis_types)
+
+
+def across_hosts(shape: tuple[int, int, int], devices: Sequence[jax.Device], hosts: int) -> np.ndarray:
+    """Devices of several hosts, or of several slices of TPUs, in the mesh's shape.
+
+    What is between hosts, whose network is slower than what joins the devices of one, is data as far as it goes, then
+    fsdp, then tp.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    left, between = slices if slices > 1 else hosts, []
+    for size in shape:
+        between.append(gcd(left, size))
+        left //= between[-1]
+    if left > 1:  # the hosts' devices do not make blocks of this mesh
+        return np.asarray(jax.make_mesh(shape, (DATA, FSDP, TP), devices=devices).devices)
+    within = [size // part for size, part in zip(shape, between, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, between, devices, process_is_granule=slices == 1)
 
 
 def _resolved(sizes: schema.Mesh, available: int) -> tuple[int, int, int]:
@@ -100,6 +123,16 @@ def eval_sharding(mesh: Mesh) -> NamedSharding:
 def param_sharding(mesh: Mesh, names: Axes, shape: Sequence[int]) -> NamedSharding:
     """Where a parameter with these logical axes lies."""
     return NamedSharding(mesh, _spec(mesh, names, shape))
+
+
+def undivided(mesh: Mesh, names: Axes, shape: Sequence[int]) -> list[str]:
+    """The axes of a parameter that stay whole since the mesh does not divide them, in words."""
+    found = []
+    for name, size in zip(names, shape, strict=True):
+        axis = RULES[name] if name is not None else None
+        if axis is not None and size % mesh.shape[axis]:
+            found.append(f"{name} of {size} by {axis}={mesh.shape[axis]}")
+    return found
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:

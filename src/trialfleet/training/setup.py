@@ -4,6 +4,7 @@
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
 import importlib
+import logging
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,10 +21,12 @@ from trialfleet.training import contract, trees
 from trialfleet.training.contract import CheckedWorkload, batch_of
 from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import examples_of, plans_of, total_steps
-from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh, put, replicated
+from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh, put, replicated, undivided
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
 from trialfleet.training.state import Layout, State
 from trialfleet.training.workload import Batch, Factory, Hyperparameters, Params
+
+log = logging.getLogger(__name__)
 
 
 class Setup:
@@ -58,6 +61,7 @@ class Setup:
         # float32 by construction: an integer where others have a float would compile anew.
         self._hp = np.asarray(list(values.values()), np.float32)
         self.program = program(factory, static_part(config), self.mesh, tuple(values))
+        _check_divided(config, self.mesh, self.workload)
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -194,6 +198,25 @@ def fingerprint(mesh: Mesh) -> dict[str, str]:
 def parameter_counts(trees_of_shapes: Sequence[object]) -> list[int]:
     """The number of parameters in each of some trees of shapes."""
     return [sum(prod(leaf.shape) for leaf in trees.flatten(tree).values()) for tree in trees_of_shapes]
+
+
+def _check_divided(config: Config, mesh: Mesh, workload: CheckedWorkload) -> None:
+    """Say which parameters every device of a mesh axis has whole.
+
+    Raises:
+        UserError: there are some, and `mesh.undivided` is error.
+    """
+    shapes = trees.flatten(workload.shapes)
+    found = {path: undivided(mesh, axes, shapes[path].shape) for path, axes in workload.axes().items()}
+    whole = [f"{path} ({', '.join(axes)})" for path, axes in sorted(found.items()) if axes]
+    if not whole:
+        return
+    shown = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")
+    if config.mesh.undivided == "error":
+        raise UserError(
+            f"mesh: does not divide {shown}", "choose sizes that do, or mesh.undivided=warn to keep these axes whole"
+        )
+    log.warning("mesh: does not divide %s: each device has these axes whole", shown)
 
 
 def _check_groups(config: Config, workload: CheckedWorkload) -> None:
