@@ -10,6 +10,7 @@ import optax
 
 from trialfleet.config.asr import CtcEncoder
 from trialfleet.training import trees
+from trialfleet.training.convolution import over_time
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
 from trialfleet.training.remat import rematerialized
@@ -72,7 +73,7 @@ def logits(
         widths = [frames.shape[2]] + [config.width * config.expansion] * config.blocks
         noise, *chances = uniforms(key, frames.shape[:2], widths)
         frames = frames + hp["model.input_noise"] * _normal(noise)
-    x = jax.nn.gelu(_conv(frames.astype(there.dtype) * there, encoder["stem"], 1))
+    x = jax.nn.gelu(over_time(frames.astype(there.dtype) * there, encoder["stem"]))
     for n in range(config.blocks):
         kept = chances[n] >= hp["model.dropout"] if key is not None else None
         # Later blocks look further: a whole digit is heard from the middle of it.
@@ -91,7 +92,7 @@ def _block(
         there: (B, T, 1), 0 behind the end of an example.
         kept: (B, T, hidden), what dropout leaves; None: everything.
     """
-    x = x + _conv(_norm(x, weights["conv_norm"]) * there, weights["conv"], dilation)
+    x = x + over_time(_norm(x, weights["conv_norm"]) * there, weights["conv"], dilation=dilation)
     h = constrain(jax.nn.gelu(_norm(x, weights["mlp_norm"]) @ weights["up"]), "batch", None, "mlp")
     if kept is not None:
         # The rate is an input, so that no trial compiles anew for another one.
@@ -112,20 +113,6 @@ def losses(scores: jax.Array, frame_count: jax.Array, labels: jax.Array, label_c
     padded_labels = (jnp.arange(labels.shape[1]) >= label_count[:, None]).astype(jnp.float32)
     nats: jax.Array = optax.ctc_loss(scores, padded_frames, labels, padded_labels, blank_id=BLANK)
     return nats
-
-
-def _conv(x: jax.Array, weight: jax.Array, dilation: int) -> jax.Array:
-    """A convolution over frames as one matrix product of shifted copies: XLA's own is slower on CPUs.
-
-    Args:
-        x: (B, T, C), 0 where nothing is to be heard.
-        weight: (taps, C, width), taps odd.
-    """
-    taps, channels, width = weight.shape
-    reach = taps // 2 * dilation
-    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
-    shifted = [padded[:, tap * dilation : tap * dilation + x.shape[1]] for tap in range(taps)]
-    return jnp.concatenate(shifted, -1) @ weight.reshape(taps * channels, width)
 
 
 def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from trialfleet.config.mvfoul import Resnet3d
 from trialfleet.training import trees
+from trialfleet.training.convolution import over_time
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
 from trialfleet.training.remat import rematerialized
@@ -191,7 +192,7 @@ def _stage(
     """A residual block (N, T, H, W, C) of half the height and width; `stride` is that of time."""
     norm = _Norm(config, unit, training, params, extra, mask, hp)
     h = jax.nn.relu(norm("space_norm", _space(x, params["space"], 2)))
-    h = norm("time_norm", _time(h, params["time"], stride))
+    h = norm("time_norm", over_time(h, params["time"], stride))
     # The shortcut sees the mean of what it skips.
     return jax.nn.relu(h + _pooled(x, stride, 2) @ params["shortcut"]), norm.extra
 
@@ -269,15 +270,6 @@ def _space(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
         frames, weight, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return y.reshape(*x.shape[:2], *y.shape[1:])
-
-
-def _time(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
-    """A convolution over frames as one matrix product of shifted copies: XLA's own is slower on CPUs."""
-    taps, channels, width = weight.shape
-    reach = taps // 2
-    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
-    shifted = [padded[:, tap : tap + x.shape[1] : stride] for tap in range(taps)]
-    return jnp.concatenate(shifted, -1) @ weight.reshape(taps * channels, width)
 
 
 def _pooled(x: jax.Array, time: int, space: int) -> jax.Array:
