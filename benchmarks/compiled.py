@@ -1,8 +1,9 @@
 """What compiled programs move and hold, read from them without running any: `python -m benchmarks.compiled`.
 
-Two tables. A training step of a Gemma of 22 million parameters on eight simulated devices: collectives in one call
+Three tables. A training step of a Gemma of 22 million parameters on eight simulated devices: collectives in one call
 (those in a loop by its trips), and bytes a device. And what reads a real vocabulary, 262,144 tokens: the temporaries
-of a prefill, of reading completions and of the gradient of that, beside the same with all scores at once.
+of a prefill, of reading completions and of the gradient of that, beside the same with all scores at once. And what it
+takes to draw a state on eight devices that share it, beside the state itself.
 """
 
 import os
@@ -12,6 +13,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +106,26 @@ def vocabulary() -> None:
         print(f"| {name} | {sizes[0]:.1f} | {sizes[1]:.1f} |", flush=True)
 
 
+LARGE = {
+    "grpo": MODEL,
+    "asr": ("workload=asr", "model.width=1024", "model.blocks=4", "runtime.compilation_cache=null"),
+    "mvfoul": ("workload=mvfoul", "model.widths=[512,1024,2048]", "runtime.compilation_cache=null"),
+}
+
+
+def beginning() -> None:
+    print("\n| state drawn on 8 fsdp | MB a device | MB to draw it | of the state |\n|---|---|---|---|")
+    for name, model in LARGE.items():
+        setup = Setup(composed(*model, "training.global_batch=16", *MESHES["8 fsdp"]))
+        state = sum(4 * prod(leaf.shape) for leaf in jax.tree.leaves(setup.program.layout.shapes)) / 8
+        drawn = compiled.memory(setup.program.init.lower(setup.inputs.hp, setup.inputs.seed).compile()).peak
+        print(f"| {name} | {state / 1e6:.1f} | {drawn / 1e6:.1f} | {drawn / state:.2f} x |", flush=True)
+
+
 def main() -> int:
     steps()
     vocabulary()
+    beginning()
     return 0
 
 

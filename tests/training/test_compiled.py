@@ -93,6 +93,18 @@ def test_a_decoders_step_exchanges_what_it_must(mesh):
 
 
 @pytest.mark.slow
+def test_parameters_are_drawn_where_they_are_to_lie():
+    """With little besides them: no device makes more than its share, and what a draw takes is taken once."""
+    setup = Setup(composed(*GEMMA, "model.width=512", "model.hidden=2048", *MESHES["8 fsdp"]))
+    program = setup.program.init.lower(setup.inputs.hp, setup.inputs.seed).compile()
+    layout = setup.program.layout
+    state = sum(4 * prod(leaf.shape) for leaf in jax.tree.leaves(layout.shapes))
+    memory = compiled.memory(program)
+    assert memory.outputs < 1.1 * state / 8
+    assert memory.peak < 1.3 * state / 8
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", ["asr", "mvfoul"])
 def test_a_split_batch_stays_split(workload):
     _, program = step_of(

@@ -102,6 +102,8 @@ def _loaded(workload: Workload, tree: Params, shardings: Any) -> Params:
         if workload.load(path, tuple(slice(0, 1) for _ in leaf.shape)) is None:
             continue
 
+        leaf.delete()  # what was drawn in its place would take as much room again
+
         def part(index: tuple[slice, ...] | None, path: str = path, dtype: Any = leaf.dtype) -> np.ndarray:
             loaded = workload.load(path, index or ())
             assert loaded is not None

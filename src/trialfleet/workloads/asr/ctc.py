@@ -28,10 +28,10 @@ def init(config: CtcEncoder, features: int, key: jax.Array) -> Params:
         shapes[f"encoder/block{n}/down"] = (hidden, width)
     # A small head begins near the uniform distribution, far from the plateau of saying blanks only.
     gains = {"conv": 0.5, "down": 0.5, "w": 0.1}
-    flat = {
-        path: draw * gains.get(path.rpartition("/")[2], 1.0) / prod(shapes[path][:-1]) ** 0.5
-        for path, draw in normals(key, shapes).items()
+    deviations = {
+        path: gains.get(path.rpartition("/")[2], 1.0) / prod(shape[:-1]) ** 0.5 for path, shape in shapes.items()
     }
+    flat = normals(key, shapes, deviations)
     flat |= {f"encoder/block{n}/{name}_norm": jnp.ones(width) for n in range(config.blocks) for name in ("conv", "mlp")}
     return trees.unflatten({**flat, "encoder/norm": jnp.ones(width), "head/b": jnp.zeros(CLASSES)})
 

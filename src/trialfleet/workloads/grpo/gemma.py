@@ -20,6 +20,7 @@ import numpy as np
 from trialfleet.config.grpo import Gemma3
 from trialfleet.training import lora, trees
 from trialfleet.training.mesh import constrain
+from trialfleet.training.random import normals
 from trialfleet.training.remat import rematerialized
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.grpo.unembedding import scores
@@ -51,17 +52,15 @@ class Cache(NamedTuple):
 
 
 def init(config: Gemma3, key: jax.Array) -> Params:
-    """Weights with the variance that keeps a signal's size; norm scales are stored less 1, so they are 0.
-
-    Each leaf is a draw of its own, of which a device can make its share alone.
-    """
-    flat: dict[str, jax.Array] = {}
+    """Weights with the variance that keeps a signal's size; norm scales are stored less 1, so they are 0."""
     shapes: dict[str, tuple[int, ...]] = {"embedder/input_embedding": (config.vocab_size, config.width)}
     shapes |= {f"layers/{name}": (config.layers, *shape) for name, shape in _weights(config).items()}
-    for number, (path, shape) in enumerate(shapes.items()):
+    deviations = {}
+    for path, shape in shapes.items():
         kinds = _axes_of(path)
         inputs = shape[kinds.stack : kinds.stack + kinds.inputs] if path.startswith("layers/") else shape[1:]
-        flat[path] = jax.random.normal(jax.random.fold_in(key, number), shape) / prod(inputs) ** 0.5
+        deviations[path] = prod(inputs) ** -0.5
+    flat = normals(key, shapes, deviations)
     flat |= {f"layers/{name}": jnp.zeros((config.layers, size)) for name, size in _scales(config).items()}
     params = trees.unflatten({**flat, "final_norm": jnp.zeros(config.width)})
     if config.lora_rank is None:

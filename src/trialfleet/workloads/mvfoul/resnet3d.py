@@ -48,10 +48,10 @@ def init(config: Resnet3d, frames: int, classes: tuple[int, int], key: jax.Array
     for head, count in zip(Scores._fields, classes, strict=True):
         shapes |= {f"heads/{head}/w": (before, config.head_hidden), f"heads/{head}/out": (config.head_hidden, count)}
     gains = {"space": 2**0.5, "w": 2**0.5, "out": 0.1}
-    flat = {
-        path: draw * gains.get(path.rpartition("/")[2], 1.0) / prod(shapes[path][:-1]) ** 0.5
-        for path, draw in normals(key, shapes).items()
+    deviations = {
+        path: gains.get(path.rpartition("/")[2], 1.0) / prod(shape[:-1]) ** 0.5 for path, shape in shapes.items()
     }
+    flat = normals(key, shapes, deviations)
     for path, width in _norms(config).items():
         flat |= {f"{path}_scale": jnp.ones(width), f"{path}_bias": jnp.zeros(width)}
     for head, count in zip(Scores._fields, classes, strict=True):
