@@ -1,10 +1,12 @@
 """Positions, plans and who reads what."""
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.training.toy import ToySource
-from trialfleet.training.data import Feed, Loader, Position, total_steps
+from trialfleet.training.data import EvaluationOrder, Feed, Loader, Position, total_steps
+from trialfleet.training.decoding import decoded
 from trialfleet.training.mesh import batch_sharding, make_mesh
 
 
@@ -48,6 +50,40 @@ def test_noise_belongs_to_the_position(loader):
     feed.close()
     noise = np.concatenate([np.ravel(fed.batch["noise"]) for fed in batches])
     assert len(np.unique(noise)) == noise.size
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_batches_and_are_gone_afterwards(loader):
+    """From any position, those of evaluations, too; what goes wrong in one of them is raised here."""
+    start, before = Position(1, 3, 0), set(psutil.Process().children(recursive=True))
+    alone = Feed(loader, 3, start, None, 2)
+    expected = rows(alone, 8)
+    alone.close()
+    feed = Feed(loader, 3, start, None, 2, workers=2)
+    for one, other in zip(expected, rows(feed, 8), strict=True):
+        assert one[1:] == other[1:]
+        for name, leaf in one.batch.items():
+            assert np.array_equal(leaf, other.batch[name])
+    feed.close()
+    again = EvaluationOrder(loader.batches, loader.source.epoch(0, 0))
+    made = decoded(again, 1, 2)
+    assert [next(made).position.plan for _ in range(10)] == [*range(8), 0, 1]
+    made.close()
+    broken = decoded(Broken(), 1, 2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(broken)
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert {" ".join(process.cmdline()) for process in left if "spawn_main" in " ".join(process.cmdline())} == set()
+
+
+class Broken:
+    """An order whose first element cannot be made."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, number):
+        raise OSError("the disk is gone")
 
 
 def test_an_error_in_the_source_is_raised_where_the_batch_is_wanted(loader, monkeypatch):

@@ -141,6 +141,7 @@ class Training:
     resume: Host[Literal["auto", "must", "never"]]
     init_from: Host[str | None]  # a checkpoint whose parameters to start from
     prefetch: Annotated[Host[int], Ge(0)]  # batches made ready ahead of the step
+    data_workers: Annotated[Host[int], Ge(0)]  # processes that read and decode examples; 0: a thread of the training
     profile: Host[Profile | None]  # a profiler trace of some steps, among the artifacts; null: none
 
 

@@ -1,5 +1,7 @@
 """A checkpoint judged by itself: evaluated on a split, without training."""
 
+from contextlib import closing
+
 from trialfleet.config import Config
 from trialfleet.errors import UserError
 from trialfleet.training import distributed, restore
@@ -26,7 +28,8 @@ def score(config: Config, run: Run, checkpoint: str, split: str) -> dict[str, fl
             "use the config that it was trained with",
         )
     evaluator = Evaluator(program, setup.workload, split, config.training)
-    summary, _ = evaluator(state.params, frozen, state.extra, inputs, StopSync(setup.mesh, run, None))
+    with closing(evaluator):
+        summary, _ = evaluator(state.params, frozen, state.extra, inputs, StopSync(setup.mesh, run, None))
     if summary is None:
         raise Preempted("stopped during an evaluation")
     write_files(summary, split, run)

@@ -3,12 +3,15 @@
 # mypy: allow-untyped-calls
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
+from collections.abc import Generator
+
 import jax
 import numpy as np
 
 from trialfleet.config import schema
 from trialfleet.training.contract import CheckedWorkload
-from trialfleet.training.data import Loader
+from trialfleet.training.data import EvaluationOrder, Loader, Made
+from trialfleet.training.decoding import decoded
 from trialfleet.training.mesh import eval_sharding
 from trialfleet.training.program import Inputs, Program
 from trialfleet.training.stop_sync import Request, StopSync
@@ -27,6 +30,9 @@ class Evaluator:
         # Always the same examples: neither the seed nor the epoch of a training changes what it is judged by.
         self._plans = source.epoch(0, 0)[: training.limit_eval_batches]
         self._loader = Loader(source, eval_sharding(program.mesh), training.eval_batch, None)
+        self._order = EvaluationOrder(self._loader.batches, self._plans)
+        self._workers, self._ahead = training.data_workers, training.prefetch
+        self._made: Generator[Made, None, None] | None = None  # goes on from one evaluation to the next
 
     def __call__(
         self, params: Params, frozen: Params, extra: Extra, inputs: Inputs, stop_sync: StopSync
@@ -34,17 +40,28 @@ class Evaluator:
         """The summary of the split, or None if processes wished to stop on the way; and what they wished."""
         flying: list[tuple[Rows, jax.Array]] = []
         parts: list[dict[str, np.ndarray]] = []
-        for index, plan in enumerate(self._plans):
-            batch = self._loader.load(plan, 0, 0, index)
-            now = inputs._replace(stop=stop_sync.sent())
+        for index, made in zip(range(len(self._plans)), self._batches(), strict=False):
+            batch, now = self._loader.place(made.batch), inputs._replace(stop=stop_sync.sent())
             flying.append(self._program.evaluate(params, frozen, extra, batch, np.int32(index), now))
             request = _land(flying, parts) if len(flying) > 1 else 0
             if (request := max(request, stop_sync.alone())) > Request.SAVE:
+                self.close()  # another evaluation begins with the first batch
                 return None, request
         while flying:
             if (request := _land(flying, parts)) > Request.SAVE:
                 return None, request
         return self._workload.summarize(_joined(parts), self.split), 0
+
+    def _batches(self) -> Generator[Made, None, None]:
+        if self._made is None:
+            self._made = decoded(self._order, self._workers, self._ahead)
+        return self._made
+
+    def close(self) -> None:
+        """End the processes that decode, if there are any."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
 
 
 def write_files(summary: Summary, split: str, run: Run) -> None:

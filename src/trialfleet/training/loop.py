@@ -174,7 +174,9 @@ class Training:
     def _open_feed(self) -> None:
         source, training = self.setup.train_source, self.config.training
         loader = Loader(source, batch_sharding(self.setup.mesh), training.global_batch, self.program.accumulation)
-        self.feed = Feed(loader, self.config.seed, self.position, training.overfit_batches, training.prefetch)
+        self.feed = Feed(
+            loader, self.config.seed, self.position, training.overfit_batches, training.prefetch, training.data_workers
+        )
 
     def _prepare(self, fed: Fed) -> Fed:
         """The batch as the workload wants it for its updates; it is kept, to be saved between two of them."""
@@ -334,9 +336,11 @@ class Training:
         return state
 
     def close(self) -> None:
-        """Stop the threads, and wait for checkpoints that are being written."""
+        """Stop threads and processes, and wait for checkpoints that are being written."""
         if self.feed is not None:
             self.feed.close()
+        for evaluator in self.evaluators.values():
+            evaluator.close()
         self.profiler.close()
         with self.goodput.spent("save"):
             self.saves.wait()
