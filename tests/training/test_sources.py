@@ -16,6 +16,7 @@ from trialfleet.training.arrays import ArraySource
 from trialfleet.training.contract import batch_of
 from trialfleet.training.data import Feed, Loader, Position, examples_of
 from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh
+from trialfleet.training.plans import ShuffledPlans
 from trialfleet.training.setup import find_factory
 from trialfleet.training.workload import Source
 
@@ -64,11 +65,11 @@ def test_another_process_reads_the_same_from_any_position_on(config, sources):
 
 def test_a_training_epoch_has_full_batches_and_depends_on_seed_and_epoch_alone(config, sources):
     source = sources("train")
-    plans = source.epoch(3, 1)
+    plans = list(source.epoch(3, 1))
     assert {len(plan.rows) for plan in plans} == {config.training.global_batch}
-    assert plans == sources("train").epoch(3, 1)
-    assert plans != source.epoch(3, 0)
-    assert plans != source.epoch(4, 1)
+    assert plans == list(sources("train").epoch(3, 1))
+    assert plans != list(source.epoch(3, 0))
+    assert plans != list(source.epoch(4, 1))
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -147,3 +148,19 @@ def test_numbers_are_of_32_bits_at_most(training):
 def test_arrays_that_are_no_data_are_refused(training, arrays, split, message):
     with pytest.raises(UserError, match=message):
         ArraySource(arrays, split, training)
+
+
+def test_an_epoch_is_drawn_when_a_batch_of_it_is_asked_for():
+    drawn = []
+
+    def draw():
+        drawn.append(1)
+        return np.arange(11)[::-1]
+
+    plans = ShuffledPlans(draw, 11, 4)
+    assert len(plans) == 2
+    assert not drawn
+    assert [plan.rows for plan in plans] == [(10, 9, 8, 7), (6, 5, 4, 3)]
+    assert [plan.rows for plan in plans[:1]] == [(10, 9, 8, 7)]
+    assert plans[-1].rows == (6, 5, 4, 3)
+    assert drawn == [1]

@@ -1,12 +1,14 @@
 """Data that lies in memory, as a source."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trialfleet.config import schema
 from trialfleet.errors import UserError
+from trialfleet.training.plans import ShuffledPlans
 from trialfleet.training.workload import Batch, BatchPlan, Example
 
 
@@ -46,12 +48,11 @@ class ArraySource:
             )
 
     def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
-        rows = np.random.default_rng([seed, epoch]).permutation(self._count) if self._shuffled else range(self._count)
-        end = self._count // self._batch * self._batch if self._shuffled else self._count
-        return [
-            BatchPlan(tuple(map(int, rows[first : min(first + self._batch, end)])), bucket=0)
-            for first in range(0, end, self._batch)
-        ]
+        if self._shuffled:
+            draw = partial(np.random.default_rng([seed, epoch]).permutation, self._count)
+            return ShuffledPlans(draw, self._count, self._batch)
+        firsts = range(0, self._count, self._batch)
+        return [BatchPlan(range(first, min(first + self._batch, self._count)), bucket=0) for first in firsts]
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         return {"id": np.int32(row), **{name: array[row] for name, array in self._arrays.items()}}

@@ -1,12 +1,14 @@
 """Generated sums as prompts with a gold answer."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from trialfleet.config.grpo import Generation, LanguageConfig, Sums
 from trialfleet.errors import UserError
+from trialfleet.training.plans import ShuffledPlans
 from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.grpo import tokens
 
@@ -34,9 +36,8 @@ class SumProblems:
         if self._split != "train":
             firsts = range(0, self._size, self._batch)
             return [BatchPlan(range(first, min(first + self._batch, self._size)), 0) for first in firsts]
-        order = np.random.default_rng([seed, epoch, 1]).permutation(self._size)
-        full = self._size // self._batch * self._batch
-        return [BatchPlan(tuple(map(int, part)), 0) for part in order[:full].reshape(-1, self._batch)]
+        draw = partial(np.random.default_rng([seed, epoch, 1]).permutation, self._size)
+        return ShuffledPlans(draw, self._size, self._batch)
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         one = problem(self._config.dataset, self._split, row)
