@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import xla
 from tests.tasks.commands import OF_DRIVER, Commands, host_of_commands
 from trialfleet.tracking import database_schema
 
@@ -20,8 +21,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Pat
     """An empty folder to type commands in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(compiled))
-    # The last three are for trainings within the test's own process (tests/training).
-    for name in ("MLFLOW_TRACKING_URI", "XLA_FLAGS", "PJRT_NPROC", "JAX_PLATFORMS"):
+    monkeypatch.setenv("XLA_FLAGS", xla.flags())
+    # The last two are for trainings within the test's own process (tests/training).
+    for name in ("MLFLOW_TRACKING_URI", "PJRT_NPROC", "JAX_PLATFORMS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 

@@ -34,11 +34,11 @@ def test_the_example_has_forty_lines_at_most() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_of_the_page(run: Run, run_quickly: Run, here: Path, line: str) -> None:
+def test_a_command_of_the_page(run_quickly: Run, here: Path, line: str) -> None:
     shutil.copytree(EXAMPLE, here, dirs_exist_ok=True)
     words = [*shlex.split(line)[2:], "training.max_steps=8"]
     if words[0] == "pipelines.sweep":
-        shown = run(*words, "hydra.sweeper.n_trials=1").stdout
+        shown = run_quickly(*words, "hydra.sweeper.n_trials=1").stdout
         assert "study 'digits_mlp': 1 of 1 trials (1 complete)" in shown
         assert [path.name for path in (here / "sweeps").iterdir()] == ["digits_mlp"]
     else:
@@ -47,11 +47,11 @@ def test_a_command_of_the_page(run: Run, run_quickly: Run, here: Path, line: str
 
 
 @pytest.mark.slow
-def test_a_fault_is_refused_before_a_sweep_makes_anything(run: Run, here: Path) -> None:
+def test_a_fault_is_refused_before_a_sweep_makes_anything(run_quickly: Run, here: Path) -> None:
     shutil.copytree(EXAMPLE, here, dirs_exist_ok=True)
     file = here / "digits_mlp.py"
     file.write_text(file.read_text().replace('{"accuracy": right', '{"acuracy": right'))
     line = next(line for line in COMMANDS if "pipelines.sweep" in line)
-    shown = run(*shlex.split(line)[2:], code=2).stdout
+    shown = run_quickly(*shlex.split(line)[2:], code=2).stdout
     assert "DigitsMlp.eval_step: the metric 'val/acuracy' is not declared; did you mean 'val/accuracy'?" in shown
     assert not (here / "sweeps").exists()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import xla
+
 if "jax" not in sys.modules:  # read once, when jax is imported
-    # Little optimisation: these programs are compiled more than they are run.
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = xla.flags(devices=8)
     os.environ["PJRT_NPROC"] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
 

