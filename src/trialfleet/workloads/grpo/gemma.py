@@ -19,6 +19,7 @@ import numpy as np
 
 from trialfleet.config.grpo import Gemma3
 from trialfleet.training import lora, trees
+from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import rematerialized
@@ -287,7 +288,7 @@ def _mixed(
     adapter: bool,
 ) -> jax.Array:
     """Grouped-query attention: what each token takes from those that the mask (B, T, L) lets it see (B, T, D)."""
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    mixed = attention(q, k, v, mask)
     return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter, inputs=2)
 
 

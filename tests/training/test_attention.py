@@ -1,0 +1,45 @@
+"""Which kernels compute attention, and that what they are given is attention."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trialfleet.training.attention import attention, implementation
+
+
+def test_queries_of_a_group_look_at_one_key_head():
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, (2, 6, heads, 8)) for key, heads in zip(keys, (4, 2, 2), strict=True))
+    mask = jnp.tril(jnp.ones((6, 6), bool))[None].repeat(2, 0)
+    scores = np.einsum("btnh,bsnh->bnts", q, np.repeat(k, 2, 2)) / 8**0.5
+    weights = np.exp(np.where(mask[:, None], scores, -np.inf))
+    expected = np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), np.repeat(v, 2, 2))
+    np.testing.assert_allclose(attention(q, k, v, mask), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "queries", "head", "dtype", "chosen"),
+    [
+        ("8.0", "", 512, 128, jnp.bfloat16, "cudnn"),
+        ("9.0", "", 512, 256, jnp.bfloat16, "cudnn"),
+        ("8.0", "", 512, 256, jnp.bfloat16, "xla"),  # too wide a head
+        ("7.5", "", 512, 128, jnp.float16, "xla"),  # too old a GPU
+        ("gfx942", "", 512, 128, jnp.bfloat16, "xla"),  # not NVIDIA's
+        ("9.0", "", 512, 128, jnp.float32, "xla"),
+        ("9.0", "", 511, 128, jnp.bfloat16, "xla"),
+        ("9.0", "", 1, 128, jnp.bfloat16, "xla"),  # one new token
+        ("9.0", "--xla_gpu_deterministic_ops=true", 512, 128, jnp.bfloat16, "xla"),
+    ],
+)
+def test_fused_kernels_are_taken_where_they_fit(monkeypatch, capability, flags, queries, head, dtype, chosen):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert implementation(queries, 512, head, dtype) == chosen
+
+
+def test_a_cpu_has_none():
+    assert implementation(512, 512, 128, jnp.bfloat16) == "xla"
