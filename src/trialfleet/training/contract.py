@@ -28,6 +28,7 @@ from trialfleet.training.workload import (
     Hyperparameters,
     Loss,
     Params,
+    Product,
     Rows,
     Source,
     Summary,
@@ -330,8 +331,24 @@ class CheckedWorkload(Workload):
 
     # ---- accounting ---------------------------------------------------------------------------------------
 
-    def flops(self, bucket: int) -> float | None:
-        return self._own.flops(bucket)
+    def flops(self, bucket: int) -> Sequence[Product] | None:
+        """Product by product; a number alone is one product of nobody's weight."""
+        given: Any = self._own.flops(bucket)
+        if given is None:
+            return None
+        if isinstance(given, int | float):
+            return [Product(float(given))]
+        for product in given:
+            if not isinstance(product, Product):
+                self._refuse("flops", f"has {_kind(product)} in its list", "return Products, or their sum")
+            if product.weight and product.weight not in self.shapes:
+                self._refuse(
+                    "flops",
+                    f"{product.weight!r} is no parameter of init{nearest(product.weight, self.shapes)}",
+                    "name the weight by its path, or give '' where there is none",
+                )
+        products: Sequence[Product] = given
+        return products
 
 
 def check_class(factory: Any, path: str) -> None:

@@ -5,7 +5,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from trialfleet.config import Config, hyperparameters, static_part
 from trialfleet.errors import UserError
-from trialfleet.training import contract, trees
+from trialfleet.training import contract, flops, trees
 from trialfleet.training.contract import CheckedWorkload, batch_of
 from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import examples_of, plans_of, total_steps
@@ -46,6 +46,7 @@ class Setup:
         self.dropped = int(getattr(self.train_source, "dropped", 0))
         self.total_steps = total_steps(self.train_source, config.seed, config.training, self.updates_per_batch)
         self._plans: dict[int, int] = {}
+        self._flops: dict[tuple[int, tuple[str, ...]], float | None] = {}
         if self.total_steps == 0 or self.plans(0) == 0:
             raise UserError(
                 "training.global_batch: the training data does not fill one batch", "choose a smaller global batch"
@@ -94,6 +95,22 @@ class Setup:
         layout = self.program.layout
         scales = [knobs.scale, *(knobs.group_scale.get(group, 1.0) for group in layout.groups)]
         return self._put(np.asarray([*scales, *(knobs.on.get(unit, True) for unit in layout.units)], np.float32))
+
+    def flops(self, bucket: int, on: Mapping[str, bool]) -> float | None:
+        """Model FLOPs of training on one example; None if the workload does not count them.
+
+        Args:
+            on: whether a freeze unit is trained now; those that are not named are.
+        """
+        key = (bucket, tuple(unit for unit, trained in sorted(on.items()) if not trained))
+        if key not in self._flops:
+            products, leaves = self.workload.flops(bucket), self.program.layout.leaves
+
+            def trained(path: str) -> bool:
+                return path in leaves and leaves[path].unit not in key[1]
+
+            self._flops[key] = None if products is None else flops.of_training(products, trained)
+        return self._flops[key]
 
     def plans(self, epoch: int) -> int:
         """Batches in a training epoch."""

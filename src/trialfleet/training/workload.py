@@ -84,6 +84,18 @@ class Summary(NamedTuple):
     files: Mapping[str, bytes] = MappingProxyType({})  # samples, figures; by file name, written to the artifacts
 
 
+class Product(NamedTuple):
+    """A product of the forward pass, for counting operations.
+
+    Attributes:
+        flops: of the forward pass over one example.
+        weight: the path of the parameter that is multiplied; '' if both factors are activations, as in attention.
+    """
+
+    flops: float
+    weight: str = ""
+
+
 class Context(Protocol):
     """What the host side of a workload may ask the trainer while it prepares a batch."""
 
@@ -220,8 +232,13 @@ class Workload(ABC):
 
     # ---- accounting ---------------------------------------------------------------------------------------
 
-    def flops(self, bucket: int) -> float | None:
-        """Floating-point operations of a forward pass over one example of a bucket, counted analytically."""
+    def flops(self, bucket: int) -> Sequence[Product] | float | None:
+        """Floating-point operations of a forward pass over one example of a bucket, counted analytically.
+
+        Product by product in the order of the pass, so that gradients of frozen weights are not counted
+        (`trialfleet.training.flops`); a number alone counts as if everything were trained. A weight that is only
+        looked up is a product of 0: what comes behind it has a gradient if it is trained.
+        """
         return None
 
 
