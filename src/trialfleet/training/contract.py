@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from trialfleet.config import Config
 from trialfleet.errors import UserError
@@ -253,20 +254,28 @@ class CheckedWorkload(Workload):
     def prepare(
         self, context: Context, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
     ) -> Batch | None:
-        prepared = self._own.prepare(context, params, extra, batch, key, hp)
+        return self._checked_batch("prepare", self._own.prepare(context, params, extra, batch, key, hp), batch)
+
+    def prepared(
+        self, mesh: Mesh, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
+    ) -> Batch | None:
+        return self._checked_batch("prepared", self._own.prepared(mesh, params, extra, batch, key, hp), batch)
+
+    def _checked_batch(self, method: str, prepared: Any, batch: Batch) -> Batch | None:
         if prepared is None:
             return None
         size = jax.tree.leaves(batch)[0].shape[:2]
         if not isinstance(prepared, dict):
-            self._refuse("prepare", f"returned {_kind(prepared)}", "return a dict of arrays, or None if told to stop")
+            self._refuse(method, f"returned {_kind(prepared)}", "return a dict of arrays, or None if told to stop")
         for name, leaf in prepared.items():
             if not _is_array(leaf) or leaf.shape[:2] != size:
                 self._refuse(
-                    "prepare",
+                    method,
                     f"{name!r} of its batch is {_kind(leaf)}",
                     f"make it an array whose first axes are {size}: micro-batches, and their examples",
                 )
-        return prepared
+        checked: Batch = prepared
+        return checked
 
     # ---- evaluation ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,14 +23,16 @@ from trialfleet.training.data import examples_of, plans_of, total_steps
 from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh, put, replicated
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
 from trialfleet.training.state import Layout, State
-from trialfleet.training.workload import Batch, Factory, Hyperparameters, Params
+from trialfleet.training.workload import Batch, BatchPlan, Factory, Hyperparameters, Params
+
+INDEX = jax.ShapeDtypeStruct((), np.int32)  # of an evaluation's batch, where shapes stand for numbers
 
 
 class Setup:
     """What stays the same during a training."""
 
     def __init__(self, config: Config) -> None:
-        """Builds it; computes nothing on the devices.
+        """Builds it; computes nothing on the devices, and puts nothing there.
 
         Raises:
             UserError: if the mesh, the batch, the data or the names of groups do not fit.
@@ -68,6 +70,22 @@ class Setup:
             knobs=self.knobs(Knobs(1.0, {}, {}, None)),
             seed=self._put(np.asarray([self.config.seed >> 32, self.config.seed & 0xFFFFFFFF], np.uint32)),
             stop=put(np.zeros(self.mesh.size, np.int32), stop_sharding(self.mesh)),
+        )
+
+    @cached_property
+    def input_shapes(self) -> Inputs:
+        """The shapes and places of `inputs`."""
+        layout, whole = self.program.layout, replicated(self.mesh)
+        knobs = 1 + len(layout.groups) + len(layout.units)
+        shapes: Any = Inputs  # of shapes instead of arrays
+        return cast(
+            Inputs,
+            shapes(
+                hp=jax.ShapeDtypeStruct(self._hp.shape, np.float32, sharding=whole),
+                knobs=jax.ShapeDtypeStruct((knobs,), np.float32, sharding=whole),
+                seed=jax.ShapeDtypeStruct((2,), np.uint32, sharding=whole),
+                stop=jax.ShapeDtypeStruct((self.mesh.size,), np.int32, sharding=stop_sharding(self.mesh)),
+            ),
         )
 
     @cached_property
@@ -119,15 +137,22 @@ class Setup:
             self._plans[epoch] = len(plans_of(self.train_source, self.config.seed, epoch, overfit))
         return self._plans[epoch]
 
-    def batch_shapes(self, split: str) -> Batch:
-        """Shapes of the first batch of a split, found by reading one example.
+    def largest_bucket(self, split: str) -> int:
+        """The largest of the first epoch."""
+        return max(plan.bucket for plan in self._plans_of(split))
+
+    def _plans_of(self, split: str) -> Sequence[BatchPlan]:
+        return self.workload.source(split).epoch(self.config.seed if split == "train" else 0, 0)
+
+    def batch_shapes(self, split: str, bucket: int | None = None) -> Batch:
+        """Shapes of the first batch of a split, or of the first in a bucket, found by reading one example.
 
         Raises:
             UserError: if the split has no batch, or its examples make none.
         """
         source, training = self.workload.source(split), self.config.training
         train = split == "train"
-        plans = source.epoch(self.config.seed if train else 0, 0)
+        plans = [plan for plan in self._plans_of(split) if bucket in (None, plan.bucket)]
         if not plans:
             raise UserError(f"{type(source).__name__}: {split!r} has no batches", "see where its examples went")
         rows = plans[0].rows[:1]
@@ -154,10 +179,10 @@ class Setup:
         shapes, frozen = placed_shapes(self.program.layout)
         batch = self.batch_shapes("train")
         if not self.workload.prepares:  # else only the workload knows what its updates get
-            self.program.step.eval_shape(shapes, frozen, batch, self.inputs)
+            self.program.step.eval_shape(shapes, frozen, batch, self.input_shapes)
         for split in ("val", "test") if self.config.training.evaluate_test else ("val",):
             batch = self.batch_shapes(split)
-            self.program.evaluate.eval_shape(shapes.params, frozen, shapes.extra, batch, np.int32(0), self.inputs)
+            self.program.evaluate.eval_shape(shapes.params, frozen, shapes.extra, batch, INDEX, self.input_shapes)
 
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(values, replicated(self.mesh))

@@ -212,6 +212,18 @@ class Workload(ABC):
         """
         return batch
 
+    def prepared(
+        self, mesh: Mesh, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
+    ) -> Batch | None:
+        """What `prepare` calculates on the devices, and zeros for what it adds on the host: traced, never run.
+
+        From it a dry run knows the shapes of prepared batches, and how much memory their making needs.
+
+        Returns:
+            None if nobody can say: then a dry run knows the state's memory alone.
+        """
+        return None
+
     # ---- evaluation ---------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -60,6 +60,15 @@ class Grpo(Language):
         placed = {name: _placed(leaf, context.mesh) for name, leaf in judgement.items()}
         return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **placed}
 
+    def prepared(
+        self, mesh: Mesh, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
+    ) -> Batch:
+        """The rollout; the host's judgement of it has its shapes alone."""
+        rolled = _rollout(static_part(self.config), mesh)(params, batch["prompt"], key, dict(hp))
+        groups = rolled["drawn"].shape[:3]
+        judgement = {"advantage": jnp.zeros(groups), "rewards": jnp.zeros((*groups[:2], 3, 1 + len(REWARDS)))}
+        return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **judgement}
+
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         return {"prompts": jnp.sum(batch["weight"])}
 
