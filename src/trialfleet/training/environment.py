@@ -55,15 +55,16 @@ def prepare_for_shapes(config: Config) -> None:
     if "jax" in sys.modules and _has_devices():
         return  # whether they suffice for the mesh, the mesh says
     runtime = config.runtime
-    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
+    needed = prod(size for size in (config.mesh.data, config.mesh.fsdp, config.mesh.tp) if size != -1)
+    there = re.findall(rf"{_DEVICES}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    missing = needed if needed > int((there or ["1"])[-1]) else None
     prepare(
         replace(
             config,
             runtime=replace(
                 runtime,
                 platform=runtime.platform if runtime.device is None else "cpu",
-                simulated_devices=runtime.simulated_devices or prod(size for size in sizes if size != -1),
-                cpu_threads=os.cpu_count() or 1,
+                simulated_devices=runtime.simulated_devices or missing,
                 compilation_cache=None,
             ),
         )

@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 PyTree = Any
-Params = Any  # nested dicts of float32 arrays
+Params = Any  # a tree of float32 arrays; the trainer's own are nested dicts
 Extra = Any  # what a forward pass updates besides gradients, batch-norm statistics for example; () if nothing
 Batch = dict[str, Any]  # leaves with the example axis first: numpy on the host, jax.Array in the program
 Example = dict[str, Any]  # numpy; one row of a batch, before padding
@@ -132,7 +132,8 @@ class Workload(ABC):
     def init(self, key: jax.Array) -> tuple[Params, Extra] | Params:
         """Fresh parameters, float32; alone, if there is no extra.
 
-        Pure and traceable: shapes are found without computing anything.
+        Pure and traceable: shapes are found without computing anything. Nested dicts, or any tree of arrays that jax
+        knows (an Equinox module, the state of an nnx module, Haiku's dicts): the other methods get the same tree.
         """
 
     def axes(self) -> PyTree | None:
