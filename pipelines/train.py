@@ -162,7 +162,8 @@ def _asked(question: str, config: DictConfig) -> str:
     """
     composed = OmegaConf.to_yaml(config, resolve=True)
     command = [sys.executable, "-m", "trialfleet.training", question]
-    done = subprocess.run(command, capture_output=True, text=True, input=composed)
+    # Apart from our terminal: a Ctrl-C at the sweep is no answer.
+    done = subprocess.run(command, capture_output=True, text=True, input=composed, start_new_session=True)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         start = next((index for index, line in enumerate(lines) if line.startswith("error: ")), max(0, len(lines) - 3))

@@ -139,7 +139,7 @@ def estimate(config: Config, hopeless_too: bool = True) -> Estimate:
         device=device,
         parameters={"trained": trained, "frozen": frozen},
         state=held,
-        waiting=config.training.prefetch * share(batch),
+        waiting=(max(1, config.training.prefetch) + 1) * share(batch),  # in the feed's queue, and one at its door
         programs=_compiled(_programs(setup, batch), here.platform) if hopeless_too or not hopeless else {},
         model_flops=None if of_one is None else config.training.global_batch * of_one,
     )
