@@ -30,6 +30,8 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
         entry()
         if _failed:
             raise _failed.pop()
+        if _exit_codes:
+            sys.exit(_exit_codes.pop())
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -46,6 +48,7 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
 
 OF_A_SWEEP = ("hydra/launcher", "hydra/sweeper")
 _failed: list[Exception] = []  # what a single run's task raised
+_exit_codes: list[int] = []  # with what `main` is to end, other than with 0
 
 
 def single(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
@@ -58,6 +61,11 @@ def single(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
     except Exception as error:  # noqa: BLE001  # raised again
         _failed.append(error)
         return None
+
+
+def exit_with(code: int) -> None:
+    """End with this code when Hydra has returned."""
+    _exit_codes.append(code)
 
 
 def _own_flags() -> None:

@@ -1,13 +1,14 @@
 """python -m pipelines.train …: one training with the config of conf/; with -m a grid of them.
 
---dry-run composes, validates and builds, reports shapes, parameters and mesh, and trains nothing.
+--dry-run composes, validates and builds, reports shapes, parameters and mesh, compiles for simulated devices, says
+whether that fits `runtime.device`, and trains nothing. Its exit code is 0 if it fits, or nobody asked; 3 if the state
+alone does not; 4 if the peak that a compiler has planned does not.
 """
 
-import os
+import json
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from trialfleet.trial import run
 
 if TYPE_CHECKING:
     from trialfleet.config import Config
+    from trialfleet.config.devices import Needs
 
 Objectives = float | list[float]
 
@@ -46,7 +48,7 @@ def _train(cfg: DictConfig) -> Objectives | None:
     from trialfleet import training
 
     if config.dry_run:
-        print(training.describe(config))
+        _dry_run(config)
         return None
     current = run.current()
     if current is None:
@@ -57,6 +59,26 @@ def _train(cfg: DictConfig) -> Objectives | None:
     return values[0] if isinstance(config.objective.metric, str) else values
 
 
+DOES_NOT_FIT, PROBABLY_DOES_NOT = 3, 4  # exit codes of a dry run
+
+
+def _dry_run(config: "Config") -> None:
+    """Print what the training would do, what of memory and time it needs, and whether it fits."""
+    from rich.console import Console
+
+    from trialfleet import training
+    from trialfleet.training import estimate_table
+
+    console = Console(highlight=False, markup=False)
+    console.print(training.describe(config), soft_wrap=True)
+    estimate = training.estimate(config)
+    estimate_table.show(estimate, console)
+    if not estimate_table.state_fits(estimate):
+        cli.exit_with(DOES_NOT_FIT)
+    elif not estimate_table.peak_fits(estimate):
+        cli.exit_with(PROBABLY_DOES_NOT)
+
+
 def check(cfg: DictConfig) -> None:
     """Refuse a config that no trial could run with. Imports no jax: the driver of a sweep calls it.
 
@@ -65,16 +87,52 @@ def check(cfg: DictConfig) -> None:
     """
     from trialfleet.config import load
 
-    config = load(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    own = _of_a_trial(cfg)
+    config = load(own)
     _refuse_other_direction(cfg)
+    _refuse_no_device(cfg)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     tried = (config.workload.factory, *sizes)
     # What is part of the package is known to work: only its mesh may not fit this machine.
     unknown = max(sizes) > 1 or not config.workload.factory.startswith("trialfleet.")
     if unknown and _runs_here(cfg) and tried not in _tried:
         _tried.add(tried)
-        where = [word for word in cfg.hydra.overrides.hydra if word.lstrip("+").startswith("hydra.searchpath=")]
-        _try_out([*cfg.hydra.overrides.task, *where])
+        _asked("check", own)
+
+
+def memory(cfg: DictConfig) -> "Needs":
+    """What a trial with this config needs of each device's memory. Imports no jax: the driver of a sweep calls it.
+
+    Raises:
+        UserError: the config cannot be built.
+    """
+    from trialfleet.config import load, signature
+    from trialfleet.config.devices import Needs
+
+    own = _of_a_trial(cfg)
+    config = load(own)
+    key = json.dumps([signature(config), config.runtime.device])
+    if key not in _needs:
+        _needs[key] = Needs(**json.loads(_asked("estimate", own)))
+    return _needs[key]
+
+
+_needs: dict[str, "Needs"] = {}  # by signature: trials that differ in numbers alone need the same
+
+
+def _of_a_trial(cfg: DictConfig) -> DictConfig:
+    """The config as a trial gets it: Hydra's part is not for it, and a dry run of the sweep is none of the trial's."""
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    own.dry_run = False
+    return own
+
+
+def _refuse_no_device(cfg: DictConfig) -> None:
+    if OmegaConf.select(cfg, "hydra.sweeper.check_memory") and cfg.runtime.device is None:
+        raise UserError(
+            "hydra.sweeper.check_memory: needs to know the device of the trials' jobs",
+            "name it, for example runtime.device=h100",
+        )
 
 
 def _refuse_other_direction(cfg: DictConfig) -> None:
@@ -96,20 +154,21 @@ def _runs_here(cfg: DictConfig) -> bool:
     return isinstance(target, str) and target.endswith(".LocalLauncher")
 
 
-def _try_out(overrides: list[str]) -> None:
-    """A dry run in a process of its own: jax alone knows how many devices there are, and what a workload returns.
+def _asked(question: str, config: DictConfig) -> str:
+    """The answer of a process of its own: jax alone knows what devices there are, and what a workload returns.
 
     Raises:
-        UserError: what the dry run said.
+        UserError: what that process said.
     """
-    command = [sys.executable, "-m", "pipelines.train", *overrides, "dry_run=true", "hydra.output_subdir=null"]
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-        done = subprocess.run([*command, f"hydra.run.dir={folder}"], capture_output=True, text=True, env=environment)
+    composed = OmegaConf.to_yaml(config, resolve=True)
+    command = [sys.executable, "-m", "trialfleet.training", question]
+    # Apart from our terminal: a Ctrl-C at the sweep is no answer.
+    done = subprocess.run(command, capture_output=True, text=True, input=composed, start_new_session=True)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         start = next((index for index, line in enumerate(lines) if line.startswith("error: ")), max(0, len(lines) - 3))
         raise UserError("\n".join(lines[start:]).removeprefix("error: "))
+    return done.stdout
 
 
 def _single(cfg: DictConfig, config: "Config") -> Objectives | None:
@@ -154,8 +213,9 @@ def _single(cfg: DictConfig, config: "Config") -> Objectives | None:
     return value
 
 
-# The sweeper looks for these two on its task function.
+# The sweeper looks for these on its task function.
 task.check = check  # type: ignore[attr-defined]
+task.memory = memory  # type: ignore[attr-defined]
 task.review = "make dashboard   (python -m pipelines.dashboard)"  # type: ignore[attr-defined]  # the command for it
 
 

@@ -1,5 +1,6 @@
 """One training by `pipelines.train`, in this process: what it logs to MLflow, and what a dry run of it does."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from omegaconf import DictConfig, open_dict
 from pipelines import cli, train
 from tests.tracking.conftest import template
 from tests.training.harness import CONF, SMALL
+from trialfleet.config import devices
+from trialfleet.errors import UserError
 
 __all__ = ["template"]
 
@@ -52,5 +55,59 @@ def test_a_dry_run_trains_nothing(single: DictConfig, capsys: pytest.CaptureFixt
     single.dry_run = True
     assert train.task(single) is None
     assert cli._failed == []
-    assert "workload    asr" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "workload    asr" in shown
+    assert "fits        no device to hold it against" in shown
     assert not Path("run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("memory", "code"), [(10**9, None), (10**5, train.PROBABLY_DOES_NOT), (10, train.DOES_NOT_FIT)]
+)
+def test_a_dry_runs_exit_code_says_whether_it_fits(
+    single: DictConfig, monkeypatch: pytest.MonkeyPatch, memory: int, code: int | None
+) -> None:
+    monkeypatch.setitem(devices.DEVICES, "v5e", devices.DEVICES["v5e"]._replace(memory=memory))
+    monkeypatch.setattr(cli, "_exit_codes", [])
+    single.dry_run, single.runtime.device = True, "v5e"
+    train.task(single)
+    assert cli._exit_codes == ([] if code is None else [code])
+
+
+def test_what_a_trial_needs_is_asked_once_for_all_that_differ_in_numbers(
+    single: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def answer(question: str, config: DictConfig) -> str:
+        asked.append((question, config.dry_run))
+        return json.dumps(devices.Needs("v4", 3, 1, 2)._asdict())
+
+    monkeypatch.setattr(train, "_asked", answer)
+    monkeypatch.setattr(train, "_needs", {})
+    single.dry_run, single.runtime.device = True, "v4"
+    for rate in (0.1, 0.2):
+        single.optimizer.learning_rate = rate
+        assert train.memory(single) == devices.Needs("v4", 3, 1, 2)
+    assert asked == [("estimate", False)]
+    single.model.width = 32
+    train.memory(single)
+    assert len(asked) == 2
+
+
+def test_memory_cannot_be_checked_for_no_device(single: DictConfig) -> None:
+    with open_dict(single):
+        single.hydra = {"sweeper": {"check_memory": True}, "launcher": {}}
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.check_memory"):
+        train.check(single)
+
+
+@pytest.mark.slow
+def test_another_process_says_what_a_training_needs_or_what_is_wrong(single: DictConfig) -> None:
+    single.runtime.device = "l4"
+    needs = devices.Needs(**json.loads(train._asked("estimate", single)))
+    assert needs.state < (needs.peak or 0) < needs.memory == devices.DEVICES["l4"].memory
+    assert train._asked("check", single) == ""
+    single.training.global_batch = 10**6
+    with pytest.raises(UserError, match="does not fill one batch"):
+        train._asked("check", single)

@@ -5,7 +5,7 @@ Driver, dispatch, storage and the trials' folders are the real ones; the fleet a
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,15 +17,17 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from tests.sweep.builder import Heard
+from trialfleet.config.devices import Needs
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
 from trialfleet.sweep.driver import Clock, Driver, StudyFolder
 from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.simulated import LAUNCHER, Answer, Fate, SimulatedFleet, SimulatedJob
+from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Jobs
 from trialfleet.sweep.study import consistency, search_space, storage
@@ -60,6 +62,7 @@ class Scene:
         answers: of the launcher to submissions, likewise.
         silences: whether the launcher answers when asked about its jobs, likewise.
         launcher: one of Hydra's that blocks, in the place of the simulated one.
+        needs: the memory that a trial needs, by its x; None if nobody asks.
     """
 
     folder: Path
@@ -70,6 +73,7 @@ class Scene:
     pruner: optuna.pruners.BasePruner | None = None
     sweeper: dict[str, Any] = field(default_factory=dict)
     launcher: Any = None
+    needs: Callable[[float], Needs] | None = None
 
     def __post_init__(self) -> None:
         self.runs: list[SimulatedJob] = []
@@ -126,9 +130,21 @@ class Scene:
             ended_jobs=found.ended_jobs,
             account=Account.open(folder / "budget.json", 1, self.heard.notice, lambda: 0.0),
             clock=Clock(now=lambda: self.fleet.now, sleep=self.fleet.sleep),
+            takes_constraints=samplers.takes_constraints,
+            memory_check=self.memory_check(),
         )
         driver.recover()
         return driver
+
+    def memory_check(self) -> MemoryCheck | None:
+        if self.needs is None:
+            return None
+        needs = self.needs
+
+        def composed(overrides: Sequence[str]) -> DictConfig:
+            return OmegaConf.from_dotlist(list(overrides))
+
+        return MemoryCheck(composed, lambda config: needs(config.x), self.heard.notice, asynchronous=False)
 
     def run(self) -> Driver:
         driver = self.driver()
@@ -191,6 +207,37 @@ def test_however_a_job_fares(scene: Callable[..., Scene], fates: list[Fate], run
     assert len(study.runs) == runs
     if Fate.LINGERS in fates:
         assert "hydra.sweeper.grace" in " ".join(study.heard.notices)
+
+
+# -------------------------------------------------------------------- memory, before a job is spent
+
+
+def test_a_trial_that_no_device_has_room_for_gets_no_job(scene: Callable[..., Scene]) -> None:
+    """By its state alone: it ends as one that ran out of memory. One whose estimate is too large only has a note."""
+    study = scene(
+        trials=6, needs=lambda x: Needs("h100", 80, 100 if x < 0.5 else 10, 90), sweeper={"max_failure_rate": 1.0}
+    )
+    study.run()
+    stored = study.stored()
+    small = [trial for trial in stored if trial.params["x"] >= 0.5]
+    assert 0 < len(small) < 6
+    study.check(failed=6 - len(small))
+    assert {run.params["x"] for run in study.runs} == {trial.params["x"] for trial in small}
+    assert len([note for note in study.heard.notices if "may not fit" in note]) == len(small)
+    assert len(study.heard.notices) == len(small)  # the records of the others are whole
+    errors = [result.error for result in study.heard.results.values() if result.error is not None]
+    assert {error["type"] for error in errors} == {"OutOfMemory"}
+    assert "no job was started" in errors[0]["message"]
+
+
+def test_a_trial_of_which_nobody_can_say_what_it_needs_runs(scene: Callable[..., Scene]) -> None:
+    def needs(x: float) -> Needs:
+        raise KeyError("model")
+
+    study = scene(trials=2, needs=needs)
+    study.run()
+    study.check()
+    assert "KeyError" in study.heard.notices[0]
 
 
 # -------------------------------------------------------------------- a disk that is full elsewhere

@@ -57,6 +57,17 @@ def test_a_collective_in_a_loop_counts_by_its_trips():
     assert found["all-reduce"] == (1, 8 * 4 + 8 * 2)
 
 
+def test_products_count_by_the_trips_of_their_loop():
+    def layers(x, weights, kernel):
+        x = jax.lax.scan(lambda x, weight: (x @ weight, None), x, weights)[0]
+        images = x.reshape(2, 4, 8, 4)
+        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    shapes = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((16, 16), (5, 16, 16), (3, 3, 4, 6)))
+    program = jax.jit(layers).lower(*shapes).compile()
+    assert compiled.flops(program) == 5 * 2 * 16**3 + 2 * (2 * 4 * 8 * 6) * (3 * 3 * 4)
+
+
 def step_of(*overrides: str) -> tuple[Setup, object]:
     """The compiled step of a config; nothing is allocated."""
     setup = Setup(composed(*overrides))

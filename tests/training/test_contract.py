@@ -108,15 +108,28 @@ def stacked(**leaves: Any) -> Any:
 FAULTS = {
     "parameter of other kind": (
         {"init": lambda self, key: {"line": {"w": [1.0]}}},
-        r"Faulty.init: the parameter 'line/w' is a list, not an array",
+        r"Faulty.init: the parameter 'line/w/0' is a float, not an array",
     ),
-    "parameters in a list": ({"init": lambda self, key: [jnp.zeros(1)]}, "Faulty.init: returned a list as parameters"),
+    "one array": ({"init": lambda self, key: jnp.zeros(1)}, r"Faulty.init: returned float32 \(1,\) as parameters"),
+    "no parameters": ({"init": lambda self, key: {}}, "Faulty.init: returned a dict as parameters"),
+    "a function": (
+        {"init": lambda self, key: {"w": jnp.zeros(1), "activation": jnp.tanh}},
+        r"Faulty.init: the parameter 'activation' is a \w+, not an array\n.*eqx.partition.*nnx.state",
+    ),
     "three values": ({"init": lambda self, key: ({}, (), 1)}, "Faulty.init: returned 3 values"),
     "whole numbers": (
         {"init": lambda self, key: {"n": jnp.zeros(3, jnp.int32)}},
         r"Faulty.init: the parameter 'n' is int32",
     ),
-    "a slash": ({"init": lambda self, key: {"a/b": jnp.zeros(3)}}, "Faulty.init: the key 'a/b' cannot be part"),
+    "a path twice": (
+        {"init": lambda self, key: {"a/b": jnp.zeros(3), "a": {"b": jnp.zeros(3)}}},
+        "Faulty.init: the parameter 'a/b' is below 'a/b', which is one, too",
+    ),
+    "a path in a path": (
+        {"init": lambda self, key: {"a": jnp.zeros(3), "a/b": jnp.zeros(3)}},
+        "Faulty.init: the parameter 'a/b' is below 'a', which is one, too",
+    ),
+    "a name of nothing": ({"init": lambda self, key: {"": jnp.zeros(3)}}, "Faulty.init: .*has an empty name in it"),
     "extra": (
         {"init": lambda self, key: (Small.init(self, key), {"mean": 0.0})},
         r"Faulty.init: extra\['mean'\] is a float, not an array",

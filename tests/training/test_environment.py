@@ -21,6 +21,27 @@ def test_the_config_says_how_many_devices_and_threads(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("there", "words", "devices", "platform"),
+    [
+        ("", ("mesh.fsdp=2", "mesh.tp=2"), ["4"], None),
+        ("--xla_force_host_platform_device_count=8", ("mesh.fsdp=2",), ["8"], None),
+        ("--xla_force_host_platform_device_count=8", ("runtime.simulated_devices=2",), ["2"], None),
+        ("", ("mesh.data=3", "runtime.device=h100", "runtime.platform=gpu"), ["3"], "cpu"),
+        ("", ("mesh.data=1",), [], None),
+    ],
+)
+def test_shapes_alone_have_as_many_devices_as_the_mesh_asks_for(monkeypatch, there, words, devices, platform):
+    monkeypatch.setenv("XLA_FLAGS", there)
+    monkeypatch.setattr(environment, "_has_devices", lambda: False)
+    asked = []
+    monkeypatch.setattr(environment, "prepare", asked.append)
+    environment.prepare_for_shapes(composed(*words))
+    flags = environment.variables(asked[0])["XLA_FLAGS"].split()
+    assert [flag.partition("=")[2] for flag in flags if "device_count" in flag] == devices
+    assert (asked[0].runtime.platform, asked[0].runtime.compilation_cache) == (platform, None)
+
+
+@pytest.mark.parametrize(
     ("value", "asked", "on_cpu", "on_gpu"),
     [("auto", False, True, False), ("true", True, True, True), ("false", False, True, False)],
 )

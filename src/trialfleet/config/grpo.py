@@ -155,7 +155,7 @@ class GrpoConfig(LanguageConfig):
             )
         if self.model.lora_rank is None:
             problems.append("model.lora_rank: null, but the frozen base is what the policy is held to; set a rank")
-        if self.training.init_from is None:
+        if self.training.init_from is None and not self.dry_run:  # shapes can be told without it
             problems.append(
                 "training.init_from: null, but there must be a base model; train one with "
                 "workload=grpo_base and give a folder of its checkpoints/"

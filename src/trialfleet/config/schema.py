@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
+from trialfleet.config.devices import DEVICES
 from trialfleet.config.freezing import Freezing
 from trialfleet.config.optimizers import OptimizerConfig, Scheduler
 from trialfleet.config.traced import STRICT, Host, Traced
@@ -152,6 +153,8 @@ class Runtime:
     platform: Literal["cpu", "gpu", "tpu"] | None  # null: the best there is
     cpu_threads: Annotated[int, Ge(1)]  # of XLA; results depend on it in their last bits
     simulated_devices: Annotated[int, Ge(1)] | None  # split the CPU into so many devices
+    # what a dry run asks whether the training fits it: a name of `trialfleet.config.devices`; null: the device here
+    device: Host[str | None]
     # auto: the same bits each time on a CPU, fast on a GPU; true: the same bits there, too, but slower
     deterministic: Literal["auto"] | bool
     compilation_cache: Host[str | None]  # a folder; null: none
@@ -220,4 +223,12 @@ def _training_problems(config: Config) -> list[str]:
         problems.append(
             f"runtime.simulated_devices: only the CPU can be split, and runtime.platform is {config.runtime.platform}"
         )
-    return problems
+    return [*problems, *_device_problems(config.runtime.device)]
+
+
+def _device_problems(name: str | None) -> list[str]:
+    if name is None or name in DEVICES:
+        return []
+    near = difflib.get_close_matches(name, DEVICES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return [f"runtime.device: no device {name!r} is known{hint}; there are {', '.join(DEVICES)}"]

@@ -12,6 +12,7 @@ from uuid import uuid4
 from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.fleets.base import Busy, Fleet, Interrupted, MaybeSubmitted, TooMuchMemory
+from trialfleet.sweep.memory_check import MemoryCheck, Verdict
 from trialfleet.trial.submission import Assignment, Submission
 
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
@@ -35,6 +36,8 @@ class Dispatch:
         study: the study's uid.
         patience: seconds for which refusals that may pass are tried again.
         no_memory: ends a trial that the launcher refuses since it asks for more memory than the first time.
+        memory: whether trials fit their devices; None if nobody is to be asked.
+        too_large: ends a trial that does not.
     """
 
     fleet: Fleet
@@ -50,6 +53,8 @@ class Dispatch:
     study: str
     patience: float
     no_memory: Callable[[ActiveTrial, str], None]
+    memory: MemoryCheck | None
+    too_large: Callable[[ActiveTrial, str], None]
     queue: list[ActiveTrial] = field(default_factory=list)
     _paused_until: float = 0.0
     _pause_reason: str = ""
@@ -81,6 +86,7 @@ class Dispatch:
         self.queue = [
             trial for trial in self.queue if not trial.dir.result_json.exists()
         ]  # cancelled while they waited
+        self._refuse_too_large()
         submitted = False
         while self._due():
             batch = self._next_batch()
@@ -107,9 +113,19 @@ class Dispatch:
         return [trial for trial in due if trial.record.memory == due[0].record.memory][:MAX_ARRAY]
 
     def _due(self) -> list[ActiveTrial]:
-        """The trials in the queue that need not rest any longer."""
+        """The trials in the queue that need not rest any longer, and fit their devices as far as anybody knows."""
         now = self.now()
-        return [trial for trial in self.queue if trial.not_before <= now]
+        return [trial for trial in self.queue if trial.not_before <= now and self._verdict(trial) is Verdict.FITS]
+
+    def _verdict(self, trial: ActiveTrial) -> Verdict:
+        return Verdict.FITS if self.memory is None else self.memory.verdict(trial)
+
+    def _refuse_too_large(self) -> None:
+        """End the trials that no device has room for."""
+        for trial in [trial for trial in self.queue if self._verdict(trial) is Verdict.TOO_LARGE]:
+            assert self.memory is not None
+            self.queue.remove(trial)
+            self.too_large(trial, self.memory.described(trial))
 
     def _wait_for_room(self, busy: Busy) -> None:
         """Raises:

@@ -22,6 +22,7 @@ from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.launcher_polling import LauncherPolling
 from trialfleet.sweep.lingering_jobs import LingeringJobs
+from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.memory_growth import MemoryGrowth
 from trialfleet.sweep.node_health import mass_cancelled
 from trialfleet.sweep.outages import Outages, make_sure_of_room
@@ -95,6 +96,7 @@ class Driver:
         payload: the file that all jobs share.
         takes_constraints: whether the sampler learns from violated constraints.
         ended_jobs: of trials that had ended before this driver: one that still runs has to leave.
+        memory_check: whether trials fit their devices' memory; None if nobody is to be asked.
         stopping: the requests to stop that were made so far.
     """
 
@@ -117,6 +119,7 @@ class Driver:
     clock: Clock = field(default_factory=Clock)
     active_trials: dict[int, ActiveTrial] = field(default_factory=dict)
     stopping: Stopping = field(default_factory=Stopping)
+    memory_check: MemoryCheck | None = None
     _retention: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
     _reports: Reports = field(init=False)
@@ -150,6 +153,8 @@ class Driver:
             study=self.study.uids[0],
             patience=settings.patience,
             no_memory=self._give_up_memory,
+            memory=self.memory_check,
+            too_large=self._end_too_large,
         )
         self._reports = Reports(self.store, self.pruner, self.study.metric, self._run_begun, self._notice)
         self._lingering = LingeringJobs(self.fleets, settings.grace, self._notice)
@@ -389,6 +394,11 @@ class Driver:
         """The launcher has no place for a job with as much memory as the trial needs."""
         error = {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {refusal}", "traceback": ""}
         self._commit(trial, TrialState.FAIL, error)
+
+    def _end_too_large(self, trial: ActiveTrial, reason: str) -> None:
+        """No device has room for the trial: it ends as one that ran out of memory, and no job was spent on it."""
+        trial.write()  # the record that a submission would have written
+        self._commit(trial, TrialState.FAIL, {"type": OUT_OF_MEMORY, "message": reason, "traceback": ""})
 
     def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
         self._polling.moved()

@@ -59,6 +59,10 @@ class Request:
         """
         return sweeper_settings.settings({key: self.node[key] for key in self.node if key not in _TYPED_ELSEWHERE})
 
+    def trial_config(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of a trial with these overrides."""
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+
     @property
     def study(self) -> sweeper_settings.StudySettings:
         return self.settings.study
@@ -105,6 +109,7 @@ def check(request: Request) -> Plan:
             "hydra/sweeper/pruner: a pruner judges one objective, this study has several",
             "set hydra/sweeper/pruner=none, or optimise one metric",
         )
+    _check_memory(request)
     factory_of(request.launcher).check(request.launcher)
     _check_configs(request, space)
     name = _name(request, folder)
@@ -226,9 +231,18 @@ def _check_configs(request: Request, space: Space) -> None:
     """Compose the configs of a few points of the space, so that a misspelt key fails here and not in each job."""
     judge: Callable[[DictConfig], None] | None = getattr(request.task_function, "check", None)
     for overrides in proposer.probes(space)[:PROBES]:
-        config = request.hydra_context.config_loader.load_sweep_config(request.config, list(overrides))
+        config = request.trial_config(overrides)
         if judge is not None:
             judge(config)
+
+
+def _check_memory(request: Request) -> None:
+    if request.settings.check_memory and not callable(getattr(request.task_function, "memory", None)):
+        raise UserError(
+            "hydra.sweeper.check_memory: the application does not say how much memory a trial needs",
+            "give its task function an attribute `memory`, a function of a trial's config that returns "
+            "trialfleet.config.devices.Needs, or leave check_memory out",
+        )
 
 
 def _destination(tracking: sweeper_settings.Tracking | None, begun: bool) -> Destination | None:

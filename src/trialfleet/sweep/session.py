@@ -20,6 +20,7 @@ from trialfleet.sweep.driver import Clock, Driver, Observer, StudyFolder
 from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import write_payload
+from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again
@@ -215,9 +216,17 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         ended_jobs=opened.found.ended_jobs,
         clock=Clock(sleep=partial(interruptible_sleep, interrupts)),
         stopping=stopping,
+        memory_check=_memory_check(plan, terminal.notice),
     )
     stack.callback(_if_the_disk_lets_us, driver.account.save)
     return driver, terminal, interrupts
+
+
+def _memory_check(plan: Plan, notice: Callable[[str], None]) -> MemoryCheck | None:
+    request = plan.request
+    if not plan.settings.check_memory:
+        return None
+    return MemoryCheck(request.trial_config, request.task_function.memory, notice)  # type: ignore[attr-defined]  # `check` has seen it
 
 
 def _payload(plan: Plan, record: StudyRecord, copy: Path) -> Path:

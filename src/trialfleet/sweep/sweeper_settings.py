@@ -105,6 +105,7 @@ class Settings:
     max_unclaimed: Annotated[int, Ge(1)]
     memory_growth: Annotated[float, Ge(1)]
     max_memory_gb: Annotated[float, Gt(0)] | None
+    check_memory: bool
     grace: Seconds
     patience: Seconds
     keep_checkpoints: Annotated[int, Ge(0)] | None

@@ -3,11 +3,16 @@
 mesh → workload → program (state, step) → restore → loop (batch, step, report, evaluate, control, save) → outcome
 """
 
+from typing import TYPE_CHECKING
+
 from trialfleet.config import Config
 from trialfleet.training.outcome import NonFinite, Outcome
 from trialfleet.trial.run import PeerLost, Run
 
-__all__ = ["NonFinite", "Outcome", "check", "describe", "evaluate", "train"]
+if TYPE_CHECKING:
+    from trialfleet.training.estimation import Estimate
+
+__all__ = ["NonFinite", "Outcome", "check", "describe", "estimate", "evaluate", "train"]
 
 
 def train(config: Config, run: Run) -> Outcome:
@@ -69,10 +74,30 @@ def evaluate(config: Config, run: Run, checkpoint: str, split: str = "val") -> d
 
 
 def describe(config: Config) -> str:
-    """What `train` would do, as text: data, parameters, mesh, steps, signature. Computes nothing."""
+    """What `train` would do, as text: data, parameters, mesh, steps, signature. Computes nothing.
+
+    Where the mesh needs more devices than a CPU's one, they are simulated.
+    """
     from trialfleet.training import environment
 
-    environment.prepare(config)
+    environment.prepare_for_shapes(config)
     from trialfleet.training.dry_run import text
 
     return text(config)
+
+
+def estimate(config: Config, hopeless_too: bool = True) -> "Estimate":
+    """Memory, operations, collectives and time of `train`, on devices that are simulated. Allocates nothing.
+
+    Args:
+        hopeless_too: whether programs are compiled even if the device has no room for the state alone.
+
+    Raises:
+        UserError: what `check` says.
+    """
+    from trialfleet.training import environment
+
+    environment.prepare_for_shapes(config)
+    from trialfleet.training.estimation import estimate
+
+    return estimate(config, hopeless_too)

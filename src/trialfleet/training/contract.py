@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from trialfleet.config import Config
 from trialfleet.errors import UserError
@@ -28,6 +29,7 @@ from trialfleet.training.workload import (
     Hyperparameters,
     Loss,
     Params,
+    Product,
     Rows,
     Source,
     Summary,
@@ -45,6 +47,8 @@ class CheckedWorkload(Workload):
         self._config = config
         self._name = type(self._own).__name__
         self._sources: dict[str, Source] = {}
+        self._structure: Any = None  # of the workload's own tree of parameters
+        self._paths: list[str] = []  # of its leaves
         self.updates_per_batch = self._own.updates_per_batch
         if not isinstance(self.updates_per_batch, int) or self.updates_per_batch < 1:
             self._refuse("updates_per_batch", f"is {self.updates_per_batch!r}", "make it a whole number from 1 on")
@@ -87,43 +91,56 @@ class CheckedWorkload(Workload):
         if isinstance(made, tuple) and len(made) != 2:
             self._refuse("init", f"returned {len(made)} values", "return the parameters, or (parameters, extra)")
         params, extra = made if isinstance(made, tuple) else (made, ())
-        if not isinstance(params, Mapping) or not trees.flatten(params):
+        leaves, structure = trees.named_leaves(params), jax.tree.structure(params)
+        if not leaves or jax.tree_util.treedef_is_leaf(structure):
             self._refuse(
                 "init",
                 f"returned {_kind(params)} as parameters",
-                "return a dict of float32 arrays; dicts may be nested",
+                "return float32 arrays in a tree: nested dicts of them, or a library's own tree",
             )
-        self._check_names(params, "")
-        for path, leaf in trees.flatten(params).items():
-            if not _is_array(leaf):
-                self._refuse(
-                    "init",
-                    f"the parameter {path!r} is {_kind(leaf)}, not an array",
-                    "nest dicts of float32 arrays alone",
-                )
-            if leaf.dtype != jnp.float32:
-                self._refuse(
-                    "init",
-                    f"the parameter {path!r} is {leaf.dtype}",
-                    "make it float32 (training.compute_dtype says what is calculated in); what no gradient trains "
-                    "belongs in extra, the second value that init may return",
-                )
+        self._check_paths([path for path, _ in leaves])
+        for path, leaf in leaves:
+            self._check_parameter(path, leaf)
+        self._structure, self._paths = structure, [path for path, _ in leaves]
         for keys, leaf in jax.tree_util.tree_leaves_with_path(extra):
             if not _is_array(leaf):
                 where = jax.tree_util.keystr(keys)
                 self._refuse("init", f"extra{where} is {_kind(leaf)}, not an array", "make it an array")
-        return params, extra
+        return trees.unflatten(dict(leaves)), extra
 
-    def _check_names(self, tree: Any, path: str) -> None:
-        """Names of parameters are parts of their paths."""
-        for name, child in tree.items() if isinstance(tree, Mapping) else ():
-            if not isinstance(name, str) or not name or "/" in name:
-                self._refuse(
-                    "init",
-                    f"the key {name!r}{f' in {path!r}' if path else ''} cannot be part of a parameter's path",
-                    "use strings without '/' as keys",
-                )
-            self._check_names(child, f"{path}/{name}" if path else name)
+    def _check_parameter(self, path: str, leaf: Any) -> None:
+        if not _is_array(leaf):
+            self._refuse(
+                "init",
+                f"the parameter {path!r} is {_kind(leaf)}, not an array",
+                "return float32 arrays alone: of an Equinox module eqx.partition(module, eqx.is_inexact_array)[0], "
+                "of an nnx module nnx.state(module, nnx.Param)",
+            )
+        if leaf.dtype != jnp.float32:
+            self._refuse(
+                "init",
+                f"the parameter {path!r} is {leaf.dtype}",
+                "make it float32 (training.compute_dtype says what is calculated in); what no gradient trains "
+                "belongs in extra, the second value that init may return",
+            )
+
+    def _check_paths(self, paths: Sequence[str]) -> None:
+        """A path is one parameter's, and no part of another's."""
+        seen: set[str] = set()
+        for path in sorted(paths):
+            parts = path.split("/")
+            above = {"/".join(parts[:n]) for n in range(1, len(parts) + 1)} & seen
+            if "" in parts or above:
+                what = f"is below {min(above)!r}, which is one, too" if above else "has an empty name in it"
+                self._refuse("init", f"the parameter {path!r} {what}", "give each parameter a path of its own")
+            seen.add(path)
+
+    def _own_tree(self, params: Params) -> Any:
+        """The parameters in the workload's own tree, as its `init` gave them."""
+        if self._structure is None:
+            assert self.shapes  # which has called `init`
+        flat = trees.flatten(params)
+        return jax.tree.unflatten(self._structure, [flat[path] for path in self._paths])
 
     def axes(self) -> trees.Flat:
         """Logical axes by path, of each parameter."""
@@ -218,7 +235,7 @@ class CheckedWorkload(Workload):
         key: jax.Array,
         hp: Hyperparameters,
     ) -> tuple[jax.Array, Loss]:
-        given: Any = self._own.loss(params, extra, batch, norms, key, hp)
+        given: Any = self._own.loss(self._own_tree(params), extra, batch, norms, key, hp)
         if isinstance(given, tuple) and (len(given) != 2 or not isinstance(given[1], Loss)):
             kinds = ", ".join(_kind(part) for part in given)
             self._refuse("loss", f"returned ({kinds})", "return the loss, or (loss, Loss(extra, metrics))")
@@ -252,25 +269,35 @@ class CheckedWorkload(Workload):
     def prepare(
         self, context: Context, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
     ) -> Batch | None:
-        prepared = self._own.prepare(context, params, extra, batch, key, hp)
+        prepared = self._own.prepare(context, self._own_tree(params), extra, batch, key, hp)
+        return self._checked_batch("prepare", prepared, batch)
+
+    def prepared(
+        self, mesh: Mesh, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
+    ) -> Batch | None:
+        prepared = self._own.prepared(mesh, self._own_tree(params), extra, batch, key, hp)
+        return self._checked_batch("prepared", prepared, batch)
+
+    def _checked_batch(self, method: str, prepared: Any, batch: Batch) -> Batch | None:
         if prepared is None:
             return None
         size = jax.tree.leaves(batch)[0].shape[:2]
         if not isinstance(prepared, dict):
-            self._refuse("prepare", f"returned {_kind(prepared)}", "return a dict of arrays, or None if told to stop")
+            self._refuse(method, f"returned {_kind(prepared)}", "return a dict of arrays, or None if told to stop")
         for name, leaf in prepared.items():
             if not _is_array(leaf) or leaf.shape[:2] != size:
                 self._refuse(
-                    "prepare",
+                    method,
                     f"{name!r} of its batch is {_kind(leaf)}",
                     f"make it an array whose first axes are {size}: micro-batches, and their examples",
                 )
-        return prepared
+        checked: Batch = prepared
+        return checked
 
     # ---- evaluation ---------------------------------------------------------------------------------------
 
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
-        given = self._own.eval_step(params, extra, batch, key, hp)
+        given = self._own.eval_step(self._own_tree(params), extra, batch, key, hp)
         if not isinstance(given, dict):
             self._refuse("eval_step", f"returned {_kind(given)}", "return a dict of arrays, one row for each example")
         rows = {**{name: batch[name] for name in _WITH_ID}, **given}
@@ -330,8 +357,24 @@ class CheckedWorkload(Workload):
 
     # ---- accounting ---------------------------------------------------------------------------------------
 
-    def flops(self, bucket: int) -> float | None:
-        return self._own.flops(bucket)
+    def flops(self, bucket: int) -> Sequence[Product] | None:
+        """Product by product; a number alone is one product of nobody's weight."""
+        given: Any = self._own.flops(bucket)
+        if given is None:
+            return None
+        if isinstance(given, int | float):
+            return [Product(float(given))]
+        for product in given:
+            if not isinstance(product, Product):
+                self._refuse("flops", f"has {_kind(product)} in its list", "return Products, or their sum")
+            if product.weight and product.weight not in self.shapes:
+                self._refuse(
+                    "flops",
+                    f"{product.weight!r} is no parameter of init{nearest(product.weight, self.shapes)}",
+                    "name the weight by its path, or give '' where there is none",
+                )
+        products: Sequence[Product] = given
+        return products
 
 
 def check_class(factory: Any, path: str) -> None:

@@ -29,6 +29,7 @@ def text(config: Config) -> str:
         ),
         f"steps       {setup.total_steps}, {setup.plans(0)} batches in the first epoch"
         + (f", {setup.dropped} examples left out" if setup.dropped else ""),
+        *_of_base(config),
         f"objective   {', '.join(config.objective.metrics)} ({', '.join(config.objective.directions)})",
         "parameters by path",
         *(
@@ -41,6 +42,11 @@ def text(config: Config) -> str:
         *(f"            {name} = {value}" for name, value in signature(config).items() if value != "<traced>"),
     ]
     return "\n".join(lines)
+
+
+def _of_base(config: Config) -> list[str]:
+    base = config.training.init_from
+    return [] if base is None else [f"begins      with the parameters of {base}, which is not looked at"]
 
 
 def _place(setup: Setup, path: str) -> str:

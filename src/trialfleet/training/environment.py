@@ -14,7 +14,9 @@ import platform
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,30 @@ def prepare(config: Config) -> None:
         for name, value in wanted.items():
             if name in _READ_AT_IMPORT:
                 jax.config.update(name.lower(), _READ_AT_IMPORT[name](value))
+
+
+def prepare_for_shapes(config: Config) -> None:
+    """The same for a process that compiles and never runs: as many simulated devices as the mesh asks for.
+
+    With a device named (`runtime.device`) the CPU stands for it, whatever is here. No compiled program is kept.
+    """
+    if "jax" in sys.modules and _has_devices():
+        return  # whether they suffice for the mesh, the mesh says
+    runtime = config.runtime
+    needed = prod(size for size in (config.mesh.data, config.mesh.fsdp, config.mesh.tp) if size != -1)
+    there = re.findall(rf"{_DEVICES}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    missing = needed if needed > int((there or ["1"])[-1]) else None
+    prepare(
+        replace(
+            config,
+            runtime=replace(
+                runtime,
+                platform=runtime.platform if runtime.device is None else "cpu",
+                simulated_devices=runtime.simulated_devices or missing,
+                compilation_cache=None,
+            ),
+        )
+    )
 
 
 def variables(config: Config) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from trialfleet.config import schema
+from trialfleet.config import devices, schema
 
 _COMPILING = (
     "/jax/core/compile/jaxpr_trace_duration",
@@ -81,25 +81,12 @@ class Goodput:
         }
 
 
-# Dense bfloat16 FLOP/s of one device as jax names it, from the makers' data sheets.
-_PEAK = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
 def utilization(flops_per_second: float, mesh: Mesh) -> dict[str, float]:
     """Model FLOP/s, and their share of what the mesh could do where that is known."""
     if flops_per_second <= 0:
         return {}
-    peak = _PEAK.get(mesh.devices.ravel()[0].device_kind)
-    share = {"utilization": flops_per_second / (peak * mesh.size)} if peak else {}
+    name = devices.of_kind(mesh.devices.ravel()[0].device_kind)
+    share = {"utilization": flops_per_second / (devices.DEVICES[name].bfloat16 * mesh.size)} if name else {}
     return {"model_flops_per_second": flops_per_second, **share}
 
 

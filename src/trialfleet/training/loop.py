@@ -213,7 +213,8 @@ class Training:
         while len(self.in_flight) > leave:
             step, fed, report, signals = self.in_flight.popleft()
             values = np.asarray(signals)
-            self.flops += 3 * self.config.training.global_batch * (self.setup.workload.flops(fed.bucket) or 0.0)
+            of_one = self.setup.flops(fed.bucket, self.knobs.on) or 0.0  # knobs are turned when nothing is in flight
+            self.flops += self.config.training.global_batch * of_one
             bad = self.program.signals.bad(values)
             if report or bad:
                 self._report(step, fed, values)

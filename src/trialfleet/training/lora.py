@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.training import trees
-from trialfleet.training.workload import Params, PyTree
+from trialfleet.training.workload import Params, Product, PyTree
 
 _A, _B = "_lora_a", "_lora_b"
 
@@ -93,6 +93,20 @@ def linear(
         x = jnp.where(jax.random.uniform(key, x.shape) >= rate, x / (1 - rate).astype(x.dtype), 0)
     low = jnp.tensordot(x, params[name + _A].astype(x.dtype), inputs)
     return y + jnp.asarray(scale).astype(y.dtype) * jnp.tensordot(low, params[name + _B].astype(x.dtype), 1)
+
+
+def products(path: str, shape: tuple[int, ...], times: int, rank: int | None, inputs: int = 1) -> list[Product]:
+    """The products of `linear` with the weight of one layer, and with its adapter if that has a rank.
+
+    Args:
+        shape: of one layer's weight.
+        times: how many vectors are multiplied.
+    """
+    found = [Product(2.0 * times * prod(shape), path)]
+    if rank is not None:
+        found.append(Product(2.0 * times * rank * prod(shape[:inputs]), path + _A))
+        found.append(Product(2.0 * times * rank * prod(shape[inputs:]), path + _B))
+    return found
 
 
 def merged(params: Params, scale: float) -> Params:

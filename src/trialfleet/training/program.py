@@ -96,7 +96,7 @@ class Program:
     layout: Layout
     signals: Signals
     hp_names: tuple[str, ...]
-    init: Callable[[jax.Array, jax.Array], tuple[State, Params]]  # (hp, seed) -> state, frozen parameters
+    init: Any  # (hp, seed) -> state, frozen parameters
     step: Any  # (State, frozen, Batch, Inputs) -> State, signals; the state is donated
     evaluate: Any  # (params, frozen, Extra, Batch, index, Inputs) -> Rows, the largest `Inputs.stop`
 

@@ -6,10 +6,10 @@
 import importlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -17,14 +17,16 @@ from jax.sharding import Mesh
 
 from trialfleet.config import Config, hyperparameters, static_part
 from trialfleet.errors import UserError
-from trialfleet.training import contract, trees
+from trialfleet.training import contract, flops, trees
 from trialfleet.training.contract import CheckedWorkload, batch_of
 from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import examples_of, plans_of, total_steps
 from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh, put, replicated, undivided
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
 from trialfleet.training.state import Layout, State
-from trialfleet.training.workload import Batch, Factory, Hyperparameters, Params
+from trialfleet.training.workload import Batch, BatchPlan, Factory, Hyperparameters, Params
+
+INDEX = jax.ShapeDtypeStruct((), np.int32)  # of an evaluation's batch, where shapes stand for numbers
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Setup:
     """What stays the same during a training."""
 
     def __init__(self, config: Config) -> None:
-        """Builds it; computes nothing on the devices.
+        """Builds it; computes nothing on the devices, and puts nothing there.
 
         Raises:
             UserError: if the mesh, the batch, the data or the names of groups do not fit.
@@ -49,6 +51,7 @@ class Setup:
         self.dropped = int(getattr(self.train_source, "dropped", 0))
         self.total_steps = total_steps(self.train_source, config.seed, config.training, self.updates_per_batch)
         self._plans: dict[int, int] = {}
+        self._flops: dict[tuple[int, tuple[str, ...]], float | None] = {}
         if self.total_steps == 0 or self.plans(0) == 0:
             raise UserError(
                 "training.global_batch: the training data does not fill one batch", "choose a smaller global batch"
@@ -71,6 +74,22 @@ class Setup:
             knobs=self.knobs(Knobs(1.0, {}, {}, None)),
             seed=self._put(np.asarray([self.config.seed >> 32, self.config.seed & 0xFFFFFFFF], np.uint32)),
             stop=put(np.zeros(self.mesh.size, np.int32), stop_sharding(self.mesh)),
+        )
+
+    @cached_property
+    def input_shapes(self) -> Inputs:
+        """The shapes and places of `inputs`."""
+        layout, whole = self.program.layout, replicated(self.mesh)
+        knobs = 1 + len(layout.groups) + len(layout.units)
+        shapes: Any = Inputs  # of shapes instead of arrays
+        return cast(
+            Inputs,
+            shapes(
+                hp=jax.ShapeDtypeStruct(self._hp.shape, np.float32, sharding=whole),
+                knobs=jax.ShapeDtypeStruct((knobs,), np.float32, sharding=whole),
+                seed=jax.ShapeDtypeStruct((2,), np.uint32, sharding=whole),
+                stop=jax.ShapeDtypeStruct((self.mesh.size,), np.int32, sharding=stop_sharding(self.mesh)),
+            ),
         )
 
     @cached_property
@@ -99,6 +118,22 @@ class Setup:
         scales = [knobs.scale, *(knobs.group_scale.get(group, 1.0) for group in layout.groups)]
         return self._put(np.asarray([*scales, *(knobs.on.get(unit, True) for unit in layout.units)], np.float32))
 
+    def flops(self, bucket: int, on: Mapping[str, bool]) -> float | None:
+        """Model FLOPs of training on one example; None if the workload does not count them.
+
+        Args:
+            on: whether a freeze unit is trained now; those that are not named are.
+        """
+        key = (bucket, tuple(unit for unit, trained in sorted(on.items()) if not trained))
+        if key not in self._flops:
+            products, leaves = self.workload.flops(bucket), self.program.layout.leaves
+
+            def trained(path: str) -> bool:
+                return path in leaves and leaves[path].unit not in key[1]
+
+            self._flops[key] = None if products is None else flops.of_training(products, trained)
+        return self._flops[key]
+
     def plans(self, epoch: int) -> int:
         """Batches in a training epoch."""
         if epoch not in self._plans:
@@ -106,15 +141,22 @@ class Setup:
             self._plans[epoch] = len(plans_of(self.train_source, self.config.seed, epoch, overfit))
         return self._plans[epoch]
 
-    def batch_shapes(self, split: str) -> Batch:
-        """Shapes of the first batch of a split, found by reading one example.
+    def largest_bucket(self, split: str) -> int:
+        """The largest of the first epoch."""
+        return max(plan.bucket for plan in self._plans_of(split))
+
+    def _plans_of(self, split: str) -> Sequence[BatchPlan]:
+        return self.workload.source(split).epoch(self.config.seed if split == "train" else 0, 0)
+
+    def batch_shapes(self, split: str, bucket: int | None = None) -> Batch:
+        """Shapes of the first batch of a split, or of the first in a bucket, found by reading one example.
 
         Raises:
             UserError: if the split has no batch, or its examples make none.
         """
         source, training = self.workload.source(split), self.config.training
         train = split == "train"
-        plans = source.epoch(self.config.seed if train else 0, 0)
+        plans = [plan for plan in self._plans_of(split) if bucket in (None, plan.bucket)]
         if not plans:
             raise UserError(f"{type(source).__name__}: {split!r} has no batches", "see where its examples went")
         rows = plans[0].rows[:1]
@@ -141,10 +183,10 @@ class Setup:
         shapes, frozen = placed_shapes(self.program.layout)
         batch = self.batch_shapes("train")
         if not self.workload.prepares:  # else only the workload knows what its updates get
-            self.program.step.eval_shape(shapes, frozen, batch, self.inputs)
+            self.program.step.eval_shape(shapes, frozen, batch, self.input_shapes)
         for split in ("val", "test") if self.config.training.evaluate_test else ("val",):
             batch = self.batch_shapes(split)
-            self.program.evaluate.eval_shape(shapes.params, frozen, shapes.extra, batch, np.int32(0), self.inputs)
+            self.program.evaluate.eval_shape(shapes.params, frozen, shapes.extra, batch, INDEX, self.input_shapes)
 
     def _put(self, values: np.ndarray) -> jax.Array:
         return put(values, replicated(self.mesh))

@@ -1,7 +1,9 @@
 """Parameters are nested dicts; their leaves have paths such as 'encoder/layer0/w'."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import jax
 
 Tree = Any
 Flat = dict[str, Any]
@@ -18,6 +20,21 @@ def _leaves(tree: Tree, path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(child, f"{path}/{name}" if path else str(name))
     else:
         yield path, tree
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves by path, of any tree that jax knows: an Equinox module, the state of an nnx module, Haiku's dicts.
+
+    An nnx variable is its value: that it has one is no part of a path.
+    """
+    return [(_path(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _path(keys: Sequence[Any]) -> str:
+    """Keys of dicts, names of attributes and indices; Haiku's keys are paths already."""
+    names = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in keys]
+    wrapped = len(keys) > 1 and getattr(keys[-1], "name", "") == "value"
+    return "/".join(names[:-1] if wrapped else names)
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:

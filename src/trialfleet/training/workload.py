@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 PyTree = Any
-Params = Any  # nested dicts of float32 arrays
+Params = Any  # a tree of float32 arrays; the trainer's own are nested dicts
 Extra = Any  # what a forward pass updates besides gradients, batch-norm statistics for example; () if nothing
 Batch = dict[str, Any]  # leaves with the example axis first: numpy on the host, jax.Array in the program
 Example = dict[str, Any]  # numpy; one row of a batch, before padding
@@ -84,6 +84,18 @@ class Summary(NamedTuple):
     files: Mapping[str, bytes] = MappingProxyType({})  # samples, figures; by file name, written to the artifacts
 
 
+class Product(NamedTuple):
+    """A product of the forward pass, for counting operations.
+
+    Attributes:
+        flops: of the forward pass over one example.
+        weight: the path of the parameter that is multiplied; '' if both factors are activations, as in attention.
+    """
+
+    flops: float
+    weight: str = ""
+
+
 class Context(Protocol):
     """What the host side of a workload may ask the trainer while it prepares a batch."""
 
@@ -120,7 +132,8 @@ class Workload(ABC):
     def init(self, key: jax.Array) -> tuple[Params, Extra] | Params:
         """Fresh parameters, float32; alone, if there is no extra.
 
-        Pure and traceable: shapes are found without computing anything.
+        Pure and traceable: shapes are found without computing anything. Nested dicts, or any tree of arrays that jax
+        knows (an Equinox module, the state of an nnx module, Haiku's dicts): the other methods get the same tree.
         """
 
     def axes(self) -> PyTree | None:
@@ -200,6 +213,18 @@ class Workload(ABC):
         """
         return batch
 
+    def prepared(
+        self, mesh: Mesh, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
+    ) -> Batch | None:
+        """What `prepare` calculates on the devices, and zeros for what it adds on the host: traced, never run.
+
+        From it a dry run knows the shapes of prepared batches, and how much memory their making needs.
+
+        Returns:
+            None if nobody can say: then a dry run knows the state's memory alone.
+        """
+        return None
+
     # ---- evaluation ---------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -220,8 +245,13 @@ class Workload(ABC):
 
     # ---- accounting ---------------------------------------------------------------------------------------
 
-    def flops(self, bucket: int) -> float | None:
-        """Floating-point operations of a forward pass over one example of a bucket, counted analytically."""
+    def flops(self, bucket: int) -> Sequence[Product] | float | None:
+        """Floating-point operations of a forward pass over one example of a bucket, counted analytically.
+
+        Product by product in the order of the pass, so that gradients of frozen weights are not counted
+        (`trialfleet.training.flops`); a number alone counts as if everything were trained. A weight that is only
+        looked up is a product of 0: what comes behind it has a gradient if it is trained.
+        """
         return None
 
 

@@ -14,7 +14,7 @@ from trialfleet.training.convolution import over_time
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
 from trialfleet.training.remat import rematerialized
-from trialfleet.training.workload import Hyperparameters, Params
+from trialfleet.training.workload import Hyperparameters, Params, Product
 from trialfleet.workloads.asr.text import BLANK, CLASSES
 
 
@@ -100,11 +100,14 @@ def _block(
     return constrain(x + h @ weights["down"], "batch", None, "embed")
 
 
-def flops(config: CtcEncoder, features: int, frames: int) -> float:
-    """Of a forward pass over one example: two for each weight and frame."""
-    width = config.width
-    block = config.kernel * width * width + 2 * width * width * config.expansion
-    return 2.0 * frames * (config.kernel * features * width + config.blocks * block + width * CLASSES)
+def products(config: CtcEncoder, features: int, frames: int) -> list[Product]:
+    """Those of a forward pass over one example: two operations for each weight and frame."""
+    width, hidden = config.width, config.width * config.expansion
+    weights = {"encoder/stem": config.kernel * features * width}
+    for n in range(config.blocks):
+        weights[f"encoder/block{n}/conv"] = config.kernel * width * width
+        weights[f"encoder/block{n}/up"] = weights[f"encoder/block{n}/down"] = width * hidden
+    return [Product(2.0 * frames * size, path) for path, size in {**weights, "head/w": width * CLASSES}.items()]
 
 
 def losses(scores: jax.Array, frame_count: jax.Array, labels: jax.Array, label_count: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """The workload of speech to text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from trialfleet.training.workload import (
     Hyperparameters,
     Loss,
     Params,
+    Product,
     PyTree,
     Rows,
     Source,
@@ -86,8 +88,8 @@ class Asr(Workload):
             {"samples.txt": _samples(rows["id"], said, read)},
         )
 
-    def flops(self, bucket: int) -> float:
-        return ctc.flops(self.config.model, FEATURES, bucket)
+    def flops(self, bucket: int) -> Sequence[Product]:
+        return ctc.products(self.config.model, FEATURES, bucket)
 
     def _logits(self, params: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None) -> jax.Array:
         remat = self.config.training.remat

@@ -1,10 +1,12 @@
 """The base stage: a language model that knows plain sums, and the format in which answers are wanted."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from trialfleet.config.grpo import GrpoBaseConfig
-from trialfleet.training.workload import Batch, Extra, Hyperparameters, Loss, Params, Source
+from trialfleet.training.workload import Batch, Extra, Hyperparameters, Loss, Params, Product, Source
 from trialfleet.workloads.grpo import gemma, tokens
 from trialfleet.workloads.grpo.language import Language
 from trialfleet.workloads.grpo.sums import SumProblems, SumTexts
@@ -22,9 +24,10 @@ class GrpoBase(Language):
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         return {"tokens": jnp.sum(batch["weight"][:, None] * batch["counted"])}
 
-    def flops(self, bucket: int) -> float:
+    def flops(self, bucket: int) -> Sequence[Product]:
         own = self.config.generation
-        return gemma.flops(self.config.model, own.max_prompt_length + own.max_generation_steps)
+        read = own.max_prompt_length + own.max_generation_steps - 1  # behind the last token nothing is said
+        return gemma.products(self.config.model, read, read)
 
     def loss(
         self,

@@ -9,6 +9,7 @@ turn is that layer's weights. (What a scan is given must be used as it is: of a 
 gradient.) Heads are an axis of the weights, so that a mesh that splits them never splits a merged axis.
 """
 
+import re
 from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import rematerialized
-from trialfleet.training.workload import Hyperparameters, Params
+from trialfleet.training.workload import Hyperparameters, Params, Product
 from trialfleet.workloads.grpo.unembedding import scores
 
 Remat = Literal["none", "dots", "full"]
@@ -115,12 +116,27 @@ def axes(config: Gemma3) -> dict[str, Any]:
     return whole
 
 
-def flops(config: Gemma3, length: int) -> float:
-    """Floating-point operations of reading a sequence: products with weights, and attention within its windows."""
-    weights = config.layers * sum(prod(shape) for shape in _weights(config).values()) + config.vocab_size * config.width
-    everywhere = config.layers // config.global_every
-    looks = everywhere * length + (config.layers - everywhere) * min(length, config.window)
-    return 2.0 * length * (weights + 2 * looks * config.heads * config.head_dim)
+def products(config: Gemma3, length: int, said: int) -> list[Product]:
+    """Those of reading a sequence: with weights and adapters, and attention within each layer's window.
+
+    Args:
+        length: tokens that are read.
+        said: tokens of them behind which all of the vocabulary is scored.
+    """
+    embedding, found = "embedder/input_embedding", []
+    for n in range(config.layers):
+        looks = length if _is_global(config, n) else min(length, config.window)
+        for name, shape in _weights(config).items():
+            if name == "attn/attn_vec_einsum":
+                found.append(Product(2.0 * length * 2 * looks * config.heads * config.head_dim))
+            found += lora.products(f"layers/{name}", shape, length, _adapted(config, name), _axes_of(name).inputs)
+    scored = Product(2.0 * said * config.vocab_size * config.width, embedding)
+    return [Product(0.0, embedding), *found, scored]
+
+
+def _adapted(config: Gemma3, name: str) -> int | None:
+    """The rank of a weight's adapter, if it has one."""
+    return config.lora_rank if re.fullmatch(config.lora_module_path, f"layers/{name}") else None
 
 
 def stream(

@@ -14,7 +14,7 @@ from trialfleet.config import static_part
 from trialfleet.config.grpo import REWARDS, GrpoConfig
 from trialfleet.training import lora
 from trialfleet.training.mesh import batch_sharding, on_mesh
-from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Source
+from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Product, Source
 from trialfleet.workloads.grpo import gemma, generation, policy, rewards, tokens
 from trialfleet.workloads.grpo.language import Language
 from trialfleet.workloads.grpo.sums import SumProblems
@@ -60,14 +60,24 @@ class Grpo(Language):
         placed = {name: _placed(leaf, context.mesh) for name, leaf in judgement.items()}
         return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **placed}
 
+    def prepared(
+        self, mesh: Mesh, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters
+    ) -> Batch:
+        """The rollout; the host's judgement of it has its shapes alone."""
+        rolled = _rollout(static_part(self.config), mesh)(params, batch["prompt"], key, dict(hp))
+        groups = rolled["drawn"].shape[:3]
+        judgement = {"advantage": jnp.zeros(groups), "rewards": jnp.zeros((*groups[:2], 3, 1 + len(REWARDS)))}
+        return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **judgement}
+
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         return {"prompts": jnp.sum(batch["weight"])}
 
-    def flops(self, bucket: int) -> float:
-        """Of reading the completions of a prompt once; drawing them is not training."""
-        own = self.config.generation
-        length = own.max_prompt_length + own.max_generation_steps
-        return self.config.grpo.num_generations * gemma.flops(self.config.model, length)
+    def flops(self, bucket: int) -> Sequence[Product]:
+        """Of reading the completions of a prompt once; drawing them is not training, nor is what the reference says."""
+        own, count = self.config.generation, self.config.grpo.num_generations
+        read = own.max_prompt_length + own.max_generation_steps - 1  # behind the last token nothing is said
+        one = gemma.products(self.config.model, read, own.max_generation_steps)
+        return [product._replace(flops=count * product.flops) for product in one]
 
     def loss(
         self,

@@ -17,7 +17,7 @@ from trialfleet.training.convolution import over_time
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals, uniforms
 from trialfleet.training.remat import rematerialized
-from trialfleet.training.workload import Extra, Hyperparameters, Params
+from trialfleet.training.workload import Extra, Hyperparameters, Params, Product
 
 Remat = Literal["none", "dots", "full"]
 
@@ -126,17 +126,18 @@ def scores(
     return Seen(Scores(*(head[:, -1] for head in heads)), Scores(*(head[:, :-1] for head in heads)), extra)
 
 
-def flops(config: Resnet3d, frames: int, size: int) -> float:
-    """Floating-point operations for a view: its convolutions, beside which the heads are nothing."""
+def products(config: Resnet3d, views: int, frames: int, size: int) -> list[Product]:
+    """Those of a forward pass over a clip: the convolutions of its views, beside which the heads are nothing."""
     side, before = size // 2, config.widths[0]
-    total = frames * side**2 * _STEM_SIDE**2 * 3 * before
+    weights = {"backbone/stem/space": frames * side**2 * _STEM_SIDE**2 * 3 * before}
     for n, width in enumerate(config.widths):
         side //= 2
-        total += frames * side**2 * _SIDE**2 * before * width
+        weights[f"backbone/stage{n}/space"] = frames * side**2 * _SIDE**2 * before * width
         frames //= 1 if n == 0 else 2
-        total += frames * side**2 * (_SIDE * width + before) * width
+        weights[f"backbone/stage{n}/time"] = frames * side**2 * _SIDE * width * width
+        weights[f"backbone/stage{n}/shortcut"] = frames * side**2 * before * width
         before = width
-    return 2.0 * total
+    return [Product(2.0 * views * times, path) for path, times in weights.items()]
 
 
 def _backbone(

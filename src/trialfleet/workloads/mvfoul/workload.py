@@ -15,6 +15,7 @@ from trialfleet.training.workload import (
     Hyperparameters,
     Loss,
     Params,
+    Product,
     PyTree,
     Rows,
     Source,
@@ -68,9 +69,9 @@ class Mvfoul(Workload):
         pairs = jnp.sum(batch["weight"][:, None, None] * losses.pairs(batch["mask"]))
         return {**counted, "pairs": jnp.maximum(pairs, 1)}
 
-    def flops(self, bucket: int) -> float:
+    def flops(self, bucket: int) -> Sequence[Product]:
         data = self.config.dataset
-        return data.max_views * resnet3d.flops(self.config.model, data.frames, data.size)
+        return resnet3d.products(self.config.model, data.max_views, data.frames, data.size)
 
     def loss(
         self,
