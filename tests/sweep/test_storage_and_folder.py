@@ -185,6 +185,13 @@ def known_by_the_study_alone(study: QuickStudy, url: str | None) -> set[tuple[fl
     return {(trial.params["x"], trial.params["y"]) for trial in stored}
 
 
+def more_than(known: set[tuple[float, float]], study: QuickStudy, url: str | None) -> set[tuple[float, float]]:
+    """What `known_by_the_study_alone` gives: all that was known before, and more."""
+    now = known_by_the_study_alone(study, url)
+    assert known < now
+    return now
+
+
 Kinds = tuple[str | None, ...]  # names of databases, None for the journal
 
 
@@ -198,10 +205,10 @@ def move_twice(study: QuickStudy, kinds: Kinds) -> None:
     study.run(storages[0], "hydra.sweeper.n_trials=2")
     known = known_by_the_study_alone(study, urls[0])
     study.run(storages[1], "study.rebuild=true", "hydra.sweeper.n_trials=4")
-    assert known < (known := known_by_the_study_alone(study, urls[1]))
+    known = more_than(known, study, urls[1])
     study.run(storages[2], "study.rebuild=true", "hydra.sweeper.n_trials=6")
     study.run(storages[2], "hydra.sweeper.n_trials=7")
-    assert known < (known := known_by_the_study_alone(study, urls[2]))
+    known = more_than(known, study, urls[2])
     assert len(known) == 7
 
 
@@ -240,7 +247,7 @@ def move_and_die(study: QuickStudy, kinds: Kinds, moments: Iterable[int]) -> int
     known = known_by_the_study_alone(study, urls[0])
     killed = die_at(study, moments, new, "study.rebuild=true", "hydra.sweeper.n_trials=3")
     study.run(new, "hydra.sweeper.n_trials=5")
-    assert known < (known := known_by_the_study_alone(study, urls[1]))
+    known = more_than(known, study, urls[1])
     assert len(known) == 5
     return killed
 

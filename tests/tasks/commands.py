@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import traceback
@@ -110,6 +111,7 @@ def _become(request: Mapping[str, Any]) -> None:
     os.chdir(request["place"])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:1] = [request["place"], *paths]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # deaf where a shell began the tests in the background
     words = request["words"]
     sys.orig_argv = [sys.executable, *words]
     exec(request["first"], {})
