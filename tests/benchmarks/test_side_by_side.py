@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.side_by_side import OURS, STOCK, Shape, idle_seconds, killed, undisturbed
+from benchmarks.side_by_side import STOCK, Shape, idle_seconds, undisturbed
 from benchmarks.toy.task import Stamp
 
 SMALL = Shape(trials=4, slots=2, shortest=0.1)
@@ -23,9 +23,3 @@ def test_the_grid_spans_the_lengths() -> None:
 @pytest.mark.slow
 def test_a_study_runs_each_trial_once(tmp_path: Path) -> None:
     assert undisturbed(STOCK, tmp_path / "study", SMALL).trials == SMALL.trials
-
-
-@pytest.mark.slow
-def test_a_killed_driver_of_ours_loses_nothing(tmp_path: Path) -> None:
-    one = killed(OURS, tmp_path / "study", SMALL)
-    assert (one.executed, one.twice, one.lost, one.running, one.complete, one.code) == (4, 0, 0, 0, 4, 0)

@@ -10,13 +10,13 @@ from .conftest import Run
 
 @pytest.mark.slow
 def test_the_default_study_learns_to_hear(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The main job, one trial of it, at a point that is known to be good: an untrained model's error rate is near 1."""
+    """The main job, half of a trial of it, at a point that is known to be good: an untrained model's error rate is near 1."""
     monkeypatch.delenv("XLA_FLAGS")  # it computes more than it compiles
     point = "hydra.sweeper.enqueue=[{optimizer.learning_rate:4e-3,model.dropout:0.05,model.input_noise:0.1}]"
-    run("pipelines.sweep", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", point)
+    run("pipelines.sweep", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", point, "training.max_steps=500")
     folder = here / "sweeps" / "asr-asr_tiny"
     assert_agreement(folder, f"sqlite:///{here}/mlflow.db", 1)
-    assert load_study(folder).best_value < 0.2
+    assert load_study(folder).best_value < 0.5
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def runs_in_mlflow(database: Path) -> dict[str, int]:
         return dict(found.fetchall())
 
 
-@pytest.mark.parametrize("kind", ["journal", pytest.param("database", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["journal", "database"])
 def test_a_project_that_moved_and_left_a_link_is_where_it_was(
     quick_study: NewQuickStudy, tmp_path: Path, kind: str
 ) -> None:
