@@ -10,7 +10,7 @@ from .conftest import Run
 
 @pytest.mark.slow
 def test_the_default_study_learns_to_hear(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of a trial of the main job, at a point that is known to be good: an untrained model's error rate is near 1."""
+    """Half of a trial of the main job, at a good point; an untrained model's error rate is near 1."""
     monkeypatch.delenv("XLA_FLAGS")  # it computes more than it compiles
     point = "hydra.sweeper.enqueue=[{optimizer.learning_rate:4e-3,model.dropout:0.05,model.input_noise:0.1}]"
     run("pipelines.sweep", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", point, "training.max_steps=500")
