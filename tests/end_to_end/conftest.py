@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import xla
-from tests.tasks.commands import OF_DRIVER, Commands, host_of_commands
+from tests.tasks.commands import OF_DRIVER, OF_MLFLOW, OF_TRAINING, Commands, host_of_commands
 from trialfleet.tracking import database_schema
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -65,7 +65,7 @@ def run(here: Path) -> Run:
 @pytest.fixture(scope="session")
 def commands() -> Iterator[Commands]:
     """Forks a process for each command of `run_quickly`."""
-    with host_of_commands(*OF_DRIVER) as commands:
+    with host_of_commands(*OF_DRIVER, *OF_MLFLOW, *OF_TRAINING) as commands:
         yield commands
 
 

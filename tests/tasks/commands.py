@@ -23,6 +23,9 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 # What the driver of a sweep and the process of a trial import, whatever they are told to do.
 OF_DRIVER = ("pipelines.train", "trialfleet.config", "trialfleet.sweep.sweeper", "trialfleet.sweep.session")
+# What it needs to write to MLflow; and what a training imports, which starts none of jax's back ends.
+OF_MLFLOW = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "mlflow.entities")
+OF_TRAINING = ("orbax.checkpoint", "trialfleet.training.loop", "trialfleet.workloads.asr.workload")
 OF_TRIAL = ("hydra.core.utils", "cloudpickle", "trialfleet.trial.submission", "trialfleet.trial.sweep_run")
 
 
@@ -73,6 +76,8 @@ def get_ready(*imports: str) -> None:
     import hydra
     from hydra.core.plugins import Plugins
 
+    if any(name.startswith("mlflow") for name in imports):
+        importlib.import_module("trialfleet.tracking.mlflow_runs").prepare_environment()
     for name in imports:
         importlib.import_module(name)
     Plugins.instance()  # Hydra looks through all of its plugins

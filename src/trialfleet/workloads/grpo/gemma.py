@@ -192,26 +192,43 @@ def append(
     position = jnp.max(cache.everything.positions * cache.everything.valid, 1).astype(jnp.int32) + 1
     position = jnp.where(jnp.any(cache.everything.valid > 0, 1), position, 0)[:, None]
     cache = Cache(*(_with_token(seen, position, number) for seen in cache))
-    x, scale = _embedded(config, params, token[:, None]), _scale(config, hp)
-    new: dict[bool, tuple[list[jax.Array], list[jax.Array]]] = {True: ([], []), False: ([], [])}
-    for n in range(config.layers):
-        everywhere = _is_global(config, n)
-        seen, own = cache.everything if everywhere else cache.local, new[everywhere]
-        layer = jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"])
+    scale, every = _scale(config, hp), config.global_every
+
+    def read(x: jax.Array, cache: Cache, n: jax.Array, own: jax.Array, everywhere: bool) -> tuple[jax.Array, Cache]:
+        """Layer `n`, which is number `own` of its kind."""
+        layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, n, keepdims=False), params["layers"])
+        seen = cache.everything if everywhere else cache.local
         turns = _turns(config, position, _base(config, everywhere))
         q, k, v = _projected(layer["attn"], _norm(x, layer["pre_attention_norm"]), turns, scale, True)
-        place = (0, number % seen.positions.shape[1], 0, 0)
-        own[0].append(jax.lax.dynamic_update_slice(seen.keys[len(own[0])], k, place))
-        own[1].append(jax.lax.dynamic_update_slice(seen.values[len(own[1])], v, place))
+        seen = _with_seen(seen, own, number % seen.positions.shape[1], k, v)
         mask = _mask(config, everywhere, position, seen.positions, seen.valid)
-        x = _behind(layer, x, _mixed(layer["attn"], q, own[0][-1], own[1][-1], mask, scale, True), scale, True)
+        mixed = _mixed(layer["attn"], q, seen.keys[own], seen.values[own], mask, scale, True)
+        grown = cache._replace(everything=seen) if everywhere else cache._replace(local=seen)
+        return _behind(layer, x, mixed, scale, True), grown
 
-    def joined(seen: Seen, everywhere: bool) -> Seen:
-        own = new[everywhere]
-        return seen._replace(keys=jnp.stack(own[0]), values=jnp.stack(own[1])) if own[0] else seen
+    def period(now: tuple[jax.Array, Cache], index: jax.Array) -> tuple[tuple[jax.Array, Cache], None]:
+        """The layers up to a global one, which is the last of them."""
+        for n in range(every - 1):
+            now = read(*now, index * every + n, index * (every - 1) + n, everywhere=False)
+        return read(*now, index * every + every - 1, index, everywhere=True), None
 
-    grown = Cache(joined(cache.local, False), joined(cache.everything, True))
-    return _last(params, _norm(x, params["final_norm"])), grown
+    periods, rest = divmod(config.layers, every)
+    now = (_embedded(config, params, token[:, None]), cache)
+    if periods:
+        now, _ = jax.lax.scan(period, now, jnp.arange(periods))
+    for n in range(rest):
+        numbers = (periods * every + n, periods * (every - 1) + n)
+        now = read(*now, *map(jnp.asarray, numbers), everywhere=False)
+    return _last(params, _norm(now[0], params["final_norm"])), now[1]
+
+
+def _with_seen(seen: Seen, layer: jax.Array, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:
+    """With the key and the value (B, 1, K, H) of a new token in one of the layers."""
+    at = (layer, 0, place, 0, 0)
+    return seen._replace(
+        keys=jax.lax.dynamic_update_slice(seen.keys, key[None], at),
+        values=jax.lax.dynamic_update_slice(seen.values, value[None], at),
+    )
 
 
 def _with_token(seen: Seen, position: jax.Array, number: jax.Array) -> Seen:
