@@ -1,23 +1,30 @@
 """The reference of all keys: made from the same files as they are read from, and no key without a word."""
 
+import pytest
+
 from docs.extensions import conf_reference
 
-PAGE = conf_reference.as_markdown()
+pytestmark = pytest.mark.xdist_group("reference")  # one worker: every member of every group is composed for the page
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return conf_reference.as_markdown()
 
 
 def test_each_key_has_a_meaning() -> None:
     assert conf_reference.undocumented() == []
 
 
-def test_a_row_has_default_type_and_meaning() -> None:
+def test_a_row_has_default_type_and_meaning(page: str) -> None:
     assert (
         "| `scheduler.warmup_steps` | `null` | integer or null ≥ 0; traced | The number of these steps itself; "
         "null: by warmup_ratio. |"
-    ) in PAGE
-    assert "| `seed` | `0` | integer ≥ 0; host |" in PAGE
-    assert "| `hydra.sweeper.n_trials` | `8` |" in PAGE
+    ) in page
+    assert "| `seed` | `0` | integer ≥ 0; host |" in page
+    assert "| `hydra.sweeper.n_trials` | `8` |" in page
 
 
-def test_members_of_one_kind_stand_together() -> None:
-    assert "`optimizer=adamw`, `optimizer=grpo_base_tiny`, `optimizer=grpo_tiny`, `optimizer=mvfoul_tiny`" in PAGE
-    assert "`0.002`; grpo_base_tiny: `0.004`; grpo_tiny: `0.003`" in PAGE
+def test_members_of_one_kind_stand_together(page: str) -> None:
+    assert "`optimizer=adamw`, `optimizer=grpo_base_tiny`, `optimizer=grpo_tiny`, `optimizer=mvfoul_tiny`" in page
+    assert "`0.002`; grpo_base_tiny: `0.004`; grpo_tiny: `0.003`" in page
