@@ -217,8 +217,8 @@ def append(
     if periods:
         now, _ = jax.lax.scan(period, now, jnp.arange(periods))
     for n in range(rest):
-        numbers = (periods * every + n, periods * (every - 1) + n)
-        now = read(*now, *map(jnp.asarray, numbers), everywhere=False)
+        number_of_all, own = jnp.asarray(periods * every + n), jnp.asarray(periods * (every - 1) + n)
+        now = read(*now, number_of_all, own, everywhere=False)
     return _last(params, _norm(now[0], params["final_norm"])), now[1]
 
 
