@@ -126,7 +126,7 @@ def _trained(guide: Guide, model: list[str], place: Path) -> Path:
 
 def _base(model: list[str], place: Path) -> Path:
     """A base for GRPO of this shape."""
-    folder = place / "bases" / ("-".join(model).replace("/", "_") or "default")
+    folder = place / "bases" / (re.sub("[^a-z0-9_-]", "_", "-".join(model)) or "default")  # a word of Hydra's
     return _train("workload=grpo_base", [*model, "training.max_steps=2", *SMALL["grpo"][1:]], folder)
 
 
