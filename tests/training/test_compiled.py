@@ -8,6 +8,7 @@ import pytest
 
 from tests.training.harness import composed
 from trialfleet.training import compiled, trees
+from trialfleet.training.mesh import on_mesh
 from trialfleet.training.setup import Setup, placed_shapes
 
 MESHES = {
@@ -126,7 +127,7 @@ def test_a_split_batch_stays_split(workload):
 
 
 @pytest.mark.slow
-def test_scores_of_a_large_vocabulary_exist_in_parts():
+def test_scores_of_a_large_vocabulary_exist_in_parts(monkeypatch):
     """Reading 16 completions of 256 tokens among 65,536: all scores are 1 GB, and three times that with a gradient."""
     from trialfleet.workloads.grpo import unembedding
 
@@ -140,3 +141,13 @@ def test_scores_of_a_large_vocabulary_exist_in_parts():
     program = jax.jit(jax.grad(loss, (0, 1))).lower(x, embedding, targets).compile()
     whole = 16 * 256 * 65_536 * 4
     assert compiled.memory(program).temporaries < 0.9 * whole
+
+    # On a mesh the embeddings are gathered once, and their gradient is added up once, however many parts there are.
+    monkeypatch.setattr(unembedding, "LARGEST", 1 << 22)
+    mesh = jax.make_mesh((1, 8, 1), ("data", "fsdp", "tp"), (jax.sharding.AxisType.Auto,) * 3)
+    batch, split = (jax.NamedSharding(mesh, jax.P(*spec)) for spec in ((("data", "fsdp"),), (None, "fsdp")))
+    step = jax.jit(on_mesh(mesh, jax.grad(loss, (0, 1))), in_shardings=(batch, split, batch))
+    found = compiled.by_kind(compiled.collectives(step.lower(x, embedding, targets).compile()))
+    size = 65_536 * 64 * 4
+    assert found["all-gather"][1] < 1.1 * size
+    assert found["all-reduce"][1] < 1.1 * size

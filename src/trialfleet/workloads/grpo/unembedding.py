@@ -6,15 +6,21 @@ and their gradients too. Here they exist for some positions at a time, and are c
 Shapes: B sequences of S tokens, D the width.
 """
 
-from typing import NamedTuple
+# mypy: allow-untyped-calls
+# (jax's PartitionSpec and shard_map have no annotations.)
+
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from trialfleet.training.mesh import BATCH
 from trialfleet.workloads.grpo import tokens
 
 _NEVER = -1e9
-LARGEST = 1 << 26  # scores that exist at a time: 256 MB in float32, over all devices
+LARGEST = 1 << 26  # scores that exist at a time on a device: 256 MB in float32
 
 
 class Said(NamedTuple):
@@ -43,9 +49,29 @@ def without_padding(each: jax.Array) -> jax.Array:
 def say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array | float = 1.0) -> Said:
     """What the residual stream (B, S, D) says of the tokens (B, S) that follow its positions.
 
+    Each device reads its own sequences: the embeddings are gathered once, and their gradient is added up once, not for
+    each part of the positions.
+
     Args:
         temperature: scores are divided by it, as they are where tokens are drawn.
     """
+    given = (x, embedding, targets, jnp.asarray(temperature, jnp.float32))
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(targets) % prod(mesh.shape[axis] for axis in BATCH):
+        return _in_parts(*given)
+    own, specs = P(BATCH), (P(BATCH), P(), P(BATCH), P())
+    of_outputs: Any = Said  # of specs instead of arrays
+    said: Said = jax.shard_map(_of_own, in_specs=specs, out_specs=of_outputs(own, own), axis_names=set(BATCH))(*given)
+    return said
+
+
+def _of_own(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array) -> Said:
+    """The same of a device's own sequences."""
+    # Each device has a copy of its own from here on, or the gradient would be added up over devices in each part.
+    return _in_parts(x, jax.lax.pcast(embedding, BATCH, to="varying"), targets, temperature)
+
+
+def _in_parts(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array) -> Said:
     batch, length = targets.shape
     chunk = max(1, min(length, LARGEST // (batch * embedding.shape[0])))
     if chunk == length:
@@ -67,7 +93,7 @@ def say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax
     return Said(joined(found.logs), joined(found.entropy))
 
 
-def _say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array | float) -> Said:
+def _say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array) -> Said:
     each = without_padding(scores(x, embedding)) / temperature
     total = jax.nn.logsumexp(each, -1)
     own = jnp.take_along_axis(each, targets[..., None], -1)[..., 0]
