@@ -125,6 +125,7 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "conf"
 
 
+@pytest.mark.slow
 def test_a_remembering_loader_composes_what_hydras_composes(groups: Path, composed: Composed) -> None:
     """Each config twice, so that one comes from memory; and none is changed by what is done to another."""
     context, config = composed(groups)

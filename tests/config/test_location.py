@@ -17,6 +17,7 @@ def test_the_project_is_where_the_package_lies() -> None:
     assert conf_directory() == PROJECT / "conf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [pytest.param(False, marks=pytest.mark.slow), True], ids=["folders", "packages"])
 def test_a_users_own_folders_of_the_same_names_are_in_nobodys_way(tmp_path: Path, package: bool) -> None:
     """A sweep of an app of the user's, whose jobs start in a folder with a pipelines/, a jobs/ and a conf/ in it."""

@@ -124,6 +124,7 @@ def server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
     http.server_close()
 
 
+@pytest.mark.slow
 def test_a_server(asked: AskedFor, server: tuple[str, dict[str, tuple[int, str]]]) -> None:
     """MLflow's own client asks it."""
     uri, answers = server

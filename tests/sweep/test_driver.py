@@ -488,6 +488,7 @@ def test_a_pruned_trial_is_told_once(scene: Callable[..., Scene]) -> None:
 # -------------------------------------------------------------------- any sequence of these
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     fates=st.lists(st.sampled_from(Fate), max_size=12),

@@ -269,6 +269,7 @@ def suffer_twice(case: int, choice: random.Random, target: Destination, folder: 
     check(target.database, world.uid)
 
 
+@pytest.mark.slow
 def test_any_writes_can_be_the_last_of_their_lives(target: Destination, tmp_path: Path) -> None:
     choice = random.Random(0)
     for case in range(6):

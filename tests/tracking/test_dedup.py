@@ -30,6 +30,7 @@ reports = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(reports, max_size=5), max_size=6))
 def test_the_first_report_of_a_step_stands_and_no_other(chunks: list[list[Line]]) -> None:

@@ -79,6 +79,7 @@ def test_another_number_of_devices_needs_another_process():
         environment.prepare(composed("runtime.simulated_devices=2"))
 
 
+@pytest.mark.slow
 def test_a_workload_that_has_imported_jax_gets_what_its_config_says(tmp_path):
     code = """
 import os, sys

@@ -81,6 +81,7 @@ def test_all_programs_are_compiled_and_none_is_run(small: Estimate) -> None:
     assert small.seconds()["products"] == small.programs[STEP].flops / DEVICES["h100"].float32
 
 
+@pytest.mark.slow
 def test_a_larger_batch_has_a_higher_peak_and_accumulation_a_lower_one(small: Estimate) -> None:
     larger = training.estimate(composed(*SMALL, "training.global_batch=32"))
     parts = training.estimate(composed(*SMALL, "training.global_batch=32", "training.per_device_batch=8"))
@@ -123,6 +124,7 @@ def test_without_a_device_there_is_no_verdict() -> None:
     assert "estimates for other devices" in said(estimate)
 
 
+@pytest.mark.slow
 def test_what_a_rollout_needs_is_known_without_one() -> None:
     config = composed("workload=grpo", *GEMMA, "training.init_from=x", "mesh.data=2", "mesh.tp=2")
     estimate = training.estimate(config)
@@ -161,6 +163,7 @@ def test_the_table_of_devices_is_of_the_right_magnitude(name: str) -> None:
     assert device.source
 
 
+@pytest.mark.slow
 def test_more_devices_than_there_are_are_simulated_in_a_process_of_its_own() -> None:
     config: Config = composed(*SMALL)
     code = (

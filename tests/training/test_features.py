@@ -33,6 +33,7 @@ def test_every_optimizer_learns_and_another_number_compiles_nothing(toy, new_run
     assert compilations.compiled == before
 
 
+@pytest.mark.slow
 def test_a_study_of_numbers_compiles_once(toy, new_run):
     train(toy("training.ema_decay=0.9"), new_run())
     before = compilations.compiled
@@ -77,6 +78,7 @@ def test_the_gradient_is_clipped_by_its_norm(toy, new_run):
     assert np.sqrt(sum(change)) == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_same_curve(toy, new_run):
     curves = []
     for per_device in ("null", "2"):
@@ -105,6 +107,7 @@ def test_bfloat16_computes_and_float32_stays(toy, new_run):
     assert run.reported("train/loss")[16] < run.reported("train/loss")[1]
 
 
+@pytest.mark.slow
 def test_what_the_backward_pass_forgets_changes_nothing(toy, new_run):
     curves = []
     for remat in ("none", "dots", "full"):
@@ -181,6 +184,7 @@ def test_epochs_and_evaluations_at_their_ends(toy, new_run):
     assert run.reported("train/epoch")[16] == 2.0
 
 
+@pytest.mark.slow
 def test_parameters_of_another_training(toy, new_run):
     first, run = new_run(), new_run()
     train(toy(), first)

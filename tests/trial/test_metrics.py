@@ -44,6 +44,7 @@ def test_no_file_has_no_lines(tmp_path: Path) -> None:
     assert metrics.read_from(tmp_path / "metrics.jsonl", 5) == ([], 5)
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=5), st.lists(st.floats(0, 1), max_size=6))
 def test_a_tail_that_grows_is_read_exactly_once(tmp_path: Path, names: list[str], shares: list[float]) -> None:
     """However the bytes arrive, each line is read once, and never a part of one."""

@@ -21,6 +21,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(json_values)
 def test_a_record_is_read_as_written(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "deep" / "record.json"

@@ -232,6 +232,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 def test_each_way_to_end_is_committed_as_what_it_is(study: Study) -> None:
     submission = study.submit(*([f"do={do}"] for do in ENDS))
     for number, (do, (state, code, error)) in enumerate(ENDS.items()):
@@ -651,6 +652,7 @@ sys.addaudithook(killed_at)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_the_next_attempt_goes_on(study: Study) -> None:
     """Whatever is left of the dead run, the trial has no result or a whole one, and the next attempt ends it."""
     deaths = 0

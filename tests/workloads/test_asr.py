@@ -98,6 +98,7 @@ def test_the_loss_is_the_sum_over_all_paths():
         assert float(got[n]) == pytest.approx(-np.logaddexp.reduce(chances), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_lies_behind_a_string_changes_nothing():
     from trialfleet.config.asr import CtcEncoder
 

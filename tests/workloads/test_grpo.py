@@ -150,6 +150,7 @@ def test_rewards_are_given_by_the_rules(completion, gold, wanted):
 # ---- the decoder ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_padding_on_the_left_changes_nothing():
     config, params = model()
     row = jnp.asarray([[tokens.BOS, *tokens.encode("3+4=7")]])
@@ -168,6 +169,7 @@ def test_local_layers_see_their_window_only_and_nothing_sees_ahead():
     assert list(np.flatnonzero(changed)) == [3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_queries_share_keys_and_positions_turn_them():
     """Against attention written out, head by head, for one layer."""
     config, params = model("model.layers=1", "model.global_every=1", "model.heads=4", "model.kv_heads=2")
@@ -200,6 +202,7 @@ def test_queries_share_keys_and_positions_turn_them():
     assert np.asarray(got[0]) == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_model_without_its_adapters():
     config, params = model()
     row, valid = jnp.arange(4, 14)[None], jnp.ones((1, 10))
@@ -288,6 +291,7 @@ def test_what_is_said_of_tokens_is_the_same_in_chunks(monkeypatch):
     assert np.asarray(whole[0].entropy) == pytest.approx(-(np.exp(logs) * logs).sum(-1), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_completion_does_not_depend_on_those_beside_it():
     config, params = model()
 
@@ -300,6 +304,7 @@ def test_a_completion_does_not_depend_on_those_beside_it():
     assert np.array_equal(both.tokens[1], second.tokens[0])
 
 
+@pytest.mark.slow
 def test_draws_keep_to_top_k_and_top_p_and_follow_the_temperature():
     scores = jnp.log(jnp.asarray([[0.9, 0.4, 0.3, 0.2, 0.1]]))  # the first is padding
 

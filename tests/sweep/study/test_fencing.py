@@ -70,6 +70,7 @@ def stored(url: str) -> list[dict[int, float]]:
 # -------------------------------------------------------------------- suspended at a moment
 
 
+@pytest.mark.slow
 def test_suspended_between_check_and_insert(url: str, storage: BaseStorage) -> None:
     with suspended.driver(url, "check") as stale:
         assert stale.says() == "opened"
@@ -107,6 +108,7 @@ def test_suspended_between_insert_and_commit_of_sqlite(sqlite: str) -> None:
         assert stored(sqlite) == [{1: 0.5}, {}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["insert", "commit"])
 def test_suspended_between_insert_and_commit_of_postgresql(postgresql: str, where: str) -> None:
     """Before it read the token again, or after: then the server ends its transaction, and lets the successor in."""

@@ -10,6 +10,7 @@ DRY = "hydra.sweeper.dry_run=true"
 N = "hydra.sweeper.n_trials="
 
 
+@pytest.mark.slow
 @pytest.mark.everyday
 def test_a_dry_run_shows_the_space_as_it_was_written_and_what_would_happen(
     quick_study: Callable[..., QuickStudy],
