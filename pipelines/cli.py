@@ -69,7 +69,9 @@ def exit_with(code: int) -> None:
 
 
 def _own_flags() -> None:
-    """--dry-run is an override; --info config-groups is ours: Hydra knows neither."""
+    """--dry-run is an override; --info config-groups is ours: Hydra knows neither. --hydra-help goes alone."""
+    if "--hydra-help" in sys.argv:  # Hydra's page is the same whatever is said besides, and it stumbles over groups
+        sys.argv[1:] = ["--hydra-help"]
     if "--dry-run" in sys.argv:
         sys.argv[sys.argv.index("--dry-run")] = "dry_run=true"
     for index, word in enumerate(sys.argv):

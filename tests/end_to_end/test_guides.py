@@ -24,3 +24,8 @@ def test_a_line_is_shown_and_one_that_cannot_be_run_says_why(run_quickly: Run) -
     assert "refused" in run_quickly("pipelines.guide", "--list", "mvfoul").stdout
     refused = run_quickly("pipelines.guide", "grpo", "run_training.py", "+optimizer.schedule_type=linear", code=2)
     assert "scheduler=polynomial" in refused.stdout
+
+
+def test_hydras_own_help_is_shown_whatever_is_said_besides(run_quickly: Run) -> None:
+    line = "asr python src/train_hydra.py --cfg job --hydra-help".split()
+    assert "== Flags ==" in run_quickly("pipelines.guide", *line).stdout
