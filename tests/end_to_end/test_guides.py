@@ -27,5 +27,5 @@ def test_a_line_is_shown_and_one_that_cannot_be_run_says_why(run_quickly: Run) -
 
 
 def test_hydras_own_help_is_shown_whatever_is_said_besides(run_quickly: Run) -> None:
-    line = "asr python src/train_hydra.py --cfg job --hydra-help".split()
+    line = ["asr", "python", "src/train_hydra.py", "--cfg", "job", "--hydra-help"]
     assert "== Flags ==" in run_quickly("pipelines.guide", *line).stdout
