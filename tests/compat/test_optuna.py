@@ -99,13 +99,12 @@ def test_a_user_attribute_is_read_within_a_transaction(study: optuna.Study, data
     assert json.loads(text) == ["ours", 1]
 
 
-# Study.set_metric_names is experimental in Optuna, which warns of each call; this test makes one.
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of set_metric_names
 def test_all_that_a_journal_says_is_known(tmp_path: Path) -> None:
     storage, path = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log"))), tmp_path / "journal.log"
     study = optuna.create_study(study_name="study", storage=storage)
     study.set_user_attr("key", "value")
-    study.set_metric_names(["loss"])
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):  # of this call
+        study.set_metric_names(["loss"])
     trial = study.ask()
     trial.suggest_float("x", 0, 1)
     trial.report(1.0, 0)
@@ -127,18 +126,17 @@ def test_a_trial_takes_the_values_that_it_must(study: optuna.Study) -> None:
     assert trial.suggest_float("x", 0, 1) == 0.75
 
 
-# QMCSampler is experimental in Optuna, which warns of each that is made; this test makes one.
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of QMCSampler
 def test_a_qmc_sampler_notes_each_point_in_the_study(study: optuna.Study) -> None:
     """And `sample_relative`, by which points are skipped, uses up one whichever trial it is called for."""
-    sampler = QMCSampler(seed=1)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):  # of each that is made
+        sampler, another = QMCSampler(seed=1), QMCSampler(seed=1)
     study.add_trial(create_trial(value=1.0, params={"x": 0.5}, distributions={"x": _UNIT}))
     assert not counts_qmc_points(study)
     first = study.trials[0]
     points = [sampler.sample_relative(study, first, {"x": _UNIT})["x"] for _ in range(3)]
     assert counts_qmc_points(study)
     assert len(set(points)) == 3
-    study.sampler = QMCSampler(seed=1)
+    study.sampler = another
     assert study.ask({"x": _UNIT}).params["x"] not in points
 
 
