@@ -35,8 +35,9 @@ from benchmarks.meter import Meter, public_methods
 from benchmarks.simulated_jobs import LAUNCHER, SPACE, MeasuredFleet, RunningFleet, objective
 from trialfleet.sweep import sweeper_settings as settings_of
 from trialfleet.sweep.active_trial import ActiveTrial
-from trialfleet.sweep.driver import Driver, Observer, StudyFolder
+from trialfleet.sweep.driver import Driver, StudyFolder
 from trialfleet.sweep.mlflow_observer import MlflowObserver
+from trialfleet.sweep.observers import Observer, Observers
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Jobs
 from trialfleet.sweep.study import search_space as spaces
@@ -287,7 +288,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: MeasuredFleet, sta
         fleets={LAUNCHER: fleet},
         fleet=fleet,
         payload=folder / "payload.pkl",
-        observers=observers,
+        observers=Observers(observers),
         progress=StudyProgress(["minimize"]),
         account=Account.open(folder / "budget.json", 1, lambda message: None, lambda: 0.0),
         clock=fleet.clock(),
@@ -308,9 +309,9 @@ def run_study(folder: Path, shape: Shape, show: bool = False) -> tuple[list[Row]
         driver = assemble(folder, shape, meter, fleet, stack)
         driver.recover()
         milestones = (Shown if show else Milestones)(shape, meter, fleet)
-        driver.observers = [*driver.observers, milestones]
+        driver.observers.members.append(milestones)
         driver.run()
-        for observer in driver.observers:
+        for observer in driver.observers.members:
             if isinstance(observer, MlflowObserver):
                 if not observer.finish("STOPPED", PATIENCE):
                     raise RuntimeError(f"not everything reached MLflow: {observer.problem()}")
@@ -337,7 +338,7 @@ def resume(folder: Path, shape: Shape) -> Resume:
         opened = time.monotonic()
         driver.recover()
         recovered = time.monotonic()
-        driver.observers = [*driver.observers, FirstLook(shape, meter, fleet)]
+        driver.observers.members.append(FirstLook(shape, meter, fleet))
         driver.run()
         looked = time.monotonic()
         finished, active_trials = driver.progress.finished, len(driver.active_trials)

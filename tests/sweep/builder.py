@@ -21,6 +21,7 @@ from trialfleet.sweep import sweeper_settings as settings_of
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.driver import Clock, Driver, StudyFolder
 from trialfleet.sweep.fleets.slurm import LAUNCHER
+from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.study import search_space as spaces
 from trialfleet.sweep.study import storage as stores
@@ -225,7 +226,7 @@ def build(
         fleets={LAUNCHER: fleet},
         fleet=fleet,
         payload=folder / "payload.pkl",
-        observers=[heard],
+        observers=Observers([heard]),
         progress=StudyProgress(["minimize"]),
         account=Account.open(folder / "budget.json", 1, heard.notice, lambda: 0.0),
         takes_constraints=samplers.takes_constraints,

@@ -28,6 +28,7 @@ from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.simulated import LAUNCHER, Answer, Fate, SimulatedFleet, SimulatedJob
 from trialfleet.sweep.memory_check import MemoryCheck
+from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Jobs
 from trialfleet.sweep.study import consistency, search_space, storage
@@ -125,7 +126,7 @@ class Scene:
             fleets=self.fleets,
             fleet=next(iter(self.fleets.values())),
             payload=folder / "payload.pkl",
-            observers=[self.heard],
+            observers=Observers([self.heard]),
             progress=StudyProgress(["minimize"]),
             ended_jobs=found.ended_jobs,
             account=Account.open(folder / "budget.json", 1, self.heard.notice, lambda: 0.0),

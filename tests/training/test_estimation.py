@@ -14,7 +14,7 @@ from trialfleet.config import Config
 from trialfleet.config.devices import DEVICES
 from trialfleet.errors import UserError
 from trialfleet.training import estimate_table, estimation
-from trialfleet.training.estimation import BEGIN, EVALUATE, PREPARE, STEP, Estimate
+from trialfleet.training.estimation import EVALUATE, INIT, PREPARE, STEP, Estimate
 from trialfleet.training.setup import Setup
 
 GEMMA = (
@@ -75,9 +75,9 @@ def small() -> Estimate:
 
 
 def test_all_programs_are_compiled_and_none_is_run(small: Estimate) -> None:
-    assert list(small.programs) == [BEGIN, STEP, EVALUATE]
+    assert list(small.programs) == [INIT, STEP, EVALUATE]
     assert small.peak == max(map(small.peak_of, small.programs))
-    assert small.peak_of(BEGIN) >= small.state_bytes
+    assert small.peak_of(INIT) >= small.state_bytes
     assert small.seconds()["products"] == small.programs[STEP].flops / DEVICES["h100"].float32
 
 
@@ -128,7 +128,7 @@ def test_without_a_device_there_is_no_verdict() -> None:
 def test_what_a_rollout_needs_is_known_without_one() -> None:
     config = composed("workload=grpo", *GEMMA, "training.init_from=x", "mesh.data=2", "mesh.tp=2")
     estimate = training.estimate(config)
-    assert list(estimate.programs) == [BEGIN, PREPARE, STEP, EVALUATE]
+    assert list(estimate.programs) == [INIT, PREPARE, STEP, EVALUATE]
     # What it makes is what a step is given: prompts, completions of them, and what the reference says.
     assert estimate.programs[STEP].given > estimate.programs[PREPARE].given
     assert estimate.programs[STEP].collectives
@@ -137,7 +137,7 @@ def test_what_a_rollout_needs_is_known_without_one() -> None:
 def test_a_workload_that_does_not_say_what_it_prepares_has_its_state_told() -> None:
     config = composed(*TOY, "workload.factory=tests.training.toy.Rounds", "runtime.device=v5e")
     estimate = training.estimate(config)
-    assert list(estimate.programs) == [BEGIN, EVALUATE]
+    assert list(estimate.programs) == [INIT, EVALUATE]
     assert estimate.peak is None
     assert "has no prepared()" in said(estimate)
     assert "fits        the state does" in said(estimate)

@@ -8,10 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import optuna
-from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from trialfleet.sweep.active_trial import ActiveTrial
@@ -20,11 +18,13 @@ from trialfleet.sweep.dispatch import Dispatch
 from trialfleet.sweep.file_system_failures import FileSystemFailures
 from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
+from trialfleet.sweep.forced_ends import ForcedEnds
 from trialfleet.sweep.launcher_polling import LauncherPolling
 from trialfleet.sweep.lingering_jobs import LingeringJobs
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.memory_growth import MemoryGrowth
 from trialfleet.sweep.node_health import mass_cancelled
+from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.outages import Outages, make_sure_of_room
 from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Observation, reconcile
 from trialfleet.sweep.reports import Reports
@@ -34,29 +34,15 @@ from trialfleet.sweep.study import budget
 from trialfleet.sweep.study.consistency import with_claims
 from trialfleet.sweep.study.constraints import Constraint
 from trialfleet.sweep.study.lease import LeaseLost
-from trialfleet.sweep.study.progress import CANCELLED, Finished, StudyProgress, write_results
+from trialfleet.sweep.study.progress import Finished, StudyProgress, write_results
 from trialfleet.sweep.study.projection import told
 from trialfleet.sweep.study.proposer import Proposer
-from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
+from trialfleet.sweep.study.storage import OWNER, StudyStorage
 from trialfleet.sweep.sweeper_settings import Settings
 from trialfleet.sweep.unreadable_trials import UnreadableTrials
 from trialfleet.trial.directory import TrialDir, trial_dir
-from trialfleet.trial.identity import Identity
-from trialfleet.trial.result import OUT_OF_MEMORY, Result, TrialState
+from trialfleet.trial.result import Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
-
-
-class Observer(Protocol):
-    """Who hears what happens to trials: the terminal and MLflow. Calls must return at once."""
-
-    def recovered(self, number: int, directory: TrialDir) -> None: ...  # was told before this driver
-    def started(self, trial: ActiveTrial) -> None: ...
-    def running(self, trial: ActiveTrial, label: str) -> None: ...
-    def retried(self, trial: ActiveTrial, reason: str) -> None: ...
-    def ended(self, trial: ActiveTrial, result: Result) -> None: ...
-    def best(self, front: Sequence[Finished]) -> None: ...
-    def notice(self, message: str) -> None: ...
-    def tick(self, driver: "Driver") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +96,7 @@ class Driver:
     fleets: dict[str, Fleet]
     fleet: Fleet
     payload: Path
-    observers: Sequence[Observer]
+    observers: Observers
     progress: StudyProgress
     account: budget.Account
     constraints: Sequence[Constraint] = ()
@@ -131,13 +117,15 @@ class Driver:
     _memory: MemoryGrowth = field(init=False)
     _file_system: FileSystemFailures = field(init=False)
     _retries: Retries = field(init=False)
+    _ends: ForcedEnds = field(init=False)
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
     _went_on: bool = False  # whether this turn told a trial or started one
-    _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
+        self._ends = ForcedEnds(self.study.uids[0], self.fleets, self._memory)
         self._retention = CheckpointRetention(settings.keep_checkpoints, self.progress)
         self._dispatch = Dispatch(
             fleet=self.fleet,
@@ -149,31 +137,30 @@ class Driver:
             look_every=settings.watch.verdict,
             check_lease=self.store.check_lease,
             now=self.clock.now,
-            notice=self._notice,
+            notice=self.observers.notice,
             study=self.study.uids[0],
             patience=settings.patience,
-            no_memory=self._give_up_memory,
+            no_memory=self._ends.no_memory,
             memory=self.memory_check,
-            too_large=self._end_too_large,
+            too_large=self._ends.too_large,
         )
-        self._reports = Reports(self.store, self.pruner, self.study.metric, self._run_begun, self._notice)
-        self._lingering = LingeringJobs(self.fleets, settings.grace, self._notice)
-        self._polling = LauncherPolling(self.fleets, settings.watch, self._notice_once)
-        self._outages = Outages(self.study.folder, settings.patience, self._notice_once)
-        self._unreadable = UnreadableTrials(self._notice_once)
-        self._file_system = FileSystemFailures(settings.patience, self._notice_once)
-        self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
+        self._reports = Reports(self.store, self.pruner, self.study.metric, self._run_begun, self.observers.notice)
+        self._lingering = LingeringJobs(self.fleets, settings.grace, self.observers.notice)
+        self._polling = LauncherPolling(self.fleets, settings.watch, self.observers.notice_once)
+        self._outages = Outages(self.study.folder, settings.patience, self.observers.notice_once)
+        self._unreadable = UnreadableTrials(self.observers.notice_once)
+        self._file_system = FileSystemFailures(settings.patience, self.observers.notice_once)
         self._retries = Retries(
             self.fleet,
             self.fleets,
             self._memory,
             self._file_system,
             self.clock.now,
-            self._notice,
+            self.observers.notice,
             self._submit_again,
         )
         for fleet in self.fleets.values():
-            fleet.notice = self._notice
+            fleet.notice = self.observers.notice
             fleet.reported = self._reported
 
     # ---------------------------------------------------------------- the loop
@@ -192,8 +179,7 @@ class Driver:
             except Exception as error:  # noqa: BLE001  # raised again unless it passes by itself
                 if reason := self._outages.meet(error, self.clock.now()):
                     self.request_stop(reason, Jobs.LEAVE)
-            for observer in self.observers:
-                observer.tick(self)
+            self.observers.tick(self)
             if self._is_over():
                 return
             if not (self.fleet.blocks and self._went_on):
@@ -280,11 +266,10 @@ class Driver:
             if trial.state is OptunaState.RUNNING:
                 self._untracked[trial.number] = self.store.id_of(trial)
             elif trial.state.is_finished():
-                finished = finished_trial(trial, None)
+                finished = Finished.of(trial, None)
                 self.progress.add(finished)
                 self._retention.add(finished)
-                for observer in self.observers:
-                    observer.recovered(trial.number, self.study.trial_dir(trial.number))
+                self.observers.recovered(trial.number, self.study.trial_dir(trial.number))
         for number, trial_id in list(self._untracked.items()):
             with self._unreadable.look(number, self.study.trial_dir(number).path, self.clock.now()):
                 self._track(trial_id, number)
@@ -305,8 +290,7 @@ class Driver:
         trial.pruned = directory.verdict() is not None
         self.active_trials[number] = trial
         self._untracked.pop(number, None)
-        for observer in self.observers:
-            observer.started(trial)
+        self.observers.started(trial)
 
     def _active_trial(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> ActiveTrial:
         objectives = len(self.progress.directions)
@@ -366,50 +350,28 @@ class Driver:
             case Do.SET_ASIDE:
                 aside = trial.dir.set_result_aside(trial.accepts)
                 if aside is not None:
-                    self._notice(f"{action.reason}: renamed to {aside.name}; trial {trial.number} goes on without it")
+                    said = f"{action.reason}: renamed to {aside.name}; trial {trial.number} goes on without it"
+                    self.observers.notice(said)
             case Do.SAME_ATTEMPT:
                 self._retries.same_attempt(trial, action.reason)
             case Do.NEXT_ATTEMPT:
                 self._retries.next_attempt(trial, action.reason)
             case Do.PRUNE:
-                self._commit(trial, TrialState.PRUNED, None)
+                self._ends.prune(trial)
             case Do.GIVE_UP:
-                error = {"type": action.error, "message": action.reason, "traceback": trial.log_tail()}
-                if trial.file_system_error is not None:
-                    error = trial.file_system_error
-                if trial.ran_out_of_memory:
-                    error |= {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {action.reason}"}
-                self._commit(trial, TrialState.FAIL, error)
+                self._ends.give_up(trial, action)
                 if not seen.claimed:
                     self._retries.died_unclaimed(trial)
-                self._cancel_jobs([trial])
-
-    def _commit(self, trial: ActiveTrial, state: TrialState, error: dict[str, str] | None) -> None:
-        """End a trial that no run of its own ended."""
-        trial.dir.commit(
-            Result(state, None, error, {}, None, {}), Identity(self.study.uids[0], trial.record.identity.params)
-        )
-
-    def _give_up_memory(self, trial: ActiveTrial, refusal: str) -> None:
-        """The launcher has no place for a job with as much memory as the trial needs."""
-        error = {"type": OUT_OF_MEMORY, "message": f"{self._memory.described(trial)}: {refusal}", "traceback": ""}
-        self._commit(trial, TrialState.FAIL, error)
-
-    def _end_too_large(self, trial: ActiveTrial, reason: str) -> None:
-        """No device has room for the trial: it ends as one that ran out of memory, and no job was spent on it."""
-        trial.write()  # the record that a submission would have written
-        self._commit(trial, TrialState.FAIL, {"type": OUT_OF_MEMORY, "message": reason, "traceback": ""})
+                self._ends.cancel_jobs([trial])
 
     def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
         self._polling.moved()
-        for observer in self.observers:
-            observer.retried(trial, reason)
+        self.observers.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
     def _run_begun(self, trial: ActiveTrial, label: str) -> None:
         self._retries.claimed(trial)
-        for observer in self.observers:
-            observer.running(trial, label)
+        self.observers.running(trial, label)
 
     def _reported(self, number: int) -> None:
         """A trial that runs in this process has reported."""
@@ -423,13 +385,12 @@ class Driver:
         error on the way (a database that restarts) leaves a trial that is looked at again.
         """
         if said := trial.mend_record():
-            self._notice(said)
+            self.observers.notice(said)
         self._reports.take_in(trial, all_of_them=True)
         seconds, node = trial.seconds(result), trial.node()
         self.store.tell(trial.trial_id, told(result, self.takes_constraints, self._violations(trial, result)))
-        finished = finished_trial(self.store.frozen(trial.trial_id), seconds)
-        for observer in self.observers:
-            observer.ended(trial, result)
+        finished = Finished.of(self.store.frozen(trial.trial_id), seconds)
+        self.observers.ended(trial, result)
         self._best_is_new |= self.progress.add(finished)
         superfluous = self._retention.add(finished)
         self.account.trial_over(trial.number, seconds)
@@ -463,8 +424,7 @@ class Driver:
         if not self.progress.front:
             return
         write_results(self.study.folder / "optimization_results.yaml", self.progress)
-        for observer in self.observers:
-            observer.best(self.progress.front)
+        self.observers.best(self.progress.front)
         self._best_is_new = False
 
     # ---------------------------------------------------------------- start trials
@@ -506,8 +466,7 @@ class Driver:
             trial = self._active_trial(trial_id, record, self.study.trial_dir(record.number))
             self.active_trials[record.number] = trial
             self._dispatch.queue.append(trial)
-            for observer in self.observers:
-                observer.started(trial)
+            self.observers.started(trial)
 
     def _submit(self) -> None:
         if self._dispatch.launcher in self._polling.silent:
@@ -523,43 +482,19 @@ class Driver:
             self._went_on = True
             self._polling.soon()
 
-    def _notice_once(self, message: str, about: str = "") -> None:
-        """Say it once for each `about`, which is the message itself if nothing else is given."""
-        if (about or message) not in self._told:
-            self._told.add(about or message)
-            self._notice(message)
-
-    def _notice(self, message: str) -> None:
-        for observer in self.observers:
-            observer.notice(message)
-
     # ---------------------------------------------------------------- cancel
 
     def _cancel(self) -> None:
         """End every unfinished trial: committed as failed by us first, so that no job takes it up again."""
-        error = {"type": CANCELLED, "message": "the study was cancelled", "traceback": ""}
         new = [trial for trial in self.active_trials.values() if trial.number not in self._cancelled]
         self._dispatch.queue.clear()
         for trial in new:
             with self._unreadable.look(trial.number, trial.dir.path, self.clock.now()):
-                self._commit(trial, TrialState.FAIL, error)
+                self._ends.cancel(trial)
                 self._cancelled.add(trial.number)
-        self._cancel_jobs([trial for trial in new if trial.number in self._cancelled])
-
-    def _cancel_jobs(self, trials: Sequence[ActiveTrial]) -> None:
-        jobs = [trial.record.job for trial in trials if trial.record.job is not None]
-        for name, fleet in self.fleets.items():
-            fleet.cancel([job for job in jobs if job.launcher == name])
+        self._ends.cancel_jobs([trial for trial in new if trial.number in self._cancelled])
 
 
 def _begun(record: TrialRecord, directory: TrialDir) -> bool:
     """Whether the trial's present attempt was claimed."""
     return any(claim.attempt == record.attempt for claim in directory.claims_of(record.identity))
-
-
-def finished_trial(trial: FrozenTrial, seconds: float | None) -> Finished:
-    """A trial of the study that is told, for counting and comparing."""
-    values = trial.values if trial.state is OptunaState.COMPLETE else None
-    feasible = all(violation <= 0 for violation in trial.constraints.values())
-    error = trial.user_attrs.get(FAILURE)
-    return Finished(trial.number, trial.state.name, values, trial.params, error, seconds, feasible)

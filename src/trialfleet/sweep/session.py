@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.text import Text
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.driver import Clock, Driver, Observer, StudyFolder
+from trialfleet.sweep.driver import Clock, Driver, StudyFolder
 from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import write_payload
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver
+from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again
 from trialfleet.sweep.reconcile import Limits
@@ -131,7 +132,7 @@ def _what_to_do(error: OSError) -> str:
 
 def _hand_over(driver: Driver, console: Console) -> None:
     """See to it that MLflow has everything before the driver goes; what it lacks the next driver sends."""
-    mlflow = next((observer for observer in driver.observers if isinstance(observer, MlflowObserver)), None)
+    mlflow = next((observer for observer in driver.observers.members if isinstance(observer, MlflowObserver)), None)
     if mlflow is None:
         return
     stopping = driver.stopping
@@ -179,7 +180,6 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     live = plan.settings.live and console.is_terminal
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
-    observers: list[Observer] = [*([mlflow] if mlflow else []), terminal]
     payload = _payload(plan, record, copy) if not fleet.blocks else folder
     driver = Driver(
         study=StudyFolder(
@@ -206,7 +206,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         fleets=fleets,
         fleet=fleet,
         payload=payload,
-        observers=observers,
+        observers=Observers([*([mlflow] if mlflow else []), terminal]),
         progress=StudyProgress(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(

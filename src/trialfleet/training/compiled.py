@@ -155,7 +155,7 @@ def _times(blocks: Mapping[str, list[str]]) -> dict[str, int]:
 
 
 def _exchanges(lines: list[str]) -> Iterator[tuple[str, int]]:
-    """Kind and bytes of each collective; of one in two parts the beginning counts."""
+    """Kind and bytes of each collective; of one in two parts the first counts."""
     for line in lines:
         match = _OPERATION.match(line)
         if match is None or match[2].removesuffix("-start") not in KINDS:
@@ -165,5 +165,5 @@ def _exchanges(lines: list[str]) -> Iterator[tuple[str, int]]:
             _BYTES.get(dtype, 4) * prod(int(n) for n in sizes.split(",") if n)
             for dtype, sizes in _ARRAY.findall(match[1])
         ]
-        # The result of a beginning is (operands, results): half of it.
+        # The result of its first part is (operands, results): half of it.
         yield kind, sum(arrays) // (2 if match[2].endswith("-start") and len(arrays) > 1 else 1)

@@ -19,6 +19,8 @@ from trialfleet.training.contract import batch_of
 from trialfleet.training.decoding import decoded
 from trialfleet.training.workload import Batch, BatchPlan, Example, Source
 
+ENDLESS = 1 << 48  # batches: more than any training takes
+
 
 class Position(NamedTuple):
     """The next update to be made."""
@@ -125,7 +127,7 @@ class TrainingOrder:
         self._plans = self._of_epoch(start.epoch)
 
     def __len__(self) -> int:
-        return 1 << 48  # the training ends by its steps
+        return ENDLESS  # the training ends by its steps
 
     def __getitem__(self, number: int) -> Made:
         if number < self._first:
@@ -152,7 +154,7 @@ class EvaluationOrder:
         self._batches, self._plans = batches, plans
 
     def __len__(self) -> int:
-        return 1 << 48
+        return ENDLESS
 
     def __getitem__(self, number: int) -> Made:
         index = number % len(self._plans)

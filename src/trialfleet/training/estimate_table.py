@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from trialfleet.training.estimation import BEGIN, EVALUATE, PREPARE, STEP, Estimate
+from trialfleet.training.estimation import EVALUATE, INIT, PREPARE, STEP, Estimate
 
 _WORDS = {
-    BEGIN: "the beginning, which makes the state",
+    INIT: "init, which makes the state",
     STEP: "a step",
     EVALUATE: "an evaluation",
     PREPARE: "making a batch",
@@ -66,9 +66,9 @@ def _rows(estimate: Estimate) -> Iterator[tuple[str, str, str]]:
         if count:
             yield "", size(count), f"  {part}"
     for name, planned in estimate.programs.items():
-        label = "peak" if name == BEGIN else ""
+        label = "peak" if name == INIT else ""
         yield label, size(estimate.peak_of(name)), f"on each device during {_WORDS[name]}{_how_sure(estimate)}"
-        if name != BEGIN:
+        if name != INIT:
             yield (
                 "",
                 size(estimate.state_bytes + estimate.waiting),

@@ -26,7 +26,7 @@ from trialfleet.training.setup import INDEX, Setup, parameter_counts, placed_sha
 from trialfleet.training.state import State
 from trialfleet.training.workload import Batch, Params
 
-BEGIN, PREPARE, STEP, EVALUATE = "beginning", "preparation", "step", "evaluation"
+INIT, PREPARE, STEP, EVALUATE = "init", "preparation", "step", "evaluation"
 
 # Of what the CPU's compiler does only what decides about memory and collectives: nobody runs this program.
 _QUICK: dict[str, bool | str] = {
@@ -94,7 +94,7 @@ class Estimate:
 
     def peak_of(self, name: str) -> int:
         """Bytes while a program runs: the whole state is there, whatever of it the program is given."""
-        if name == BEGIN:  # which makes the state
+        if name == INIT:  # which makes the state
             return self.programs[name].memory.peak
         return self.state_bytes + self.waiting + self.programs[name].bytes
 
@@ -173,7 +173,7 @@ def _programs(setup: Setup, batch: Batch) -> dict[str, _Program]:
     """What is to be compiled, by name."""
     program, inputs = setup.program, setup.input_shapes
     state, frozen = placed_shapes(program.layout)
-    found = {BEGIN: _Program(lambda: program.init.lower(inputs.hp, inputs.seed), 0)}
+    found = {INIT: _Program(lambda: program.init.lower(inputs.hp, inputs.seed), 0)}
     given: Batch | None = batch
     if setup.workload.prepares:
         making = _preparation(setup, state, frozen, batch)

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
+from trialfleet.sweep.study.storage import FAILURE
 from trialfleet.trial.result import OUT_OF_MEMORY
 
 CANCELLED = "Cancelled"  # the type of the error of trials that somebody cancelled
@@ -26,6 +29,14 @@ class Finished:
     error: str | None = None
     seconds: float | None = None
     feasible: bool = True  # whether all constraints are kept
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, seconds: float | None) -> "Finished":
+        """A trial of the study that is told, for counting and comparing."""
+        values = trial.values if trial.state is OptunaState.COMPLETE else None
+        feasible = all(violation <= 0 for violation in trial.constraints.values())
+        error = trial.user_attrs.get(FAILURE)
+        return cls(trial.number, trial.state.name, values, trial.params, error, seconds, feasible)
 
 
 @dataclass
