@@ -20,7 +20,6 @@ from trialfleet.sweep.study.databases import would_be_made
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.projection import Projector
 from trialfleet.sweep.study.rebuild import Rebuild
-from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.storage import JOURNAL, StudyStorage, close, described, instantiated, open_storage
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.trial import records
@@ -150,18 +149,16 @@ _GO_ON = {
 
 
 def _projector(plan: Plan, record: StudyRecord) -> Projector:
-    node = plan.request.node
     spaces: dict[str, BaseDistribution] = {
         key.removeprefix("space."): json_to_distribution(text)
         for key, text in record.identity.items()
         if key.startswith("space.")
     }
-    pruned = build_pruner(node.get("pruner")) is not None and len(plan.metrics) == 1
     return Projector(
         record.uid,
         {**spaces, **plan.space.distributions},
-        plan.metrics[0] if pruned else None,
-        SamplerFactory(node["sampler"], plan.space, record.seed).takes_constraints,
+        plan.metrics[0] if plan.pruner is not None else None,
+        plan.samplers.takes_constraints,
         constraints.parse(plan.settings.constraints),
     )
 
@@ -199,7 +196,7 @@ def _made_anew(
         projector=projector,
         notice=notice,
     ).run()
-    SamplerFactory(plan.request.node["sampler"], plan.space, record.seed).skip_points(store.study)
+    plan.samplers.seeded(record.seed).skip_points(store.study)
     study_record.write(plan.folder / "study.yaml", record)
     rebuild.end(plan.folder)
     return store

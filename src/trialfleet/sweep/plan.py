@@ -13,6 +13,7 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from optuna.pruners import BasePruner
 
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
@@ -75,6 +76,8 @@ class Plan:
     Attributes:
         record: the study that the command goes on with, in the storage where it is, which may be another one than the
             command's.
+        samplers: without the study's seed.
+        pruner: None where nothing is to be pruned.
     """
 
     request: Request
@@ -84,6 +87,8 @@ class Plan:
     directions: list[str]
     metrics: list[str]
     space: Space
+    samplers: SamplerFactory
+    pruner: BasePruner | None
     identity: dict[str, Any]
     record: StudyRecord | None
     destination: Destination | None
@@ -99,12 +104,12 @@ def check(request: Request) -> Plan:
     directions = sweeper_settings.directions(node["direction"])
     metrics = _metrics(settings.metric, len(directions))
     space = _space(request)
-    SamplerFactory(node["sampler"], space, 0)
+    samplers, pruner = SamplerFactory(node["sampler"], space, 0), build_pruner(node.get("pruner"))
     proposer.imported(settings.custom_search_space)
     constraints.parse(settings.constraints)
     for point in settings.enqueue:
         proposer.known_point(point, space, settings.custom_search_space)
-    if build_pruner(node.get("pruner")) is not None and len(directions) > 1:
+    if pruner is not None and len(directions) > 1:
         raise UserError(
             "hydra/sweeper/pruner: a pruner judges one objective, this study has several",
             "set hydra/sweeper/pruner=none, or optimise one metric",
@@ -119,7 +124,21 @@ def check(request: Request) -> Plan:
     _check_storage(request, folder)
     code = app_code.find(request.task_function, settings.code)
     _check_script(record, code, folder, settings.study.allow_changes)
-    return Plan(request, settings, folder, name, directions, metrics, space, identity, record, destination, code)
+    return Plan(
+        request,
+        settings,
+        folder,
+        name,
+        directions,
+        metrics,
+        space,
+        samplers,
+        pruner,
+        identity,
+        record,
+        destination,
+        code,
+    )
 
 
 def _refuse_masked(arguments: Sequence[str]) -> None:

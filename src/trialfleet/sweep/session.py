@@ -33,7 +33,6 @@ from trialfleet.sweep.study.databases import storage_failure, storage_is_transie
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
-from trialfleet.sweep.study.samplers import SamplerFactory, build_pruner
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.sweep.sweeper_settings import sweep_folder
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
@@ -143,7 +142,7 @@ def _hand_over(driver: Driver, console: Console) -> None:
 
 def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, LiveTable, Interrupts]:
     """Take the study and build the driver; what must be given back is on the stack."""
-    folder, node = plan.folder, plan.request.node
+    folder = plan.folder
 
     def notice(message: str) -> None:
         _note(console, message)
@@ -159,13 +158,12 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     plan = checked_again(plan)
     opened = open_study(plan, lease, notice)
     record, store = opened.record, opened.store
-    samplers = SamplerFactory(node["sampler"], plan.space, record.seed)
+    samplers = plan.samplers.seeded(record.seed)
     n_trials = plan.settings.n_trials
     if samplers.grid_size is not None and samplers.grid_size < n_trials:
         n_trials = samplers.grid_size
-    pruner = build_pruner(node.get("pruner"))
-    if pruner is not None:
-        store.study.pruner = pruner
+    if plan.pruner is not None:
+        store.study.pruner = plan.pruner
     copy = code_snapshot.take(plan.code, folder / "code" / record.code["digest"], record.code["digest"])
     watch = plan.settings.watch
     fleets, fleet = make_fleets(
@@ -186,7 +184,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
             folder,
             folder / ".submitit",
             record.uids,
-            plan.metrics[0] if pruner is not None else None,
+            plan.metrics[0] if plan.pruner is not None else None,
         ),
         store=store,
         proposer=Proposer(
@@ -199,7 +197,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
             plan.settings.custom_search_space,
             plan.request.config,
         ),
-        pruner=pruner,
+        pruner=plan.pruner,
         settings=plan.settings,
         limits=_limits(plan),
         n_trials=n_trials,

@@ -3,7 +3,9 @@
 import difflib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from enum import Enum
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -150,6 +152,11 @@ def tracking_defaults() -> dict[str, Any]:
 
 
 def _written(name: str) -> dict[str, Any]:
+    return deepcopy(_read(name))
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
     node: dict[str, Any] = yaml.safe_load(files("trialfleet.conf").joinpath(f"hydra/sweeper/{name}.yaml").read_text())
     return node
 

@@ -5,6 +5,9 @@ what git knows of the repository, else the folder of that file; and the modules 
 no code of the application's: it does not change while jobs wait.
 """
 
+# ruff: noqa: PTH113, PTH114, PTH118, PTH120, PTH202
+# (There may be thousands of files: as strings they take a tenth of the time.)
+
 import inspect
 import os
 import shutil
@@ -14,7 +17,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -170,16 +173,17 @@ def _known_to_git(root: Path, settings: CodeSettings) -> Iterator[Path]:
 
 def _loaded(root: Path) -> Iterator[Path]:
     """Files of the modules that are loaded from `root`: git may ignore what was compiled or generated."""
-    real_folder = lru_cache(None)(Path.resolve)  # thousands of modules lie in a few hundred folders
+    real_folder = cache(os.path.realpath)  # thousands of modules lie in a few hundred folders
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if not isinstance(file, str):
             continue
-        path = real_folder(Path(file).parent) / Path(file).name
-        if path.is_symlink():
-            path = path.resolve()
-        if path.is_relative_to(root) and path.is_file() and not _is_installed(path, root):
-            yield path.relative_to(root)
+        folder, name = os.path.split(file)
+        path = os.path.join(real_folder(folder), name)
+        if os.path.islink(path):
+            path = os.path.realpath(path)
+        if path.startswith(f"{root}{os.sep}") and os.path.isfile(path) and not _is_installed(Path(path), root):
+            yield Path(path).relative_to(root)
 
 
 def _git_lists(root: Path, *which: str) -> list[Path]:
@@ -201,8 +205,9 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _within_limits(root: Path, found: Iterator[Path], settings: CodeSettings) -> list[Path]:
     sizes: dict[Path, int] = {}
     for path in found:
-        if (root / path).is_file():  # git may list what was deleted
-            sizes[path] = (root / path).stat().st_size
+        there = os.path.join(root, path)
+        if path not in sizes and os.path.isfile(there):  # git may list what was deleted
+            sizes[path] = os.path.getsize(there)
         if len(sizes) > settings.max_files:
             raise UserError(f"{root}: has more than {settings.max_files} files to copy for the jobs", _FIX)
     total = sum(sizes.values()) / 2**20
@@ -240,8 +245,8 @@ def _is_installed(folder: Path, root: Path) -> bool:
     """Whether it belongs to Python or its packages: an environment may lie in the application's folder."""
     if any(part in _INSTALLED for part in folder.parts):
         return True
-    environments = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
-    return any(env.is_relative_to(root) and folder.is_relative_to(env) for env in environments)
+    environments = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    return any(Path(env).is_relative_to(root) and folder.is_relative_to(env) for env in environments)
 
 
 def _refuse_standard_names(folder: Path) -> None:
@@ -262,8 +267,9 @@ def _roots_of_loaded() -> list[Path]:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if "." not in name and name != "__main__" and isinstance(file, str):
-            roots.append(Path(file).resolve().parents[1 if hasattr(module, "__path__") else 0])
-    return list(dict.fromkeys(roots))
+            path = os.path.realpath(file)
+            roots.append(os.path.dirname(os.path.dirname(path) if hasattr(module, "__path__") else path))
+    return [Path(root) for root in dict.fromkeys(roots)]
 
 
 def git(folder: Path, *command: str) -> str:

@@ -6,7 +6,7 @@ Fleets for other launchers are found by entry points of the group `trialfleet.fl
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -159,9 +159,9 @@ def factories() -> list[FleetFactory]:
 _FIX = "correct or remove the package that has it"
 
 
-def factory_of(launcher: Launcher) -> FleetFactory:
-    """The kind of fleet for a launcher's jobs."""
-    return next(one for one in factories() if one.takes(launcher))
+def factory_of(launcher: Launcher, kinds: Sequence[FleetFactory] | None = None) -> FleetFactory:
+    """The kind of fleet for a launcher's jobs, of these or of all."""
+    return next(one for one in kinds or factories() if one.takes(launcher))
 
 
 def make_fleets(launcher: Launcher, context: FleetContext) -> tuple[dict[str, Fleet], Fleet]:
@@ -169,10 +169,11 @@ def make_fleets(launcher: Launcher, context: FleetContext) -> tuple[dict[str, Fl
 
     The others follow jobs which an earlier driver started with another launcher.
     """
-    chosen = factory_of(launcher)
+    kinds = factories()
+    chosen = factory_of(launcher, kinds)
     started = chosen.starting(launcher, context)
     made = {chosen.name: started}
-    for factory in factories():
+    for factory in kinds:
         if factory.name not in made and (follower := factory.following(context)) is not None:
             made[factory.name] = follower
     return made, started

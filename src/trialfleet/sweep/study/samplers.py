@@ -7,6 +7,7 @@ history, not on how often the driver was restarted. Grid and QMC walk a fixed se
 
 import inspect
 import warnings
+from copy import copy
 from functools import partial
 from importlib.util import find_spec
 from math import prod
@@ -54,9 +55,16 @@ class SamplerFactory:
             self.seed = seed if own is None else int(own)
         except (TypeError, ValueError):
             raise UserError(f"hydra.sweeper.sampler.seed: {own!r} is no whole number", "correct it") from None
+        self._own_seed = own is not None
         self.name = type(self(0)).__name__  # what the sampler refuses, it refuses now
         # Optuna's samplers that learn from violated constraints are those that took them as an argument before.
         self.takes_constraints = any(p.name == "constraints_func" for p in taken)
+
+    def seeded(self, seed: int) -> "SamplerFactory":
+        """The same for a study with this seed, which is used where the config gives none."""
+        other = copy(self)
+        other.seed = self.seed if self._own_seed else seed
+        return other
 
     def __call__(self, number: int) -> BaseSampler:
         """The sampler for trial `number`."""
