@@ -101,19 +101,21 @@ def _groups() -> dict[str, dict[type, dict[str, Any]]]:
         group, member = path.parent.name, path.stem
         if group in PRESETS or group == "hydra":
             continue
-        node = _composed_member(group, member, workloads)
+        node, workload = _composed_member(group, member, workloads)
+        workloads = [workload, *(one for one in workloads if one != workload)]  # the next member probably fits it, too
         found.setdefault(group, {}).setdefault(type(node), {})[member] = node
     return found
 
 
-def _composed_member(group: str, member: str, workloads: list[str]) -> Any:
+def _composed_member(group: str, member: str, workloads: list[str]) -> tuple[Any, str]:
+    """The group's node, and the first workload that takes this member."""
     for workload in workloads:
         try:
             with initialize_config_dir(str(conf_directory())):
                 cfg: DictConfig = compose(
                     "config", [f"workload={workload}", f"{group}={member}", *MORE.get(workload, [])]
                 )
-            return getattr(load(cfg), group)
+            return getattr(load(cfg), group), workload
         except (UserError, AttributeError):
             continue
         except Exception as error:  # Hydra's, for a group that this workload has not

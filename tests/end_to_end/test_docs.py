@@ -5,16 +5,16 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import trialfleet
+from tests.tasks.commands import Commands
 
 from .conftest import Run
 from .pages import DOCS, PAGES, ROOT, commands_of
+from .test_memory import PUBLISHED
 from .test_own_workload import COMMANDS as OWN_WORKLOAD
 
 QUICK = ("+experiment=quick_test",)
@@ -37,6 +37,7 @@ ELSEWHERE = {
     "sbatch jobs/sweep.sbatch -m hydra/sweeper=optuna hydra/launcher=submitit_slurm": (
         f"{CLUSTER}test_a_driver_near_its_time_limit_detaches_and_goes_on_later"
     ),
+    PUBLISHED: "tests/end_to_end/test_memory.py::test_a_published_model_on_four_simulated_devices",
     "pip install trialfleet": "tests/end_to_end/test_wheel.py::test_an_application_runs_from_the_wheel_alone",
     "python train.py -m hydra/sweeper=trialfleet hydra/launcher=submitit_slurm 'lr=tag(log,interval(1e-5,1e-2))'": (
         "tests/cluster/test_own_app.py::test_a_job_that_is_lost_and_a_driver_that_is_killed"
@@ -63,8 +64,8 @@ ONE_STUDY = {
     "python -m pipelines.sweep study.fresh=true": "a new study",
     "python -m pipelines.sweep study.rebuild=true": "goes on with",
 }
-# What it searches over would compile anew: that such a space is one is seen without.
-ONLY_CHECKED = [command for command in EVERY if "hydra.sweeper.study_name=rates" in command]
+# What these search over would compile anew, or as ONE_STUDY does: that it is a space is seen without.
+ONLY_CHECKED = [command for command in EVERY if "study_name=rates" in command or "+search_space=asr_small" in command]
 CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command]
 OWN_APP = [command for command in EVERY if command.startswith("python train.py ") and command not in ELSEWHERE]
 SINGLE = [
@@ -88,7 +89,7 @@ def test_the_test_that_runs_a_command_is_there(test: str) -> None:
 
 
 def shortened(command: str) -> list[str]:
-    """What is typed, so changed that it takes seconds: fewer steps and trials, none where these would be Slurm jobs."""
+    """What is typed, so changed that it takes seconds: fewer steps and trials, none where Slurm would run them."""
     words = shlex.split(command)[2:]
     if command in ONLY_CHECKED or re.search("hydra/launcher=[a-z_]*slurm", command):
         return [*words, "--dry-run"]
@@ -136,13 +137,16 @@ def test_the_commands_about_one_study_and_its_checkpoints(run_quickly: Run) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", OWN_APP)
-def test_a_command_for_an_application_of_ones_own(tmp_path: Path, command: str) -> None:
+@pytest.mark.xdist_group("documents")
+def test_a_command_for_an_application_of_ones_own(
+    tmp_path: Path, tables: Path, commands: Commands, command: str
+) -> None:
     app = shutil.copytree(ROOT / "examples" / "plain", tmp_path / "app")
-    words = [sys.executable, *shlex.split(command)[1:], "hydra.sweeper.n_trials=2", "epochs=3"]
-    done = subprocess.run(words, cwd=app, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = "nothing was started" if "dry_run" in command else "2 of 2 trials"
-    assert said in done.stdout
+    shutil.copy(tables, app / "mlflow.db")
+    words = [*shlex.split(command)[1:], "hydra.sweeper.n_trials=2", "epochs=3"]
+    code, shown = commands.run(*words, place=app, said=tmp_path / "said")
+    assert code == 0, shown
+    assert ("nothing was started" if "dry_run" in command else "2 of 2 trials") in shown
 
 
 def test_each_public_name_has_a_section() -> None:
