@@ -95,14 +95,15 @@ def _base_rows() -> list[Row]:
 def _groups() -> dict[str, dict[type, dict[str, Any]]]:
     """For each group its members by their dataclass, composed with a workload that has the group."""
     found: dict[str, dict[type, dict[str, Any]]] = {}
+    fits: dict[str, str] = {}
     folder = conf_directory()
     workloads = sorted(path.stem for path in (folder / "workload").glob("*.yaml"))
     for path in sorted(folder.glob("*/*.yaml")):
         group, member = path.parent.name, path.stem
         if group in PRESETS or group == "hydra":
             continue
-        node, workload = _composed_member(group, member, workloads)
-        workloads = [workload, *(one for one in workloads if one != workload)]  # the next member probably fits it, too
+        near = fits.get(group)  # the next member of a group fits where the one before did, more often than not
+        node, fits[group] = _composed_member(group, member, sorted(workloads, key=lambda one: one != near))
         found.setdefault(group, {}).setdefault(type(node), {})[member] = node
     return found
 
