@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trialfleet.training.attention import attention, implementation
+from trialfleet.training.attention import attention, even, implementation
+
+
+def test_lengths_made_even_change_nothing():
+    keys = jax.random.split(jax.random.key(1), 3)
+    q, k, v = (jax.random.normal(key, (2, 7, heads, 8)) for key, heads in zip(keys, (4, 2, 2), strict=True))
+    mask = jnp.tril(jnp.ones((7, 7), bool))[None].repeat(2, 0).at[1, 1:, 0].set(False)
+    np.testing.assert_allclose(even(q, k, v, mask, "xla"), attention(q, k, v, mask), atol=1e-6)
+    (gradient,) = jax.grad(lambda *given: even(*given, mask, "xla")[1:].sum(), (0,))(q, k, v)
+    assert jnp.all(jnp.isfinite(gradient))
 
 
 def test_queries_of_a_group_look_at_one_key_head():
@@ -29,7 +38,7 @@ def test_queries_of_a_group_look_at_one_key_head():
         ("7.5", "", 512, 128, jnp.float16, "xla"),  # too old a GPU
         ("gfx942", "", 512, 128, jnp.bfloat16, "xla"),  # not NVIDIA's
         ("9.0", "", 512, 128, jnp.float32, "xla"),
-        ("9.0", "", 511, 128, jnp.bfloat16, "xla"),
+        ("9.0", "", 511, 128, jnp.bfloat16, "cudnn"),
         ("9.0", "", 1, 128, jnp.bfloat16, "xla"),  # one new token
         ("9.0", "--xla_gpu_deterministic_ops=true", 512, 128, jnp.bfloat16, "xla"),
     ],
@@ -38,8 +47,17 @@ def test_fused_kernels_are_taken_where_they_fit(monkeypatch, capability, flags, 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
     monkeypatch.setenv("XLA_FLAGS", flags)
-    assert implementation(queries, 512, head, dtype) == chosen
+    assert implementation(queries, 4, head, dtype) == chosen
+
+
+@pytest.mark.parametrize(("kv_heads", "tp", "chosen"), [(1, 1, "cudnn"), (4, 2, "cudnn"), (1, 4, "xla")])
+def test_queries_that_are_split_otherwise_than_keys_are_left_to_xla(monkeypatch, kv_heads, tp, chosen):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability="9.0")])
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((8 // tp, 1, tp), ("data", "fsdp", "tp"))):
+        assert implementation(512, kv_heads, 256, jnp.bfloat16) == chosen
 
 
 def test_a_cpu_has_none():
-    assert implementation(512, 512, 128, jnp.bfloat16) == "xla"
+    assert implementation(512, 4, 128, jnp.bfloat16) == "xla"

@@ -33,7 +33,9 @@ def test_one_a_second_would_be_too_many_but_a_clock_can_ask_for_saves(toy, new_r
     run = new_run()
     clock = ["training.checkpoints.every_seconds=1e-6", "training.checkpoints.keep_last=100"]
     train(toy(*clock), run)
-    assert saved_steps(run) == list(range(1, 17))
+    saved = saved_steps(run)
+    assert {1, 16} <= set(saved)
+    assert saved == sorted(saved)  # not each step: none is saved while the one before is still being written
 
 
 @pytest.mark.parametrize("harm", ["truncated", "changed", "no manifest", "lost file"])

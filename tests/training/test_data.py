@@ -1,13 +1,23 @@
 """Positions, plans and who reads what."""
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import psutil
 import pytest
 
+from jobs.cluster.processes import wait_until
 from tests.training.toy import ToySource
 from trialfleet.training.data import EvaluationOrder, Feed, Loader, Position, total_steps
 from trialfleet.training.decoding import decoded
 from trialfleet.training.mesh import batch_sharding, make_mesh
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -74,6 +84,42 @@ def test_processes_make_the_same_batches_and_are_gone_afterwards(loader):
         next(broken)
     left = set(psutil.Process().children(recursive=True)) - before
     assert {" ".join(process.cmdline()) for process in left if "spawn_main" in " ".join(process.cmdline())} == set()
+
+
+@pytest.mark.slow
+def test_processes_leave_signals_to_the_training_and_end_when_it_is_gone(tmp_path):
+    """Those that a launcher sends to all processes of a job mean the training, which saves and ends."""
+    code = (
+        "import os, signal, sys, time, psutil\n"
+        "from trialfleet.training.decoding import decoded\n"
+        "from tests.training.test_data import Numbers\n"
+        "made = decoded(Numbers(), 2, 2)\n"
+        "next(made)\n"
+        "found = [one for one in psutil.Process().children(recursive=True) if 'spawn_main' in ' '.join(one.cmdline())]\n"
+        "for one in found:\n"
+        "    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2): one.send_signal(number)\n"
+        "assert [next(made) for _ in range(9)] == list(range(1, 10))\n"
+        "print(*(one.pid for one in found), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = tmp_path / "training.py"
+    script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(code, '    ')}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    numbers = list(map(int, done.stdout.split()))
+    assert len(numbers) == 2
+    assert wait_until(lambda: not any(map(psutil.pid_exists, numbers)), 30)
+
+
+class Numbers:
+    """An order of numbers."""
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, number):
+        return number
 
 
 class Broken:

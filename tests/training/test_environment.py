@@ -45,10 +45,26 @@ def test_shapes_alone_have_as_many_devices_as_the_mesh_asks_for(monkeypatch, the
     ("value", "asked", "on_cpu", "on_gpu"),
     [("auto", False, True, False), ("true", True, True, True), ("false", False, True, False)],
 )
-def test_equal_bits_are_asked_for_where_they_are_wanted(value, asked, on_cpu, on_gpu):
-    config = composed(f"runtime.deterministic={value}")
-    assert ("--xla_gpu_deterministic_ops=true" in environment.variables(config)["XLA_FLAGS"]) == asked
-    assert [environment.is_exact(config, platform) for platform in ("cpu", "gpu")] == [on_cpu, on_gpu]
+def test_equal_bits_are_asked_for_where_they_are_wanted(monkeypatch, value, asked, on_cpu, on_gpu):
+    flags = environment.variables(composed(f"runtime.deterministic={value}"))["XLA_FLAGS"]
+    assert ("--xla_gpu_deterministic_ops=true" in flags) == asked
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert [environment.is_exact(platform) for platform in ("cpu", "gpu")] == [on_cpu, on_gpu]
+
+
+def test_a_state_that_is_split_over_nobody_knows_how_many_fits_no_named_device(monkeypatch):
+    monkeypatch.setattr(environment, "_has_devices", lambda: False)
+    with pytest.raises(UserError, match=r"mesh.fsdp: -1 leaves open over how many devices the state is split"):
+        environment.prepare_for_shapes(composed("mesh.data=1", "mesh.fsdp=-1", "runtime.device=h100"))
+
+
+def test_equal_bits_need_another_process_where_jax_runs_without_them(monkeypatch):
+    import jax
+
+    jax.devices()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="runtime.deterministic: true, but jax is running"):
+        environment.prepare(composed("runtime.deterministic=true"))
 
 
 def test_the_cache_is_divided_by_what_makes_programs_differ(monkeypatch):

@@ -1,5 +1,6 @@
 """Exact resume: a training that was killed anywhere ends as if it had not been, bit for bit."""
 
+import gc
 import os
 import signal
 import time
@@ -97,6 +98,36 @@ def test_a_signal_saves_and_ends(tmp_path):
     assert process.wait(timeout=60) == 0
     assert records.read(folder / "result0.json")["state"] == "preempted"
     assert list((folder / "checkpoints").glob("*/manifest.json"))
+
+
+def test_what_was_drawn_is_gone_before_a_checkpoint_is_read(config, new_run, monkeypatch):
+    """A device may have room for one state only."""
+    import jax
+
+    from trialfleet.training import checkpoints, train
+    from trialfleet.trial.run import Preempted, Stop
+
+    first = new_run(stop=after(4, Stop.PREEMPT))
+    with pytest.raises(Preempted):
+        train(config(), first)
+    read, held = checkpoints.read, []
+
+    def there():
+        gc.collect()
+        return sum(array.nbytes for array in jax.live_arrays())
+
+    before = there()
+
+    def measured(saved, shapes, shardings):
+        of_state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        held.append((there() - before) / of_state)
+        return read(saved, shapes, shardings)
+
+    monkeypatch.setattr(checkpoints, "read", measured)
+    train(config(), second := new_run(earlier=[first]))
+    assert second.notes["resumed_from"] == 3
+    assert len(held) == 1
+    assert held[0] < 0.1
 
 
 def test_another_mesh_may_go_on(config, new_run):

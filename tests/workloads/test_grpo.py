@@ -114,6 +114,14 @@ def test_a_prompt_that_does_not_fit_names_its_key():
         source.example(0, np.random.default_rng(0))
 
 
+def test_a_stage_that_does_not_fit_is_refused_before_it_begins():
+    config = composed(*SMALL, "workload=grpo_base", "model.lora_rank=null", "generation.max_generation_steps=8")
+    with pytest.raises(
+        UserError, match=r"generation.max_prompt_length \+ max_generation_steps: .*takes up to \d+ tokens"
+    ):
+        sums.SumTexts(config, "train")
+
+
 # ---- rewards ----------------------------------------------------------------------------------------------
 
 
@@ -266,6 +274,24 @@ def test_the_cache_gives_what_reading_anew_gives_and_any_end_token_ends():
         length = 1 + int(np.flatnonzero(np.isin(greedy[n], ends))[0])
         assert list(short.tokens[n]) == [*greedy[n, :length], *[tokens.PAD] * (10 - length)]
         assert float(short.counted[n].sum()) == length
+
+
+def test_nothing_is_said_of_padding():
+    """What two models would say of it may differ by more than a ratio of probabilities can be."""
+    x, embedding = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(2, 7, 16), (50, 16)]))
+    targets = jnp.asarray([[5, 6, 7, 8, 9, 10, 11], [5, 6, tokens.PAD, tokens.PAD, tokens.PAD, tokens.PAD, tokens.PAD]])
+    counted = (targets != tokens.PAD).astype(jnp.float32)
+
+    def loss(x: jax.Array, temperature: float) -> jax.Array:
+        own, reference = (unembedding.say(8 * one, embedding, targets, temperature).logs for one in (x, 1.7 * x))
+        return jnp.sum(policy.by_completion(policy.divergence("low_var_kl", own, reference), counted))
+
+    for temperature in (0.4, 0.5, 0.9):
+        said = unembedding.say(x, embedding, targets, temperature).logs
+        assert not jnp.any(jnp.where(counted > 0, 0.0, said))
+        value, gradient = jax.value_and_grad(loss)(x, temperature)
+        assert jnp.isfinite(value)
+        assert jnp.all(jnp.isfinite(gradient))
 
 
 def test_what_is_said_of_tokens_is_the_same_in_chunks(monkeypatch):

@@ -62,6 +62,7 @@ DEVICES: dict[str, Device] = {
     "v5p": _tpu(("TPU v5", "TPU v5p"), 459, 95, 2765, 4800 / 8, "v5p"),
     "v6e": _tpu(("TPU v6 lite", "TPU v6e"), 918, 32, 1638, 800 / 2, "v6e"),
 }
+DEVICES["a100"] = DEVICES["a100-80g"]
 
 
 def of_kind(kind: str) -> str | None:

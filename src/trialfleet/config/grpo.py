@@ -61,6 +61,9 @@ class Generation:
     top_p: TopP  # only the likeliest tokens of together this probability are drawn
     top_k: TopK  # only so many of the likeliest tokens are drawn; null: all
     eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a completion
+    # weights that fsdp splits are gathered once before completions are drawn; false: for each token, where a device has
+    # no room for all of them
+    gather_weights: bool
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

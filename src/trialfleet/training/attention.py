@@ -6,6 +6,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from trialfleet.training.mesh import TP
+
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     """Softmax attention with grouped queries.
@@ -18,17 +20,28 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.
     Returns:
         (B, T, N, H).
     """
-    mixed: jax.Array = jax.nn.dot_product_attention(
-        q, k, v, mask=mask[:, None], implementation=implementation(q.shape[1], k.shape[1], q.shape[3], q.dtype)
-    )
+    chosen = implementation(q.shape[1], k.shape[2], q.shape[3], q.dtype)
+    if chosen == "cudnn":
+        return even(q, k, v, mask, chosen)
+    mixed: jax.Array = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=chosen)
     return mixed
 
 
-def implementation(queries: int, keys: int, head: int, dtype: jnp.dtype) -> Literal["xla", "cudnn"]:
+def even(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, chosen: Literal["xla", "cudnn"]) -> jax.Array:
+    """The same with lengths made even, as cuDNN's kernels want them: nobody looks at the key that is added."""
+    queries, keys = q.shape[1] % 2, k.shape[1] % 2
+    q, k, v = (jnp.pad(array, ((0, 0), (0, n), (0, 0), (0, 0))) for array, n in ((q, queries), (k, keys), (v, keys)))
+    mask = jnp.pad(jnp.pad(mask, ((0, 0), (0, 0), (0, keys))), ((0, 0), (0, queries), (0, 0)), mode="edge")
+    mixed: jax.Array = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=chosen)
+    return mixed[:, : mixed.shape[1] - queries]
+
+
+def implementation(queries: int, kv_heads: int, head: int, dtype: jnp.dtype) -> Literal["xla", "cudnn"]:
     """What computes attention on the devices there are.
 
-    cuDNN's kernels, which never hold all scores, take numbers of 16 bits, even lengths and heads of up to 128, on
-    Hopper and later 256. Their gradient adds up in no fixed order: where the same bits are wanted, XLA does it all.
+    cuDNN's kernels, which never hold all scores, take numbers of 16 bits and heads of up to 128, on Hopper and later
+    256, and want queries, keys and values split alike: not where `tp` splits heads of queries that share one of keys.
+    Their gradient adds up in no fixed order: where the same bits are wanted, XLA does it all.
     """
     if jax.default_backend() != "gpu" or "xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", ""):
         return "xla"
@@ -37,4 +50,9 @@ def implementation(queries: int, keys: int, head: int, dtype: jnp.dtype) -> Lite
         return "xla"
     major = int(capability.partition(".")[0])
     fits = dtype in (jnp.bfloat16, jnp.float16) and head % 8 == 0 and head <= (256 if major >= 9 else 128)
-    return "cudnn" if major >= 8 and fits and queries > 1 and queries % 2 == keys % 2 == 0 else "xla"
+    return "cudnn" if major >= 8 and fits and queries > 1 and _split_alike(kv_heads) else "xla"
+
+
+def _split_alike(kv_heads: int) -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(mesh.empty or kv_heads % mesh.shape[TP] == 0)

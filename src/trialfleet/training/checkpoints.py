@@ -13,6 +13,7 @@ process 0, which alone lists the folders; all processes read the same.
 # mypy: allow-untyped-calls
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -70,10 +71,16 @@ class CheckpointManager:
         try:
             saver.save(folder / "state", args=_orbax().args.StandardSave(named(state)), force=True)
         except OSError as error:
+            if distributed.place()[1] > 1:  # the other processes wait for this one: they all go on from the last save
+                raise
             _give_up(folder, step, error)
             return
         self._writing = threading.Thread(target=self._commit, args=(folder, step, meta), name="checkpoint")
         self._writing.start()
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is still being written."""
+        return self._writing is not None and self._writing.is_alive()
 
     def wait(self) -> None:
         """Until what is being saved is committed."""
@@ -112,17 +119,25 @@ class CheckpointManager:
 
         All of them must take the next one, or none.
         """
-        for name in distributed.agreed_json([str(folder) for folder in self._folders()]):
+        return self._whole(self._folders())
+
+    def best(self) -> Saved | None:
+        """The whole checkpoint with the best score of all runs; only what may be it is read."""
+        scored = []
+        for folder in self._folders():
+            with contextlib.suppress(OSError, records.Damaged):
+                saved = Saved(folder, int(folder.name), records.read(folder / "meta.json") or {})
+                scored += [(saved.score, saved.step, folder)] if saved.score is not None else []
+        return next(self._whole([folder for *_, folder in sorted(scored)]), None)
+
+    def _whole(self, folders: Sequence[Path]) -> Iterator[Saved]:
+        """Those of them that are whole, in the order that process 0 has."""
+        for name in distributed.agreed_json([str(folder) for folder in folders]):
             folder = Path(name)
             if wrong := integrity.damage(folder, self._keep.verify):
                 log.warning("checkpoint %s is passed over: %s", folder, wrong)
             else:
                 yield Saved(folder, int(folder.name), records.read(folder / "meta.json") or {})
-
-    def best(self) -> Saved | None:
-        """The whole checkpoint with the best score of all runs."""
-        scored = [saved for saved in self.newest() if saved.score is not None]
-        return min(scored, key=lambda saved: saved.score or 0.0, default=None)
 
     def _folders(self) -> list[Path]:
         """Whatever may be a checkpoint, the furthest first."""
@@ -149,6 +164,16 @@ def read(saved: Saved, shapes: Any, shardings: Any) -> Any:
     target = jax.tree.map(placed, shapes, shardings)
     restored = _saver().restore(saved.path / "state", args=_orbax().args.StandardRestore(named(target)))
     return jax.tree.unflatten(jax.tree.structure(shapes), [restored[name] for name in named(shapes)])
+
+
+def read_part(saved: Saved, shapes: Any, shardings: Any) -> Any:
+    """Those arrays of the saved state that `shapes` has, in its structure and placed by `shardings`."""
+
+    def placed(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+
+    found = read_some(saved.path, named(jax.tree.map(placed, shapes, shardings)))
+    return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in named(shapes)])
 
 
 def contents(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:

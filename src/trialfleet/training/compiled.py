@@ -22,9 +22,11 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _DEFINED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = [a-z]+\d*\[([\d,]*)\]")
 _PRODUCT = re.compile(
-    r" = [a-z]+\d*\[(?P<result>[\d,]*)\]\S* (?P<kind>dot|convolution)\((?P<operands>[^)]*)\)(?P<how>.*)"
+    r" = \(?[a-z]+\d*\[(?P<result>[\d,]*)\].*? (?:dot|convolution|custom-call)\((?P<operands>[^)]*)\)(?P<how>.*)"
 )
-_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+# A GPU's compiler calls libraries: cuBLAS and cuDNN say in their own words what is contracted.
+_LIBRARY = re.compile(r'custom_call_target="__(?:cublas|cudnn\$conv)')
+_CONTRACTED = re.compile(r"lhs_contracting_dim(?:ension)?s\"?[=:][{\[]([\d,\"]*)[}\]]")
 _KERNEL = re.compile(r"dim_labels=\w+_(\w+)->")
 
 
@@ -33,7 +35,7 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: one of `KINDS`.
-        bytes: of the result on one device.
+        bytes: on one device: of the result, or of what is scattered, which is larger.
         times: how often it runs in one call of the program.
     """
 
@@ -80,7 +82,7 @@ def flops(program: Any) -> float:
         shapes |= {match[1]: _sizes(match[2]) for line in lines if (match := _DEFINED.match(line))}
     total = 0
     for name, lines in blocks.items():
-        products = (match for line in lines if (match := _PRODUCT.search(line)))
+        products = (match for line in lines if (match := _product(line)))
         total += times.get(name, 0) * sum(_operations(product, shapes) for product in products)
     return float(total)
 
@@ -107,12 +109,19 @@ def memory(program: Any) -> Memory:
     )
 
 
+def _product(line: str) -> re.Match[str] | None:
+    if " custom-call(" in line and not _LIBRARY.search(line):
+        return None
+    return _PRODUCT.search(line)
+
+
 def _operations(product: re.Match[str], shapes: Mapping[str, list[int]]) -> int:
     """Two for each number of the result and each pair of numbers that goes into it."""
-    first, second = (shapes[name.split()[-1].lstrip("%")] for name in product["operands"].split(", ")[:2])
+    names = [name.split()[-1].lstrip("%") for name in product["operands"].split(", ")[:2]]
+    first, second = (shapes[name] for name in names)
     pairs = 0
-    if product["kind"] == "dot" and (found := _CONTRACTED.search(product["how"])):
-        pairs = prod(first[axis] for axis in _sizes(found[1]))
+    if found := _CONTRACTED.search(product["how"]):
+        pairs = prod(first[axis] for axis in _sizes(found[1].replace('"', "")))
     elif found := _KERNEL.search(product["how"]):  # each result sees the whole kernel of its output feature
         pairs = prod(second) // second[found[1].index("o")]
     return 2 * prod(_sizes(product["result"])) * pairs
@@ -156,14 +165,23 @@ def _times(blocks: Mapping[str, list[str]]) -> dict[str, int]:
 
 def _exchanges(lines: list[str]) -> Iterator[tuple[str, int]]:
     """Kind and bytes of each collective; of one in two parts the first counts."""
+    shapes = {match[1]: match[0] for line in lines if (match := _DEFINED.match(line))}
     for line in lines:
         match = _OPERATION.match(line)
         if match is None or match[2].removesuffix("-start") not in KINDS:
             continue
-        kind = match[2].removesuffix("-start")
-        arrays = [
-            _BYTES.get(dtype, 4) * prod(int(n) for n in sizes.split(",") if n)
-            for dtype, sizes in _ARRAY.findall(match[1])
-        ]
-        # The result of its first part is (operands, results): half of it.
-        yield kind, sum(arrays) // (2 if match[2].endswith("-start") and len(arrays) > 1 else 1)
+        kind, begun = match[2].removesuffix("-start"), match[2].endswith("-start")
+        sizes = _array_sizes(match[1])
+        if kind == "reduce-scatter":
+            operands = line[match.end() :].partition(")")[0]
+            sizes = [size for name in re.findall(r"%([\w.\-]+)", operands) for size in _array_sizes(shapes[name])]
+        elif begun and kind == "all-gather":  # (operands, results)
+            sizes = sizes[len(sizes) // 2 :]
+        elif begun and kind == "collective-permute":  # (operand, result, and on some devices two counters)
+            sizes = sizes[1:2]
+        yield kind, sum(sizes)
+
+
+def _array_sizes(text: str) -> list[int]:
+    """Bytes of each array of a type."""
+    return [_BYTES.get(dtype, 4) * prod(_sizes(sizes)) for dtype, sizes in _ARRAY.findall(text)]

@@ -4,8 +4,11 @@ A position is (epoch, plan, update), never the state of an iterator, and all ran
 training goes on where it was on any number of processes, and what was prefetched can be thrown away.
 """
 
+import contextlib
+import logging
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +22,9 @@ from trialfleet.training.contract import batch_of
 from trialfleet.training.decoding import decoded
 from trialfleet.training.workload import Batch, BatchPlan, Example, Source
 
+log = logging.getLogger(__name__)
+
+CLOSING = 30  # seconds for which the example that is being read may take at the end
 ENDLESS = 1 << 48  # batches: more than any training takes
 
 
@@ -242,13 +248,16 @@ class Feed:
         return item
 
     def close(self) -> None:
+        """End the thread and the processes. A source that does not answer is left behind: the process must end."""
         self._closed.set()
-        while self._thread.is_alive():
-            try:
+        end = time.monotonic() + CLOSING
+        while self._thread.is_alive() and time.monotonic() < end:
+            with contextlib.suppress(queue.Empty):
                 self._ready.get(timeout=0.01)
-            except queue.Empty:
-                continue
-        self._made.close()
+        if self._thread.is_alive():
+            log.warning("the data has not answered for %d s, and is left behind", CLOSING)
+        else:
+            self._made.close()
 
     def _work(self) -> None:
         try:

@@ -4,6 +4,9 @@ grain runs the processes and hands their arrays over in shared memory. It is giv
 remembers is never needed: a training goes on from a position.
 """
 
+import ctypes
+import signal
+import sys
 from collections.abc import Generator
 from typing import Protocol, TypeVar
 
@@ -16,6 +19,17 @@ class ByNumber(Protocol[T]):
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int) -> T: ...
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Leave signals to the training, which is told to stop by the same ones, and end when it is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def decoded(order: ByNumber[T], workers: int, ahead: int) -> Generator[T, None, None]:
@@ -39,7 +53,7 @@ def decoded(order: ByNumber[T], workers: int, ahead: int) -> Generator[T, None, 
         flags.FLAGS.mark_as_parsed()  # grain asks for flags of its own, which nobody gives here
     dataset = grain.MapDataset.source(order).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-max(1, ahead) // workers))
-    iterator = iter(dataset.mp_prefetch(options))
+    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_begin_worker))
     try:
         yield from iterator
     finally:

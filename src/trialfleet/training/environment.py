@@ -55,6 +55,12 @@ def prepare_for_shapes(config: Config) -> None:
     if "jax" in sys.modules and _has_devices():
         return  # whether they suffice for the mesh, the mesh says
     runtime = config.runtime
+    open_axes = [name for name in ("fsdp", "tp") if getattr(config.mesh, name) == -1]
+    if runtime.device is not None and open_axes and runtime.simulated_devices is None:
+        raise UserError(
+            f"mesh.{open_axes[0]}: -1 leaves open over how many devices the state is split",
+            "give the number that a job has; only mesh.data may be -1 where runtime.device is named",
+        )
     needed = prod(size for size in (config.mesh.data, config.mesh.fsdp, config.mesh.tp) if size != -1)
     there = re.findall(rf"{_DEVICES}=(\d+)", os.environ.get("XLA_FLAGS", ""))
     missing = needed if needed > int((there or ["1"])[-1]) else None
@@ -148,9 +154,9 @@ def _xla_flags(config: Config) -> str:
     return " ".join(flags)
 
 
-def is_exact(config: Config, platform: str) -> bool:
-    """Whether the same training gives the same bits each time on devices of this platform."""
-    return config.runtime.deterministic is True or platform == "cpu"
+def is_exact(platform: str) -> bool:
+    """Whether the same training gives the same bits each time on devices of this platform, as XLA was started."""
+    return platform != "gpu" or set(_DETERMINISTIC) <= set(os.environ.get("XLA_FLAGS", "").split())
 
 
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -162,6 +168,13 @@ def _check_running(config: Config) -> None:
     if simulated is not None and f"{_DEVICES}={simulated}" not in os.environ.get("XLA_FLAGS", "").split():
         raise UserError(
             f"runtime.simulated_devices: {simulated}, but jax is running in this process with other devices",
+            "start this trial in a process of its own",
+        )
+    import jax
+
+    if config.runtime.deterministic is True and not is_exact(jax.default_backend()):
+        raise UserError(
+            "runtime.deterministic: true, but jax is running in this process without it",
             "start this trial in a process of its own",
         )
 

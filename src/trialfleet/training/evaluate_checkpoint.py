@@ -2,6 +2,8 @@
 
 from contextlib import closing
 
+import jax
+
 from trialfleet.config import Config
 from trialfleet.errors import UserError
 from trialfleet.training import distributed, restore
@@ -18,9 +20,12 @@ def score(config: Config, run: Run, checkpoint: str, split: str) -> dict[str, fl
     program, inputs = setup.program, setup.inputs
     state, frozen = program.init(inputs.hp, inputs.seed)
     state, frozen = restore.with_published(setup.workload, program, state, frozen)
+    for leaf in jax.tree.leaves(state.opt):
+        leaf.delete()  # nothing is trained here
+    verify = config.training.checkpoints.verify
     if config.training.init_from is not None:  # frozen parameters are in no checkpoint of their own training
-        state, frozen, _ = restore.with_parameters_of(config.training.init_from, program, state, frozen)
-    state, frozen, report = restore.with_parameters_of(checkpoint, program, state, frozen, "checkpoint")
+        state, frozen, _ = restore.with_parameters_of(config.training.init_from, program, state, frozen, verify=verify)
+    state, frozen, report = restore.with_parameters_of(checkpoint, program, state, frozen, "checkpoint", verify)
     lacking = sorted(set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
     if lacking:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ class Training:
     ) -> None:
         self.config, self.run, self.setup, self.goodput, self.saves = config, run, setup, goodput, saves
         self.program = setup.program
-        self.stop_sync = StopSync(setup.mesh, run, config.training.checkpoints.every_seconds)
+        self.stop_sync = StopSync(setup.mesh, run, config.training.checkpoints.every_seconds, saves.saving)
         self.profiler = Profiler(config.training.profile, run.artifacts)
         self.evaluators: dict[str, Evaluator] = {}
         self.in_flight: deque[InFlight] = deque()
@@ -98,7 +98,7 @@ class Training:
     def _is_exact(self) -> bool:
         """Whether this training would give the same bits again, for its record; said once if not."""
         platform = self.setup.mesh.devices.ravel()[0].platform
-        exact = environment.is_exact(self.config, platform)
+        exact = environment.is_exact(platform)
         if not exact:
             log.info(
                 "last bits may differ between runs on this %s; runtime.deterministic=true makes them equal", platform
@@ -165,7 +165,8 @@ class Training:
         happenings = {REPORT: lambda: None, EVALUATE: self._evaluate, CONTROL: self._control, SAVE: self._save}
         while self.due:
             if self.due[0] != REPORT:
-                self._drain(0)
+                with self.goodput.spent("train"):
+                    self._drain(0)
             happenings[self.due[0]]()
             self.due.pop(0)
 
@@ -183,6 +184,8 @@ class Training:
         workload = self.setup.workload
         if not workload.prepares:
             return fed
+        with self.goodput.spent("train"):
+            self._drain(0)  # what is waited for here is the step before, not the rollout
         with self.goodput.spent("prepare"), jax.set_mesh(self.setup.mesh):
             key = jax.random.fold_in(purpose_key(self.inputs.seed, Purpose.PREPARE), self.step)
             whole = trees.merge(self.state.params, self.frozen)
@@ -326,15 +329,19 @@ class Training:
         )
 
     def _best_state(self) -> State:
-        """The state with the best score, if it was kept; else the last one."""
+        """The state with the best score, if it was kept, without what no evaluation needs; else the last one."""
         self.saves.wait()
         best = self.saves.best()
         if best is None or best.step == self.step:
             return self.state
-        shapes, places = self.program.layout.shapes, self.program.layout.shardings
-        tree: Any = checkpoints.read(best, {"state": shapes, "batch": {}}, {"state": places, "batch": {}})
-        state: State = tree["state"]
-        return state
+        layout = self.program.layout
+        scored = "params" if self.config.training.ema_decay is None else "ema"
+        shapes, places = (
+            {"state": {name: getattr(tree, name) for name in (scored, "extra")}}
+            for tree in (layout.shapes, layout.shardings)
+        )
+        found = checkpoints.read_part(best, shapes, places)["state"]
+        return self.state._replace(**found)
 
     def close(self) -> None:
         """Stop threads and processes, and wait for checkpoints that are being written."""

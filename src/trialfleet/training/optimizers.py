@@ -5,6 +5,7 @@ unit which starts late is corrected for its own first steps and not for the run'
 """
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from trialfleet.training.trees import Flat
 from trialfleet.training.workload import Axes, Hyperparameters
 
 OptState = dict[str, Any]  # by freeze unit
+Matrix = tuple[tuple[int, ...], tuple[int, ...]]  # the axes of a weight that are inputs, and those that are outputs
 
 
 class Leaf(NamedTuple):
@@ -24,14 +26,25 @@ class Leaf(NamedTuple):
     group: str
     unit: str  # parameters of a unit are switched on and off together
     decays: bool
-    matrix: tuple[int, int] | None  # the input and output axis, if it may be orthogonalised
+    matrix: Matrix | None  # None for what must not be orthogonalised
 
 
 def leaf(group: str, unit: str, axes: Axes) -> Leaf:
     """Decay is for weights, not for biases and norm scales; told by logical axes, since stacked scales are 2-D."""
     own = [axis for axis, name in enumerate(axes) if name != "stack"]
-    matrix = len(own) == 2 and not {"vocab", "kernel"} & set(axes)
-    return Leaf(group, unit, len(own) >= 2, (own[0], own[1]) if matrix else None)
+    return Leaf(group, unit, len(own) >= 2, None if {"vocab", "kernel"} & set(axes) else _matrix(own, axes))
+
+
+def _matrix(own: list[int], axes: Axes) -> Matrix | None:
+    """Heads are axes of their own: of more than two the residual stream, or an adapter's rank, is one side alone."""
+    if len(own) > 2 and axes[own[-1]] in _ONE_SIDE:
+        return tuple(own[:-1]), (own[-1],)
+    if len(own) == 2 or (len(own) > 2 and axes[own[0]] in _ONE_SIDE):
+        return (own[0],), tuple(own[1:])
+    return None
+
+
+_ONE_SIDE = ("embed", "low_rank")
 
 
 class Optimizer:
@@ -160,10 +173,11 @@ class _Parts(NamedTuple):
         )
 
 
-def _by_shape(step: jax.Array, axes: tuple[int, int] | None) -> jax.Array:
+def _by_shape(step: jax.Array, axes: Matrix | None) -> jax.Array:
     """Muon's factor for tall matrices: the square root of outputs over inputs, if there are more."""
     assert axes is not None
-    factor: float = max(1.0, step.shape[axes[1]] / step.shape[axes[0]]) ** 0.5
+    inputs, outputs = (prod(step.shape[axis] for axis in side) for side in axes)
+    factor: float = max(1.0, outputs / inputs) ** 0.5
     return step * factor
 
 

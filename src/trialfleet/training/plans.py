@@ -1,4 +1,4 @@
-"""An epoch of full batches, planned when somebody asks for one of them."""
+"""An epoch of batches, planned when somebody asks for one of them."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -9,26 +9,25 @@ import numpy as np
 from trialfleet.training.workload import BatchPlan
 
 
-class ShuffledPlans(Sequence[BatchPlan]):
-    """The full batches of an epoch, in an order that is drawn when the first one is asked for.
+class PlansOnDemand(Sequence[BatchPlan]):
+    """Plans that are drawn when the first one is asked for.
 
     How many there are is known before: a training of a thousand epochs draws none of them to count its steps.
 
     Args:
-        draw: the rows in the epoch's order, at least `examples` of them.
-        examples: in the epoch; those that fill no batch are left out.
-        batch: examples in a batch.
+        count: of the plans.
+        draw: all of them, in their order.
     """
 
-    def __init__(self, draw: Callable[[], np.ndarray], examples: int, batch: int) -> None:
-        self._draw, self._examples, self._batch = draw, examples, batch
+    def __init__(self, count: int, draw: Callable[[], Sequence[BatchPlan]]) -> None:
+        self._count, self._draw = count, draw
 
     @cached_property
-    def _rows(self) -> np.ndarray:
+    def _plans(self) -> Sequence[BatchPlan]:
         return self._draw()
 
     def __len__(self) -> int:
-        return self._examples // self._batch
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> BatchPlan: ...
@@ -39,6 +38,22 @@ class ShuffledPlans(Sequence[BatchPlan]):
     def __getitem__(self, index: int | slice) -> BatchPlan | Sequence[BatchPlan]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        part = self._rows[number * self._batch : (number + 1) * self._batch]
-        return BatchPlan(tuple(map(int, part)), bucket=0)
+        return self._plans[range(len(self))[index]]
+
+
+class ShuffledPlans(PlansOnDemand):
+    """The full batches of an epoch; examples that fill no batch are left out.
+
+    Args:
+        draw: the rows in the epoch's order, at least `examples` of them.
+        examples: in the epoch.
+        batch: examples in a batch.
+        bucket: of all plans.
+    """
+
+    def __init__(self, draw: Callable[[], np.ndarray], examples: int, batch: int, bucket: int = 0) -> None:
+        def plans() -> list[BatchPlan]:
+            rows = draw()[: len(self) * batch].reshape(-1, batch)
+            return [BatchPlan(tuple(map(int, part)), bucket) for part in rows]
+
+        super().__init__(examples // batch, plans)

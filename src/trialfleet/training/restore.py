@@ -4,7 +4,7 @@
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,26 +63,60 @@ def begin(config: Config, setup: Setup, saves: CheckpointManager, goodput: Goodp
     """What a run begins with: from the seed, from published weights, or from where the trial was left.
 
     The order is important. Frozen parameters are in no checkpoint of a trial, so they are made first, and a checkpoint
-    is refused that was trained on others. What a checkpoint has is not read from `training.init_from` before.
+    is refused that was trained on others. What a checkpoint has is not read from `training.init_from` before. What was
+    drawn leaves the devices before a checkpoint is read: there may be no room for both. If none can be read after all,
+    it is drawn again, from the same seed.
 
     Raises:
         UserError: what the config names to begin from does not fit.
     """
-    program, report = setup.program, None
-    with goodput.spent("start"):
-        state, frozen = program.init(setup.inputs.hp, setup.inputs.seed)
-        state, frozen = with_published(setup.workload, program, state, frozen)
+    program, source = setup.program, config.training.init_from
+    has_frozen, drawn = bool(program.layout.frozen), _Drawn(config, setup, goodput)
     with goodput.spent("restore"):
-        source, has_frozen = config.training.init_from, bool(program.layout.frozen)
         if source and has_frozen:
-            state, frozen, report = with_parameters_of(source, program, state, frozen)
-        frozen_digest = digest(frozen)
-        found = resumed(config, program, saves, frozen_digest)
+            drawn.take(source)
+        frozen_digest = digest(drawn.frozen)
+        found = resumed(config, program, saves, frozen_digest, drawn.leave)
         if found is not None:
-            return Start(found.state, frozen, frozen_digest, found.prepared, found.saved.step, found.saved.meta, report)
-        if source and not has_frozen:
-            state, frozen, report = with_parameters_of(source, program, state, frozen)
-    return Start(state, frozen, frozen_digest, {}, 0, None, report)
+            return Start(
+                found.state,
+                drawn.frozen,
+                frozen_digest,
+                found.prepared,
+                found.saved.step,
+                found.saved.meta,
+                drawn.report,
+            )
+        if drawn.left:
+            drawn = _Drawn(config, setup, goodput)
+        if source and drawn.report is None:
+            drawn.take(source)
+    return Start(drawn.state, drawn.frozen, frozen_digest, {}, 0, None, drawn.report)
+
+
+class _Drawn:
+    """The first state and the frozen parameters: from the seed, and the weights that the workload loads."""
+
+    def __init__(self, config: Config, setup: Setup, goodput: Goodput) -> None:
+        self._config, self._program = config, setup.program
+        self.report: dict[str, Any] | None = None
+        self.left = False  # whether the state is gone
+        with goodput.spent("start"):
+            state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
+            self.state, self.frozen = with_published(setup.workload, setup.program, state, frozen)
+
+    def take(self, source: str) -> None:
+        """Parameters of another training's checkpoint."""
+        verify = self._config.training.checkpoints.verify
+        taken = with_parameters_of(source, self._program, self.state, self.frozen, verify=verify)
+        self.state, self.frozen, self.report = taken
+
+    def leave(self) -> None:
+        """Make room on the devices for another state."""
+        if not self.left:
+            self.left = True
+            for leaf in jax.tree.leaves(self.state):
+                leaf.delete()
 
 
 def with_published(workload: Workload, program: Program, state: State, frozen: Params) -> tuple[State, Params]:
@@ -90,9 +124,19 @@ def with_published(workload: Workload, program: Program, state: State, frozen: P
     layout = program.layout
     params = _loaded(workload, state.params, layout.shardings.params)
     frozen = _loaded(workload, frozen, layout.frozen_shardings)
-    # Copies: a step donates parameters and averages, and may not be given one buffer twice.
-    ema = jax.tree.map(jnp.copy, params) if state.ema != () else ()
-    return state._replace(params=params, ema=ema), frozen
+    return state._replace(params=params, ema=_averages(state, params)), frozen
+
+
+def _averages(state: State, params: Params) -> Any:
+    """Averages that begin with these parameters; () where none are kept.
+
+    Copies: a step donates parameters and averages, and may not be given one buffer twice.
+    """
+    if state.ema == ():
+        return ()
+    for leaf in jax.tree.leaves(state.ema):
+        leaf.delete()
+    return jax.tree.map(jnp.copy, params)
 
 
 def _loaded(workload: Workload, tree: Params, shardings: Any) -> Params:
@@ -114,12 +158,20 @@ def _loaded(workload: Workload, tree: Params, shardings: Any) -> Params:
 
 
 def with_parameters_of(
-    source: str, program: Program, state: State, frozen: Params, key: str = "training.init_from"
+    source: str,
+    program: Program,
+    state: State,
+    frozen: Params,
+    key: str = "training.init_from",
+    verify: bool = True,
 ) -> tuple[State, Params, dict[str, Any]]:
     """The state and the frozen parameters with those of another training's checkpoint, as far as they fit.
 
+    Leaf by leaf: what stood in a parameter's place leaves the devices before it is read.
+
     Args:
         key: what names the source, for messages.
+        verify: compare the digests of the checkpoint's files.
 
     Returns:
         Both, and a report of what was taken and what was not.
@@ -128,7 +180,7 @@ def with_parameters_of(
         UserError: if `source` is no checkpoint, or nothing fits.
     """
     folder = Path(source).expanduser().absolute()
-    if wrong := integrity.damage(folder):
+    if wrong := integrity.damage(folder, verify):
         raise UserError(
             f"{key}: {folder} is no whole checkpoint: {wrong}",
             "give a folder such as …/checkpoints/00000900",
@@ -143,13 +195,13 @@ def with_parameters_of(
     fits = [path for path, shape in own.items() if there.get(names[path]) == (shape.shape, "float32")]
     if not fits:
         raise UserError(f"{key}: no parameter of {folder} has the name and shape of one of this model")
-    targets = {names[path]: jax.ShapeDtypeStruct(own[path].shape, "float32", sharding=places[path]) for path in fits}
-    read = checkpoints.read_some(folder, targets)
-    # Frozen parameters are in the compute dtype.
-    taken = {path: read[names[path]].astype(own[path].dtype) for path in fits}
-    whole = {**trees.flatten(trees.merge(state.params, frozen)), **taken}
+    whole = trees.flatten(trees.merge(state.params, frozen))
+    for path in fits:
+        whole.pop(path).delete()
+        target = jax.ShapeDtypeStruct(own[path].shape, "float32", sharding=places[path])
+        read = checkpoints.read_some(folder, {names[path]: target})[names[path]]
+        whole[path] = read.astype(own[path].dtype)  # frozen parameters are in the compute dtype
     never, params = trees.split(trees.unflatten(whole), layout.frozen.__contains__)
-    ema = jax.tree.map(jnp.copy, params) if state.ema != () else ()
     not_there = sorted(path for path in own if names[path] not in there)
     report: dict[str, Any] = {
         "from": str(folder),
@@ -161,14 +213,17 @@ def with_parameters_of(
     for what in ("not_there", "other_shape"):
         if unexpected := [path for path in report[what] if not lora.is_adapter(path)]:
             log.warning("%s: %s, so as initialised: %s", key, what.replace("_", " "), ", ".join(unexpected))
-    return state._replace(params=params, ema=ema), never, report
+    return state._replace(params=params, ema=_averages(state, params)), never, report
 
 
-def resumed(config: Config, program: Program, saves: CheckpointManager, frozen: str) -> Resumed | None:
+def resumed(
+    config: Config, program: Program, saves: CheckpointManager, frozen: str, make_room: Callable[[], None]
+) -> Resumed | None:
     """The trial's furthest whole checkpoint, or None if there is none or the config wants none.
 
     Args:
         frozen: the digest of the frozen parameters.
+        make_room: called before arrays are read.
 
     Raises:
         UserError: if it is of another config or other frozen weights, or if there must be one and is not.
@@ -182,10 +237,10 @@ def resumed(config: Config, program: Program, saves: CheckpointManager, frozen: 
         }
         shapes = {"state": program.layout.shapes, "batch": batch}
         places = {"state": program.layout.shardings, "batch": dict.fromkeys(batch, batch_sharding(program.mesh))}
+        make_room()
         tree = _read(saved, shapes, places)
-        if distributed.largest(int(tree is None)):  # on any process
+        if tree is None:
             continue
-        assert tree is not None
         _say_where(saved, program)
         return Resumed(tree["state"], tree["batch"], saved)
     if config.training.resume == "must":
@@ -194,10 +249,16 @@ def resumed(config: Config, program: Program, saves: CheckpointManager, frozen: 
 
 
 def _read(saved: Saved, shapes: Any, places: Any) -> Any:
-    """The arrays of a checkpoint; None if they cannot be read."""
+    """The arrays of a checkpoint; None if they cannot be read, and there may be one before.
+
+    Of several processes one that cannot read what the others can must end: they wait for each other while they read,
+    and would wait for it for ever. It is the next run that tries again.
+    """
     try:
         return checkpoints.read(saved, shapes, places)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, there may be one before
+    except Exception as error:
+        if distributed.place()[1] > 1:
+            raise
         log.warning("checkpoint %s is passed over: %s", saved.path, error)
         return None
 
@@ -238,7 +299,11 @@ def digest(frozen: Params) -> str:
 def _sums(tree: Params) -> tuple[jax.Array, jax.Array]:
     plain = weighted = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(tree):
-        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).ravel()
+        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
+        # By axes: to flatten what is split over devices would gather it on each of them.
+        place = jnp.zeros(bits.shape, jnp.uint32)
+        for axis, size in enumerate(bits.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         plain += jnp.sum(bits)
-        weighted += jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1))
+        weighted += jnp.sum(bits * (2 * place + 1))
     return plain, weighted

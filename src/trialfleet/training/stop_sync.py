@@ -5,6 +5,7 @@ collective of its own. A process that is alone heeds its request at once.
 """
 
 import time
+from collections.abc import Callable
 from enum import IntEnum
 
 import jax
@@ -30,10 +31,16 @@ _OF = {Stop.PREEMPT: Request.PREEMPT, Stop.PRUNE: Request.PRUNE, Stop.SUPERSEDED
 
 
 class StopSync:
-    """What this process asks for, made of what its run says and of the time since the last save."""
+    """What this process asks for, made of what its run says and of the time since the last save.
 
-    def __init__(self, mesh: Mesh, run: Run, save_every_seconds: float | None) -> None:
-        self._mesh, self._run, self._every = mesh, run, save_every_seconds
+    Args:
+        saving: whether a save is still being written: the next one would stall the steps until it is.
+    """
+
+    def __init__(
+        self, mesh: Mesh, run: Run, save_every_seconds: float | None, saving: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._mesh, self._run, self._every, self._saving = mesh, run, save_every_seconds, saving
         self._arrays: dict[int, jax.Array] = {}  # placed once for each value
         self._saved = time.monotonic()
 
@@ -43,7 +50,7 @@ class StopSync:
             return int(_OF[stop])
         # Only one clock decides about saves: clocks of two processes never agree.
         overdue = self._every is not None and time.monotonic() - self._saved > self._every
-        return int(Request.SAVE) if overdue and jax.process_index() == 0 else 0
+        return int(Request.SAVE) if overdue and jax.process_index() == 0 and not self._saving() else 0
 
     def sent(self) -> jax.Array:
         """What to give to the next step: nothing, if there is nobody else to agree with."""

@@ -4,7 +4,7 @@ Recordings are divided into splits before they are joined, so no recording is he
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 
 from trialfleet.config.asr import DIGITS_FILE, Digits
 from trialfleet.errors import UserError
+from trialfleet.training.plans import PlansOnDemand
 from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.asr import text
 
@@ -59,18 +60,20 @@ class DigitStrings:
 
     def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
         epoch = epoch if self._split == "train" else 0
-        strings = self._table(epoch)
-        rng = np.random.default_rng([seed, epoch, 1])
-        by_bucket: dict[int, list[int]] = {}
-        for number in rng.permutation(len(strings)) if self._split == "train" else range(len(strings)):
-            if (bucket := self._bucket(strings[number])) is not None:
-                by_bucket.setdefault(bucket, []).append(epoch * self._size + int(number))
-        plans = [
-            BatchPlan(tuple(rows[first : first + self._batch]), bucket)
-            for bucket, rows in sorted(by_bucket.items())
-            for first in range(0, len(rows), self._batch)
-            if self._split != "train" or first + self._batch <= len(rows)
-        ]
+        counts = np.unique(self._buckets(epoch), return_counts=True)
+        short = 0 if self._split == "train" else self._batch - 1  # in training what fills no batch is left out
+        count = sum((int(one) + short) // self._batch for bucket, one in zip(*counts, strict=True) if bucket >= 0)
+        return PlansOnDemand(count, partial(self._plans, seed, epoch))
+
+    def _plans(self, seed: int, epoch: int) -> list[BatchPlan]:
+        rng, buckets = np.random.default_rng([seed, epoch, 1]), self._buckets(epoch)
+        numbers = rng.permutation(self._size) if self._split == "train" else np.arange(self._size)
+        plans = []
+        for bucket in sorted(set(buckets.tolist()) - {-1}):
+            rows = [epoch * self._size + int(number) for number in numbers[buckets[numbers] == bucket]]
+            cuts = range(0, len(rows), self._batch)
+            parts = [tuple(rows[first : first + self._batch]) for first in cuts]
+            plans += [BatchPlan(part, bucket) for part in parts if self._split != "train" or len(part) == self._batch]
         order = rng.permutation(len(plans)) if self._split == "train" else range(len(plans))
         return [plans[index] for index in order]
 
@@ -112,7 +115,7 @@ class DigitStrings:
     @property
     def dropped(self) -> int:
         """Strings of the first epoch that fit no bucket or are too short to be read out."""
-        return sum(self._bucket(string) is None for string in self._table(0))
+        return int(np.sum(self._buckets(0) < 0))
 
     @property
     def _size(self) -> int:
@@ -123,24 +126,30 @@ class DigitStrings:
         if epoch not in self._strings:
             if len(self._strings) > 2:  # examples of two epochs are asked for when one ends
                 self._strings.pop(min(self._strings))
-            rng = np.random.default_rng([self._config.split_seed, list(SPLITS).index(self._split), epoch, 2])
-            pool = self._recordings.splits[self._split]
-            counts = rng.integers(1, self._config.max_digits + 1, self._size)
-            chosen = rng.choice(pool, (self._size, self._config.max_digits))
-            pauses = rng.integers(0, self._config.max_pause + 1, (self._size, self._config.max_digits + 1))
+            counts, chosen, pauses = self._drawn(epoch)
             self._strings[epoch] = [
                 String(tuple(map(int, chosen[n, :count])), tuple(map(int, pauses[n, : count + 1])))
                 for n, count in enumerate(counts)
             ]
         return self._strings[epoch]
 
-    def _bucket(self, string: String) -> int | None:
-        """The shortest static length that holds the string."""
-        length = sum(string.pauses) + sum(int(self._recordings.lengths[index]) for index in string.recordings)
-        labels = text.encode(" ".join(WORDS[self._recordings.digits[index]] for index in string.recordings))
-        if length < text.frames_needed(labels):
-            return None
-        return next((bucket for bucket in self._config.buckets if length <= bucket), None)
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each string (N,) how many digits it has, and as many as any may have: recordings and pauses."""
+        rng = np.random.default_rng([self._config.split_seed, list(SPLITS).index(self._split), epoch, 2])
+        counts = rng.integers(1, self._config.max_digits + 1, self._size)
+        chosen = rng.choice(self._recordings.splits[self._split], (self._size, self._config.max_digits))
+        return counts, chosen, rng.integers(0, self._config.max_pause + 1, (self._size, self._config.max_digits + 1))
+
+    def _buckets(self, epoch: int) -> np.ndarray:
+        """The shortest static length that holds each string (N,); -1 for one that none holds or no path can say."""
+        counts, chosen, pauses = self._drawn(epoch)
+        there = np.arange(self._config.max_digits) < counts[:, None]
+        lengths = np.sum(self._recordings.lengths[chosen] * there, 1) + pauses[:, 0] + np.sum(pauses[:, 1:] * there, 1)
+        needed = np.asarray([text.frames_needed(text.encode(word)) for word in WORDS])[self._recordings.digits[chosen]]
+        spaces = counts - 1  # which equal neither of their neighbours
+        fits = lengths >= np.sum(needed * there, 1) + spaces
+        edges = np.asarray([*self._config.buckets, -1])
+        return np.where(fits, edges[np.searchsorted(self._config.buckets, lengths)], -1)
 
     def _silence(self, frames: int) -> np.ndarray:
         quiet = np.zeros((frames, self._recordings.frames.shape[1]), np.float32)

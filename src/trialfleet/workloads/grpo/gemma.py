@@ -116,6 +116,12 @@ def axes(config: Gemma3) -> dict[str, Any]:
     return whole
 
 
+def gathered(config: Gemma3, params: Params) -> Params:
+    """The weights as each device needs them for whole layers: no longer split over fsdp, still over tp."""
+    flat, names = trees.flatten(params), trees.flatten(axes(config))
+    return trees.unflatten({path: constrain(leaf, *names[path]) for path, leaf in flat.items()})
+
+
 def products(config: Gemma3, length: int, said: int) -> list[Product]:
     """Those of reading a sequence: with weights and adapters, and attention within each layer's window.
 

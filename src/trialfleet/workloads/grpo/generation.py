@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.config.grpo import Gemma3
+from trialfleet.training.mesh import constrain
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.grpo import gemma, tokens
 from trialfleet.workloads.grpo.unembedding import without_padding
@@ -80,7 +81,9 @@ def draw(scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: ja
     It is one of the `top_k` most probable ones, of which the first that make up `top_p` of the probability are left.
     """
     count = min(top_k or scores.shape[-1], scores.shape[-1])
-    best, which = jax.lax.top_k(without_padding(scores) / temperature, count)
+    # Each device looks through its own sequences: a mesh that splits the vocabulary would gather all scores on all.
+    scores = constrain(without_padding(scores), "batch", None)
+    best, which = jax.lax.top_k(scores / temperature, count)
     shares = jax.nn.softmax(best)
     before = jnp.cumsum(shares, -1) - shares  # the first one is always left
     kept = jnp.where(before < top_p, best, -jnp.inf)

@@ -31,6 +31,8 @@ class Language(Workload):
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
         """`evaluation.num_passes` completions of each prompt (E, passes, S)."""
         passes, examples = self.config.evaluation.num_passes, len(batch["prompt"])
+        if self.config.generation.gather_weights:
+            params = gemma.gathered(self.config.model, params)
         drawn = generation.complete(
             self.config.model,
             params,

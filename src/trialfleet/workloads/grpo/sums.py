@@ -37,7 +37,10 @@ class SumProblems:
             firsts = range(0, self._size, self._batch)
             return [BatchPlan(range(first, min(first + self._batch, self._size)), 0) for first in firsts]
         draw = partial(np.random.default_rng([seed, epoch, 1]).permutation, self._size)
-        return ShuffledPlans(draw, self._size, self._batch)
+        return ShuffledPlans(draw, self._size, self._batch, self._bucket(epoch))
+
+    def _bucket(self, epoch: int) -> int:
+        return 0
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         one = problem(self._config.dataset, self._split, row)
@@ -66,10 +69,19 @@ class SumTexts(SumProblems):
     def __init__(self, config: Any, split: str) -> None:
         super().__init__(config, split)
         self._plain_epochs = config.stages.next_token_epochs
+        self._length = config.generation.max_prompt_length + config.generation.max_generation_steps
+        largest = _problem_of(tuple([config.dataset.max_number] * config.dataset.terms))
+        needed = sum(map(len, self._supervised(largest)))
+        if needed > self._length:
+            raise UserError(
+                f"generation.max_prompt_length + max_generation_steps: {self._length}, but a prompt with its answer "
+                f"takes up to {needed} tokens",
+                f"raise one of them by {needed - self._length}",
+            )
 
-    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
-        """Plans whose bucket is the stage: 0 or 1. Both have the same shapes."""
-        return [plan._replace(bucket=int(epoch >= self._plain_epochs)) for plan in super().epoch(seed, epoch)]
+    def _bucket(self, epoch: int) -> int:
+        """The stage: 0 or 1. Both have the same shapes."""
+        return int(epoch >= self._plain_epochs)
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         one = problem(self._config.dataset, self._split, row)
@@ -83,7 +95,7 @@ class SumTexts(SumProblems):
         Returns:
             id, weight (B,), tokens (B, L) padded on the left, counted (B, L): 1 where a token is to be learned.
         """
-        length = self._config.generation.max_prompt_length + self._config.generation.max_generation_steps
+        length = self._length
         batch: Batch = {
             "id": np.asarray([example["id"] for example in examples], np.int32),
             "weight": np.ones(len(examples), np.float32),
@@ -94,12 +106,15 @@ class SumTexts(SumProblems):
             if bucket == 0:
                 start, rest = [tokens.BOS], tokens.encode(example["plain"])[: length - 1]
             else:
-                one: Problem = example["problem"]
-                start = tokens.encode(prompt_text(self._config.dataset, one))
-                start, rest = [tokens.BOS, *start], [*tokens.encode(completion_text(one)), tokens.END_OF_TURN]
+                start, rest = self._supervised(example["problem"])
             batch["tokens"][index, length - len(start) - len(rest) :] = [*start, *rest]
             batch["counted"][index, length - len(rest) :] = 1
         return batch
+
+    def _supervised(self, one: Problem) -> tuple[list[int], list[int]]:
+        """A prompt, and the answer that is to be learned."""
+        prompt = tokens.encode(prompt_text(self._config.dataset, one))
+        return [tokens.BOS, *prompt], [*tokens.encode(completion_text(one)), tokens.END_OF_TURN]
 
 
 def prompt_text(data: Sums, one: Problem) -> str:
@@ -121,8 +136,12 @@ def problem(data: Sums, split: str, row: int) -> Problem:
     while True:
         numbers = tuple(map(int, rng.integers(0, data.max_number + 1, data.terms)))
         if data.held_out == 0 or split_of(data, numbers) == split:
-            written = "+".join(map(str, numbers))
-            return Problem(f"{written}=?", f"{written}={sum(numbers)}", str(sum(numbers)))
+            return _problem_of(numbers)
+
+
+def _problem_of(numbers: tuple[int, ...]) -> Problem:
+    written = "+".join(map(str, numbers))
+    return Problem(f"{written}=?", f"{written}={sum(numbers)}", str(sum(numbers)))
 
 
 def split_of(data: Sums, numbers: tuple[int, ...]) -> str:

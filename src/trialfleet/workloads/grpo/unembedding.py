@@ -27,7 +27,7 @@ class Said(NamedTuple):
     """What a model says of tokens.
 
     Attributes:
-        logs: log-probability of each (B, S), in nats.
+        logs: log-probability of each (B, S), in nats; 0 of padding, which is never drawn.
         entropy: of what could have stood there (B, S), in nats.
     """
 
@@ -57,7 +57,8 @@ def say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax
     """
     given = (x, embedding, targets, jnp.asarray(temperature, jnp.float32))
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or len(targets) % prod(mesh.shape[axis] for axis in BATCH):
+    shards = 1 if mesh.empty else prod(mesh.shape[axis] for axis in BATCH)
+    if shards == 1 or len(targets) % shards:
         return _in_parts(*given)
     own, specs = P(BATCH), (P(BATCH), P(), P(BATCH), P())
     of_outputs: Any = Said  # of specs instead of arrays
@@ -99,4 +100,5 @@ def _say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: ja
     own = jnp.take_along_axis(each, targets[..., None], -1)[..., 0]
     # H = -Σ p log p = log Σ e^s - Σ p s
     mean = jnp.sum(jax.nn.softmax(each) * each, -1)
-    return Said(own - total, total - mean)
+    # Selected, not multiplied away later: what two models say of padding may differ by more than exp can hold.
+    return Said(jnp.where(targets == tokens.PAD, 0.0, own - total), total - mean)

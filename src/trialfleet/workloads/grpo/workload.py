@@ -161,6 +161,8 @@ def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Arra
 
     def roll(params: Params, prompts: jax.Array, key: jax.Array, hp: Hyperparameters) -> dict[str, jax.Array]:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        if own.gather_weights:
+            params = gemma.gathered(config.model, params)
         parts, micro = prompts.shape[:2]
         keys = generation.keys_of(key, jnp.arange(parts * micro * count)).reshape(parts, -1)
         if parts == 1:

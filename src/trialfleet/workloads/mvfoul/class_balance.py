@@ -17,13 +17,30 @@ def rows(
     """
     if isinstance(balance, NoBalance):
         return rng.permutation(len(severity))
-    by_action = balance.by == "action" or (balance.by == "alternating" and epoch % 2 == 1)
-    labels = action if by_action else severity
+    labels = _labels(balance, severity, action, epoch)
     chosen = []
     for label, factor in zip(*factors(balance, labels, epoch), strict=True):
         own = np.flatnonzero(labels == label)
         chosen.append(own if factor == 1 else rng.choice(own, round(len(own) * factor)))
     return rng.permutation(np.concatenate(chosen))
+
+
+def size(balance: ClassBalance, severity: np.ndarray, action: np.ndarray, epoch: int) -> int:
+    """How many rows there are in an epoch, without drawing them."""
+    if isinstance(balance, NoBalance):
+        return len(severity)
+    labels = _labels(balance, severity, action, epoch)
+    counts = np.unique(labels, return_counts=True)[1]
+    return sum(
+        int(count) if factor == 1 else round(int(count) * factor)
+        for count, factor in zip(counts, factors(balance, labels, epoch)[1], strict=True)
+    )
+
+
+def _labels(balance: ClassBalanced | Progressive, severity: np.ndarray, action: np.ndarray, epoch: int) -> np.ndarray:
+    """The classes that are balanced in an epoch."""
+    by_action = balance.by == "action" or (balance.by == "alternating" and epoch % 2 == 1)
+    return action if by_action else severity
 
 
 def factors(balance: ClassBalance, labels: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
 """The data of multi-view foul recognition: generated clips with labels in the shape of the real ones."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trialfleet.config.mvfoul import Collisions, MvfoulConfig
+from trialfleet.training.plans import ShuffledPlans
 from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.mvfoul import class_balance, losses, rendering
 
@@ -35,10 +37,9 @@ class CollisionClips:
         if self._split != "train":
             firsts = range(0, self._clips, self._batch)
             return [BatchPlan(range(first, min(first + self._batch, self._clips)), 0) for first in firsts]
-        rng = np.random.default_rng([seed, epoch, 1])
-        chosen = class_balance.rows(self._config.class_balance, self.severity, self.action, epoch, rng)
-        full = len(chosen) // self._batch * self._batch
-        return [BatchPlan(tuple(map(int, part)), 0) for part in chosen[:full].reshape(-1, self._batch)]
+        given = (self._config.class_balance, self.severity, self.action, epoch)
+        draw = partial(class_balance.rows, *given, np.random.default_rng([seed, epoch, 1]))
+        return ShuffledPlans(draw, class_balance.size(*given), self._batch)
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         views = self._rendered(row)
