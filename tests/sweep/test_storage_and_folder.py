@@ -1,7 +1,6 @@
 """A study is in its folder and in its storage: whatever happens to either, no trial gets another one's result."""
 
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -11,7 +10,6 @@ import pytest
 
 from tests.tasks.descent import undisturbed
 from tests.tasks.forked import QuickStudy
-from trialfleet.sweep.study.lease import Lease
 
 NewQuickStudy = Callable[..., QuickStudy]
 STEPS = 4
@@ -545,17 +543,6 @@ def begin_anew_and_die(study: QuickStudy, step: str) -> None:
 def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(finished_study: NewQuickStudy) -> None:
     """Between its study and its folder; benchmarks/proofs takes each step."""
     begin_anew_and_die(finished_study(TWO, IN_DATABASE), "rename")
-
-
-def test_a_study_that_has_a_driver_is_not_put_aside(finished_study: NewQuickStudy) -> None:
-    study = finished_study(TWO)
-    lease = Lease(study.folder / "driver.lock", stale_after=60.0, beat_every=0.05)
-    lease.acquire()
-    try:
-        assert f"this study has a driver already: process {os.getpid()}" in study.run("study.fresh=true", code=1)
-        assert study.numbers() == [0, 1]
-    finally:
-        lease.release()
 
 
 def test_a_study_that_is_being_put_aside_gets_no_driver_meanwhile(finished_study: NewQuickStudy) -> None:
