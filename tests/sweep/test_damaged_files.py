@@ -1,14 +1,18 @@
 """Damaged files are named, set aside, and in nobody's way: the other trials go on, and what can be known is."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.sweep.test_storage_and_folder import check
+from tests.sweep.test_storage_and_folder import TWO, check
+from tests.tasks.descent import undisturbed
 from tests.tasks.forked import QuickStudy
+from trialfleet.errors import UserError
+from trialfleet.sweep.study import study_record
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.sweep_run import SweepRun
@@ -52,10 +56,9 @@ def check_values(study: QuickStudy, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["trial.json", "result.json"])
-def test_a_finished_trials_file_is_made_again_from_the_study(quick_study: NewQuickStudy, name: str) -> None:
+def test_a_finished_trials_file_is_made_again_from_the_study(finished_study: NewQuickStudy, name: str) -> None:
     """Each trial's in another way."""
-    study = quick_study(*ALL_AT_ONCE)
-    study.run()
+    study = finished_study(*ALL_AT_ONCE)
     paths = {kind: study.trial(number).path / name for number, kind in enumerate(DAMAGE)}
     before = {kind: json.loads(path.read_text()) for kind, path in paths.items()}
     for kind, path in paths.items():
@@ -70,18 +73,17 @@ def test_a_finished_trials_file_is_made_again_from_the_study(quick_study: NewQui
     check_values(study, len(DAMAGE) + 1)
 
 
-def test_a_trial_json_of_another_trial_is_known_by_the_runs(quick_study: NewQuickStudy) -> None:
+def test_a_trial_json_of_another_trial_is_known_by_the_runs(finished_study: NewQuickStudy) -> None:
     """Study, claims and result agree, and trial.json alone does not: no result goes, and nothing is run again."""
-    study = quick_study("hydra.sweeper.n_trials=3")
-    study.run()
+    study = finished_study(TWO)
     first, second = study.trial(0).trial_json, study.trial(1).trial_json
     before = json.loads(first.read_text())
     first.write_text(second.read_text().replace('"number": 1', '"number": 0'))
-    said = study.run("hydra.sweeper.n_trials=4")
+    said = study.run("hydra.sweeper.n_trials=3")
     assert f"{first}: has other parameters than the study" in said
     assert json.loads(first.read_text())["params"] == before["params"]
-    check(study, 4)
-    assert [study.labels(number) for number in range(4)] == [["1.0"]] * 4
+    check(study, 3)
+    assert study.undisturbed_by_restarts()
 
 
 def test_runs_with_other_parameters_are_none_of_the_trials(tmp_path: Path) -> None:
@@ -97,6 +99,7 @@ def test_runs_with_other_parameters_are_none_of_the_trials(tmp_path: Path) -> No
 
 # What happens between a job's commit and the driver's look: the driver finds the result like that.
 STRIKE = """
+import json
 from pathlib import Path
 from tests.sweep.test_damaged_files import DAMAGE, damage
 from trialfleet.trial.directory import TrialDir
@@ -105,20 +108,28 @@ def strikes(self):
     struck = self.path / "struck"
     if self.result_json.exists() and not struck.exists():
         struck.touch()
-        damage(self.result_json, list(DAMAGE)[int(self.path.name)])
+        number = int(self.path.name)
+        if number < len(DAMAGE):
+            damage(self.result_json, list(DAMAGE)[number])
+        else:
+            whole = json.loads(self.result_json.read_text())
+            self.result_json.write_text(json.dumps({**whole, "objectives": whole["objectives"] * 2}))
     return result(self)
 TrialDir.result = strikes
 """
 
 
 def test_an_untold_result_that_is_damaged_is_set_aside_and_the_trial_goes_on(quick_study: NewQuickStudy) -> None:
-    study = quick_study(*ALL_AT_ONCE)
+    """One that has two objectives is none of this study, either."""
+    count = len(DAMAGE) + 1
+    study = quick_study(f"hydra.sweeper.n_trials={count}", f"hydra.sweeper.n_jobs={count}")
     said = study.run(first=STRIKE)
-    for number in range(len(DAMAGE)):
+    for number in range(count):
         assert f"{study.trial(number).result_json}" in said
         assert set_aside(study.trial(number).result_json)
         assert study.labels(number) == ["1.0", "2.0"]
-    check(study, len(DAMAGE))
+    assert "has 2 objectives, not 1" in said
+    check(study, count)
 
 
 DIE = """
@@ -146,35 +157,27 @@ def test_a_running_trials_record_is_made_again(quick_study: NewQuickStudy, start
     check(study, len(DAMAGE))
 
 
-def test_a_damaged_verdict_prunes_nobody(quick_study: NewQuickStudy) -> None:
+def test_damaged_verdicts_and_claims_prune_and_fail_nobody(quick_study: NewQuickStudy) -> None:
+    """Verdicts that are there before the runs, and claims as soon as they are there, while the runs go on."""
     study = quick_study(*ALL_AT_ONCE, "steps=6")
-    study.run(
-        first="from tests.sweep.test_damaged_files import DAMAGE\n"
-        "from trialfleet.trial.submission import TrialRecord\n"
-        "write = TrialRecord.write\ndef also(self, path, synced=True):\n    write(self, path, synced)\n"
-        "    content = list(DAMAGE.values())[self.number] or b'{\"prune_at\": '\n"
-        "    path.with_name('verdict.json').write_bytes(content)\nTrialRecord.write = also"
-    )
-    study.check(len(DAMAGE), steps=6)
-
-
-def test_a_damaged_claim_fails_nobody(quick_study: NewQuickStudy) -> None:
-    """Damaged as soon as it is there, while its run goes on."""
-    study = quick_study(*ALL_AT_ONCE)
     study.run(
         first="from tests.sweep.test_damaged_files import DAMAGE, damage\n"
         "from trialfleet.trial.directory import TrialDir\n"
-        "claim = TrialDir.claim\ndef strikes(self, *arguments):\n    made = claim(self, *arguments)\n"
-        "    damage(self.run_dir(made.label) / 'claim', list(DAMAGE)[int(self.path.name)])\n    return made\n"
+        "claim, contents = TrialDir.claim, list(DAMAGE.values())\n"
+        "def strikes(self, *arguments):\n    number = int(self.path.name)\n"
+        "    self.verdict_json.write_bytes(contents[number] or b'{\"prune_at\": ')\n"
+        "    made = claim(self, *arguments)\n"
+        "    damage(self.run_dir(made.label) / 'claim', list(DAMAGE)[number])\n    return made\n"
         "TrialDir.claim = strikes"
     )
     check_values(study, len(DAMAGE))
-    assert all([path.name for path in study.trial(n).runs.iterdir()] == ["1.0"] for n in range(len(DAMAGE)))
+    for number, trial in enumerate(study.stored()):
+        assert trial.value == undisturbed(trial.params["x"], trial.params["y"], 6)
+        assert [path.name for path in study.trial(number).runs.iterdir()] == ["1.0"]
 
 
-def test_foreign_names_are_passed_over(quick_study: NewQuickStudy) -> None:
-    study = quick_study("hydra.sweeper.n_trials=2")
-    study.run()
+def test_foreign_names_are_passed_over(finished_study: NewQuickStudy) -> None:
+    study = finished_study(TWO)
     for path in ("trials/README", "trials/00001/runs/backup", "trials/00001/runs/1.x", "driver.lock/notes.json"):
         (study.folder / path).write_text("a person was here")
     (study.folder / "trials/old").mkdir()
@@ -183,66 +186,48 @@ def test_foreign_names_are_passed_over(quick_study: NewQuickStudy) -> None:
     study.run("hydra.sweeper.n_trials=3")
     study.run("study.rebuild=true")
     assert study.states() == {"COMPLETE": 3}
-    (study.folder / "trials/20251124/trial.json").write_text(study.trial(0).trial_json.read_text())
-    assert "its number is far beyond" in study.run("study.rebuild=true", code=1)
 
 
-def test_a_damaged_budget_costs_the_study_nothing(quick_study: NewQuickStudy) -> None:
-    study = quick_study("hydra.sweeper.n_trials=2")
-    study.run()
+def test_a_damaged_budget_costs_the_study_nothing(finished_study: NewQuickStudy) -> None:
+    study = finished_study(TWO)
     damage(study.folder / "budget.json", "half")
     said = study.run("hydra.sweeper.n_trials=3", "hydra.sweeper.budget.device_hours=100")
     assert f"{study.folder / 'budget.json'} is damaged" in said
     check(study, 3)
 
 
-def test_a_damaged_study_yaml_is_named_and_left(quick_study: NewQuickStudy) -> None:
-    study = quick_study("hydra.sweeper.n_trials=2")
-    study.run()
+def test_a_damaged_study_yaml_is_named_and_left(finished_study: NewQuickStudy) -> None:
+    study = finished_study(TWO)
     path = study.folder / "study.yaml"
     whole = path.read_bytes()
     for kind in ("empty", "zeros", "binary", "other JSON", "not its shape"):
         damage(path, kind)
-        damaged = path.read_bytes()
-        assert f"{path}: is no study record" in study.run("hydra.sweeper.n_trials=3", code=1)
-        assert path.read_bytes() == damaged
+        with pytest.raises(UserError, match="is no study record"):
+            study_record.read(path)
+    damaged = path.read_bytes()
+    assert f"{path}: is no study record" in study.run("hydra.sweeper.n_trials=3", code=1)
+    assert path.read_bytes() == damaged
+    path.write_bytes(whole.replace(b"format: 2", b"format: 99"))
+    with pytest.raises(UserError, match="newer version"):
+        study_record.read(path)
     path.write_bytes(whole)
     study.run("hydra.sweeper.n_trials=3")
     check(study, 3)
 
 
-@pytest.mark.parametrize("where", [0, -2])
-def test_a_garbled_journal_is_named_and_made_anew_when_the_user_says_so(quick_study: NewQuickStudy, where: int) -> None:
-    study = quick_study("hydra.sweeper.n_trials=2")
-    study.run()
+def test_a_garbled_journal_is_named_and_made_anew_when_the_user_says_so(finished_study: NewQuickStudy) -> None:
+    study = finished_study(TWO)
     path = study.folder / "optuna_journal.log"
-    lines = path.read_bytes().splitlines(keepends=True)
-    lines[where] = b"\x00garbage\n"
-    path.write_bytes(b"".join(lines))
-    said = study.run("hydra.sweeper.n_trials=3", code=1)
-    assert f"{path} is damaged in line" in said
-    assert path.read_bytes() == b"".join(lines)
+    whole = path.read_bytes().splitlines(keepends=True)
+    for where in (0, -2):
+        lines = list(whole)
+        lines[where] = b"\x00garbage\n"
+        path.write_bytes(b"".join(lines))
+        said = study.run("hydra.sweeper.n_trials=3", code=1)
+        assert f"{path} is damaged in line" in said
+        assert path.read_bytes() == b"".join(lines)
     study.run("hydra.sweeper.n_trials=3", "study.rebuild=true")
     check(study, 3)
-
-
-def test_a_record_of_a_newer_version_is_not_misread(quick_study: NewQuickStudy) -> None:
-    study = quick_study("hydra.sweeper.n_trials=1")
-    study.run()
-    path = study.folder / "study.yaml"
-    path.write_text(path.read_text().replace("format: 2", "format: 99"))
-    assert "newer version" in study.run(code=1)
-
-
-def test_a_result_of_two_numbers_is_none_of_a_study_with_one_objective(quick_study: NewQuickStudy) -> None:
-    study = quick_study("hydra.sweeper.n_trials=2")
-    strike = STRIKE.replace(
-        "damage(self.result_json, list(DAMAGE)[int(self.path.name)])",
-        "import json; r = json.loads(self.result_json.read_text()); r['objectives'] *= 2; "
-        "self.result_json.write_text(json.dumps(r))",
-    )
-    assert "has 2 objectives, not 1" in study.run(first=strike)
-    check(study, 2)
 
 
 def test_a_run_whose_claim_was_deleted_is_still_a_run(quick_study: NewQuickStudy) -> None:
@@ -279,10 +264,13 @@ StudyStorage.tell = lambda *told: os._exit(9)
     assert [trial.state.name for trial in study.stored()] == ["COMPLETE"] * 2
 
 
-def test_a_record_that_is_damaged_while_its_trial_runs_is_written_again(quick_study: NewQuickStudy) -> None:
+def test_a_record_that_is_damaged_while_its_trial_runs_is_written_again(
+    quick_study: NewQuickStudy, template: Path
+) -> None:
     """The driver has it in memory; MLflow, and whoever reads the folder later, have the file alone."""
     mlflow = "tracking.uri=sqlite:///mlflow.db"
     study = quick_study("hydra.sweeper.n_trials=1", mlflow)
+    shutil.copy(template, study.place / "mlflow.db")
     damage = """
 from trialfleet.sweep.driver import Driver
 finish = Driver._finish

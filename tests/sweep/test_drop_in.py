@@ -28,7 +28,7 @@ defaults:
 hydra:
   sweeper:
     study_name: sphere
-    n_trials: 8
+    n_trials: 3
     n_jobs: 2
     params: {}
   sweep:
@@ -117,20 +117,7 @@ def test_a_space_on_the_command_line(sweep: Sweep, results: Results) -> None:
     assert found["best_value"] == found["best_params"]["x"] ** 2 + found["best_params"]["y"] ** 2
 
 
-def test_nothing_but_its_own_imports_is_needed(tmp_path: Path, program: list[str], results: Results) -> None:
-    """The program as a process of its own: the other tests' processes find imported what ours needs."""
-    command = [sys.executable, *program, "hydra.sweeper.n_trials=1", "x=interval(-5.0,5.0)"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert results()["best_params"].keys() == {"x"}
-
-
-def test_a_space_in_the_config(sweep: Sweep, results: Results) -> None:
-    sweep("++hydra.sweeper.params.x='interval(-5.0,5.0)'", "++hydra.sweeper.params.y='range(-2,3)'")
-    assert results()["best_params"].keys() == {"x", "y"}
-
-
-def test_the_command_line_comes_before_the_config(sweep: Sweep, results: Results) -> None:
+def test_a_space_in_the_config_comes_after_the_command_line(sweep: Sweep, results: Results) -> None:
     sweep("++hydra.sweeper.params.x='interval(-5.0,5.0)'", "++hydra.sweeper.params.y='range(-2,3)'", "y=7")
     found = results()
     assert found["best_params"].keys() == {"x"}
@@ -165,7 +152,7 @@ def test_a_parameter_both_fixed_and_suggested_is_refused(sweep: Sweep) -> None:
     assert "z: given a fixed value and searched over, too" in said
 
 
-@pytest.mark.parametrize(("rate", "code"), [("0.0", 1), ("0.5", 1), ("1.0", 0)])
+@pytest.mark.parametrize(("rate", "code"), [("0.0", 1), ("1.0", 0)])
 def test_a_sweep_ends_by_its_failure_rate(sweep: Sweep, rate: str, code: int) -> None:
     said = sweep(f"hydra.sweeper.max_failure_rate={rate}", "error=true", "x=interval(-5.0,5.0)", code=code)
     assert ("more than max_failure_rate" in said) == (code == 1)
@@ -175,21 +162,21 @@ def test_a_sweep_ends_by_its_failure_rate(sweep: Sweep, rate: str, code: int) ->
 def test_a_study_in_sqlite_is_resumed(sweep: Sweep, tmp_path: Path) -> None:
     """Other than upstream, n_trials is the study's total: the listed difference."""
     storage = f"sqlite:///{tmp_path}/study.db"
-    sweep(f"hydra.sweeper.storage={storage}", "hydra.sweeper.n_trials=2", "x=interval(-5.0,5.0)")
-    sweep(f"hydra.sweeper.storage={storage}", "hydra.sweeper.n_trials=5", "x=interval(-5.0,5.0)")
+    sweep(f"hydra.sweeper.storage={storage}", "hydra.sweeper.n_trials=1", "x=interval(-5.0,5.0)")
+    sweep(f"hydra.sweeper.storage={storage}", "hydra.sweeper.n_trials=3", "x=interval(-5.0,5.0)")
     study = optuna.load_study(study_name="sphere", storage=storage)
-    assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE"] * 5
-    assert len({trial.params["x"] for trial in study.get_trials()}) == 5
+    assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE"] * 3
+    assert len({trial.params["x"] for trial in study.get_trials()}) == 3
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsgaii", "qmc"])
 def test_upstreams_samplers_with_upstreams_schema(sweep: Sweep, results: Results, sampler: str) -> None:
-    sweep(f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=3", "x=interval(-5.0,5.0)", "y=interval(0.0,1.0)")
+    sweep(f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=2", "x=interval(-5.0,5.0)", "y=interval(0.0,1.0)")
     assert results()["best_params"].keys() == {"x", "y"}
 
 
 def test_submitits_local_launcher_with_upstreams_schema(sweep: Sweep, results: Results) -> None:
-    sweep("hydra/launcher=submitit_local", "hydra.sweeper.n_trials=3", "x=interval(-5.0,5.0)", "y=interval(0.0,1.0)")
+    sweep("hydra/launcher=submitit_local", "hydra.sweeper.n_trials=2", "x=interval(-5.0,5.0)", "y=interval(0.0,1.0)")
     assert results()["best_params"].keys() == {"x", "y"}
 
 
@@ -203,8 +190,11 @@ def test_each_job_has_its_config_in_a_folder_of_its_own(sweep: Sweep, tmp_path: 
         assert yaml.safe_load((folder / "hydra.yaml").read_text())["hydra"]["job"]["num"] == number
 
 
-def test_the_basic_launcher_can_be_interrupted(program: list[str], tmp_path: Path) -> None:
-    """SIGINT ends the trial that runs in the driver itself; the next command takes it up again."""
+def test_the_basic_launcher_can_be_interrupted(program: list[str], tmp_path: Path, results: Results) -> None:
+    """SIGINT ends the trial that runs in the driver itself; the next command takes it up again.
+
+    The program is a process of its own here: it finds imported nothing but its own imports.
+    """
     (tmp_path / "program.py").write_text(PROGRAM.replace("    value =", "    import time; time.sleep(2)\n    value ="))
     command = [sys.executable, *program, "hydra.sweeper.n_trials=2", "x=interval(-5.0,5.0)"]
     driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
@@ -217,8 +207,9 @@ def test_the_basic_launcher_can_be_interrupted(program: list[str], tmp_path: Pat
     assert "interrupted" in said
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "2 of 2 trials (2 complete)" in done.stdout
+    assert results()["best_params"].keys() == {"x"}
 
 
 def test_an_empty_space_runs_the_same_config_n_trials_times(sweep: Sweep, results: Results) -> None:
-    assert "3 of 3 trials (3 complete)" in sweep("hydra.sweeper.n_trials=3")
+    assert "2 of 2 trials (2 complete)" in sweep("hydra.sweeper.n_trials=2")
     assert results() == {"name": "optuna", "best_params": {}, "best_value": 2.0}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tasks.descent import undisturbed
 from tests.tasks.forked import QuickStudy
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import constraints
@@ -92,15 +93,13 @@ def test_what_is_no_bound_is_refused_by_name(text: str) -> None:
 
 @pytest.mark.slow
 def test_an_infeasible_trial_is_not_the_best(quick_study: NewQuickStudy) -> None:
-    points = "[{x: 0.1, y: 0.1}, {x: 1.0, y: 1.0}, {x: 2.0, y: 2.0}]"
-    study = quick_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
-    study.run()
-    free = {trial.number: trial.value for trial in study.stored()}
-    best = min(free, key=lambda number: free[number])
-
-    bound = sorted(free.values())[1]
-    bounded = quick_study("hydra.sweeper.n_trials=3", f"hydra.sweeper.enqueue={points}")
-    said = bounded.run(f"hydra.sweeper.constraints={{loss: '>= {bound}'}}")
-    assert f"best: trial {best} " not in said
-    trials = bounded.stored()
-    assert [trial.constraints["loss"] <= 0 for trial in trials] == [trial.value >= bound for trial in trials]
+    values = [undisturbed(x, x, 4) for x in (0.1, 1.0, 2.0)]
+    bound = sorted(values)[1]
+    study = quick_study(
+        "hydra.sweeper.n_trials=3", "hydra.sweeper.enqueue=[{x: 0.1, y: 0.1}, {x: 1, y: 1}, {x: 2, y: 2}]"
+    )
+    said = study.run(f"hydra.sweeper.constraints={{loss: '>= {bound}'}}")
+    trials = study.stored()
+    assert [trial.value for trial in trials] == values
+    assert f"best: trial {values.index(min(values))} " not in said
+    assert [trial.constraints["loss"] <= 0 for trial in trials] == [value >= bound for value in values]

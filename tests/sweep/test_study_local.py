@@ -15,8 +15,10 @@ import optuna
 import pytest
 
 from jobs.cluster.processes import wait_until
+from tests.tasks.descent import undisturbed
 from tests.tasks.forked import QuickStudy
 from tests.tasks.studies import PATIENCE, NewStudy, Study
+from trialfleet.sweep.study.lease import Lease
 
 NewQuickStudy = Callable[..., QuickStudy]
 N = "hydra.sweeper.n_trials="
@@ -33,13 +35,11 @@ def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(new_study: NewStudy)
     assert len(study.stored()) == 4
 
 
-@pytest.mark.slow
-def test_more_trials_go_on_where_the_study_ended(quick_study: NewQuickStudy) -> None:
-    study = quick_study("steps=10")
-    study.run(f"{N}2")
-    study.run(f"{N}4")
-    study.check(4)
-    assert len({trial.params["x"] for trial in study.stored()}) == 4
+def test_more_trials_go_on_where_the_study_ended(finished_study: NewQuickStudy) -> None:
+    study = finished_study(f"{N}2")
+    study.run(f"{N}3")
+    study.check(3, steps=4)
+    assert len({trial.params["x"] for trial in study.stored()}) == 3
 
 
 @pytest.mark.slow
@@ -60,14 +60,14 @@ def test_trials_that_somebody_else_asked_for_are_left_alone(quick_study: NewQuic
 @pytest.mark.slow
 def test_a_driver_killed_at_any_moment_is_taken_up_again(new_study: NewStudy) -> None:
     chance = random.Random(0)
-    study = new_study(f"{N}5", "hydra.sweeper.n_jobs=3")
-    for _ in range(4):
+    study = new_study(f"{N}3", "hydra.sweeper.n_jobs=3")
+    for _ in range(2):
         driver = study.start()
         time.sleep(chance.uniform(0.5, 3.0))
         driver.kill()
         driver.wait()
     study.run()
-    study.check(5)
+    study.check(3)
     assert study.undisturbed_by_restarts()  # killing a driver harms no job
 
 
@@ -84,24 +84,29 @@ def test_running_jobs_are_adopted_not_restarted(new_study: NewStudy) -> None:
     assert [study.worker(number) for number in (0, 1)] == workers
 
 
-def test_a_second_driver_is_refused_and_told_who_holds_the_study(new_study: NewStudy) -> None:
-    study = new_study(f"{N}2", "mode=hang")
-    driver = study.start()
-    study.wait_for(study.running, driver)
-    said = study.run(code=2)
-    assert f"this study has a driver already: process {driver.pid} on {os.uname().nodename}" in said
-    assert driver.poll() is None
+def test_a_second_driver_is_refused_and_told_who_holds_the_study(finished_study: NewQuickStudy) -> None:
+    """Nor is the study put aside under its driver."""
+    study = finished_study(f"{N}2")
+    lease = Lease(study.folder / "driver.lock", stale_after=60.0, beat_every=0.05)
+    lease.acquire()
+    try:
+        for more in (f"{N}3", "study.fresh=true"):
+            said = study.run(more, code=1)
+            assert f"this study has a driver already: process {os.getpid()} on {os.uname().nodename}" in said
+        assert study.numbers() == [0, 1]
+    finally:
+        lease.release()
 
 
 @pytest.mark.slow
 def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(new_study: NewStudy) -> None:
-    study = new_study(f"{N}4", *LONG)
+    study = new_study(f"{N}2", *LONG)
     suspended = study.start()
     study.wait_for(study.running, suspended)
     suspended.send_signal(signal.SIGSTOP)
     said = study.run()
     assert "is silent; taking over in 3 s" in said
-    study.check(4, steps=40)
+    study.check(2, steps=40)
 
     def contents() -> dict[str, bytes]:
         files = [path for path in study.folder.rglob("*") if path.is_file()]
@@ -132,79 +137,72 @@ def test_without_a_terminal_a_signal_detaches(new_study: NewStudy) -> None:
 # -------------------------------------------------------------------- a job dies
 
 
-def test_a_killed_worker_goes_on_from_its_checkpoint(new_study: NewStudy) -> None:
-    study = new_study(f"{N}1", *LONG)
+def test_a_killed_worker_goes_on_from_its_checkpoint_and_one_without_a_controller_is_followed(
+    new_study: NewStudy,
+) -> None:
+    study = new_study(f"{N}2", "steps=60", "seconds=0.05")
     driver = study.start()
     study.wait_for(lambda: len(study.saved(0)) >= 3, driver)
     os.kill(study.worker(0), signal.SIGKILL)
-    study.finish(driver)
-    study.check(1, steps=40)
-    assert study.labels(0) == ["1.0", "2.0"]
-    assert study.steps(0, "2.0")[0] >= 7
-
-
-@pytest.mark.slow
-def test_a_worker_that_lost_its_controller_is_followed_to_its_end(new_study: NewStudy) -> None:
-    study = new_study(f"{N}1", *LONG)
-    driver = study.start()
-    study.wait_for(study.running, driver)
-    controller = study.job(0)
+    study.wait_for(lambda: 1 in study.running(), driver)
+    controller = study.job(1)
     assert controller is not None
     os.kill(int(controller), signal.SIGKILL)
     study.finish(driver)
-    study.check(1, steps=40)
-    assert study.labels(0) == ["1.0"]
-
-
-def test_a_trial_that_always_dies_without_progress_fails_after_its_retries(quick_study: NewQuickStudy) -> None:
-    study = quick_study("steps=10", f"{N}2", "mode=die", "above=1.0", "hydra.sweeper.max_retries=1", *_one_dies())
-    said = study.run()
-    assert study.states() == {"FAIL": 1, "COMPLETE": 1}
-    assert "lost 2 times in a row without a newer checkpoint (max_retries=1)" in said
+    study.check(2, steps=60)
     assert study.labels(0) == ["1.0", "2.0"]
-
-
-@pytest.mark.slow
-def test_a_trial_that_dies_again_and_again_but_progresses_completes(quick_study: NewQuickStudy) -> None:
-    study = quick_study(
-        "steps=10", f"{N}1", "mode=die later", "hydra.sweeper.max_retries=1", *_one_dies(), "save_every=1"
-    )
-    study.run()
-    study.check(1)
-    assert len(study.labels(0)) > 3
+    assert study.steps(0, "2.0")[0] >= 7
+    assert study.labels(1) == ["1.0"]
 
 
 # -------------------------------------------------------------------- a trial fails by itself
 
 
-def _one_dies() -> tuple[str, ...]:
-    """Two known points, the first of which is above 1.0."""
-    return ("hydra.sweeper.enqueue=[{x:1.5,y:1.0},{x:0.5,y:1.0}]",)
+# Each trial does something else: see descent.MODES.
+ONE_MODE_EACH = """
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from tests.tasks import dying
+
+task, modes = dying.task, {modes!r}
+
+def each(config):
+    return task(OmegaConf.merge(config, dict(mode=modes[HydraConfig.get().job.num])))
+
+dying.task = each
+"""
+NO_NUMBER = "WrongReturn: the task must return a number (not NaN), it returned"
+FAILURES = {  # what is told of the trial; and how often it was run, with max_retries=1
+    "raise": ("RuntimeError: step 5 went wrong", 1),
+    "undefined": (f"{NO_NUMBER} nan", 1),
+    "word": (f"{NO_NUMBER} 'a word': ValueError: could not convert string to float: 'a word'", 1),
+    "exit": ("SystemExit: 3", 1),
+    "die": ("Lost: lost 2 times in a row without a newer checkpoint (max_retries=1)", 2),
+}
+LOSSES = {  # a trial that gets on completes, however often it is lost; and a full disk is not its fault
+    "die later": 5,
+    "full": 2,
+    None: 1,
+}
 
 
-@pytest.mark.parametrize(
-    ("mode", "words"),
-    [
-        ("raise", "RuntimeError: step 5 went wrong"),
-        ("undefined", "WrongReturn: the task must return a number (not NaN), it returned nan"),
-        (
-            "word",
-            "WrongReturn: the task must return a number (not NaN), it returned 'a word': ValueError: "
-            "could not convert string to float: 'a word'",
-        ),
-        ("exit", "SystemExit: 3"),
-    ],
-)
-def test_a_failure_of_the_trial_itself_is_told_and_not_retried(
-    quick_study: NewQuickStudy, mode: str, words: str
-) -> None:
-    study = quick_study("steps=10", f"{N}2", f"mode={mode}", "above=1.0", *_one_dies())
-    said = study.run()
-    assert words in said
-    first, second = study.stored()
-    assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
-    assert first.user_attrs["trialfleet:error"] == words
-    assert study.undisturbed_by_restarts()
+def test_a_trials_own_failure_is_told_and_not_retried_and_a_lost_run_is(quick_study: NewQuickStudy) -> None:
+    modes = [*FAILURES, *LOSSES]
+    jobs = ("hydra.sweeper.n_jobs=4", "hydra.sweeper.max_retries=1", "hydra.sweeper.max_failure_rate=1")
+    study = quick_study(f"{N}{len(modes)}", "steps=10", "save_every=1", *jobs)
+    said = study.run(first=ONE_MODE_EACH.format(modes=modes))
+    assert "again      attempt 2" in said
+    trials = dict(zip(modes, study.stored(), strict=True))
+    for mode, (words, runs) in FAILURES.items():
+        assert trials[mode].state.name == "FAIL"
+        assert words in said
+        assert trials[mode].user_attrs["trialfleet:error"] == words
+        assert len(study.labels(trials[mode].number)) == runs, mode
+    for mode, runs in LOSSES.items():
+        trial = trials[mode]
+        assert trial.state.name == "COMPLETE"
+        assert trial.value == undisturbed(trial.params["x"], trial.params["y"], 10)
+        assert len(study.labels(trial.number)) == runs, mode
 
 
 def test_too_many_failures_end_the_study(quick_study: NewQuickStudy) -> None:
@@ -213,14 +211,6 @@ def test_too_many_failures_end_the_study(quick_study: NewQuickStudy) -> None:
     assert "trials failed, more than max_failure_rate=0.25 of n_trials=8 allows" in said
     assert study.states()["FAIL"] in (3, 4)  # two ran at the same time
     assert study.states()["RUNNING"] == 0
-
-
-def test_a_full_disk_is_not_the_trials_fault(quick_study: NewQuickStudy) -> None:
-    study = quick_study(f"{N}1", "mode=full", "steps=20")
-    said = study.run()
-    study.check(1, steps=20)
-    assert study.labels(0) == ["1.0", "2.0"]
-    assert "again      attempt 2" in said
 
 
 # -------------------------------------------------------------------- pruning
@@ -262,7 +252,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_disk_pauses_the_study_and_fails_nothing(small_disk: Path) -> None:
-    study = Study(small_disk, f"{N}4", "steps=20", "seconds=0.1", "save_every=1")
+    study = Study(small_disk, f"{N}3", "steps=20", "seconds=0.1", "save_every=1")
     try:
         driver = study.start()
         study.wait_for(lambda: len(study.running()) == 2, driver)
@@ -270,11 +260,11 @@ def test_a_full_disk_pauses_the_study_and_fails_nothing(small_disk: Path) -> Non
         with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
-        time.sleep(8.0)
+        time.sleep(4.0)
         assert driver.poll() is None, study.report()
         filler.unlink()
         study.finish(driver)
-        study.check(4, steps=20)
+        study.check(3, steps=20)
     finally:
         study.clean_up()
 
@@ -327,53 +317,44 @@ def _at_a_terminal(study: Study) -> LiveTable:
     return terminal
 
 
-def test_ctrl_c_once_asks_and_waiting_takes_the_results_in(new_study: NewStudy) -> None:
-    study = new_study(f"{N}6", *LONG)
+def test_ctrl_c_asks_and_the_study_goes_on_or_takes_the_last_results_in(new_study: NewStudy) -> None:
+    study = new_study(f"{N}8", *LONG)
     terminal = _at_a_terminal(study)
+    terminal.type("\x03")
+    terminal.wait_for("interrupted: no new trials")
+    terminal.type("r\n")
+    study.wait_for(lambda: terminal.shows("\0") or len(study.numbers()) > 2, terminal.driver)
+    terminal.shown = ""
     terminal.type("\x03")
     terminal.wait_for("interrupted: no new trials")
     terminal.type("w\n")
     assert terminal.ended() == 0
     assert "no more trials were started: interrupted" in terminal.shown
-    study.check(2, steps=40)
+    count = len(study.stored())
+    assert 2 < count < 8
+    study.check(count, steps=40)
     assert study.undisturbed_by_restarts()  # Ctrl-C did not reach the jobs
 
 
 @pytest.mark.slow
-def test_ctrl_c_twice_detaches_and_leaves_the_jobs_running(new_study: NewStudy) -> None:
-    study = new_study(f"{N}2", *LONG)
-    terminal = _at_a_terminal(study)
-    terminal.type("\x03")
-    terminal.wait_for("interrupted: no new trials")
-    terminal.type("\x03")
-    assert terminal.ended() == 0
-    assert "2 trial(s) are unfinished, their jobs left alone" in terminal.shown
-    study.run()
-    study.check(2, steps=40)
-    assert study.undisturbed_by_restarts()
-
-
-@pytest.mark.slow
-def test_ctrl_c_and_resume_goes_on_as_if_nothing_had_been(new_study: NewStudy) -> None:
-    study = new_study(f"{N}3", *LONG)
-    terminal = _at_a_terminal(study)
-    terminal.type("\x03")
-    terminal.wait_for("interrupted: no new trials")
-    terminal.type("r\n")
-    assert terminal.ended() == 0
-    study.check(3, steps=40)
-
-
-@pytest.mark.slow
-def test_ctrl_c_and_cancel_ends_the_jobs_and_tells_the_trials_so(new_study: NewStudy) -> None:
+def test_ctrl_c_twice_detaches_and_a_later_commands_ctrl_c_and_cancel_ends_the_jobs(new_study: NewStudy) -> None:
     study = new_study(f"{N}4", "mode=hang")
     terminal = _at_a_terminal(study)
     workers = [study.trial(number).claims()[-1].process for number in (0, 1)]
     terminal.type("\x03")
     terminal.wait_for("interrupted: no new trials")
+    terminal.type("\x03")
+    assert terminal.ended() == 0
+    assert "2 trial(s) are unfinished, their jobs left alone" in terminal.shown
+    assert all(worker.is_alive() for worker in workers)
+
+    terminal = _at_a_terminal(study)
+    terminal.type("\x03")
+    terminal.wait_for("interrupted: no new trials")
     terminal.type("c\n")
     assert terminal.ended() == 0
     assert wait_until(lambda: not any(worker.is_alive() for worker in workers), PATIENCE)
+    assert study.undisturbed_by_restarts()
     assert study.states() == {"FAIL": 2}
     assert study.stored()[0].user_attrs["trialfleet:error"] == "Cancelled: the study was cancelled"
     study.overrides = (f"{N}4",)

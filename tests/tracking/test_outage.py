@@ -1,6 +1,7 @@
 """A real tracking server that goes away costs delay and nothing else."""
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -14,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.folders import Folder
-from trialfleet.tracking.destination import Destination, resolve
+from trialfleet.tracking.destination import resolve
 from trialfleet.tracking.exporter import Exporter
 from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial.metrics import Writer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking server")]  # one server, which takes seconds to start
 STUDY = ExportedStudy("digits", "0u7", {"val/wer": "minimize"})
+OTHER = ExportedStudy("digits", "0u8", {"val/wer": "minimize"})
 
 
 class Server:
@@ -63,21 +65,32 @@ class Server:
             self.process = None
 
 
-@pytest.fixture
-def server(target: Destination, tmp_path: Path) -> Iterator[Server]:
-    assert target.database is not None
-    server = Server(target.database)
+@pytest.fixture(scope="module")
+def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Not started yet, or as an earlier test left it."""
+    database = tmp_path_factory.mktemp("server") / "mlflow.db"
+    shutil.copy(template, database)
+    server = Server(database)
     yield server
     server.stop()
 
 
+def runs_of(study: ExportedStudy) -> str:
+    """A condition of SQL: this run is one of the study's."""
+    tag = f"key = 'trialfleet.study_uid' AND value = '{study.uid}'"
+    return f"run_uuid IN (SELECT run_uuid FROM tags WHERE {tag})"
+
+
 def counts(database: Path) -> dict[str, int]:
     connection = sqlite3.connect(database)
+    mine = runs_of(STUDY)
     try:
-        query = "SELECT count(*), count(DISTINCT run_uuid || key || step) FROM metrics WHERE key != 'objective'"
+        query = (
+            f"SELECT count(*), count(DISTINCT run_uuid || key || step) FROM metrics WHERE key != 'objective' AND {mine}"
+        )
         rows, distinct = connection.execute(query).fetchone()
-        runs, names = connection.execute("SELECT count(*), count(DISTINCT name) FROM runs").fetchone()
-        ended = connection.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0]
+        runs, names = connection.execute(f"SELECT count(*), count(DISTINCT name) FROM runs WHERE {mine}").fetchone()
+        ended = connection.execute(f"SELECT count(*) FROM runs WHERE status = 'FINISHED' AND {mine}").fetchone()[0]
         return {"rows": rows, "distinct": distinct, "runs": runs, "names": names, "ended": ended}
     finally:
         connection.close()
@@ -135,7 +148,8 @@ def test_what_a_person_deletes_on_a_server_is_there_again_once(server: Server, t
 
     folder = tmp_path / "study"
     folder.mkdir()
-    server.start()
+    if server.process is None:
+        server.start()
     target = resolve(f"http://127.0.0.1:{server.port}", "trialfleet", tmp_path)
     hostile = "a\ud800b\0c"
 
@@ -147,17 +161,17 @@ def test_what_a_person_deletes_on_a_server_is_there_again_once(server: Server, t
     client = MlflowClient(target.uri)
     for deleted in ((), ("digits",), ("digits", "trial 00000"), ("digits", "trial 00000", "trial 00001")):
         connection = sqlite3.connect(server.database)
-        query = "SELECT run_uuid FROM runs WHERE name = ? AND lifecycle_stage = 'active'"
+        query = f"SELECT run_uuid FROM runs WHERE name = ? AND lifecycle_stage = 'active' AND {runs_of(OTHER)}"
         for name in deleted:
             ((run_id,),) = connection.execute(query, (name,)).fetchall()
             client.delete_run(run_id)
-        with Exporter(folder, target, STUDY, poll_interval=0.05) as exporter:
+        with Exporter(folder, target, OTHER, poll_interval=0.05) as exporter:
             for number in range(2):
                 exporter.changed(number, ended=True)
             exporter.study_ended("COMPLETE")
             assert exporter.flush(60), exporter.problem()
             assert exporter.problem() is None
-        active = "FROM runs WHERE lifecycle_stage = 'active' AND status = 'FINISHED'"
+        active = f"FROM runs WHERE lifecycle_stage = 'active' AND status = 'FINISHED' AND {runs_of(OTHER)}"
         names = connection.execute(f"SELECT name {active} ORDER BY name").fetchall()
         assert names == [("digits",), ("trial 00000",), ("trial 00001",)]
         points = connection.execute(f"SELECT count(*) FROM metrics WHERE run_uuid IN (SELECT run_uuid {active})")
