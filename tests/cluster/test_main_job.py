@@ -19,6 +19,7 @@ def test_a_study_of_four_trials_on_two_nodes(here: Path, run: Run, database: str
         "hydra/sweeper=optuna",
         "hydra/launcher=submitit_slurm",
         "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.watch={files:0.1,jobs:0.5,max_jobs:1.0}",
         "hydra.launcher.mem_gb=9",  # of a node's 16: one job for each node at a time
         "+experiment=quick_test",
     )
