@@ -44,7 +44,7 @@ def survive(*series: str, faults: int, seed: int) -> None:
 
 def test_nothing_is_lost_doubled_left_running_or_wrong() -> None:
     """One study that meets faults of all kinds; benchmarks/proofs has more."""
-    survive("--on", "local", "--only", "mixed", faults=5, seed=3)
+    survive("--on", "local", "--only", "mixed", faults=5, seed=2)
 
 
 @pytest.mark.parametrize("able", [frozenset(), frozenset({"slurm", "postgres", "tmpfs"})])
