@@ -12,4 +12,4 @@ from tests.end_to_end.conftest import Run
 
 @pytest.mark.cluster
 def test_a_study_of_four_trials_on_two_nodes(here: Path, run: Run, database: str, cluster: Cluster) -> None:  # noqa: F811  # as above
-    on_two_nodes(4, here, run, database, cluster)
+    on_two_nodes(4, (), here, run, database, cluster)

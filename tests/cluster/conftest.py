@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster, Settings, Unavailable, free_port_block
+from tests.end_to_end.conftest import database, here, run, run_quickly, tables  # noqa: F401  # fixtures
 from tests.tasks.commands import OF_DRIVER, OF_MLFLOW, Commands, host_of_commands
 from tests.tasks.studies import NewStudy, in_folders_of
 

@@ -1,19 +1,32 @@
 """The main job on a real Slurm: trials on two virtual nodes, and all that is told of them agrees."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from jobs.cluster import Cluster
 from tests.end_to_end.agreement import assert_agreement, children, load_study
-from tests.end_to_end.conftest import Run, database, here, run, tables  # noqa: F401  # fixtures
+from tests.end_to_end.conftest import Run
+from tests.training.harness import SMALL_MODEL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-def on_two_nodes(n_trials: int, here: Path, run: Run, database: str, cluster: Cluster) -> None:  # noqa: F811  # as above
-    """Run the main job with so many trials, one on each node at a time, and judge it."""
+def on_two_nodes(
+    n_trials: int,
+    more: Sequence[str],
+    here: Path,
+    run: Run,
+    database: str,
+    cluster: Cluster,
+) -> None:
+    """Run the main job with so many trials, one on each node at a time, and judge it.
+
+    Args:
+        more: overrides.
+    """
     run(
         "pipelines.sweep",
         "-m",
@@ -23,6 +36,7 @@ def on_two_nodes(n_trials: int, here: Path, run: Run, database: str, cluster: Cl
         "hydra.sweeper.watch={files:0.1,jobs:0.5,max_jobs:1.0}",
         "hydra.launcher.mem_gb=9",  # of a node's 16
         "+experiment=quick_test",
+        *more,
     )
     folder = here / "sweeps" / "asr-asr_tiny"
     assert_agreement(folder, database, n_trials)
@@ -36,6 +50,6 @@ def on_two_nodes(n_trials: int, here: Path, run: Run, database: str, cluster: Cl
     assert {claim["node"] for claim in claims} == set(cluster.nodes)
 
 
-def test_a_study_on_two_nodes(here: Path, run: Run, database: str, cluster: Cluster) -> None:  # noqa: F811  # as above
-    """A trial for each; benchmarks/proofs has two."""
-    on_two_nodes(2, here, run, database, cluster)
+def test_a_study_on_two_nodes(here: Path, run_quickly: Run, database: str, cluster: Cluster) -> None:
+    """A trial for each; benchmarks/proofs has two, and of the model that is the default."""
+    on_two_nodes(2, SMALL_MODEL, here, run_quickly, database, cluster)

@@ -12,8 +12,8 @@ import pytest
 from jobs.cluster import Cluster
 from jobs.cluster.processes import wait_until
 from tests.end_to_end.agreement import assert_agreement, load_study
-from tests.end_to_end.conftest import Run, commands, database, here, run_quickly, tables  # noqa: F401  # fixtures
-from tests.training.harness import SMALL
+from tests.end_to_end.conftest import Run
+from tests.training.harness import SMALL_MODEL
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result
 from trialfleet.trial.submission import TrialRecord
@@ -30,7 +30,7 @@ SPANNING = (
     "hydra.sweeper.study_name=spanning",
     "hydra.sweeper.n_jobs=1",
     "hydra.sweeper.watch={files:0.1,jobs:0.5,max_jobs:1.0}",
-    *(override for override in SMALL if override.startswith(("model.", "dataset."))),
+    *SMALL_MODEL,
 )
 ENDLESS = "training.max_steps=100000"
 CHANGED = "study.allow_changes=[training.max_steps,training.checkpoints,hydra.sweeper.pruner]"
@@ -73,9 +73,9 @@ def second_process(folder: Path) -> psutil.Process | None:
 
 
 def test_a_death_and_a_verdict_reach_all_processes_of_a_trial(
-    here: Path,  # noqa: F811  # as above
-    run_quickly: Run,  # noqa: F811  # as above
-    database: str,  # noqa: F811  # as above
+    here: Path,
+    run_quickly: Run,
+    database: str,
     cluster: Cluster,
 ) -> None:
     saving = ("training.checkpoints.every_steps=20", "training.max_steps=200")

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
-from tests.end_to_end.conftest import tables  # noqa: F401  # a fixture
 from tests.tasks.commands import Commands
 from tests.tasks.own_app import OwnApp, check
 
@@ -17,7 +16,7 @@ def test_a_job_that_is_lost_and_a_driver_that_is_killed(
     cluster: Cluster,
     tmp_path: Path,
     commands: Commands,
-    tables: Path,  # noqa: F811  # as above
+    tables: Path,
 ) -> None:
     launcher = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
     named = {"commands": commands, "tables": tables, "environment": cluster.env}
@@ -69,7 +68,7 @@ def test_of_several_processes_the_first_reports_and_all_hear_a_verdict(
     cluster: Cluster,
     tmp_path: Path,
     commands: Commands,
-    tables: Path,  # noqa: F811  # as above
+    tables: Path,
 ) -> None:
     """Without torch.distributed or jax.distributed, by which they would agree on the step."""
     launcher = ("hydra/launcher=submitit_slurm", "hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1")

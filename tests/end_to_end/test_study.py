@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.training.harness import SMALL
+from tests.training.harness import SMALL_MODEL
 
 from .agreement import assert_agreement, load_study
 from .conftest import Run
 
-SMALLER = (override for override in SMALL if override.startswith(("model.", "dataset.")))
-QUICK = ("+experiment=quick_test", *SMALLER, "hydra.sweeper.study_name=quick")
+QUICK = ("+experiment=quick_test", *SMALL_MODEL, "hydra.sweeper.study_name=quick")
 
 
 @pytest.mark.slow
