@@ -14,7 +14,7 @@ QUICK = ("+experiment=quick_test", *SMALL_MODEL, "hydra.sweeper.study_name=quick
 
 
 @pytest.mark.slow
-def test_a_study_is_run_resumed_and_raised(here: Path, run: Run, run_quickly: Run, database: str) -> None:
+def test_a_study_is_run_and_has_nothing_left_to_do(here: Path, run: Run, run_quickly: Run, database: str) -> None:
     shown = run("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=1").stdout
     assert "best: trial" in shown
     assert "config: " in shown
@@ -24,19 +24,17 @@ def test_a_study_is_run_resumed_and_raised(here: Path, run: Run, run_quickly: Ru
     assert "is finished" in again
     assert_agreement(here / "sweeps" / "quick", database, 1)
 
-    run_quickly("pipelines.sweep", "-m", "hydra/sweeper=optuna", *QUICK, "hydra.sweeper.n_trials=2")
-    assert_agreement(here / "sweeps" / "quick", database, 2)
-
     changed = run_quickly("pipelines.sweep", *QUICK, "hydra.sweeper.n_trials=2", "training.max_steps=7", code=2).stdout
     assert "training.max_steps: 20 → 7" in changed
 
 
-def test_a_database_of_the_users_own_is_used(here: Path, run_quickly: Run, database: str) -> None:
+def test_a_study_in_a_database_of_the_users_own_is_raised(here: Path, run_quickly: Run, database: str) -> None:
     storage = f"sqlite:///{here}/studies.db"
-    words = ("hydra.sweeper.n_trials=2", f"hydra.sweeper.storage={storage}", f"tracking.uri={database}")
-    run_quickly("tests.tasks", "-m", *words)
     folder = here / "sweeps" / "descent"
-    assert_agreement(folder, database, 2, storage)
+    for n_trials in (1, 2):
+        where = (f"hydra.sweeper.storage={storage}", f"tracking.uri={database}")
+        run_quickly("tests.tasks", "-m", f"hydra.sweeper.n_trials={n_trials}", *where)
+        assert_agreement(folder, database, n_trials, storage)
     assert load_study(folder, storage).study_name == "descent"
     assert not (folder / "optuna_journal.log").exists()
 
