@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster, Settings, Unavailable, free_port_block
+from tests.end_to_end.conftest import database, here, run, run_quickly, tables  # noqa: F401  # fixtures
+from tests.tasks.commands import OF_DRIVER, OF_MLFLOW, Commands, host_of_commands
 from tests.tasks.studies import NewStudy, in_folders_of
 
 
@@ -55,8 +57,16 @@ def slurm_environment(cluster: Cluster) -> Iterator[None]:
     cluster.cancel_all()
 
 
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Forks drivers: a start costs a fraction of a second of work, and not two."""
+    with host_of_commands(*OF_DRIVER, *OF_MLFLOW) as commands:
+        yield commands
+
+
 @pytest.fixture
-def new_study(slurm_environment: None, tmp_path: Path) -> Iterator[NewStudy]:
+def new_study(slurm_environment: None, commands: Commands, tmp_path: Path) -> Iterator[NewStudy]:
     """Makes a study whose trials are jobs of the cluster, in a folder of the test's own."""
-    # Without srun a job's start is quicker by half a second; `test_a_job_step_runs_the_trial` has it.
-    yield from in_folders_of(tmp_path, "hydra/launcher=submitit_slurm", "hydra.launcher.use_srun=false")
+    # Without srun a job's start is quicker by half a second.
+    without = ("hydra/launcher=submitit_slurm", "hydra.launcher.use_srun=false")
+    yield from in_folders_of(tmp_path, *without, commands=commands)

@@ -45,9 +45,9 @@ def test_a_trial_whose_job_was_forgotten_is_looked_up_and_goes_on(
     spy.write_text(f'#!/bin/sh\necho "$*" >> "{asked}"\nexec {shutil.which("sacct")} "$@"\n')
     spy.chmod(0o755)
     environment = {"SLURM_CONF": str(accounted.conf), "PATH": f"{spy.parent}:{os.environ['PATH']}"}
-    study = new_study("hydra.sweeper.n_trials=1", "steps=60", "seconds=0.1", environment=environment)
+    study = new_study("hydra.sweeper.n_trials=1", "mode=wait", environment=environment)
     driver = study.start()
-    study.wait_for(lambda: len(study.saved(0)) >= 2, driver)
+    study.wait_for(lambda: study.steps(0, "1.0")[-1:] == [5], driver)
     first = study.job(0)
     assert first is not None
     driver.kill()
@@ -56,7 +56,7 @@ def test_a_trial_whose_job_was_forgotten_is_looked_up_and_goes_on(
     os.kill(study.worker(0), signal.SIGKILL)
     assert wait_until(lambda: forgotten(accounted, first), timeout=240.0)
     study.run()
-    study.check(1, steps=60)
+    study.check(1)
     assert study.labels(0) == ["1.0", "2.0"]
     assert study.job(0) != first
     questions = asked.read_text().splitlines()

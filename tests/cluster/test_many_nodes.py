@@ -12,8 +12,8 @@ import pytest
 from jobs.cluster import Cluster
 from jobs.cluster.processes import wait_until
 from tests.end_to_end.agreement import assert_agreement, load_study
-from tests.end_to_end.conftest import Run, database, here, run, tables  # noqa: F401  # fixtures
-from tests.training.harness import SMALL
+from tests.end_to_end.conftest import Run
+from tests.training.harness import SMALL_MODEL
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result
 from trialfleet.trial.submission import TrialRecord
@@ -29,10 +29,11 @@ SPANNING = (
     "+experiment=quick_test",
     "hydra.sweeper.study_name=spanning",
     "hydra.sweeper.n_jobs=1",
-    *(override for override in SMALL if override.startswith(("model.", "dataset."))),
+    "hydra.sweeper.watch={files:0.1,jobs:0.5,max_jobs:1.0}",
+    *SMALL_MODEL,
 )
 ENDLESS = "training.max_steps=100000"
-CHANGED = "study.allow_changes=[training.max_steps,hydra.sweeper.pruner]"
+CHANGED = "study.allow_changes=[training.max_steps,training.checkpoints,hydra.sweeper.pruner]"
 
 
 def trial(folder: Path, number: int = 0) -> TrialDir:
@@ -71,30 +72,13 @@ def second_process(folder: Path) -> psutil.Process | None:
     return None
 
 
-def test_each_trial_of_a_study_spans_both_nodes_and_a_verdict_reaches_all_processes(
-    here: Path,  # noqa: F811  # as above
-    run: Run,  # noqa: F811  # as above
-    database: str,  # noqa: F811  # as above
+def test_a_death_and_a_verdict_reach_all_processes_of_a_trial(
+    here: Path,
+    run_quickly: Run,
+    database: str,
     cluster: Cluster,
 ) -> None:
-    run("pipelines.sweep", *SPANNING, "hydra.sweeper.n_trials=1")
-    pruner = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=-1")
-    run("pipelines.sweep", *SPANNING, ENDLESS, "hydra.sweeper.n_trials=2", *pruner, CHANGED)
-    assert_agreement(here / "sweeps" / "spanning", database, 2)
-    assert [one.state.name for one in load_study(here / "sweeps" / "spanning").trials] == ["COMPLETE", "PRUNED"]
-    for number in range(2):
-        one = trial(here, number)
-        assert one.run_labels() == ["1.0"]
-        assert result(one).notes["fingerprint"]["processes"] == "2"
-        # Only process 0 reports, and each has a log of its own.
-        assert sorted(path.name for path in one.run_dir("1.0").glob("log*")) == ["log", "log.1"]
-        # Had one of the two not left by itself, Slurm would have had to end it.
-        assert as_slurm_has_it(cluster, one) == "2 COMPLETED"
-        assert "Traceback" not in (one.run_dir("1.0") / "log.1").read_text()
-
-
-def test_a_process_that_dies_ends_the_job_and_the_next_goes_on(here: Path, cluster: Cluster) -> None:  # noqa: F811  # as above
-    saving = ("training.checkpoints.every_steps=20", "training.max_steps=300")
+    saving = ("training.checkpoints.every_steps=20", "training.max_steps=200")
     command = [sys.executable, "-m", "pipelines.sweep", *SPANNING, *saving, "hydra.sweeper.n_trials=1"]
     with open(here / "driver.log", "wb") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
@@ -109,8 +93,21 @@ def test_a_process_that_dies_ends_the_job_and_the_next_goes_on(here: Path, clust
         if driver.poll() is None:
             driver.kill()
             driver.wait()
-    one = trial(here)
-    assert one.run_labels() == ["1.0", "2.0"]
-    ended = result(one)
-    assert (ended.state.value, ended.run) == ("COMPLETE", "2.0")
-    assert ended.notes["resumed_from"] > 0
+    # It ended its job, and the next job went on.
+    assert trial(here).run_labels() == ["1.0", "2.0"]
+    assert result(trial(here)).run == "2.0"
+    assert result(trial(here)).notes["resumed_from"] > 0
+
+    pruner = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=-1")
+    run_quickly("pipelines.sweep", *SPANNING, ENDLESS, "hydra.sweeper.n_trials=2", *pruner, CHANGED)
+    assert_agreement(here / "sweeps" / "spanning", database, 2)
+    assert [one.state.name for one in load_study(here / "sweeps" / "spanning").trials] == ["COMPLETE", "PRUNED"]
+    assert trial(here, 1).run_labels() == ["1.0"]
+    for number, label in enumerate(("2.0", "1.0")):
+        one = trial(here, number)
+        assert result(one).notes["fingerprint"]["processes"] == "2"
+        # Only process 0 reports, and each has a log of its own.
+        assert sorted(path.name for path in one.run_dir(label).glob("log*")) == ["log", "log.1"]
+        # Had one of the two not left by itself, Slurm would have had to end it.
+        assert as_slurm_has_it(cluster, one) == "2 COMPLETED"
+        assert "Traceback" not in (one.run_dir(label) / "log.1").read_text()

@@ -6,14 +6,21 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
+from tests.tasks.commands import Commands
 from tests.tasks.own_app import OwnApp, check
 
 pytestmark = pytest.mark.cluster
 
 
-def test_a_job_that_is_lost_and_a_driver_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_that_is_lost_and_a_driver_that_is_killed(
+    cluster: Cluster,
+    tmp_path: Path,
+    commands: Commands,
+    tables: Path,
+) -> None:
     launcher = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
-    app = OwnApp(tmp_path / "app", *launcher, "epochs=300", environment=cluster.env)
+    named = {"commands": commands, "tables": tables, "environment": cluster.env}
+    app = OwnApp(tmp_path / "app", *launcher, "epochs=300", **named)
     driver = app.start()
     app.wait_for_reports(0)
     driver.kill()
@@ -57,11 +64,17 @@ if __name__ == "__main__":
 """
 
 
-def test_of_several_processes_the_first_reports_and_all_hear_a_verdict(cluster: Cluster, tmp_path: Path) -> None:
+def test_of_several_processes_the_first_reports_and_all_hear_a_verdict(
+    cluster: Cluster,
+    tmp_path: Path,
+    commands: Commands,
+    tables: Path,
+) -> None:
     """Without torch.distributed or jax.distributed, by which they would agree on the step."""
     launcher = ("hydra/launcher=submitit_slurm", "hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1")
     environment = {**cluster.env, "HEARD": str(tmp_path / "heard")}
-    app = OwnApp(tmp_path / "app", *launcher, "hydra.sweeper.n_trials=2", environment=environment)
+    named = {"commands": commands, "tables": tables, "environment": environment}
+    app = OwnApp(tmp_path / "app", *launcher, "hydra.sweeper.n_trials=2", **named)
     (app.folder / "train.py").write_text(SEVERAL)
     said = app.run()
     assert "(1 complete, 1 pruned)" in said

@@ -32,7 +32,7 @@ ELSEWHERE = {
         f"{CLUSTER}test_commands_find_the_cluster_by_slurm_conf"
     ),
     "python -m pipelines.sweep -m hydra/sweeper=optuna hydra/launcher=submitit_slurm hydra.sweeper.n_trials=6": (
-        "tests/cluster/test_main_job.py::test_a_study_of_four_trials_on_two_nodes"
+        "tests/cluster/test_main_job.py::test_a_study_on_two_nodes"
     ),
     "sbatch jobs/sweep.sbatch -m hydra/sweeper=optuna hydra/launcher=submitit_slurm": (
         f"{CLUSTER}test_a_driver_near_its_time_limit_detaches_and_goes_on_later"

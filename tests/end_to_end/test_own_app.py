@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.tasks.commands import Commands
 from tests.tasks.own_app import OwnApp, check
 
 
 @pytest.mark.slow
-def test_on_local_processes(tmp_path: Path) -> None:
-    app = OwnApp(tmp_path / "app", "hydra/launcher=submitit_local", "epochs=300")
+def test_on_local_processes(tmp_path: Path, commands: Commands, tables: Path) -> None:
+    app = OwnApp(tmp_path / "app", "hydra/launcher=submitit_local", "epochs=300", commands=commands, tables=tables)
     driver = app.start()
     app.wait_for_reports(0)
     driver.kill()
@@ -30,9 +31,9 @@ def test_on_local_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_the_commands_own_process(tmp_path: Path) -> None:
+def test_in_the_commands_own_process(tmp_path: Path, commands: Commands, tables: Path) -> None:
     """Hydra's basic launcher: a bad trial is stopped all the same, and an interrupted one goes on from where it was."""
-    app = OwnApp(tmp_path / "app", "epochs=300")
+    app = OwnApp(tmp_path / "app", "epochs=300", commands=commands, tables=tables)
     driver = app.start()
     app.wait_for_reports(0)
     driver.kill()

@@ -32,14 +32,19 @@ from trialfleet.tracking import database_schema
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("checker")]
 
 
-def test_nothing_is_lost_doubled_left_running_or_wrong() -> None:
-    """The everyday form of the benchmark, which judges itself."""
-    command = [sys.executable, "-m", "benchmarks.faults", "--on", "local", "--faults", "8", "--seed", "3"]
+def survive(*series: str, faults: int, seed: int) -> None:
+    """Run the benchmark, which judges itself."""
+    command = [sys.executable, "-m", "benchmarks.faults", *series, "--faults", str(faults), "--seed", str(seed)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
-    faults, recovered = done.stdout.splitlines()[-1].split(" | ")[2:4]
-    assert faults == recovered
-    assert int(faults) >= 8
+    met, recovered = done.stdout.splitlines()[-1].split(" | ")[2:4]
+    assert met == recovered
+    assert int(met) >= faults
+
+
+def test_nothing_is_lost_doubled_left_running_or_wrong() -> None:
+    """One study that meets faults of all kinds; benchmarks/proofs has more."""
+    survive("--on", "local", "--only", "mixed", faults=5, seed=2)
 
 
 @pytest.mark.parametrize("able", [frozenset(), frozenset({"slurm", "postgres", "tmpfs"})])

@@ -2,7 +2,7 @@
 
 Each command is a process of its own that does what `python -m NAME …` or `python FILE …` would do, in the folder and
 with the environment that it is given; it only finds imported what it would have spent a second on. Reads one JSON line
-for each, the arguments of `Commands.run`, and answers with its exit code.
+for each, the arguments of `Commands.start`, and answers with its process id; or {"poll": id}, for its exit code.
 """
 
 import contextlib
@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.cluster.processes import wait_until
+
 PROJECT = Path(__file__).resolve().parents[2]
 # What the driver of a sweep and the process of a trial import, whatever they are told to do.
 OF_DRIVER = ("pipelines.train", "trialfleet.config", "trialfleet.sweep.sweeper", "trialfleet.sweep.session")
@@ -29,31 +31,78 @@ OF_TRAINING = ("orbax.checkpoint", "trialfleet.training.loop", "trialfleet.workl
 OF_TRIAL = ("hydra.core.utils", "cloudpickle", "trialfleet.trial.submission", "trialfleet.trial.sweep_run")
 
 
+class Command:
+    """A command that was started; looks like a subprocess.Popen."""
+
+    def __init__(self, commands: "Commands", pid: int) -> None:
+        self._commands, self.pid = commands, pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._commands.ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = 600.0) -> int:
+        if not wait_until(lambda: self.poll() is not None, timeout, interval=0.01):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 class Commands:
     """Runs commands, each a fork of `host`."""
 
     def __init__(self, host: "subprocess.Popen[str]") -> None:
         self._host = host
 
-    def run(
+    def run(self, *words: str, said: Path, patience: float = 600.0, **named: Any) -> tuple[int, str]:
+        """A command's exit code, and what it said; takes what `start` takes.
+
+        Args:
+            patience: seconds; one that takes longer is killed.
+        """
+        said.write_bytes(b"")
+        command = self.start(*words, said=said, **named)
+        try:
+            command.wait(patience)
+        except subprocess.TimeoutExpired:
+            command.kill()
+        return command.wait(), said.read_text()
+
+    def start(
         self, *words: str, place: Path, said: Path, environment: Mapping[str, str] | None = None, first: str = ""
-    ) -> tuple[int, str]:
-        """A command's exit code, and what it said.
+    ) -> Command:
+        """Start a command.
 
         Args:
             words: what would be typed after `python`.
             place: where it would be typed.
-            said: the file that takes its output, of both streams.
+            said: its output, of both streams, is appended to this file.
             environment: all of its variables; this process's by default.
             first: code that the process runs before anything else.
         """
         variables = dict(os.environ if environment is None else environment)
         request = {"words": words, "place": str(place), "said": str(said), "environment": variables, "first": first}
+        pid = self.ask(request)
+        assert pid is not None
+        return Command(self, pid)
+
+    def ask(self, request: Mapping[str, Any]) -> int | None:
+        """The host's answer."""
         assert self._host.stdin is not None
         assert self._host.stdout is not None
         self._host.stdin.write(json.dumps(request) + "\n")
         self._host.stdin.flush()
-        return int(self._host.stdout.readline()), said.read_text()
+        answer: int | None = json.loads(self._host.stdout.readline())
+        return answer
 
 
 @contextmanager
@@ -107,9 +156,12 @@ def leave(entry: Callable[[], Any]) -> None:
 
 def _become(request: Mapping[str, Any]) -> None:
     """Do what the request says, in this process."""
-    said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for descriptor in (1, 2):
-        os.dup2(said, descriptor)
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for opened, descriptor in ((nothing, 0), (said, 1), (said, 2)):
+        os.dup2(opened, descriptor)
+    os.close(nothing)
     os.close(said)
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -131,10 +183,20 @@ def _become(request: Mapping[str, Any]) -> None:
 def main() -> None:
     get_ready(*sys.argv[1:])
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            leave(lambda: _become(json.loads(line)))  # noqa: B023  # at once
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        request = json.loads(line)
+        print(json.dumps(_poll(request["poll"]) if "poll" in request else _fork(request)), flush=True)
+
+
+def _poll(child: int) -> int | None:
+    found, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _fork(request: Mapping[str, Any]) -> int:
+    child = os.fork()
+    if child == 0:
+        leave(lambda: _become(request))
+    return child
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ MODES = {
     "full": "meets a full disk half-way, once",
     "hang": "goes on for ever, saving and listening",
     "wait": "goes no further than half-way before it is told to leave, once",
+    "held": "goes no further than half-way before there is the file `go` in the study's folder",
 }
 
 
@@ -102,6 +103,9 @@ def _misbehave(mode: str | None, done: int, step: int, steps: int, run: Run) -> 
         raise SystemExit(3)
     if mode == "full" and half_way and not run.earlier_checkpoints:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.checkpoints))
+    go = run.directory.parents[3] / "go"
+    while mode == "held" and half_way and not go.exists() and run.stop() is None:
+        time.sleep(0.05)
     while mode == "wait" and half_way and not run.earlier_checkpoints and run.stop() is None:
         time.sleep(0.1)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.cluster.processes import wait_until
+from tests.tasks.commands import Commands
 from tests.tasks.studies import PATIENCE, PROJECT
 from trialfleet.trial import metrics, records
 from trialfleet.trial.directory import TrialDir
@@ -20,7 +21,7 @@ SWEEP = (
     "hydra.sweeper.pruner.n_startup_trials=1",
     "hydra.sweeper.n_jobs=1",
     "hydra.sweeper.n_trials=3",
-    "hydra.sweeper.watch={files:0.05,jobs:0.2}",
+    "hydra.sweeper.watch={files:0.05,max_files:0.5,jobs:0.2,max_jobs:1.0}",
     "hydra.sweeper.lease={beat:0.3,stale_after:3}",
     # A good one, one that is hopeless from the second epoch on, and one of the sampler's.
     "hydra.sweeper.enqueue=[{lr:2.0},{lr:0.001}]",
@@ -33,16 +34,27 @@ class OwnApp:
 
     Args:
         overrides: of the sweep, typed each time.
+        commands: that fork the commands of `run`; those of `start` are started as a person's are.
+        tables: an empty MLflow database.
         environment: variables of its own; of the others those that are no business of an application's are left out.
     """
 
-    def __init__(self, folder: Path, *overrides: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *overrides: str,
+        commands: Commands,
+        tables: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         shutil.copytree(PROJECT / "examples" / "plain", folder, ignore=shutil.ignore_patterns("__pycache__"))
         self.folder = folder
         # A module of the application's own, beside the script: jobs import it.
         (folder / "end.py").write_text("def end(loss):\n    return loss\n")
         script = (folder / "train.py").read_text().replace("return loss\n", "return end(loss)\n")
         (folder / "train.py").write_text(script.replace("import hydra\n", "import hydra\nfrom end import end\n"))
+        shutil.copy(tables, folder / "mlflow.db")
+        self.commands = commands
         self.study = folder / "sweeps" / "train"
         self.command = [sys.executable, "train.py", *SWEEP, *overrides]
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -61,10 +73,12 @@ class OwnApp:
         )
 
     def run(self) -> str:
-        process = self.start()
-        said, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, said
-        return said
+        said = self.folder.with_name("said")
+        code, words = self.commands.run(
+            *self.command[1:], place=self.folder, said=said, environment=self.environment, patience=PATIENCE
+        )
+        assert code == 0, words
+        return words
 
     def trial(self, number: int) -> TrialDir:
         return TrialDir(self.study / "trials" / f"{number:05d}")

@@ -19,6 +19,7 @@ import optuna
 import psutil
 
 from jobs.cluster.processes import wait_until
+from tests.tasks.commands import Command, Commands
 from tests.tasks.descent import undisturbed
 from trialfleet.trial import metrics, records
 from trialfleet.trial.directory import TrialDir
@@ -26,6 +27,8 @@ from trialfleet.trial.directory import TrialDir
 PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0  # seconds; only a hang takes so long, however busy the machine is
 STEPS = 10  # of descent.yaml
+
+Driver = subprocess.Popen[bytes] | Command
 
 
 class Study:
@@ -36,6 +39,7 @@ class Study:
         overrides: what is typed each time.
         environment: variables of its own; the others are inherited.
         command: what is typed before `-m` and the overrides.
+        commands: that fork the drivers; without, each is started as a person's are.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Study:
         *overrides: str,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (sys.executable, "-m", "tests.tasks"),
+        commands: Commands | None = None,
     ) -> None:
         self.place = folder
         self.folder = folder / "sweeps" / "descent"
@@ -51,7 +56,8 @@ class Study:
         self.overrides = overrides
         self.environment = dict(environment or {})
         self.command = list(command)
-        self.drivers: list[subprocess.Popen[bytes]] = []
+        self.commands = commands
+        self.drivers: list[Driver] = []
 
     # ---------------------------------------------------------------- drivers
 
@@ -63,20 +69,24 @@ class Study:
     def argv(self, *more: str) -> list[str]:
         return [*self.command, "-m", *self.overrides, *more]
 
-    def start(self, *more: str) -> subprocess.Popen[bytes]:
+    def start(self, *more: str) -> Driver:
         """Start a driver; its output goes to `log`."""
+        argv = self.argv(*more)
         with open(self.log, "ab") as log:
-            log.write(f"$ {shlex.join(self.argv(*more))}\n".encode())
+            log.write(f"$ {shlex.join(argv)}\n".encode())
             log.flush()
-            driver = subprocess.Popen(
-                self.argv(*more),
-                cwd=self.place,
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if self.commands is not None and argv[0] == sys.executable:
+                driver: Driver = self.commands.start(*argv[1:], place=self.place, said=self.log, environment=self.env)
+            else:
+                driver = subprocess.Popen(
+                    argv,
+                    cwd=self.place,
+                    env=self.env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
         self.drivers.append(driver)
         return driver
 
@@ -87,7 +97,7 @@ class Study:
         self.finish(driver, code)
         return self.said()[before:]
 
-    def finish(self, driver: subprocess.Popen[bytes], code: int = 0) -> None:
+    def finish(self, driver: Driver, code: int = 0) -> None:
         try:
             driver.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -163,7 +173,7 @@ class Study:
 
     # ---------------------------------------------------------------- wait and judge
 
-    def wait_for(self, what: Callable[[], Any], driver: subprocess.Popen[bytes] | None = None) -> None:
+    def wait_for(self, what: Callable[[], Any], driver: Driver | None = None) -> None:
         """Wait until `what` holds; fails when `driver` ends before."""
 
         def holds_or_dead() -> bool:
@@ -202,18 +212,19 @@ class Study:
 NewStudy = Callable[..., Study]
 
 
-def in_folders_of(parent: Path, *always: str) -> Iterator[NewStudy]:
+def in_folders_of(parent: Path, *always: str, commands: Commands | None = None) -> Iterator[NewStudy]:
     """A fixture's generator: makes studies, each in a folder of its own, and ends them at the end of the test.
 
     Args:
         always: overrides of all of them.
+        commands: that fork their drivers.
     """
     made: list[Study] = []
 
     def new(*overrides: str, **named: Any) -> Study:
         place = parent / str(len(made))
         place.mkdir()
-        made.append(Study(place, *always, *overrides, **named))
+        made.append(Study(place, *always, *overrides, commands=commands, **named))
         return made[-1]
 
     yield new

@@ -35,6 +35,8 @@ SMALL = (
     "mesh.data=1",
     "runtime.compilation_cache=null",
 )
+# Of these, what makes the model quick to compile.
+SMALL_MODEL = tuple(override for override in SMALL if override.startswith(("model.", "dataset.")))
 
 
 TOY = (
