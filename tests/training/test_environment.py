@@ -63,7 +63,7 @@ def test_equal_bits_need_another_process_where_jax_runs_without_them(monkeypatch
 
     jax.devices()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(UserError, match="runtime.deterministic: true, but jax is running"):
+    with pytest.raises(UserError, match=r"runtime\.deterministic: true, but jax is running"):
         environment.prepare(composed("runtime.deterministic=true"))
 
 
