@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig
 
 from tests.config import reads
+from tests.tasks.commands import OF_DRIVER, OF_MLFLOW, OF_TRAINING, Commands, host_of_commands
+from trialfleet.tracking import database_schema
+from trialfleet.tracking.mlflow_runs import prepare_environment
 
 # Where Python is forbidden to keep what it compiled, as in many containers, each of the tests' processes would compile
 # the project anew.
@@ -84,6 +88,22 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tables(pytestconfig: pytest.Config) -> Path:
+    """MLflow's tables without a row, kept between test runs: making them takes seconds, copying them none."""
+    prepare_environment()
+    path = pytestconfig.cache.mkdir(f"mlflow-{version('mlflow')}") / "mlflow.db"
+    database_schema.ensure(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Forks a process for each command of `run_quickly`."""
+    with host_of_commands(*OF_DRIVER, *OF_MLFLOW, *OF_TRAINING) as commands:
+        yield commands
 
 
 Composed = Callable[..., tuple[HydraContext, DictConfig]]

@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.cluster import Cluster
-from tests.cluster.conftest import cluster, commands, new_study, slurm_environment  # noqa: F401  # fixtures
+from tests.cluster.conftest import cluster, new_study, slurm_environment  # noqa: F401  # fixtures
 from tests.cluster.test_study_on_slurm import N, job_of
 from tests.tasks.studies import NewStudy
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster, Settings, Unavailable, free_port_block
-from tests.end_to_end.conftest import database, here, run, run_quickly, tables  # noqa: F401  # fixtures
-from tests.tasks.commands import OF_DRIVER, OF_MLFLOW, Commands, host_of_commands
+from tests.end_to_end.conftest import database, here, run, run_quickly  # noqa: F401  # fixtures
+from tests.tasks.commands import Commands
 from tests.tasks.studies import NewStudy, in_folders_of
 
 
@@ -55,13 +55,6 @@ def slurm_environment(cluster: Cluster) -> Iterator[None]:
         yield
     cluster.up()  # the test may have stopped parts of it
     cluster.cancel_all()
-
-
-@pytest.fixture(scope="session")
-def commands() -> Iterator[Commands]:
-    """Forks drivers: a start costs a fraction of a second of work, and not two."""
-    with host_of_commands(*OF_DRIVER, *OF_MLFLOW) as commands:
-        yield commands
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests import xla
-from tests.tasks.commands import OF_DRIVER, OF_MLFLOW, OF_TRAINING, Commands, host_of_commands
-from trialfleet.tracking import database_schema
+from tests.tasks.commands import Commands
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,14 +25,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Pat
     for name in ("MLFLOW_TRACKING_URI", "PJRT_NPROC", "JAX_PLATFORMS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    database_schema.ensure(path)
-    return path
 
 
 @pytest.fixture
@@ -60,13 +51,6 @@ def run(here: Path) -> Run:
         return done
 
     return command  # type: ignore[return-value]  # subprocess's generics
-
-
-@pytest.fixture(scope="session")
-def commands() -> Iterator[Commands]:
-    """Forks a process for each command of `run_quickly`."""
-    with host_of_commands(*OF_DRIVER, *OF_MLFLOW, *OF_TRAINING) as commands:
-        yield commands
 
 
 @pytest.fixture

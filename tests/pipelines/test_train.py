@@ -14,19 +14,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from pipelines import cli, train
-from tests.tracking.conftest import template
 from tests.training.harness import CONF, SMALL
 from trialfleet.config import devices
 from trialfleet.errors import UserError
 
-__all__ = ["template"]
-
 
 @pytest.fixture
-def single(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DictConfig]:
+def single(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DictConfig]:
     """The composed config of a training of two steps, as Hydra hands it to its task."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(template, tmp_path / "mlflow.db")
+    shutil.copy(tables, tmp_path / "mlflow.db")
     before = HydraConfig.instance().cfg
     short = ("training.max_steps=2", "training.eval_every=2", "experiment_name=mine", "tags=[one]")
     with initialize_config_dir(str(CONF)):

@@ -11,7 +11,6 @@ import pytest
 from tests.sweep.fake_slurm import FakeSlurm
 from tests.tasks.forked import QuickStudy, host
 from tests.tasks.studies import NewStudy, in_folders_of
-from tests.tracking.conftest import template  # noqa: F401  # MLflow's tables, made once
 from trialfleet.sweep.fleets import slurm as slurm_fleet
 
 

@@ -265,12 +265,12 @@ StudyStorage.tell = lambda *told: os._exit(9)
 
 
 def test_a_record_that_is_damaged_while_its_trial_runs_is_written_again(
-    quick_study: NewQuickStudy, template: Path
+    quick_study: NewQuickStudy, tables: Path
 ) -> None:
     """The driver has it in memory; MLflow, and whoever reads the folder later, have the file alone."""
     mlflow = "tracking.uri=sqlite:///mlflow.db"
     study = quick_study("hydra.sweeper.n_trials=1", mlflow)
-    shutil.copy(template, study.place / "mlflow.db")
+    shutil.copy(tables, study.place / "mlflow.db")
     damage = """
 from trialfleet.sweep.driver import Driver
 finish = Driver._finish

@@ -3,36 +3,25 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from trialfleet.tracking import database_schema
 from trialfleet.tracking.destination import Destination, resolve
-from trialfleet.tracking.mlflow_runs import prepare_environment
-
-
-@pytest.fixture(scope="session")
-def template(pytestconfig: pytest.Config) -> Path:
-    """MLflow's tables without a row, kept between test runs: making them takes seconds."""
-    prepare_environment()
-    path = pytestconfig.cache.mkdir(f"mlflow-{version('mlflow')}") / "mlflow.db"
-    database_schema.ensure(path)
-    return path
 
 
 @pytest.fixture
-def target(template: Path, tmp_path: Path) -> Destination:
+def target(tables: Path, tmp_path: Path) -> Destination:
     """An MLflow experiment in a database of its own."""
-    shutil.copy(template, tmp_path / "mlflow.db")
+    shutil.copy(tables, tmp_path / "mlflow.db")
     return resolve("sqlite:///mlflow.db", "trialfleet", tmp_path)
 
 
 @pytest.fixture
-def quick_tables(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_tables(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's tables are copied, not built, which takes seconds."""
-    code = f"import shutil, sys; shutil.copy({str(template)!r}, sys.argv[1].removeprefix('sqlite:///'))"
+    code = f"import shutil, sys; shutil.copy({str(tables)!r}, sys.argv[1].removeprefix('sqlite:///'))"
     monkeypatch.setattr(database_schema, "_BUILD", code)
 
 

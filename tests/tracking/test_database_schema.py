@@ -18,13 +18,13 @@ def journal_mode(path: Path) -> str:
     return mode
 
 
-def test_the_database_is_in_wal_mode(template: Path) -> None:
-    assert journal_mode(template) == "wal"
+def test_the_database_is_in_wal_mode(tables: Path) -> None:
+    assert journal_mode(tables) == "wal"
 
 
-def test_no_wal_on_a_network_file_system(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_wal_on_a_network_file_system(tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mlflow.db"
-    shutil.copy(template, path)
+    shutil.copy(tables, path)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode=DELETE")
     connection.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cluster.processes import wait_until
 from tests.tracking.folders import Folder, append_reports
 from trialfleet.tracking import mlflow_runs
 from trialfleet.tracking.destination import Destination
@@ -231,7 +232,7 @@ def test_the_delivery_log_can_be_lost(folder: Path, target: Destination, query: 
     assert query("SELECT name FROM runs WHERE name LIKE '%best'") == [("trial 00001 ★ best",)]
 
 
-def test_the_database_can_be_deleted(folder: Path, target: Destination, template: Path, query: Query) -> None:
+def test_the_database_can_be_deleted(folder: Path, target: Destination, tables: Path, query: Query) -> None:
     trial = Folder(folder, 0, {"lr": 0.1})
     trial.run((1, {"x": 1.0}))
     trial.end(1.0)
@@ -306,8 +307,8 @@ def test_trouble_with_one_trial_delays_only_that_trial(
         trial.run((1, {name: 1.0}))
         trial.end(1.0)
         exporter.changed(number, ended=True)
-    assert not exporter.flush(1)
-    assert exporter.finished == {1}
+    assert wait_until(lambda: exporter.finished == {1} and exporter.problem() is not None, 60)
+    assert not exporter.flush(0.1)
     assert exporter.problem() == "trial 0 waits: internal error"
     broken = False
     assert exporter.flush(60)

@@ -66,10 +66,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Not started yet, or as an earlier test left it."""
     database = tmp_path_factory.mktemp("server") / "mlflow.db"
-    shutil.copy(template, database)
+    shutil.copy(tables, database)
     server = Server(database)
     yield server
     server.stop()
