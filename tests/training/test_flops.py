@@ -10,6 +10,7 @@ from trialfleet.training.setup import Setup
 from trialfleet.training.workload import Product
 from trialfleet.workloads.grpo import Grpo, GrpoBase
 
+PLAIN = "stages.next_token_epochs=99"  # no prompt with its answer would fit
 GEMMA = (
     "model.vocab_size=100",
     "model.width=8",
@@ -30,7 +31,7 @@ ADAPTERS = 3 * 3 * (8 + 8) + 3 * 3 * (8 + 16)  # rank 3: three with 8 in and 8 o
 
 
 def test_with_everything_trained_a_step_is_three_forward_passes():
-    setup = Setup(composed("workload=grpo_base", *GEMMA, "mesh.data=1"))
+    setup = Setup(composed("workload=grpo_base", *GEMMA, PLAIN, "mesh.data=1"))
     assert setup.flops(0, {}) == 3 * 2 * READ * (2 * LAYER + ATTENTION + 8 * 100)
 
 
@@ -65,7 +66,7 @@ def test_a_number_alone_counts_as_if_everything_were_trained():
 
 
 def test_a_product_of_no_parameter_is_refused(monkeypatch):
-    workload = CheckedWorkload(GrpoBase, composed("workload=grpo_base", *GEMMA))
+    workload = CheckedWorkload(GrpoBase, composed("workload=grpo_base", *GEMMA, PLAIN))
     monkeypatch.setattr(GrpoBase, "flops", lambda self, bucket: [Product(1.0, "layers/attn/q")])
     with pytest.raises(UserError, match="is no parameter of init"):
         workload.flops(0)

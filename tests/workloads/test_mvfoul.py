@@ -124,7 +124,7 @@ def test_epochs_differ_in_length_under_progressive_sampling():
     source = clips.CollisionClips(small(), "train")
     lengths = [len(source.epoch(0, epoch)) for epoch in (0, 15)]
     assert lengths[0] < lengths[1]
-    assert source.epoch(0, 3) == source.epoch(0, 3) != source.epoch(1, 3)
+    assert list(source.epoch(0, 3)) == list(source.epoch(0, 3)) != list(source.epoch(1, 3))
 
 
 # ---- losses -----------------------------------------------------------------------------------------------

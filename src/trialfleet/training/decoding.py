@@ -4,10 +4,14 @@ grain runs the processes and hands their arrays over in shared memory. It is giv
 remembers is never needed: a training goes on from a position.
 """
 
+import contextlib
 import ctypes
+import multiprocessing
+import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 from typing import Protocol, TypeVar
 
 T = TypeVar("T", covariant=True)
@@ -21,12 +25,27 @@ class ByNumber(Protocol[T]):
     def __getitem__(self, number: int) -> T: ...
 
 
+@contextlib.contextmanager
+def _signals_left_to_us() -> Iterator[None]:
+    """What is started here never gets the signals that tell a training to stop, from its first instruction on."""
+    resource_tracker.ensure_running()  # multiprocessing's own, whose start lets some of them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # a launcher sends them to all of a job
+
+
 def _begin_worker(index: int, count: int) -> None:
-    """Leave signals to the training, which is told to stop by the same ones, and end when it is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    """End when the training is gone."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    training = multiprocessing.parent_process()
+    if training is not None and os.getppid() != training.pid:  # it went before that
+        os._exit(1)
 
 
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -53,8 +72,12 @@ def decoded(order: ByNumber[T], workers: int, ahead: int) -> Generator[T, None, 
         flags.FLAGS.mark_as_parsed()  # grain asks for flags of its own, which nobody gives here
     dataset = grain.MapDataset.source(order).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-max(1, ahead) // workers))
-    iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_begin_worker))
+    with _signals_left_to_us():
+        iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_begin_worker))
     try:
+        with _signals_left_to_us():  # processes are started as the first element is asked for
+            first = next(iterator)
+        yield first
         yield from iterator
     finally:
         iterator.close()

@@ -184,8 +184,11 @@ def _programs(setup: Setup, batch: Batch) -> dict[str, _Program]:
         shapes = given
         found[STEP] = _Program(lambda: program.step.lower(state, frozen, shapes, inputs), share((shapes, inputs)))
     seen = setup.batch_shapes("val", setup.largest_bucket("val"))
+    # At the end the best checkpoint's parameters are evaluated, and the last state may be saved meanwhile.
+    best = share((state.params, state.extra)) if setup.config.training.evaluate_test else 0
     found[EVALUATE] = _Program(
-        lambda: program.evaluate.lower(state.params, frozen, state.extra, seen, INDEX, inputs), share((seen, inputs))
+        lambda: program.evaluate.lower(state.params, frozen, state.extra, seen, INDEX, inputs),
+        share((seen, inputs)) + best,
     )
     return found
 

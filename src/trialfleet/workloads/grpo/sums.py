@@ -70,9 +70,10 @@ class SumTexts(SumProblems):
         super().__init__(config, split)
         self._plain_epochs = config.stages.next_token_epochs
         self._length = config.generation.max_prompt_length + config.generation.max_generation_steps
+        epochs = config.training.max_epochs
         largest = _problem_of(tuple([config.dataset.max_number] * config.dataset.terms))
         needed = sum(map(len, self._supervised(largest)))
-        if needed > self._length:
+        if needed > self._length and (epochs is None or epochs > self._plain_epochs):
             raise UserError(
                 f"generation.max_prompt_length + max_generation_steps: {self._length}, but a prompt with its answer "
                 f"takes up to {needed} tokens",
