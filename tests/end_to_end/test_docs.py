@@ -65,7 +65,8 @@ ONE_STUDY = {
     "python -m pipelines.sweep study.rebuild=true": "goes on with",
 }
 # What these search over would compile anew, or as ONE_STUDY does: that it is a space is seen without.
-ONLY_CHECKED = [command for command in EVERY if "study_name=rates" in command or "+search_space=asr_small" in command]
+SPACES = ("study_name=rates", "+search_space=asr_small", "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))")
+ONLY_CHECKED = [command for command in EVERY if any(space in command for space in SPACES)]
 CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command]
 OWN_APP = [command for command in EVERY if command.startswith("python train.py ") and command not in ELSEWHERE]
 SINGLE = [

