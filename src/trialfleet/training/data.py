@@ -256,8 +256,6 @@ class Feed:
                 self._ready.get(timeout=0.01)
         if self._thread.is_alive():
             log.warning("the data has not answered for %d s, and is left behind", CLOSING)
-        else:
-            self._made.close()
 
     def _work(self) -> None:
         try:
@@ -267,6 +265,8 @@ class Feed:
                     return
         except BaseException as error:  # noqa: BLE001 - raised again where the batch is asked for
             self._put(error)
+        finally:
+            self._made.close()  # here: the processes end with the thread that started them
 
     def _put(self, item: Fed | BaseException) -> None:
         while not self._closed.is_set():

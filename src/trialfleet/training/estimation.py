@@ -122,7 +122,16 @@ class Estimate:
 
 def estimate(config: Config, hopeless_too: bool = True) -> Estimate:
     """See `trialfleet.training.estimate`."""
-    setup = Setup(config)
+    return of(Setup(config), hopeless_too)
+
+
+def of(setup: Setup, hopeless_too: bool = True) -> Estimate:
+    """The estimate of a training that is set up.
+
+    Args:
+        hopeless_too: compile the programs even if the state alone is more than the device has.
+    """
+    config = setup.config
     setup.rehearse()
     layout, mesh = setup.program.layout, setup.mesh
     held = state_bytes(setup)

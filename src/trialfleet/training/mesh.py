@@ -37,8 +37,9 @@ RULES: dict[str, str | None] = {
     "vocab": TP,
     "kernel": None,  # taps, patches, input features
     "stack": None,  # layers that are stacked for a scan
-    "low_rank": None,  # the inner axis of an adapter
+    "low_rank": FSDP,  # the inner axis of an adapter, where its other axis is not split already
 }
+_OPTIONAL = ("low_rank",)  # so small that nobody needs to hear if it stays whole
 
 
 def make_mesh(sizes: schema.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -130,7 +131,7 @@ def undivided(mesh: Mesh, names: Axes, shape: Sequence[int]) -> list[str]:
     found = []
     for name, size in zip(names, shape, strict=True):
         axis = RULES[name] if name is not None else None
-        if axis is not None and size % mesh.shape[axis]:
+        if axis is not None and name not in _OPTIONAL and size % mesh.shape[axis]:
             found.append(f"{name} of {size} by {axis}={mesh.shape[axis]}")
     return found
 
