@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.schema import Config
-from trialfleet.config.traced import STRICT, Gated, Traced
+from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
 Temperature = Annotated[Traced[float], Gt(0)]
 TopP = Annotated[Traced[float], Gt(0), Le(1)]
@@ -21,6 +21,7 @@ class Gemma3:
     """A decoder of the Gemma 3 family."""
 
     name: Literal["gemma3"]
+    weights: Host[str | None]  # a folder of published weights (safetensors), from which all begins; null: drawn
     vocab_size: Annotated[int, Ge(1)]  # tokens that there are, those that nothing stands for included
     width: Annotated[int, Ge(1)]  # of the residual stream
     layers: Annotated[int, Ge(1)]  # blocks of attention and feed-forward
@@ -158,9 +159,9 @@ class GrpoConfig(LanguageConfig):
             )
         if self.model.lora_rank is None:
             problems.append("model.lora_rank: null, but the frozen base is what the policy is held to; set a rank")
-        if self.training.init_from is None and not self.dry_run:  # shapes can be told without it
+        if self.training.init_from is None and self.model.weights is None and not self.dry_run:  # shapes need neither
             problems.append(
                 "training.init_from: null, but there must be a base model; train one with "
-                "workload=grpo_base and give a folder of its checkpoints/"
+                "workload=grpo_base and give a folder of its checkpoints/, or give published weights by model.weights"
             )
         return problems

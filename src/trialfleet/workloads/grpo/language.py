@@ -1,5 +1,7 @@
 """What the base stage and reinforcement learning have in common: the model, its completions, their scores."""
 
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.grpo import LanguageConfig
+from trialfleet.training.published import PublishedWeights
 from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Summary, Workload
 from trialfleet.workloads.grpo import gemma, generation, rewards, tokens
+from trialfleet.workloads.grpo.gemma_published import KEY, GemmaWeights
 from trialfleet.workloads.grpo.sums import SumProblems
 
 SAMPLES = 20  # completions shown with each evaluation
@@ -21,6 +25,14 @@ class Language(Workload):
 
     def init(self, key: jax.Array) -> tuple[Params, Extra]:
         return gemma.init(self.config.model, key), ()
+
+    @cached_property
+    def _published(self) -> GemmaWeights | None:
+        folder = self.config.model.weights
+        return None if folder is None else GemmaWeights(self.config.model, PublishedWeights(Path(folder), KEY))
+
+    def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
+        return None if self._published is None else self._published.read(path, index)
 
     def axes(self) -> PyTree:
         return gemma.axes(self.config.model)
