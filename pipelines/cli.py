@@ -9,8 +9,19 @@ from omegaconf import DictConfig
 
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
+from trialfleet.trial.run import Preempted
 
 T = TypeVar("T")
+
+
+_USERS = dict(os.environ)  # as they were when the program began
+
+
+def users_environment() -> dict[str, str]:
+    """The environment variables as the user had them, for a program that takes this one's place."""
+    mine = {"HYDRA_FULL_ERROR": os.environ.get("HYDRA_FULL_ERROR")}
+    kept = {name: value for name, value in os.environ.items() if name not in mine}
+    return {**kept, **{name: _USERS[name] for name in mine if name in _USERS}}
 
 
 def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
@@ -35,6 +46,14 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        if full:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Preempted as stopped:
+        print(f"{stopped}; what was saved is among the run's checkpoints/", file=sys.stderr)
+        sys.exit(143)
     except (UserError, CompactHydraException, OmegaConfBaseException) as error:
         if full:
             raise

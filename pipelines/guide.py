@@ -40,7 +40,7 @@ def entry() -> None:
     print(command, flush=True)
     if not shown:
         argv = command.argv()
-        os.execv(sys.executable, [sys.executable, "-m", *argv])
+        os.execve(sys.executable, [sys.executable, "-m", *argv], cli.users_environment())
 
 
 def _taken(words: list[str], option: str) -> bool:

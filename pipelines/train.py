@@ -89,6 +89,7 @@ def check(cfg: DictConfig) -> None:
 
     own = _of_a_trial(cfg)
     config = load(own)
+    _refuse_unheard_dry_run(cfg)
     _refuse_other_direction(cfg)
     _refuse_no_device(cfg)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
@@ -125,6 +126,14 @@ def _of_a_trial(cfg: DictConfig) -> DictConfig:
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     own.dry_run = False
     return own
+
+
+def _refuse_unheard_dry_run(cfg: DictConfig) -> None:
+    if cfg.dry_run and OmegaConf.select(cfg, "hydra.sweeper.dry_run") is False:
+        raise UserError(
+            "dry_run: the sweeper does not hear of it, and would start trials",
+            "choose hydra/sweeper=optuna, which this project fills, or say hydra.sweeper.dry_run=true, too",
+        )
 
 
 def _refuse_no_device(cfg: DictConfig) -> None:
@@ -216,7 +225,7 @@ def _single(cfg: DictConfig, config: "Config") -> Objectives | None:
 # The sweeper looks for these on its task function.
 task.check = check  # type: ignore[attr-defined]
 task.memory = memory  # type: ignore[attr-defined]
-task.review = "make dashboard   (python -m pipelines.dashboard)"  # type: ignore[attr-defined]  # the command for it
+task.review = "python -m pipelines.dashboard"  # type: ignore[attr-defined]  # the command for it
 
 
 if __name__ == "__main__":

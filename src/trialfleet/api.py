@@ -109,6 +109,8 @@ def _folder(name: str) -> Path:
 
 def _number(name: str, value: Any) -> float:
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError("a text")
         return float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # torch's, for a tensor of many values
         raise TypeError(f"trialfleet.report: {name} must be a number, got {value!r}") from error

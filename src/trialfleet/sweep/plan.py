@@ -273,7 +273,8 @@ def _destination(tracking: sweeper_settings.Tracking | None, begun: bool) -> Des
 
 def _name(request: Request, folder: Path) -> str:
     """The study's name: as it was typed, or its folder's."""
-    name = request.node.get("study_name")
+    # From the config that the folder is from: what has the time of day in it is the same in both then.
+    name = OmegaConf.select(request.config, "hydra.sweeper.study_name")
     written = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)
     is_folder = isinstance(written, dict) and "${hydra.sweeper.study_name}" in str(written.get("dir"))
     if is_folder and (name is None or {"", ".", ".."} & set(str(name).split("/"))):

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import optuna
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Clock, Driver, StudyFolder
 from trialfleet.sweep.fleets import code_snapshot
+from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
-from trialfleet.sweep.fleets.payload import write_payload
+from trialfleet.sweep.fleets.payload import keep_task, write_payload
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.observers import Observers
@@ -140,6 +142,15 @@ def _hand_over(driver: Driver, console: Console) -> None:
         _note(console, f"MLflow: {mlflow.problem() or 'not everything arrived'}; the same command sends the rest")
 
 
+def _note_of_time(plan: Plan, notice: Callable[[str], None]) -> None:
+    written = OmegaConf.to_container(plan.request.config.hydra.sweep, resolve=False)
+    if isinstance(written, dict) and "${now" in str(written.get("dir")):
+        notice(
+            "hydra.sweep.dir has ${now:…} in it: the same command begins another study each time, and only the one "
+            "shown as resume goes on with this one; without it the folder is sweeps/<study_name>"
+        )
+
+
 def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, LiveTable, Interrupts]:
     """Take the study and build the driver; what must be given back is on the stack."""
     folder = plan.folder
@@ -162,6 +173,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     n_trials = plan.settings.n_trials
     if samplers.grid_size is not None and samplers.grid_size < n_trials:
         n_trials = samplers.grid_size
+    _note_of_time(plan, notice)
     if plan.pruner is not None:
         store.study.pruner = plan.pruner
     copy = code_snapshot.take(plan.code, folder / "code" / record.code["digest"], record.code["digest"])
@@ -178,6 +190,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     live = plan.settings.live and console.is_terminal
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
+    _keep_task(plan, record, fleet.blocks)
     payload = _payload(plan, record, copy) if not fleet.blocks else folder
     driver = Driver(
         study=StudyFolder(
@@ -225,6 +238,22 @@ def _memory_check(plan: Plan, notice: Callable[[str], None]) -> MemoryCheck | No
     if not plan.settings.check_memory:
         return None
     return MemoryCheck(request.trial_config, request.task_function.memory, notice)  # type: ignore[attr-defined]  # `check` has seen it
+
+
+def _keep_task(plan: Plan, record: StudyRecord, blocks: bool) -> None:
+    """Keep the script's function beside the copy of the code, for the jobs of any later command too.
+
+    Raises:
+        UserError: it cannot be kept, and this command's jobs need it.
+    """
+    digest = record.code["digest"]
+    try:
+        keep_task(
+            plan.folder / ".submitit", plan.request.task_function, digest, lambda: code_version(plan.code)["digest"]
+        )
+    except UserError:
+        if not blocks:  # it runs trials by the function itself
+            raise
 
 
 def _payload(plan: Plan, record: StudyRecord, copy: Path) -> Path:

@@ -45,7 +45,7 @@ def _begin_worker(index: int, count: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     training = multiprocessing.parent_process()
     if training is not None and os.getppid() != training.pid:  # it went before that
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>

@@ -60,7 +60,7 @@ def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
     try:
         if listed is not None:
             found = _in_folders(root, listed, settings)
-        elif root == file.parent and not (root / ".git").exists():
+        elif root == _top_folder(file) and not (root / ".git").exists():
             found = _in_folders(root, ["."], settings)
         else:
             found = _known_to_git(root, settings)
@@ -102,7 +102,7 @@ def _root(file: Path) -> tuple[Path, list[str] | None]:
             return folder, listed
     repository = next((folder for folder in file.parents if (folder / ".git").exists()), None)
     if repository is None or shutil.which("git") is None:
-        return file.parent, None
+        return _top_folder(file), None
     top = git(file.parent, "rev-parse", "--show-toplevel")
     if not top:
         said = subprocess.run(["git", "-C", str(repository), "status"], capture_output=True, text=True).stderr
@@ -111,7 +111,20 @@ def _root(file: Path) -> tuple[Path, list[str] | None]:
             'do as git says, or list the folders of the code in pyproject.toml as [tool.trialfleet] code = ["src"]',
         )
     ignored = git(file.parent, "check-ignore", str(file))  # somebody's home folder may be a repository
-    return (file.parent if ignored else Path(top).resolve()), None
+    return (_top_folder(file) if ignored else Path(top).resolve()), None
+
+
+def _top_folder(file: Path) -> Path:
+    """The folder of a script; of a module, which may have been started by `python -m`, the one that has its package."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    started = getattr(main, "__file__", None)
+    if spec is not None and started is not None and Path(started).resolve() == file:
+        return file.parents[str(spec.name).count(".")]
+    folder = file.parent
+    while (folder / "__init__.py").exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def _listed(pyproject: Path) -> list[str] | None:

@@ -78,7 +78,7 @@ class LocalFleet(Fleet):
             "SUBMITIT_FOLDER": str(folder),
             ELEMENT: str(element),
             MARKER: marker(uuid, element),
-            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in range(params["gpus_per_node"] or 0)),
+            **_gpus(params["gpus_per_node"]),
         }
         with open(folder / "controller.log", "ab") as log:
             child = subprocess.Popen(
@@ -150,3 +150,8 @@ def marker(uuid: str, element: int) -> str:
 def _shell(setup: Sequence[str]) -> list[str]:
     """A shell that runs the setup commands and then becomes the words that follow."""
     return ["bash", "-c", " && ".join([*setup, 'exec "$@"']), "setup"]
+
+
+def _gpus(count: int | None) -> dict[str, str]:
+    """The GPUs that a job sees: the first ones, as many as asked for; all that the command sees if nobody said."""
+    return {} if count is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(count)))}

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,15 @@ def write_payload(
 ) -> Path:
     """Pickle what jobs need into `folder`, once for the same content.
 
+    `keep_task` comes first.
+
     Args:
         code: digest of the code that the study's jobs run.
 
     Returns:
         the file's path.
-
-    Raises:
-        UserError: the task function cannot be pickled.
     """
-    task_file = None
-    if getattr(task_function, "__module__", None) == "__main__":
-        task_file = _write_task(folder, task_function, code)
+    task_file = _task_path(folder, task_function, code).name if _is_of_script(task_function) else None
     context = copy.copy(hydra_context)
     context.config_loader = copy.copy(hydra_context.config_loader)
     forget_files(context.config_loader)  # a job reads those it needs itself
@@ -59,22 +57,45 @@ def write_payload(
     return _write(folder / f"payload-{hashlib.sha256(content).hexdigest()[:16]}.pkl", content)
 
 
-def _write_task(folder: Path, task_function: TaskFunction, code: str) -> str:
-    """The file, in `folder`, of the script's function as it was when the study took this version of the code."""
+def keep_task(folder: Path, task_function: TaskFunction, code: str, today: Callable[[], str]) -> None:
+    """Pickle a function of the script into `folder`, as it is when the study takes this version of the code.
+
+    Args:
+        code: digest of the code that the study's jobs run.
+        today: digest of the application's code as it is now.
+
+    Raises:
+        UserError: the function cannot be pickled; or it was not kept, and is another one by now.
+    """
+    if not _is_of_script(task_function):
+        return
+    path = _task_path(folder, task_function, code)
+    if path.exists():
+        return
+    if today() != code:
+        raise UserError(
+            f"{path}: is not there, and the script has changed since the study took it",
+            "put the code back as it was, or let jobs run today's: 'hydra.sweeper.study.allow_changes=[code]'",
+        )
+    try:
+        content = cloudpickle.dumps(task_function)
+    except Exception as error:
+        raise UserError(
+            f"the task function of {path.name.split('-')[2]} cannot be sent to jobs: {error}",
+            "let it not refer to open files, locks and the like, or move it into a module that the script imports",
+        ) from error
+    _write(path, content)
+
+
+def _is_of_script(task_function: TaskFunction) -> bool:
+    return getattr(task_function, "__module__", None) == "__main__"
+
+
+def _task_path(folder: Path, task_function: TaskFunction, code: str) -> Path:
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "main").stem
     name = getattr(task_function, "__qualname__", type(task_function).__name__).replace("<", "").replace(">", "")
     # Pickled code is of one version of Python.
-    path = folder / f"task-{code}-{script}.{name}-{sys.implementation.cache_tag}.pkl"
-    if not path.exists():
-        try:
-            content = cloudpickle.dumps(task_function)
-        except Exception as error:
-            raise UserError(
-                f"the task function {name} of {script}.py cannot be sent to jobs: {error}",
-                "let it not refer to open files, locks and the like, or move it into a module that the script imports",
-            ) from error
-        _write(path, content)
-    return path.name
+    return folder / f"task-{code}-{script}.{name}-{sys.implementation.cache_tag}.pkl"
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -13,6 +13,7 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study.progress import write_results
+from trialfleet.sweep.study.search_space import element
 from trialfleet.sweep.ui.live_table import brief, state_name
 from trialfleet.tracking.destination import Destination
 from trialfleet.trial import secrets, transient
@@ -85,15 +86,18 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
         return
     if progress.finished == finished_before and not stopping.reason:
         console.print(f"study {plan.name!r} is finished: {progress.finished} of {driver.n_trials} trials are done.")
-        console.print("  raise hydra.sweeper.n_trials to go on, or start anew with hydra.sweeper.study.fresh=true")
+        more = "raise hydra.sweeper.n_trials to go on, or start anew with hydra.sweeper.study.fresh=true"
+        console.print(f"  {more}", soft_wrap=True)
     _show_best(plan, driver, console)
     if stopping.reason and not stopping.failure:
         console.print(f"no more trials were started: {stopping.reason}")
-    if stopping.failure:
-        raise UserError(
-            stopping.failure,
-            f"see {plan.folder}/trials/*/result.json; the same command goes on once it is mended",
-        )
+    over, rate = progress.finished >= driver.n_trials, plan.settings.max_failure_rate
+    failure = stopping.failure
+    if over and not failure and progress.failed > rate * driver.n_trials:
+        failure = f"{progress.failed} of {driver.n_trials} trials failed, more than max_failure_rate={rate} allows"
+    if failure:
+        then = "raise hydra.sweeper.n_trials, or start anew," if over else "the same command goes on"
+        raise UserError(failure, f"see {plan.folder}/trials/*/result.json; {then} once it is mended")
 
 
 def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
@@ -146,9 +150,20 @@ def resume_command(config: DictConfig, *more: str) -> str:
         config: the composed config, which says what the keys are that must not be said twice.
         more: overrides that replace those of the same keys.
     """
+    more = (*_fixed(config), *more)
     left_out = {*(text.partition("=")[0] for text in more), *_said_once(config)}
     words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in left_out]
     return shlex.join(["python", *(secrets.masked(word) for word in words), *more])
+
+
+def _fixed(config: DictConfig) -> list[str]:
+    """The study's name and folder, where the config would make others of them each time: by the time of day."""
+    written = OmegaConf.to_container(config.hydra, resolve=False)
+    assert isinstance(written, dict)
+    keys = {"hydra.sweeper.study_name": ("sweeper", "study_name"), "hydra.sweep.dir": ("sweep", "dir")}
+    if not any("${now" in str((written.get(group) or {}).get(name)) for group, name in keys.values()):
+        return []
+    return [f"{key}={element(str(OmegaConf.select(config, key)))}" for key in keys]
 
 
 def _said_once(config: DictConfig) -> set[str]:
