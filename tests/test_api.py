@@ -71,7 +71,8 @@ def test_outside_of_a_study_nothing_happens(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("step", "value", "named"), [(1.5, 1.0, "step must be"), ("1", 1.0, "step must be"), (1, "a", "loss must be")]
+    ("step", "value", "named"),
+    [(1.5, 1.0, "step must be"), ("1", 1.0, "step must be"), (1, "a", "loss must be"), (1, "0.3", "loss must be")],
 )
 @pytest.mark.usefixtures("own")
 def test_what_is_no_number_is_refused(step: object, value: object, named: str) -> None:

@@ -24,6 +24,9 @@ def test_a_line_is_shown_and_one_that_cannot_be_run_says_why(run_quickly: Run) -
     assert "refused" in run_quickly("pipelines.guide", "--list", "mvfoul").stdout
     refused = run_quickly("pipelines.guide", "grpo", "run_training.py", "+optimizer.schedule_type=linear", code=2)
     assert "scheduler=polynomial" in refused.stdout
+    wrong = run_quickly("pipelines.guide", "asr", "src/train_hydra.py", "training.learning_rate=abc", code=2).stdout
+    assert wrong.splitlines()[-1].startswith("error: ")  # that of the command which took its place
+    assert "Traceback" not in wrong
 
 
 def test_hydras_own_help_is_shown_whatever_is_said_besides(run_quickly: Run) -> None:

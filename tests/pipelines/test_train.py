@@ -19,6 +19,14 @@ from trialfleet.config import devices
 from trialfleet.errors import UserError
 
 
+def test_a_dry_run_that_the_sweeper_does_not_hear_of_is_refused() -> None:
+    with initialize_config_dir(str(CONF)):
+        words = ["hydra/sweeper=trialfleet", "dry_run=true"]
+        config = compose("sweep", words, return_hydra_config=True)
+    with pytest.raises(UserError, match="dry_run: the sweeper does not hear of it"):
+        train.check(config)
+
+
 @pytest.fixture
 def single(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DictConfig]:
     """The composed config of a training of two steps, as Hydra hands it to its task."""

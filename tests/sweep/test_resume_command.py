@@ -1,6 +1,7 @@
 """The command that a study prints for its resumption is run as it is printed."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import DictConfig
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig, OmegaConf
 
 from tests.tasks.forked import QuickStudy
 from tests.tasks.studies import PROJECT
-from trialfleet.sweep.ui.summary import review_command
+from trialfleet.sweep.ui.summary import resume_command, review_command
 from trialfleet.tracking.destination import Destination
 
 # What is easily taken for markup by a terminal, for a word's end by a shell, or for the grammar's own by Hydra.
@@ -42,6 +44,22 @@ def test_the_printed_command_resumes_the_study(quick_study: Callable[..., QuickS
     )
     assert {name: first[name] for name in TYPED} == {name: second[name] for name in TYPED}
     assert first["markup"] == "[bold]red[/] [link=x]"
+
+
+def test_a_name_with_the_time_of_day_in_it_is_said_in_the_printed_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command as it was typed would begin another study."""
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "-m", "x=1,2"])
+    setup_globals()
+    hydra = {"sweeper": {"study_name": "grid-${now:%H%M%S%f}"}, "sweep": {"dir": "sweeps/${hydra.sweeper.study_name}"}}
+    said = resume_command(OmegaConf.create({"hydra": hydra}))
+    name = r"grid-\d{12}"
+    found = re.fullmatch(
+        rf"python train.py -m x=1,2 hydra.sweeper.study_name=({name}) hydra.sweep.dir=sweeps/({name})", said
+    )
+    assert found is not None, said
+    assert found[1] == found[2]
+    hydra["sweeper"]["study_name"] = "grid"
+    assert resume_command(OmegaConf.create({"hydra": hydra})) == "python train.py -m x=1,2"
 
 
 @pytest.mark.parametrize(

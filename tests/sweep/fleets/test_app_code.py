@@ -137,6 +137,17 @@ def test_a_module_of_a_package_in_a_repository_is_imported_from_where_its_packag
     assert "tests/test_it.py" in names(code)
 
 
+def test_a_module_of_a_package_without_git_brings_its_package(tmp_path: Path, code_of: Callable[..., AppCode]) -> None:
+    """Its jobs import the package: from the folder that has it, not from within."""
+    write(tmp_path, "package_of_app/__init__.py")
+    write(tmp_path, "package_of_app/inner/__init__.py")
+    write(tmp_path, "package_of_app/inner/train.py", TASK)
+    write(tmp_path, "package_of_app/helper.py")
+    code = code_of(tmp_path, "package_of_app.inner.train")
+    assert (code.root, code.import_roots[0]) == (tmp_path, Path())
+    assert "package_of_app/helper.py" in names(code)
+
+
 def test_pyproject_says_which_folders_are_code(app: Path, code_of: Callable[..., AppCode]) -> None:
     write(app, "pyproject.toml", '[tool.trialfleet]\ncode = ["lib"]\n')
     write(app, "lib/a.py")

@@ -193,6 +193,18 @@ def test_processes_are_looked_for_once_in_a_refresh_and_only_if_somebody_asks(
 # ---------------------------------------------------------------- starting and finding one
 
 
+@pytest.mark.parametrize(("asked", "seen"), [(None, "3,5"), (0, ""), (2, "0,1")])
+def test_a_job_sees_the_gpus_that_it_asks_for_and_else_those_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, seen: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    setup = [f"echo $CUDA_VISIBLE_DEVICES > {tmp_path}/seen", "exit 0"]
+    fleet = LocalFleet({**PARAMS, "gpus_per_node": asked, "setup": setup}, {})
+    fleet.submit(tmp_path / "one.json", uuid4().hex, 1)
+    assert [child.wait() for child in fleet._children] == [0]
+    assert (tmp_path / "seen").read_text() == f"{seen}\n"
+
+
 def test_a_job_that_ends_at_once_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process is a zombie before anybody has asked who it is."""
     start = subprocess.Popen

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from tests.conftest import Composed
-from trialfleet.sweep.fleets.payload import without_secrets, write_payload
+from trialfleet.errors import UserError
+from trialfleet.sweep.fleets.payload import keep_task, without_secrets, write_payload
 from trialfleet.trial import secrets
 
 SECRET = "s3cret"
@@ -54,6 +55,20 @@ def test_no_password_goes_into_the_pickle(tmp_path: Path, composed: Composed, gi
     assert job.lr == 0.5
     secrets.mask(job)
     assert SECRET not in OmegaConf.to_yaml(job)
+
+
+def test_a_function_of_the_script_is_kept_as_long_as_the_script_is_the_studys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later ones would run under the name of the study's own code."""
+    monkeypatch.setattr(task, "__module__", "__main__")
+    with pytest.raises(UserError, match="is not there, and the script has changed since the study took it"):
+        keep_task(tmp_path, task, "then", lambda: "now")
+    assert not list(tmp_path.iterdir())
+    keep_task(tmp_path, task, "then", lambda: "then")
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("task-then-")
+    keep_task(tmp_path, task, "then", lambda: "now")  # there is one: whatever the script is by now
 
 
 def test_the_sweeps_own_config_is_left_as_it_is() -> None:

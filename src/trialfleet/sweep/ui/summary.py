@@ -1,6 +1,7 @@
 """What the terminal says of a study's plan and its end."""
 
 import contextlib
+import re
 import shlex
 import sys
 
@@ -163,7 +164,9 @@ def _fixed(config: DictConfig) -> list[str]:
     keys = {"hydra.sweeper.study_name": ("sweeper", "study_name"), "hydra.sweep.dir": ("sweep", "dir")}
     if not any("${now" in str((written.get(group) or {}).get(name)) for group, name in keys.values()):
         return []
-    return [f"{key}={element(str(OmegaConf.select(config, key)))}" for key in keys]
+    found = {key: str(OmegaConf.select(config, key)) for key in keys}
+    plain = re.compile(r"[A-Za-z_/][\w./-]*")  # which Hydra reads as the text that it is
+    return [f"{key}={text if plain.fullmatch(text) else element(text)}" for key, text in found.items()]
 
 
 def _said_once(config: DictConfig) -> set[str]:
