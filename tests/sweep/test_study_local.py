@@ -213,6 +213,13 @@ def test_too_many_failures_end_the_study(quick_study: NewQuickStudy) -> None:
     assert study.states()["RUNNING"] == 0
 
 
+def test_a_finished_study_that_failed_says_so_each_time(quick_study: NewQuickStudy) -> None:
+    study = quick_study(f"{N}1", "mode=raise")
+    for _ in range(2):
+        assert "raise hydra.sweeper.n_trials, or start anew, once it is mended" in study.run(code=1)
+    assert len(study.stored()) == 1
+
+
 # -------------------------------------------------------------------- pruning
 
 

@@ -94,6 +94,12 @@ class Plan:
     destination: Destination | None
     code: AppCode
 
+    @property
+    def n_trials(self) -> int:
+        """How many the study shall have: a grid has no more than its points."""
+        wanted, points = self.settings.n_trials, self.samplers.grid_size
+        return wanted if points is None else min(wanted, points)
+
 
 def check(request: Request) -> Plan:
     """Refuse what can be refused; makes nothing."""

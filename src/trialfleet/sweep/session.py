@@ -170,9 +170,6 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     opened = open_study(plan, lease, notice)
     record, store = opened.record, opened.store
     samplers = plan.samplers.seeded(record.seed)
-    n_trials = plan.settings.n_trials
-    if samplers.grid_size is not None and samplers.grid_size < n_trials:
-        n_trials = samplers.grid_size
     _note_of_time(plan, notice)
     if plan.pruner is not None:
         store.study.pruner = plan.pruner
@@ -213,7 +210,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         pruner=plan.pruner,
         settings=plan.settings,
         limits=_limits(plan),
-        n_trials=n_trials,
+        n_trials=plan.n_trials,
         fleets=fleets,
         fleet=fleet,
         payload=payload,

@@ -56,6 +56,8 @@ class OptunaSweeper(Sweeper):
         node = {**absent, **plain}
         try:
             run_session(Request(node, self.config, self.hydra_context, self._task_function, self.launcher, arguments))
+        except KeyboardInterrupt:  # before the study began to listen
+            raise CompactHydraException("interrupted; the same command goes on") from None
         except ShownError as error:
             # Hydra shows errors of this class, in any application, as the short message that they are.
             raise CompactHydraException(str(error)) from None

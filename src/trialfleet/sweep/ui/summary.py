@@ -32,10 +32,10 @@ def show_plan(plan: Plan, console: Console) -> None:
     state = "a new study" if plan.record is None else f"goes on with the study begun {plan.record.created}"
     lines = [
         f"study {plan.name!r} in {plan.folder}: {state}",
-        f"{settings.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
+        f"{plan.n_trials} trials, {settings.n_jobs} at a time, launcher {type(plan.request.launcher).__name__}",
         *(f"{direction} {metric}" for metric, direction in zip(plan.metrics, plan.directions, strict=True)),
         *(f"  {secrets.masked(override)}" for override in plan.space.written.values()),
-        *(f"  {secrets.masked(override)}" for override in plan.space.fixed.values()),
+        *(f"  {secrets.masked(override)}" for key, override in plan.space.fixed.items() if key != "dry_run"),
         "the config of a trial has been composed and checked; nothing was started",
         f"without dry_run: {_outlook(plan)}",
     ]
@@ -45,7 +45,7 @@ def show_plan(plan: Plan, console: Console) -> None:
 
 def _outlook(plan: Plan) -> str:
     """What the command would do with the study as it is."""
-    wanted = plan.settings.n_trials
+    wanted = plan.n_trials
     if plan.record is None:
         return f"{wanted} trials would be started"
     trials = [path for path in (plan.folder / "trials").glob("*") if path.name.isdigit()]
@@ -88,7 +88,8 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
     if progress.finished == finished_before and not stopping.reason:
         console.print(f"study {plan.name!r} is finished: {progress.finished} of {driver.n_trials} trials are done.")
         more = "raise hydra.sweeper.n_trials to go on, or start anew with hydra.sweeper.study.fresh=true"
-        console.print(f"  {more}", soft_wrap=True)
+        whole = plan.samplers.grid_size == driver.n_trials
+        console.print(f"  {'that is the whole grid' if whole else more}", soft_wrap=True)
     _show_best(plan, driver, console)
     if stopping.reason and not stopping.failure:
         console.print(f"no more trials were started: {stopping.reason}")
@@ -120,8 +121,9 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
     review = review_command(plan.request.task_function, plan.destination)
     if review is not None:
         console.print(f"  review:  {review}", soft_wrap=True)
-    more = f"hydra.sweeper.n_trials={2 * driver.n_trials}"
-    console.print(f"  resume:  {resume_command(plan.request.config, more)}", soft_wrap=True)
+    if plan.samplers.grid_size != driver.n_trials:
+        more = f"hydra.sweeper.n_trials={2 * driver.n_trials}"
+        console.print(f"  resume:  {resume_command(plan.request.config, more)}", soft_wrap=True)
 
 
 def review_command(task_function: TaskFunction, destination: Destination | None) -> str | None:
