@@ -212,7 +212,7 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize(("way", "moment"), zip(MOVES, (1, 5), strict=True))
+@pytest.mark.parametrize(("way", "moment"), [*zip(MOVES, (1, 5), strict=True)])
 def test_a_move_that_was_killed_is_done_again(finished_study: NewQuickStudy, way: str, moment: int) -> None:
     """At one moment; benchmarks/proofs takes each."""
     kinds, begun = MOVES[way]

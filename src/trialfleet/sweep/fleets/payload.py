@@ -77,11 +77,12 @@ def keep_task(folder: Path, task_function: TaskFunction, code: str, today: Calla
             f"{path}: is not there, and the script has changed since the study took it",
             "put the code back as it was, or let jobs run today's: 'hydra.sweeper.study.allow_changes=[code]'",
         )
+    name, script = _names(task_function)
     try:
         content = cloudpickle.dumps(task_function)
     except Exception as error:
         raise UserError(
-            f"the task function of {path.name.split('-')[2]} cannot be sent to jobs: {error}",
+            f"the task function {name} of {script}.py cannot be sent to jobs: {error}",
             "let it not refer to open files, locks and the like, or move it into a module that the script imports",
         ) from error
     _write(path, content)
@@ -91,9 +92,14 @@ def _is_of_script(task_function: TaskFunction) -> bool:
     return getattr(task_function, "__module__", None) == "__main__"
 
 
-def _task_path(folder: Path, task_function: TaskFunction, code: str) -> Path:
-    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "main").stem
+def _names(task_function: TaskFunction) -> tuple[str, str]:
+    """The function's name, and the script's."""
     name = getattr(task_function, "__qualname__", type(task_function).__name__).replace("<", "").replace(">", "")
+    return name, Path(getattr(sys.modules["__main__"], "__file__", None) or "main").stem
+
+
+def _task_path(folder: Path, task_function: TaskFunction, code: str) -> Path:
+    name, script = _names(task_function)
     # Pickled code is of one version of Python.
     return folder / f"task-{code}-{script}.{name}-{sys.implementation.cache_tag}.pkl"
 
