@@ -71,10 +71,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first, then those that one worker takes as a group: no worker is left alone with one at the end.
 
-    Whole commands and whole studies are long, whatever they do; those of the everyday run are marked as that.
+    Whole commands and whole studies are long, whatever they do; those of the everyday run are marked as that. So is
+    whatever needs a PostgreSQL: SQLite does for every day.
     """
     for item in items:
-        if WHOLE & set(getattr(item, "fixturenames", ())) and item.get_closest_marker("everyday") is None:
+        whole = WHOLE & set(getattr(item, "fixturenames", ())) or "postgresql" in item.nodeid.lower()
+        if whole and item.get_closest_marker("everyday") is None:
             item.add_marker(pytest.mark.slow)
     items.sort(
         key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("xdist_group") is None)

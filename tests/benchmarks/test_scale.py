@@ -7,6 +7,7 @@ from benchmarks.scale import Shape, measure, run_study, what_is_wrong
 SMALL = Shape(trials=50, in_flight=8, reports=5, seconds=10.0)
 
 
+@pytest.mark.slow
 def test_a_small_study_is_measured_and_right(tmp_path: Path) -> None:
     report = measure(tmp_path, SMALL)
     assert report.wrong == []
@@ -19,6 +20,7 @@ def test_a_small_study_is_measured_and_right(tmp_path: Path) -> None:
     assert report.resume.finished + report.resume.active_trials <= SMALL.trials + SMALL.in_flight
 
 
+@pytest.mark.slow
 def test_a_study_that_lost_a_result_is_called_wrong(tmp_path: Path) -> None:
     run_study(tmp_path, SMALL)
     assert what_is_wrong(tmp_path, SMALL) == []

@@ -4,7 +4,8 @@ import pytest
 
 from docs.extensions import conf_reference
 
-pytestmark = pytest.mark.xdist_group("reference")  # one worker: every member of every group is composed for the page
+# One worker: every member of every group is composed for the page.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reference")]
 
 
 @pytest.fixture(scope="module")

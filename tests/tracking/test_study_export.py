@@ -158,7 +158,15 @@ DELETIONS = [
 
 
 @pytest.mark.usefixtures("quick_tables")
-@pytest.mark.parametrize("when", ["while the driver runs", "as it ends", "between two drivers", "after the end"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "while the driver runs",
+        pytest.param("as it ends", marks=pytest.mark.slow),
+        pytest.param("between two drivers", marks=pytest.mark.slow),
+        "after the end",
+    ],
+)
 @pytest.mark.parametrize(("deletion", "expected"), DELETIONS, ids=[deletion.__name__ for deletion, _ in DELETIONS])
 def test_what_a_person_deletes_is_there_again_once(
     deletion: Callable[[Destination], None], expected: set[str], when: str, folder: Path, target: Destination

@@ -10,6 +10,7 @@ import pytest
 from trialfleet.training.attention import attention, even, implementation
 
 
+@pytest.mark.slow
 def test_lengths_made_even_change_nothing():
     keys = jax.random.split(jax.random.key(1), 3)
     q, k, v = (jax.random.normal(key, (2, 7, heads, 8)) for key, heads in zip(keys, (4, 2, 2), strict=True))

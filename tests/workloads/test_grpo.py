@@ -276,6 +276,7 @@ def test_the_cache_gives_what_reading_anew_gives_and_any_end_token_ends():
         assert float(short.counted[n].sum()) == length
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_padding():
     """What two models would say of it may differ by more than a ratio of probabilities can be."""
     x, embedding = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(2, 7, 16), (50, 16)]))
