@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.scale import Shape, measure, run_study, what_is_wrong
 
 SMALL = Shape(trials=50, in_flight=8, reports=5, seconds=10.0)
