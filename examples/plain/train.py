@@ -42,10 +42,11 @@ def train(cfg: DictConfig) -> float:
         weights = weights - cfg.lr * (gradient + cfg.decay * weights)
         epoch += 1
 
+        # Reported first: a step that was saved and not reported would be missing after a restart.
+        trialfleet.report(epoch, {"objective": loss})
         folder = trialfleet.checkpoint_dir()
         np.savez(folder / ".last.npz", weights=weights, epoch=epoch)
         os.replace(folder / ".last.npz", folder / "last.npz")  # whole or not at all
-        trialfleet.report(epoch, {"objective": loss})
         trialfleet.raise_if_stopped()
 
 

@@ -46,11 +46,12 @@ def train(cfg: DictConfig) -> float:
         with torch.no_grad():
             error = 1 - (model(images[held_out]).argmax(1) == labels[held_out]).float().mean().item()
 
+        # Reported first: a step that was saved and not reported would be missing after a restart.
+        trialfleet.report(epoch + 1, {"objective": error})
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, "error": error}
         folder = trialfleet.checkpoint_dir()
         torch.save(state, folder / ".last.pt")
         os.replace(folder / ".last.pt", folder / "last.pt")  # whole or not at all
-        trialfleet.report(epoch + 1, {"objective": error})
         trialfleet.raise_if_stopped()
     return error
 
