@@ -69,6 +69,8 @@ def test_the_address_is_that_of_a_sweep_in_this_folder(monkeypatch: pytest.Monke
     assert where(tracking, None, ["tracking.uri=sqlite:///a.db"])[0] == "sqlite:///a.db"
     assert where(tracking, None, ["postgresql://host/db?sslmode=require"])[0] == "postgresql://host/db?sslmode=require"
     assert where(tracking, "sqlite:///b.db", [])[0] == "sqlite:///b.db"
+    assert where(tracking, None, ["hydra.sweeper.tracking.uri=sqlite:///c.db"])[0] == "sqlite:///c.db"
+    assert where(tracking, None, [__file__])[0] == f"sqlite:///{__file__}"  # whatever a database's file is called
     for word in ("tracking.url=x", "mlflow.db"):
         with pytest.raises(UserError, match=f"{word}: the dashboard takes"):
             where(tracking, None, [word])

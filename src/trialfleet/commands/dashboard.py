@@ -62,20 +62,24 @@ def where(tracking: Mapping[str, Any], uri: str | None, words: Sequence[str]) ->
     Args:
         tracking: the config, interpolations and all.
         uri: given as an option, or None.
-        words: an address, or overrides of the form tracking.NAME=VALUE.
+        words: an address, the file of a database, or overrides: tracking.NAME=VALUE, or hydra.sweeper.tracking.NAME=VALUE.
 
     Raises:
         UserError: a word that is neither.
     """
     base = OmegaConf.create({"tracking": dict(tracking)})
     for word in words:
-        name, _, value = word.partition("=")
+        name, _, value = word.removeprefix("hydra.sweeper.").partition("=")
         if name in ("tracking.uri", "tracking.experiment"):
             OmegaConf.update(base, name, value)
-        elif uri is None and not word.startswith("tracking.") and ":" in word:
+        elif uri is None and Path(word).is_file():
+            uri = f"sqlite:///{word}"
+        elif uri is None and not name.startswith("tracking.") and ":" in word:
             uri = word
         else:
-            raise UserError(f"{word}: the dashboard takes an address, tracking.uri=… and tracking.experiment=…")
+            raise UserError(
+                f"{word}: the dashboard takes an address, tracking.uri=… and tracking.experiment=…", "correct the word"
+            )
     return uri or str(base.tracking.uri), str(base.tracking.experiment)
 
 
