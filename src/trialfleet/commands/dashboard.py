@@ -62,7 +62,7 @@ def where(tracking: Mapping[str, Any], uri: str | None, words: Sequence[str]) ->
     Args:
         tracking: the config, interpolations and all.
         uri: given as an option, or None.
-        words: an address, the file of a database, or overrides: tracking.NAME=VALUE, or hydra.sweeper.tracking.NAME=VALUE.
+        words: an address, the file of a database, or overrides: tracking.NAME=VALUE, the sweeper's own key or not.
 
     Raises:
         UserError: a word that is neither.
@@ -78,7 +78,8 @@ def where(tracking: Mapping[str, Any], uri: str | None, words: Sequence[str]) ->
             uri = word
         else:
             raise UserError(
-                f"{word}: the dashboard takes an address, tracking.uri=… and tracking.experiment=…", "correct the word"
+                f"{word}: the dashboard takes an address, a file, tracking.uri=… and tracking.experiment=…",
+                "correct the word",
             )
     return uri or str(base.tracking.uri), str(base.tracking.experiment)
 
