@@ -14,14 +14,13 @@ from trialfleet.trial.run import Preempted
 T = TypeVar("T")
 
 
-_USERS = dict(os.environ)  # as they were when the program began
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_USERS = {name: value for name, value in os.environ.items() if name == _FULL_ERROR}  # before `main` sets its own
 
 
 def users_environment() -> dict[str, str]:
     """The environment variables as the user had them, for a program that takes this one's place."""
-    mine = {"HYDRA_FULL_ERROR": os.environ.get("HYDRA_FULL_ERROR")}
-    kept = {name: value for name, value in os.environ.items() if name not in mine}
-    return {**kept, **{name: _USERS[name] for name in mine if name in _USERS}}
+    return {name: value for name, value in os.environ.items() if name != _FULL_ERROR} | _USERS
 
 
 def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
