@@ -274,6 +274,10 @@ class Driver:
             with self._unreadable.look(number, self.study.trial_dir(number).path, self.clock.now()):
                 self._track(trial_id, number)
         self._best_is_new = bool(self.progress.front)
+        rate = self.settings.max_failure_rate
+        if self.progress.finished >= self.n_trials and self.progress.failed > rate * self.n_trials:
+            failed = f"{self.progress.failed} of {self.n_trials} trials failed"
+            self.request_stop(f"{failed}, more than max_failure_rate={rate} allows", failed=True)
 
     def _track(self, trial_id: int, number: int) -> None:
         """Follow a trial that is unfinished in the study."""

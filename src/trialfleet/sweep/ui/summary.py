@@ -93,13 +93,10 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
     _show_best(plan, driver, console)
     if stopping.reason and not stopping.failure:
         console.print(f"no more trials were started: {stopping.reason}")
-    over, rate = progress.finished >= driver.n_trials, plan.settings.max_failure_rate
-    failure = stopping.failure
-    if over and not failure and progress.failed > rate * driver.n_trials:
-        failure = f"{progress.failed} of {driver.n_trials} trials failed, more than max_failure_rate={rate} allows"
-    if failure:
+    if stopping.failure:
+        over = progress.finished >= driver.n_trials
         then = "raise hydra.sweeper.n_trials, or start anew," if over else "the same command goes on"
-        raise UserError(failure, f"see {plan.folder}/trials/*/result.json; {then} once it is mended")
+        raise UserError(stopping.failure, f"see {plan.folder}/trials/*/result.json; {then} once it is mended")
 
 
 def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
