@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.agreement import assert_agreement, load_study
 from tests.end_to_end.conftest import Run
+from tests.end_to_end.test_learning import GOOD_POINT
 from trialfleet.trial import metrics
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -22,6 +24,22 @@ def train(run: Run, folder: Path, *words: str) -> dict[str, list[float]]:
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def test_the_default_study_learns_to_hear(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a trial of the main job; an untrained model's error rate is near 1."""
+    monkeypatch.delenv("XLA_FLAGS")  # it computes more than it compiles
+    run(
+        "pipelines.sweep",
+        "-m",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=1",
+        GOOD_POINT,
+        "training.max_steps=500",
+    )
+    folder = here / "sweeps" / "asr-asr_tiny"
+    assert_agreement(folder, f"sqlite:///{here}/mlflow.db", 1)
+    assert load_study(folder).best_value < 0.5
 
 
 def test_mvfoul_learns_to_see(here: Path, run: Run) -> None:

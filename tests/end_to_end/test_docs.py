@@ -24,7 +24,7 @@ EVERY = list(dict.fromkeys(command for page in PAGES for command in commands_of(
 CLUSTER = "tests/cluster/test_slurm_cluster.py::"
 CONTRACT = "tests/resume_contract/test_contract.py::test_each_point_holds"
 ELSEWHERE = {
-    "make sweep": "tests/end_to_end/test_learning.py::test_the_default_study_learns_to_hear",
+    "make sweep": "tests/end_to_end/test_learning.py::test_the_default_study_learns",
     "make test": "tests/end_to_end/test_readme.py::test_a_target_of_make_is_there",
     "make cluster-up": f"{CLUSTER}test_the_command_line_does_all_of_it",
     "make cluster-down": f"{CLUSTER}test_the_command_line_does_all_of_it",

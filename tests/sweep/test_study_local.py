@@ -26,6 +26,7 @@ LONG = ("steps=40", "seconds=0.05")  # two seconds: long enough to do something 
 
 
 @pytest.mark.everyday
+@pytest.mark.slow
 def test_a_study_runs_to_its_end_and_then_has_nothing_to_do(new_study: NewStudy) -> None:
     study = new_study(f"{N}4")
     study.run()

@@ -164,7 +164,7 @@ DELETIONS = [
         "while the driver runs",
         pytest.param("as it ends", marks=pytest.mark.slow),
         pytest.param("between two drivers", marks=pytest.mark.slow),
-        "after the end",
+        pytest.param("after the end", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize(("deletion", "expected"), DELETIONS, ids=[deletion.__name__ for deletion, _ in DELETIONS])

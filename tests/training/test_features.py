@@ -52,6 +52,7 @@ def test_a_study_of_numbers_compiles_once(toy, new_run):
     assert compilations.compiled == before
 
 
+@pytest.mark.slow
 def test_groups_have_rates_of_their_own(toy, new_run):
     run = new_run()
     train(toy("+optimizer.groups.body.learning_rate=0", "+optimizer.groups.body.weight_decay=0.5"), run)
@@ -64,6 +65,7 @@ def test_a_group_that_is_not_there_is_refused(toy, new_run):
         train(toy("+optimizer.groups.tail.learning_rate=0.1"), new_run())
 
 
+@pytest.mark.slow
 def test_the_gradient_is_clipped_by_its_norm(toy, new_run):
     run = new_run()
     clip = ["training.gradient_clip=1e-3", "optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"]
@@ -127,6 +129,7 @@ def test_early_stopping_ends_and_saves(toy, new_run):
     assert (run.checkpoints / "00000012" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_the_test_split_is_evaluated_once_from_the_best_checkpoint(toy, new_run):
     run = new_run()
     outcome = train(
@@ -243,6 +246,7 @@ def test_a_trace_of_some_steps(toy, new_run):
     assert list((run.artifacts / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_shards_become_smaller_as_fsdp_grows(toy, new_run):
     from trialfleet.training.setup import Setup
 

@@ -65,6 +65,7 @@ def test_units_are_released_one_by_one_without_compiling_again(toy, new_run):
     assert np.abs(moved["state.opt.layer1.mu.body.layer1.w"]).max() == 0
 
 
+@pytest.mark.slow
 def test_a_late_unit_begins_like_an_early_one(toy, new_run):
     """Its first update is as large as any first update of Adam: the rate, whatever the step of the run is."""
     config = toy("freezing=scheduled", "freezing.epochs=[1]", "training.max_steps=9", "training.gradient_clip=null")
@@ -107,6 +108,7 @@ def test_a_schedule_needs_units(config, new_run):
         train(config("freezing=progressive"), new_run())
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained_and_saved(toy, new_run):
     run = new_run()
     train(toy("model.rank=2"), run)

@@ -63,7 +63,7 @@ class StorageConformance:
         assert store.report(trial_id, 20, math.nan)
         assert store.frozen(trial_id).intermediate_values[10] == 0.5
 
-    @pytest.mark.parametrize("step", [0, -(2**31), 2**31 - 1, 2**31, -(2**31) - 1, metrics.MAX_STEP, -metrics.MAX_STEP])
+    @pytest.mark.parametrize("step", [2**31, metrics.MAX_STEP, -metrics.MAX_STEP])
     def test_no_report_is_too_much_for_it(self, storage: NewStorage, step: int) -> None:
         """A step that is beyond it is left out, whether it is reported or added, and nothing else fails for it."""
         store, values = opened(storage), [5e-324, -5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan]

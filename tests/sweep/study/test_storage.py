@@ -375,7 +375,7 @@ def test_a_study_is_put_aside_with_everything_it_has(storage: optuna.storages.Ba
     assert names(storage) == ["study-before"]
 
 
-@pytest.mark.parametrize("dies_at", ["create_new_study", "set_study_user_attr", "create_new_trial", "delete_study"])
+@pytest.mark.parametrize("dies_at", ["set_study_user_attr", "delete_study"])
 def test_putting_aside_is_finished_by_the_next_try(
     storage: optuna.storages.BaseStorage, dies_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
