@@ -117,7 +117,7 @@ TORCH = OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 )
 @pytest.mark.parametrize("raised", [False, True])
 def test_an_exception_means_for_the_trial_what_it_means_in_a_worker(
-    failure: BaseException, end: tuple[str, str], raised: bool, tmp_path: Path
+    failure: BaseException, end: tuple[str, str], raised: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def launch(overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         if raised:
@@ -127,6 +127,8 @@ def test_an_exception_means_for_the_trial_what_it_means_in_a_worker(
     batch = Batch(tmp_path, launch)
     batch.run()
     assert batch.ends() == [end]
+    no_error = isinstance(failure, Pruned | Preempted)
+    assert ("Error executing job" in capsys.readouterr().err) == (not no_error)
     word = word_of_file_system(batch.trials[0], "1.0")
     assert (word is not None) == isinstance(failure, OSError)
     assert len(batch.said) == (end[0] == "goes on" and word is None)  # of which the driver tells

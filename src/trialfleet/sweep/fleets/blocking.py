@@ -7,6 +7,7 @@ one. What somebody interrupted is no run: its claim is taken back.
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -130,6 +131,8 @@ class BlockingFleet(Fleet):
         """Commit how a trial ended; or leave what a worker leaves whose run ended for no fault of the trial's."""
         directory, identity, label = TrialDir(Path(trial.directory)), submission.identity(trial), _label(trial)
         failure = attached.as_told(directory.run_dir(label), _failure(end))
+        if failure is not None and cause_of(failure) not in (Cause.PRUNED, Cause.LEFT):
+            _say_as_hydra_does(end)
         notes = records.plain(dict(attached.notes_of(directory.run_dir(label))))
         outcome: Result | None
         if failure is None:
@@ -270,9 +273,14 @@ def _failure(end: JobReturn) -> BaseException | None:
     given = failure_of(end)
     if not isinstance(given, BaseException):
         return NoEnd(f"the launcher does not say how the trial ended: status {shown(end.status)}, {shown(given)}")
-    with contextlib.suppress(BaseException):  # it writes to stderr first, which a task may have closed
+    with contextlib.suppress(BaseException), contextlib.redirect_stderr(io.StringIO()):  # it calls each an error
         end.return_value  # noqa: B018  # raises `given`; only so do the causes of one from another process come back
     return given
+
+
+def _say_as_hydra_does(end: JobReturn) -> None:
+    with contextlib.suppress(Exception):  # a task may have closed the stream
+        sys.stderr.write(f"Error executing job with overrides: {end.overrides}\n")
 
 
 def _leave(directory: TrialDir, trial: Assignment, failure: BaseException) -> None:
