@@ -4,9 +4,10 @@ The space, the sampler, the configs that trials would get, the launcher, the tra
 storage, a study that was another one.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def check(request: Request) -> Plan:
     factory_of(request.launcher).check(request.launcher)
     _check_configs(request, space)
     name = _name(request, folder)
-    identity = _identity(request, space, directions)
+    identity = _identity(request, space, directions, metrics)
     record = _record(request, folder, identity, space, directions)
     destination = _destination(settings.tracking, begun=record is not None)
     _check_storage(request, folder)
@@ -198,6 +199,8 @@ def _present_record(
     storage = described(request.node.get("storage"))
     study_record.check_storage(record, storage, request.study.rebuild or "hydra.sweeper.storage" in allowed)
     record = unchangeable.check(record, folder, space.distributions, directions)
+    metrics, values = identity[study_record.METRICS], partial(unchangeable.has_values, folder, record.uids)
+    record = study_record.check_metrics(record, metrics, _key_of_metric(request), values, allowed)
     return study_record.accept(record, identity, allowed)
 
 
@@ -224,6 +227,14 @@ def _metrics(named: str | list[str], count: int) -> list[str]:
         f"hydra.sweeper.metric names {len(names)} and hydra.sweeper.direction {count}",
         "give one direction for each metric",
     )
+
+
+def _key_of_metric(request: Request) -> str:
+    """The key that names the objectives: the application's, where `hydra.sweeper.metric` only refers to it."""
+    node = OmegaConf.to_container(request.config.hydra.sweeper, resolve=False)
+    written = str(node.get("metric")) if isinstance(node, dict) else ""
+    refers = re.fullmatch(r"\$\{([A-Za-z_][\w.]*)\}", written)
+    return refers[1] if refers else study_record.METRICS
 
 
 def _space(request: Request) -> Space:
@@ -300,7 +311,7 @@ def _name(request: Request, folder: Path) -> str:
     return str(name)
 
 
-def _identity(request: Request, space: Space, directions: Sequence[str]) -> dict[str, Any]:
+def _identity(request: Request, space: Space, directions: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
     """What makes a study this one: see `study_record`."""
     task = OmegaConf.to_container(request.config, resolve=False)
     assert isinstance(task, dict)
@@ -313,5 +324,5 @@ def _identity(request: Request, space: Space, directions: Sequence[str]) -> dict
         for key, value in flat.items()
         if not study_record.covered(key, apart)
     }
-    texts = distribution_texts(space.distributions)
-    return {**kept, **{f"space.{name}": text for name, text in texts.items()}, "direction": ",".join(directions)}
+    searched = {f"space.{name}": text for name, text in distribution_texts(space.distributions).items()}
+    return {**kept, **searched, "direction": ",".join(directions), study_record.METRICS: list(metrics)}

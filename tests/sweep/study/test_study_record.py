@@ -10,7 +10,7 @@ import pytest
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.study import study_record
-from trialfleet.sweep.study.study_record import StudyRecord, accept, at_home, differences, flat
+from trialfleet.sweep.study.study_record import StudyRecord, accept, at_home, check_metrics, differences, flat
 
 IDENTITY = {"model.depth": 4, "data.path": "a", "space.lr": "float(0, 1)", "direction": "minimize"}
 
@@ -172,3 +172,29 @@ def test_another_script_of_the_same_name_is_refused(tmp_path: Path) -> None:
     check(tmp_path / "copy" / "a" / "train.py", tmp_path / "copy" / "sweeps" / "train")  # copied with its study
     before.unlink()
     check(other)  # renamed
+
+
+KEY = study_record.METRICS
+
+
+def told_of(record: StudyRecord, metrics: list[str], has_values: bool, *allowed: str) -> StudyRecord:
+    return check_metrics(record, metrics, KEY, lambda: has_values, allowed)
+
+
+def test_values_of_another_metric_are_refused(tmp_path: Path) -> None:
+    record = told_of(made(tmp_path), ["loss"], True)  # study.yaml did not say
+    assert record.identity == {**IDENTITY, KEY: ["loss"]}
+    assert told_of(record, ["loss"], True) == record
+    with pytest.raises(UserError, match=f"{KEY}: the values .* are those of loss, .* names accuracy") as refusal:
+        told_of(record, ["accuracy"], True)
+    assert f"give {KEY}=loss; " in refusal.value.fix
+    assert f"study.allow_changes=[{KEY}]'" in refusal.value.fix
+    with pytest.raises(UserError, match=r"are those of \[a,b\], and"):
+        told_of(told_of(record, ["a", "b"], False), ["b", "a"], True)
+
+
+def test_a_metric_may_change_before_there_are_values_or_by_permission(tmp_path: Path) -> None:
+    record = told_of(made(tmp_path), ["loss"], True)
+    changed = {**IDENTITY, KEY: ["accuracy"]}
+    assert told_of(record, ["accuracy"], False).identity == changed
+    assert told_of(record, ["accuracy"], True, KEY).identity == changed

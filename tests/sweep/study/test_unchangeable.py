@@ -107,6 +107,24 @@ def test_a_study_that_was_made_anew_with_other_objectives_is_made_anew_with_its_
     study.check(3, steps=4)
 
 
+def test_values_of_another_metric_are_refused_by_the_key_that_names_it(finished_study: NewQuickStudy) -> None:
+    study = finished_study(TWO)
+    was = files(study)
+    for key, other in (("objective.metric", "position"), ("hydra.sweeper.metric", "elsewhere")):
+        said = study.run(f"{key}={other}", "study.rebuild=true", code=1)
+        assert f"{key}: the values that study 'descent' has are those of loss, and this command names {other}" in said
+        assert f"allow_changes=[{key}]" in said
+    assert files(study) == was
+    study.run("hydra.sweeper.metric=value", "hydra.sweeper.study.allow_changes=[hydra.sweeper.metric]")
+    study.run("hydra.sweeper.metric=value")
+
+
+def test_a_metric_may_change_while_no_trial_has_a_value(quick_study: NewQuickStudy) -> None:
+    study = quick_study("hydra.sweeper.n_trials=1", "mode=raise", "hydra.sweeper.max_failure_rate=1")
+    study.run()
+    study.run("hydra.sweeper.metric=value")
+
+
 def test_a_record_that_says_nothing_of_distributions_is_no_reason_to_refuse(finished_study: NewQuickStudy) -> None:
     study = finished_study(TWO)
     path = study.trial(0).trial_json

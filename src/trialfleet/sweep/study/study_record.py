@@ -24,7 +24,7 @@ class StudyRecord:
         uid: what MLflow runs and Optuna trials are found by.
         folder: where the folder was when the study last ran; tells a copy from a move.
         seed: what the sampler of each trial is seeded from.
-        identity: dotted keys with their values: the config without sampled keys, the space, the objective.
+        identity: dotted keys with their values: the config without sampled keys, the space, the objectives.
         code: version of the code that the study's jobs run.
         former_uids: what the study was called before its folder was copied; its trials bear them still.
         format: of the records in the folder; version 1 did not say. Jobs of an older one cannot read today's.
@@ -245,6 +245,37 @@ def check_script(
         "give this one a study of its own with hydra.sweeper.study_name; if it is the same application, "
         "'hydra.sweeper.study.allow_changes=[script]' goes on with the study's copy of the code, [code] with today's",
     )
+
+
+METRICS = "hydra.sweeper.metric"  # the key of an identity that is no key of the application's
+
+
+def check_metrics(
+    record: StudyRecord, metrics: Sequence[str], key: str, has_values: Callable[[], bool], allowed: Sequence[str]
+) -> StudyRecord:
+    """The record with the objectives' names; they are refused where the values so far are another metric's.
+
+    Args:
+        metrics: names of the command's objectives.
+        key: what names them on the command line.
+        has_values: tells whether the study has any value yet; without one the names may change.
+        allowed: dotted keys, or parents of them, that may differ.
+
+    Raises:
+        UserError: the study has values, of another metric.
+    """
+    before = record.identity.get(METRICS, metrics)  # earlier versions did not write it
+    if before != metrics and not covered(key, allowed) and has_values():
+        was, now = (
+            str(names[0]) if len(names) == 1 else f"[{','.join(map(str, names))}]" for names in (before, metrics)
+        )
+        raise UserError(
+            f"{key}: the values that study {record.name!r} has are those of {was}, and this command names {now}",
+            f"give {key}={was}; if these are the same values under another name, allow it with "
+            f"'hydra.sweeper.study.allow_changes=[{key}]'; or begin another study, with hydra.sweeper.study.fresh=true "
+            "or another hydra.sweeper.study_name",
+        )
+    return replace(record, identity={**record.identity, METRICS: list(metrics)})
 
 
 def _named(storage: str) -> str:

@@ -18,6 +18,7 @@ from trialfleet.sweep.study.storage import distribution_texts
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.trial.directory import TrialDir, trial_dir, trial_numbers
 from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import TrialState
 from trialfleet.trial.submission import TrialRecord
 
 _SPACE = "space."  # begins the keys of an identity that are parameters
@@ -61,6 +62,16 @@ def check(
             "hydra.sweeper.study_name",
         )
     return replace(record, identity={**identity, _OBJECTIVES: was})
+
+
+def has_values(folder: Path, uids: Collection[str]) -> bool:
+    """Whether any trial of the study has ended with a value of its objectives, or was pruned for one."""
+    for number in trial_numbers(folder):
+        with contextlib.suppress(Damaged, OSError):
+            result = trial_dir(folder, number).result()
+            if result is not None and result.state is not TrialState.FAIL and result.identity.study in (None, *uids):
+                return True
+    return False
 
 
 def _parameters_that_study_yaml_has_wrong(
