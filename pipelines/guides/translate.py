@@ -20,6 +20,7 @@ WITHOUT = ("--help", "-h", "--hydra-help", "--resolve", "--multirun", "-m", "--d
 WITHOUT_FLAGS = ("--help", "-h", "--dry-run")  # what the front ends with flags know of them
 EXPERIMENTS = ("experiment", "experiments")  # the groups of presets
 CONFIG_NAME = "--config-name"
+CONFIG_NAMES = (CONFIG_NAME, "-cn")
 OUR_EXPERIMENT = "our experiment"  # one of conf/experiment
 QUOTES = ("'", '"')
 # Where the guides' readers keep experiments of their own.
@@ -135,13 +136,14 @@ class _Translator:
             name, equals, value = word.partition("=")
             if word in WITHOUT:
                 self.command.options.append(word)
-            elif name in ("--config-name", "-cn"):
+            elif name in CONFIG_NAMES:
                 config = (value or _missing(name)) if equals else _value(name, left)
                 found.append(Setting(CONFIG_NAME, (config.removesuffix(".yaml"),), f"{name} {config}"))
             elif name in WITH_A_VALUE:
                 self.command.options += [word] if equals else [word, _value(name, left)]
             elif word.startswith("-") and not equals:
-                raise UserError(f"{word}: is no option of the guide's commands", f"use {', '.join(WITHOUT)}")
+                known = ", ".join((*CONFIG_NAMES, *WITH_A_VALUE, *WITHOUT))
+                raise UserError(f"{word}: is no option of the guide's commands", f"use {known}")
             else:
                 found += settings_of_override(word)
         return found

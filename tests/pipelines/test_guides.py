@@ -268,6 +268,7 @@ def test_what_is_typed_wins_over_presets_in_any_order(line: str, expected: set[s
         ("grpo", "agent-tunix train --learning-rate", "--learning-rate: has no value"),
         ("grpo", "agent-tunix train --model-size 9b", "9b has no meaning here"),
         ("grpo", "run_training.py --quiet", "--quiet: is no option"),
+        ("mvfoul", "train_hydra.py --config-path there --config-name quick_test", "fix: use --config-name, -cn, --cfg"),
         ("mvfoul", "training/train.py --backbone_l 1", "did you mean --backbone_lr?"),
         ("mvfoul", "training/train.py extra", "extra: is neither a flag nor the value of one"),
         ("mvfoul", "training/train.py --use_class_weights=false", "is a switch, which takes no value"),
