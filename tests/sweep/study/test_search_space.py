@@ -241,3 +241,21 @@ def test_params_of_the_config_are_grammar_where_they_are_text() -> None:
         "+new=a,b",
     ]
     assert spaces.arguments_of(None) == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "range(1,6)",
+        "interval(1.0,5.0)",
+        "tag(log,int(interval(1,5)))",
+        "tag(log,interval(0.0001,0.01))",
+        "range(1,9,2)",
+        "range(0.0,1.0,0.25)",
+        "range(1.0,4.0,1.0)",
+        "choice(1,2.5,false,null,adam)",
+        "choice('1','a,b')",
+    ],
+)
+def test_a_distribution_is_shown_as_it_is_written(written: str) -> None:
+    assert spaces.in_words(parse([f"x={written}"]).distributions["x"]) == written

@@ -10,6 +10,7 @@ from trialfleet.trial import records
 
 NewQuickStudy = Callable[..., QuickStudy]
 
+WORDS = {"x": "choice(0.5,1.0)", "y": "range(1,3)", "above": "interval(0.5,1.0)"}
 TWO_VALUES = "from tests.tasks import descent, dying\ndying.task = descent.two"
 TWO_OBJECTIVES = ["objective.metric=[loss,x]", "objective.direction=[minimize,maximize]"]
 # The check as an earlier version had it, which had none.
@@ -34,7 +35,8 @@ def test_a_parameter_of_another_kind_is_refused(finished_study: NewQuickStudy) -
         (("x=choice(1.0,0.5)",), ("x",)),
     ):
         said = study.run(*other, code=1)
-        assert all(f"    space.{key}: {{" in said for key in keys)
+        assert all(f"    space.{key}: {WORDS[key]} → " in said for key in keys)
+        assert "Distribution" not in said
         assert "Traceback" not in said
         assert "allow_changes=[" not in said.rpartition("fix:")[2]
         assert "study.fresh=true or another hydra.sweeper.study_name" in said
@@ -46,7 +48,10 @@ def test_a_parameter_of_another_kind_is_refused(finished_study: NewQuickStudy) -
 def test_a_parameter_may_have_another_range_by_permission(finished_study: NewQuickStudy) -> None:
     study = finished_study(TWO, "x=interval(0.5,1.0)", "y=range(1,3)")
     other = ("x=interval(0.25,2.0)", "y=range(1,6,2)", "hydra.sweeper.n_trials=3")
-    assert "'hydra.sweeper.study.allow_changes=[space.x,space.y]'" in study.run(*other, code=1)
+    said = study.run(*other, code=1)
+    assert "space.x: interval(0.5,1.0) → interval(0.25,2.0)\n" in said
+    assert "space.y: range(1,3) → range(1,7,2)\n" in said
+    assert "'hydra.sweeper.study.allow_changes=[space.x,space.y]'" in said
     study.run(*other, "study.allow_changes=[space.x,space.y]")
     study.run(*other, "hydra.sweeper.n_trials=4")
     assert study.states() == {"COMPLETE": 4}

@@ -114,6 +114,20 @@ def grid(space: Space) -> dict[str, list[Value]]:
     return {name: _values(name, distribution) for name, distribution in space.distributions.items()}
 
 
+def in_words(distribution: BaseDistribution) -> str:
+    """A distribution as it is written in a search space."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({','.join(map(element, distribution.choices))})"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if distribution.log or step is None:
+        whole = isinstance(distribution, IntDistribution)
+        interval = f"int(interval({low},{high}))" if whole else f"interval({low},{high})"
+        return f"tag(log,{interval})" if distribution.log else interval
+    stop = type(high)(Decimal(repr(high)) + Decimal(repr(step)))  # Hydra's end is exclusive, Optuna's is not
+    return f"range({low},{stop})" if step == 1 and isinstance(step, int) else f"range({low},{stop},{step})"
+
+
 def quoted(name: str, value: Value) -> str:
     """The override text of a value that no choice of the space explains (a custom search space suggested it).
 
@@ -202,14 +216,15 @@ def _choices(override: Override, elements: list[Any]) -> tuple[BaseDistribution,
         raise UserError(f"{override.input_line}: a choice is a sweep of its own", "name the choices one by one")
     texts: dict[Value, str] = {}
     for element in elements:
-        texts[_stored(element)] = _grammar(element)
+        texts[stored(element)] = _grammar(element)
     if len(texts) < len(elements):
         message = f"{override.input_line}: the same choice is there twice (Python takes 1, 1.0 and true for equal)"
         raise UserError(message, "name each choice once")
     return CategoricalDistribution(list(texts)), texts
 
 
-def _stored(element: Any) -> Value:
+def stored(element: Any) -> Value:
+    """A choice as Optuna can store it."""
     if isinstance(element, QuotedString):
         return element.text
     if element is None or isinstance(element, str | int | float | bool):

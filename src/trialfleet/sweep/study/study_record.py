@@ -1,5 +1,6 @@
 """study.yaml: what a study is, so that a resume goes on with the same one or says what differs."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,9 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 import yaml
+from optuna.distributions import json_to_distribution
 
 from trialfleet.errors import UserError
+from trialfleet.sweep.study.search_space import in_words
 from trialfleet.trial import records, secrets
+
+SPACE = "space."  # begins the keys of an identity that are parameters, whose values are Optuna's JSON
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ def accept(record: StudyRecord, identity: Mapping[str, Any], allowed: Sequence[s
     """
     refused = [key for key in differences(record.identity, identity) if not covered(key, allowed)]
     if refused:
-        lines = [f"    {key}: {_shown(record.identity, key)} → {_shown(identity, key)}" for key in refused]
+        sides = record.identity, identity
+        lines = [f"    {key}: {' → '.join(_shown(side, key) for side in sides)}" for key in refused]
         raise UserError(
             f"study {record.name!r} was started with other settings:\n" + "\n".join(lines),
             "give them as they were; or allow it with 'hydra.sweeper.study.allow_changes=[" + ",".join(refused) + "]'; "
@@ -139,7 +145,7 @@ def accept(record: StudyRecord, identity: Mapping[str, Any], allowed: Sequence[s
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys whose values differ, or that only one side has."""
     keys = [*old, *(key for key in new if key not in old)]
-    return [key for key in keys if _shown(old, key) != _shown(new, key)]
+    return [key for key in keys if (key in old, repr(old.get(key))) != (key in new, repr(new.get(key)))]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -181,7 +187,15 @@ def covered(key: str, parents: Sequence[str]) -> bool:
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    return secrets.masked(repr(values[key])) if key in values else "(not there)"
+    return shown(key, values[key]) if key in values else "(not there)"
+
+
+def shown(key: str, value: Any) -> str:
+    """A value of an identity for people: of a parameter, what is searched over as it is written in a space."""
+    if key.startswith(SPACE):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return in_words(json_to_distribution(value))
+    return secrets.masked(repr(value))
 
 
 def is_of(folder: Path, uid: str) -> bool:

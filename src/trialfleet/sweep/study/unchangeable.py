@@ -14,14 +14,14 @@ from typing import Any
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
 
 from trialfleet.errors import UserError
+from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.storage import distribution_texts
-from trialfleet.sweep.study.study_record import StudyRecord
+from trialfleet.sweep.study.study_record import SPACE, StudyRecord
 from trialfleet.trial.directory import TrialDir, trial_dir, trial_numbers
 from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import TrialState
 from trialfleet.trial.submission import TrialRecord
 
-_SPACE = "space."  # begins the keys of an identity that are parameters
 _OBJECTIVES = "direction"  # the key that says how many objectives there are, and which way each of them goes
 
 
@@ -43,9 +43,9 @@ def check(
     """
     trials = [trial_dir(folder, number) for number in reversed(trial_numbers(folder))]
     identity = {**record.identity, **_parameters_that_study_yaml_has_wrong(record, trials, set(space))}
-    wanted = {f"{_SPACE}{name}": text for name, text in distribution_texts(space).items()}
+    wanted = {f"{SPACE}{name}": text for name, text in distribution_texts(space).items()}
     refused = {
-        key: (str(identity[key]), text)
+        key: (study_record.shown(key, identity[key]), study_record.shown(key, text))
         for key, text in wanted.items()
         if key in identity and not _go_together(identity[key], text)
     }
@@ -86,7 +86,7 @@ def _parameters_that_study_yaml_has_wrong(
             there = TrialRecord.read(trial.trial_json)
             if there is not None and there.study in record.uids:
                 found = {**{name: text for name, text in there.distributions.items() if name in names}, **found}
-    proved = {f"{_SPACE}{name}": text for name, text in found.items()}
+    proved = {f"{SPACE}{name}": text for name, text in found.items()}
     return {key: text for key, text in proved.items() if not _go_together(record.identity.get(key), text)}
 
 
