@@ -1,5 +1,6 @@
 """From a new trial in the study to the overrides of its job: ask, suggest, and write trial.json."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from optuna.trial import Trial, create_trial
 from trialfleet.errors import ShownError, UserError
 from trialfleet.sweep.study.databases import storage_failure
 from trialfleet.sweep.study.samplers import SamplerFactory
-from trialfleet.sweep.study.search_space import Space
+from trialfleet.sweep.study.search_space import Space, stored
 from trialfleet.sweep.study.storage import StudyStorage, distribution_texts
 from trialfleet.trial import secrets
 from trialfleet.trial.directory import trial_dir
@@ -157,21 +158,30 @@ def imported(path: str | None) -> CustomSpace | None:
 def known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> dict[str, Any]:
     """An enqueued point, which the space must contain (as far as it is known: a custom space may add to it).
 
+    Returns:
+        the point by the space's own names: a key that is `+key` there may be named without its plus.
+
     Raises:
         UserError: a key or value of it is outside of the space.
     """
-    for name, value in point.items():
-        distribution: BaseDistribution | None = space.distributions.get(name)
-        if distribution is None:
-            if custom is None:
-                raise UserError(f"hydra.sweeper.enqueue: {name} is not in the search space", "correct the key")
-            continue
-        try:
-            create_trial(params={name: value}, distributions={name: distribution}, value=0.0)
-        except ValueError:
-            message = f"hydra.sweeper.enqueue: {name}={value!r} is outside of {distribution}"
-            raise UserError(message, "correct it") from None
-    return dict(point)
+    names = {name.lstrip("+"): name for name in space.distributions}
+    found = {}
+    for key, given in point.items():
+        name, value = names.get(key.lstrip("+"), key), stored(given)
+        if (distribution := space.distributions.get(name)) is not None:
+            try:
+                create_trial(params={name: value}, distributions={name: distribution}, value=0.0)
+            except ValueError:
+                written = secrets.masked(space.written[name])
+                raise UserError(
+                    f"hydra.sweeper.enqueue: {key}={given!r} is outside of {written}", "correct it"
+                ) from None
+        elif custom is None:
+            close = difflib.get_close_matches(key, names, 1)
+            hint = f", did you mean {close[0]}?" if close else f", which has {', '.join(names) or 'no key'}"
+            raise UserError(f"hydra.sweeper.enqueue: {key} is not in the search space{hint}", "correct the key")
+        found[name] = value
+    return found
 
 
 def probes(space: Space) -> list[list[str]]:
