@@ -399,13 +399,23 @@ def test_lines_arrive_while_the_trial_runs(exporter: Exporter, folder: Path, que
 
 def test_a_server_that_never_answers_costs_nothing_but_patience(folder: Path) -> None:
     target = Destination("http://me:s3cret@127.0.0.1:9", "trialfleet")  # nobody listens there
+    heard: list[str | None] = []
+
+    def waiting(problem: str | None) -> bool:
+        heard.append(problem)
+        return problem is None
+
     with opened(folder, target) as exporter:
         Folder(folder, 0, {"lr": 0.1})
         exporter.changed(0)
         start = time.monotonic()
         assert not exporter.flush(1.5)
         assert time.monotonic() - start < 8
+        assert not exporter.flush(60, waiting)
+        assert time.monotonic() - start < 16
         problem = str(exporter.problem())
+    assert heard[-1] is not None
+    assert heard[-1] in problem
     assert "Connection refused" in problem
     assert "http://me:***@127.0.0.1:9" in problem
     assert "s3cret" not in problem + "".join(path.read_text() for path in folder.glob("*.jsonl"))

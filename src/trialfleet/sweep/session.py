@@ -47,6 +47,7 @@ from trialfleet.trial import transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
+SLOW_SECONDS = 5.0  # after which it says that it waits, though MLflow answers
 
 
 def run_session(request: Request) -> None:
@@ -90,7 +91,7 @@ def _run(request: Request, console: Console) -> None:
                 driver, finished_before = made, made.progress.finished
                 with terminal:
                     driver.run()
-                _hand_over(driver, console)
+                hand_over(driver, console, interrupts)
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
@@ -131,15 +132,37 @@ def _what_to_do(error: OSError) -> str:
     return "the same command goes on once it is mended"
 
 
-def _hand_over(driver: Driver, console: Console) -> None:
-    """See to it that MLflow has everything before the driver goes; what it lacks the next driver sends."""
+def hand_over(driver: Driver, console: Console, interrupts: Interrupts) -> None:
+    """See to it that MLflow has everything before the driver goes; what it lacks the next driver sends.
+
+    Where it must wait it says so. A signal ends the wait, and nothing else: the study has ended as it has.
+    """
     mlflow = next((observer for observer in driver.observers.members if isinstance(observer, MlflowObserver)), None)
     if mlflow is None:
         return
-    stopping = driver.stopping
+    stopping, heard, began = driver.stopping, interrupts.count, time.monotonic()
+    request, told = stopping.request, set[str]()
+    away: str | None = None
+    patience = FLUSH_SECONDS if not stopping.leaves else FLUSH_SECONDS / 6
+
+    def waiting(problem: str | None) -> bool:
+        nonlocal away
+        away = problem
+        why = away or ("not everything has arrived yet" if time.monotonic() - began > SLOW_SECONDS else None)
+        if why is not None and why not in told:
+            told.add(why)
+            _note(console, f"MLflow: {why}; all results are in {driver.study.folder}; {_trying(patience)}")
+        return interrupts.count == heard
+
     state: StudyState = "FAIL" if stopping.failure else "STOPPED" if driver.in_flight or stopping.leaves else "COMPLETE"
-    if not mlflow.finish(state, FLUSH_SECONDS if not stopping.leaves else FLUSH_SECONDS / 6):
-        _note(console, f"MLflow: {mlflow.problem() or 'not everything arrived'}; the same command sends the rest")
+    if not mlflow.finish(state, patience, waiting):
+        why = (mlflow.problem() if away is None else None) or "not everything arrived"
+        _note(console, f"MLflow: {why}; the same command sends the rest")
+    stopping.request = request
+
+
+def _trying(patience: float) -> str:
+    return f"it is tried for {patience:.0f} s at most (Ctrl-C ends that), and the same command sends the rest later"
 
 
 def _note_of_time(plan: Plan, notice: Callable[[str], None]) -> None:

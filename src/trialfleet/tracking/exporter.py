@@ -70,6 +70,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 HURRIED_WAIT = 2.0  # seconds between two tries while somebody waits in `flush`
+WAITING_LOOK = 0.2  # seconds between two words to whoever waits there
+Waiting = Callable[[str | None], bool]
 
 
 class Exporter:
@@ -149,28 +151,40 @@ class Exporter:
         """The driver stops: the study is complete, was stopped before its end, or failed."""
         self._status = replace(self._status, state=state, ended_at=time.time())
 
+    def away(self) -> str | None:
+        """Why MLflow takes nothing now, or None."""
+        away, damaged = self._away, self._damaged
+        return away if away is None or damaged else f"{self._destination.shown}: {away}"
+
     def problem(self) -> str | None:
         """A line for the user, or None: the server is away, or something was refused and left out."""
-        if self._away is not None and self._damaged:
-            return self._away
-        if self._away is not None:
-            return f"{self._destination.shown}: {self._away}; it is tried again, and nothing is lost"
+        if (away := self.away()) is not None:
+            return away if self._damaged else f"{away}; it is tried again, and nothing is lost"
         problems = [*self._export.problems, *self._export.waiting.values()]
         more = f" (and {len(problems) - 1} more, see the log)" if len(problems) > 1 else ""
         return problems[-1] + more if problems else None
 
-    def flush(self, timeout: float) -> bool:
+    def flush(self, timeout: float, waiting: Waiting = lambda _problem: True) -> bool:
         """Wait until all that was said and written before is in MLflow.
+
+        Args:
+            waiting: called several times a second with why MLflow takes nothing, or None; False ends the wait.
 
         Returns:
             False if `timeout` seconds were not enough. Nothing is lost then: the next start goes on.
         """
+
+        def over() -> bool:
+            return self._flush_done >= mine or not self._thread.is_alive()
+
         with self._wake:
             self._flush_wanted += 1
-            mine = self._flush_wanted
+            mine, until = self._flush_wanted, time.monotonic() + timeout
             self._wake.notify_all()
-            self._wake.wait_for(lambda: self._flush_done >= mine or not self._thread.is_alive(), timeout)
-            return self._flush_done >= mine
+        while not over() and (left := until - time.monotonic()) > 0 and waiting(self.away()):
+            with self._wake:
+                self._wake.wait_for(over, min(left, WAITING_LOOK))
+        return self._flush_done >= mine
 
     def close(self, timeout: float = 20.0) -> None:
         """Stop after the request in work. Does not wait for the rest: see `flush`."""

@@ -22,13 +22,16 @@ class Interrupts:
     """Turns signals and what is typed into requests to stop.
 
     They are heard for the length of a `with` block; `poll` is to be called between the driver's turns.
+
+    Attributes:
+        count: signals since the study was last to go on.
     """
 
     def __init__(self, stopping: Stopping, terminal: LiveTable, interactive: bool) -> None:
         self._stopping = stopping
         self._terminal = terminal
         self._interactive = interactive
-        self._count = 0
+        self.count = 0
         self._asking = False
 
     def __enter__(self) -> "Interrupts":
@@ -40,8 +43,8 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
-        if not self._interactive or number == signal.SIGTERM or self._count > 1:
+        self.count += 1
+        if not self._interactive or number == signal.SIGTERM or self.count > 1:
             self._stopping.ask("", Jobs.LEAVE)
         else:
             self._stopping.ask(INTERRUPTED, Jobs.FINISH)
@@ -59,7 +62,7 @@ class Interrupts:
             self._stopping.ask(CANCELLED, Jobs.CANCEL)
         elif answer == "r":
             self._stopping.withdraw(INTERRUPTED)
-            self._count = 0
+            self.count = 0
         elif answer != "w":
             return
         self._asking = False
