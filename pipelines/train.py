@@ -6,11 +6,8 @@ alone does not; 4 if the peak that a compiler has planned does not.
 """
 
 import json
-import signal
 import subprocess
 import sys
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import hydra
@@ -18,7 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipelines import cli
+from pipelines import cli, single
+from pipelines.single import Objectives
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
 from trialfleet.trial import run
@@ -26,8 +24,6 @@ from trialfleet.trial import run
 if TYPE_CHECKING:
     from trialfleet.config import Config
     from trialfleet.config.devices import Needs
-
-Objectives = float | list[float]
 
 
 def task(cfg: DictConfig) -> Objectives | None:
@@ -53,7 +49,7 @@ def _train(cfg: DictConfig) -> Objectives | None:
     current = run.current()
     if current is None:
         training.check(config)
-        return _single(cfg, config)
+        return single.train_alone(_train, cfg, config)
     outcome = training.train(config, current)
     values = [outcome.metrics[name] for name in config.objective.metrics]
     return values[0] if isinstance(config.objective.metric, str) else values
@@ -178,48 +174,6 @@ def _asked(question: str, config: DictConfig) -> str:
         start = next((index for index, line in enumerate(lines) if line.startswith("error: ")), max(0, len(lines) - 3))
         raise UserError("\n".join(lines[start:]).removeprefix("error: "))
     return done.stdout
-
-
-def _single(cfg: DictConfig, config: "Config") -> Objectives | None:
-    """A training that belongs to no study, logged to MLflow by the same path as a trial's."""
-    from trialfleet.tracking import exporter
-    from trialfleet.tracking.destination import resolve
-    from trialfleet.trial.sweep_run import LocalRun
-
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    destination = resolve(config.tracking.uri, config.tracking.experiment, Path.cwd())
-    params = dict(text.lstrip("+").split("=", 1) for text in HydraConfig.get().overrides.task if "=" in text)
-    signalled: list[int] = []
-
-    def flag(number: int, frame: FrameType | None) -> None:
-        signalled.append(number)
-
-    old = {number: signal.signal(number, flag) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    own = LocalRun(directory, lambda: bool(signalled))
-    try:
-        with (
-            exporter.single_run(
-                directory,
-                destination,
-                config.experiment_name or directory.name,
-                params,
-                exporter.label_tags(config.tags),
-                config.tracking.poll_interval,
-            ) as outcome,
-            run.entered(own),
-        ):
-            value = _train(cfg)
-            values = value if isinstance(value, list) else [value]
-            outcome.objectives = dict(zip(config.objective.metrics, values, strict=True))  # type: ignore[arg-type]  # not a dry run
-    finally:
-        own.close()
-        for number, handler in old.items():
-            signal.signal(number, handler)
-    print("  ".join(f"{name}={item:.6g}" for name, item in (outcome.objectives or {}).items()))
-    print(f"results: {directory}")
-    if outcome.problem:
-        print(f"MLflow: {outcome.problem}")
-    return value
 
 
 # The sweeper looks for these on its task function.

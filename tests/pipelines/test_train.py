@@ -2,8 +2,9 @@
 
 import json
 import shutil
+import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pipelines import cli, train
 from tests.training.harness import CONF, SMALL
 from trialfleet.config import devices
 from trialfleet.errors import UserError
+from trialfleet.trial.run import Preempted
+from trialfleet.trial.sweep_run import LocalRun
 
 
 def test_a_dry_run_that_the_sweeper_does_not_hear_of_is_refused() -> None:
@@ -54,6 +57,41 @@ def test_a_training_is_logged_with_its_name_and_labels(single: DictConfig, capsy
     with closing(sqlite3.connect("mlflow.db")) as database:
         assert database.execute("SELECT name, status FROM runs").fetchall() == [("mine", "FINISHED")]
         assert database.execute("SELECT value FROM tags WHERE key = 'one'").fetchall() == [("true",)]
+
+
+def statuses() -> list[tuple[str, int]]:
+    with closing(sqlite3.connect("mlflow.db")) as database:
+        points = "SELECT count(*) FROM metrics WHERE run_uuid = runs.run_uuid AND key = 'train/loss'"
+        return database.execute(f"SELECT status, ({points}) FROM runs").fetchall()
+
+
+def test_a_training_that_is_stopped_is_killed_in_mlflow_and_says_how_to_go_on(
+    single: DictConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "pipelines.train", "+experiment=mine", "hydra.run.dir=other"])
+    single.training.report_every, single.training.max_steps = 1, 6
+    reported = LocalRun.report
+
+    def report(run: LocalRun, step: int, values: Mapping[str, float]) -> None:
+        reported(run, step, values)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRun, "report", report)
+        train.task(single)
+    [stopped] = cli._failed
+    cli._failed.clear()
+    assert isinstance(stopped, Preempted)
+    [(status, points)] = statuses()
+    assert status == "KILLED"
+    assert 1 <= points < 6
+    said = (
+        f"results: {Path.cwd()}/run\nresume:  python -m pipelines.train +experiment=mine hydra.run.dir={Path.cwd()}/run"
+    )
+    assert f"{said}\n" in capsys.readouterr().out
+    assert train.task(single) is not None  # as that command does
+    assert statuses() == [("FINISHED", 6)]
+    assert f"{said} training.max_steps=12\n" in capsys.readouterr().out
 
 
 def test_a_dry_run_trains_nothing(single: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:

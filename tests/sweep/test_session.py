@@ -12,6 +12,7 @@ from rich.console import Console
 from trialfleet.sweep import session
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.stopping import Jobs, Stopping
+from trialfleet.tracking import waiting
 
 NOBODY = SimpleNamespace(count=0)  # interrupts
 AWAY = "http://there: the tracking server does not answer: Connection refused"
@@ -27,13 +28,13 @@ class Exporter:
     def study_ended(self, state: str) -> None:
         self.state = state
 
-    def flush(self, timeout: float, waiting: Callable[[str | None], bool]) -> bool:
+    def flush(self, timeout: float, goes_on: Callable[[str | None], bool]) -> bool:
         self.timeout = timeout
         self.asked = 0
         for problem in self._problems:
             self.asked += 1
             self._look()
-            if not waiting(problem):
+            if not goes_on(problem):
                 break
         return False
 
@@ -62,7 +63,7 @@ def test_an_mlflow_that_is_away_is_named_at_once_with_what_becomes_of_the_result
 
 def test_an_mlflow_that_only_takes_long_is_waited_for_aloud_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said_at_the_end(Exporter([None])) == ["not everything arrived; the same command sends the rest"]
-    monkeypatch.setattr(session, "SLOW_SECONDS", -1.0)
+    monkeypatch.setattr(waiting, "SLOW_SECONDS", -1.0)
     assert said_at_the_end(Exporter([None, None]))[0].startswith("not everything has arrived yet; all results are in")
 
 
@@ -75,4 +76,4 @@ def test_a_signal_ends_the_wait_and_is_no_wish_about_the_study() -> None:
 
     exporter = Exporter([AWAY, AWAY, AWAY], interrupt)
     said_at_the_end(exporter, interrupts, stopping)
-    assert (exporter.asked, exporter.state, stopping.request) == (1, "COMPLETE", None)
+    assert (exporter.asked, exporter.state, stopping.request) == (2, "COMPLETE", None)

@@ -459,10 +459,17 @@ def test_a_single_run_has_no_parent(tmp_path: Path, target: Destination, query: 
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ValueError("no"), "FAILED"), (Pruned(), "KILLED"), (Preempted(), "RUNNING")]
+    ("error", "status", "state"),
+    [
+        (ValueError("no"), "FAILED", "FAIL"),
+        (Pruned(), "KILLED", "PRUNED"),
+        (Preempted(), "KILLED", "STOPPED"),
+        (KeyboardInterrupt(), "KILLED", "STOPPED"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
 def test_a_single_run_that_is_taken_up_again_is_the_same_run(
-    error: Exception, status: str, tmp_path: Path, target: Destination, query: Query
+    error: BaseException, status: str, state: str, tmp_path: Path, target: Destination, query: Query
 ) -> None:
     out = tmp_path / "out"
 
@@ -474,6 +481,8 @@ def test_a_single_run_that_is_taken_up_again_is_the_same_run(
     with pytest.raises(type(error)):
         first_part()
     assert query("SELECT name, status FROM runs") == [("asr", status)]
+    assert query("SELECT value FROM tags WHERE key = 'trialfleet.state'") == [(state,)]
+    assert query("SELECT count(*) FROM metrics") == [(2,)]
     with single_run(out, target, "asr", {"lr": 0.1}, poll_interval=0.02) as outcome:
         append_reports(out, (2, {"x": 0.5}), (3, {"x": 0.25}))
         outcome.objectives = {"x": 0.25}

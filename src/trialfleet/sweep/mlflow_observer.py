@@ -6,7 +6,7 @@ from typing import Any
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.study.progress import Finished
-from trialfleet.tracking.exporter import Exporter, Waiting
+from trialfleet.tracking.exporter import Exporter, GoesOn
 from trialfleet.tracking.study_export import StudyState
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result
@@ -29,14 +29,14 @@ class MlflowObserver:
         """What keeps results from reaching MLflow, in words; None if nothing does."""
         return self._exporter.problem()
 
-    def finish(self, state: StudyState, patience: float, waiting: Waiting = lambda _problem: True) -> bool:
+    def finish(self, state: StudyState, patience: float, goes_on: GoesOn = lambda _problem: True) -> bool:
         """The driver ends: wait until everything has arrived. False if `patience` seconds were not enough.
 
         Args:
-            waiting: see `Exporter.flush`.
+            goes_on: see `Exporter.flush`.
         """
         self._exporter.study_ended(state)
-        return self._exporter.flush(patience, waiting)
+        return self._exporter.flush(patience, goes_on)
 
     def recovered(self, number: int, directory: TrialDir) -> None:
         self._exporter.changed(number, ended=True)

@@ -43,11 +43,11 @@ from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, s
 from trialfleet.tracking.destination import on_network_file_system
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
 from trialfleet.tracking.study_export import ExportedStudy, StudyState
+from trialfleet.tracking.waiting import Waiting
 from trialfleet.trial import transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
-SLOW_SECONDS = 5.0  # after which it says that it waits, though MLflow answers
 
 
 def run_session(request: Request) -> None:
@@ -140,29 +140,13 @@ def hand_over(driver: Driver, console: Console, interrupts: Interrupts) -> None:
     mlflow = next((observer for observer in driver.observers.members if isinstance(observer, MlflowObserver)), None)
     if mlflow is None:
         return
-    stopping, heard, began = driver.stopping, interrupts.count, time.monotonic()
-    request, told = stopping.request, set[str]()
-    away: str | None = None
+    stopping, request = driver.stopping, driver.stopping.request
     patience = FLUSH_SECONDS if not stopping.leaves else FLUSH_SECONDS / 6
-
-    def waiting(problem: str | None) -> bool:
-        nonlocal away
-        away = problem
-        why = away or ("not everything has arrived yet" if time.monotonic() - began > SLOW_SECONDS else None)
-        if why is not None and why not in told:
-            told.add(why)
-            _note(console, f"MLflow: {why}; all results are in {driver.study.folder}; {_trying(patience)}")
-        return interrupts.count == heard
-
+    waiting = Waiting(driver.study.folder, patience, partial(_note, console), lambda: interrupts.count)
     state: StudyState = "FAIL" if stopping.failure else "STOPPED" if driver.in_flight or stopping.leaves else "COMPLETE"
     if not mlflow.finish(state, patience, waiting):
-        why = (mlflow.problem() if away is None else None) or "not everything arrived"
-        _note(console, f"MLflow: {why}; the same command sends the rest")
+        _note(console, waiting.in_vain(mlflow.problem()))
     stopping.request = request
-
-
-def _trying(patience: float) -> str:
-    return f"it is tried for {patience:.0f} s at most (Ctrl-C ends that), and the same command sends the rest later"
 
 
 def _note_of_time(plan: Plan, notice: Callable[[str], None]) -> None:

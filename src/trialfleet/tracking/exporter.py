@@ -61,7 +61,7 @@ from trialfleet.tracking.study_export import (
     waiting_time,
 )
 from trialfleet.tracking.trial_export import SOURCE, USER
-from trialfleet.tracking.trial_snapshot import Outcome, TrialSnapshot, artifacts_of, read_trial
+from trialfleet.tracking.trial_snapshot import Outcome, Stopped, TrialSnapshot, artifacts_of, read_trial
 from trialfleet.trial import records
 from trialfleet.trial.result import TrialState
 from trialfleet.trial.run import Preempted, Pruned
@@ -71,7 +71,11 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 HURRIED_WAIT = 2.0  # seconds between two tries while somebody waits in `flush`
 WAITING_LOOK = 0.2  # seconds between two words to whoever waits there
-Waiting = Callable[[str | None], bool]
+GoesOn = Callable[[str | None], bool]
+
+
+def _always(problem: str | None) -> bool:
+    return True
 
 
 class Exporter:
@@ -164,11 +168,11 @@ class Exporter:
         more = f" (and {len(problems) - 1} more, see the log)" if len(problems) > 1 else ""
         return problems[-1] + more if problems else None
 
-    def flush(self, timeout: float, waiting: Waiting = lambda _problem: True) -> bool:
+    def flush(self, timeout: float, goes_on: GoesOn = _always) -> bool:
         """Wait until all that was said and written before is in MLflow.
 
         Args:
-            waiting: called several times a second with why MLflow takes nothing, or None; False ends the wait.
+            goes_on: called several times a second with why MLflow takes nothing, or None; False ends the wait.
 
         Returns:
             False if `timeout` seconds were not enough. Nothing is lost then: the next start goes on.
@@ -181,7 +185,7 @@ class Exporter:
             self._flush_wanted += 1
             mine, until = self._flush_wanted, time.monotonic() + timeout
             self._wake.notify_all()
-        while not over() and (left := until - time.monotonic()) > 0 and waiting(self.away()):
+        while not over() and (left := until - time.monotonic()) > 0 and goes_on(self.away()):
             with self._wake:
                 self._wake.wait_for(over, min(left, WAITING_LOOK))
         return self._flush_done >= mine
@@ -297,6 +301,7 @@ def single_run(
     tags: Mapping[str, str] | None = None,
     poll_interval: float = POLL_SECONDS,
     patience: float = 30.0,
+    goes_on: GoesOn = _always,
 ) -> Iterator[SingleRunOutcome]:
     """Export one training run that belongs to no study; the block is the training.
 
@@ -306,9 +311,11 @@ def single_run(
         directory: the run's own; metrics.jsonl, .hydra/ and artifacts/ in it are exported.
         name: the run's name in MLflow.
         patience: seconds to wait at the end for a tracking server that is slow or away.
+        goes_on: whether to go on waiting for it then, see `Exporter.flush`.
 
     Yields:
-        where the training puts its objectives. An exception in the block ends the run FAIL, `Pruned` PRUNED.
+        where the training puts its objectives. An exception in the block ends the run FAIL, `Pruned` PRUNED, and one of
+        a training that somebody stopped STOPPED, which goes on in the same run if it is taken up again.
     """
     records.create(directory / "run.json", {"uid": uuid4().hex})
     identity = records.read(directory / "run.json") or {}
@@ -317,7 +324,7 @@ def single_run(
     trial = TrialSnapshot(texts, {}, time.time(), {"1.0": directory.absolute()})
     outcome = SingleRunOutcome()
 
-    def ends(state: TrialState, error: str | None = None) -> None:
+    def ends(state: TrialState | Stopped, error: str | None = None) -> None:
         nonlocal trial
         objectives = {} if state is TrialState.FAIL else outcome.objectives or {}
         trial = replace(trial, outcome=Outcome(state, time.time(), objectives, error, artifacts_of(directory)))
@@ -328,7 +335,8 @@ def single_run(
         try:
             yield outcome
             ends(TrialState.COMPLETE)
-        except Preempted:  # it goes on later: the run stays open
+        except (Preempted, KeyboardInterrupt):
+            ends("STOPPED")
             raise
         except Pruned:
             ends(TrialState.PRUNED)
@@ -337,7 +345,7 @@ def single_run(
             ends(TrialState.FAIL, f"{type(error).__name__}: {error}")
             raise
         finally:
-            outcome.arrived = exporter.flush(patience)
+            outcome.arrived = exporter.flush(patience, goes_on)
             outcome.problem = exporter.problem()
 
 

@@ -29,7 +29,7 @@ PARENT, SOURCE, USER = "mlflow.parentRunId", "mlflow.source.name", "mlflow.user"
 
 # Optuna's own MLflow callback maps the states like this, so scripts that know it find what they expect.
 # MLflow's list shows KILLED and FAILED alike; the tag trialfleet.state tells them apart.
-STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "STOPPED": "KILLED", "FAIL": "FAILED"}
 UPLOAD_TRIES = 3  # for a trial's artifacts together
 CHUNKS_A_TURN = 8  # of about a mebibyte each; then the other trials have their turn
 
@@ -292,7 +292,7 @@ class TrialExport:
         for name, path in outcome.artifacts.items():
             self._upload(runs, run_id, name, path)
         error = {ERROR: outcome.error} if outcome.error else {}
-        self._set_tags(runs, run_id, {**tags, STATE: outcome.state.value, **error})
+        self._set_tags(runs, run_id, {**tags, STATE: str(outcome.state), **error})
         runs.end(run_id, STATUS[outcome.state], at, None if place.parent is None else start)
         if self._trial.doubtful:
             remove_doubles(runs, run_id, place.experiment_id, self._marks(place))

@@ -7,6 +7,7 @@ are read as they come.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from trialfleet.trial.directory import composed_config, trial_dir
 from trialfleet.trial.records import Damaged
@@ -14,6 +15,9 @@ from trialfleet.trial.result import TrialState
 from trialfleet.trial.submission import TrialRecord
 
 CONFIG = "config.yaml"  # the artifact that is the run's composed config, unless the run has one of that name
+
+
+Stopped = Literal["STOPPED"]  # a single training that somebody stopped
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Outcome:
         artifacts: name in MLflow → file or folder; what does not exist is left out.
     """
 
-    state: TrialState
+    state: TrialState | Stopped
     at: float
     objectives: Mapping[str, float]
     error: str | None

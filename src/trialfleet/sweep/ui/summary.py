@@ -1,7 +1,6 @@
 """What the terminal says of a study's plan and its end."""
 
 import contextlib
-import re
 import shlex
 import sys
 
@@ -14,7 +13,7 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study.progress import write_results
-from trialfleet.sweep.study.search_space import element
+from trialfleet.sweep.ui import command_line
 from trialfleet.sweep.ui.live_table import brief, state_name
 from trialfleet.tracking.destination import Destination
 from trialfleet.trial import secrets, transient
@@ -150,10 +149,7 @@ def resume_command(config: DictConfig, *more: str) -> str:
         config: the composed config, which says what the keys are that must not be said twice.
         more: overrides that replace those of the same keys.
     """
-    more = (*_fixed(config), *more)
-    left_out = {*(text.partition("=")[0] for text in more), *_said_once(config)}
-    words = [word for word in sys.orig_argv[1:] if word.partition("=")[0].lstrip("+") not in left_out]
-    return shlex.join(["python", *(secrets.masked(word) for word in words), *more])
+    return command_line.again(*_fixed(config), *more, left_out=_said_once(config))
 
 
 def _fixed(config: DictConfig) -> list[str]:
@@ -163,9 +159,7 @@ def _fixed(config: DictConfig) -> list[str]:
     keys = {"hydra.sweeper.study_name": ("sweeper", "study_name"), "hydra.sweep.dir": ("sweep", "dir")}
     if not any("${now" in str((written.get(group) or {}).get(name)) for group, name in keys.values()):
         return []
-    found = {key: str(OmegaConf.select(config, key)) for key in keys}
-    plain = re.compile(r"[A-Za-z_/][\w./-]*")  # which Hydra reads as the text that it is
-    return [f"{key}={text if plain.fullmatch(text) else element(text)}" for key, text in found.items()]
+    return [command_line.override(key, str(OmegaConf.select(config, key))) for key in keys]
 
 
 def _said_once(config: DictConfig) -> set[str]:
