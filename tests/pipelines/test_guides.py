@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pipelines.guides.translate import Command, translate
 from tests.config.test_load import composed
 from tests.training.harness import CONF
 from trialfleet.config import Config
+from trialfleet.config.grpo import GrpoBaseConfig, GrpoConfig
 from trialfleet.errors import UserError
 
 GUIDES = {name: table.load(name) for name in table.GUIDES}
@@ -137,6 +139,19 @@ def test_what_a_line_would_train_can_be_built(name: str) -> None:
 
 def test_what_has_no_meaning_here_is_known() -> None:
     assert {name: listing.left_out(guide) for name, guide in GUIDES.items()} == LEFT_OUT
+
+
+def test_the_base_that_the_page_trains_is_what_the_grpo_guides_lines_start_from() -> None:
+    """A dry run of the command on the page: its last checkpoint is the one named there, of a model of these shapes."""
+    from trialfleet import training
+
+    page = (CONF.parent / "docs/guides.md").read_text()
+    [(words, step)] = re.findall(r"`python -m pipelines\.train ([^`]+)`.*?checkpoints/(\d+)`", page, re.DOTALL)
+    base, line = composed(*words.split()), composed("workload=grpo", *REQUIRED["grpo"])
+    assert isinstance(base, GrpoBaseConfig)
+    assert isinstance(line, GrpoConfig)
+    assert replace(line.model, lora_rank=None) == base.model
+    assert f"steps       {int(step)}," in training.describe(base)
 
 
 # Members that have keys which the workload's own choice has not.
