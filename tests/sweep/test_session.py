@@ -64,7 +64,7 @@ def test_an_mlflow_that_is_away_is_named_at_once_with_what_becomes_of_the_result
 def test_an_mlflow_that_only_takes_long_is_waited_for_aloud_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said_at_the_end(Exporter([None])) == ["not everything arrived; the same command sends the rest"]
     monkeypatch.setattr(waiting, "SLOW_SECONDS", -1.0)
-    assert said_at_the_end(Exporter([None, None]))[0].startswith("not everything has arrived yet; all results are in")
+    assert said_at_the_end(Exporter([None, None]))[0].startswith("results are still on their way; all results are in")
 
 
 def test_a_signal_ends_the_wait_and_is_no_wish_about_the_study() -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SLOW_SECONDS = 5.0  # after which it is said that MLflow is waited for, though it answers
+SLOW_SECONDS = 15.0  # after which it is said that MLflow is waited for, though it answers: new tables take less
 
 
 class Waiting:
@@ -42,7 +42,7 @@ class Waiting:
         """Whether to go on waiting."""
         self.away = problem
         self._began = began, heard = self._began or (time.monotonic(), self._signals())
-        why = problem or ("not everything has arrived yet" if time.monotonic() - began > SLOW_SECONDS else None)
+        why = problem or ("results are still on their way" if time.monotonic() - began > SLOW_SECONDS else None)
         if why is not None and why not in self._told:
             self._told.add(why)
             self._say(
