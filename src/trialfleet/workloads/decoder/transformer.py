@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trialfleet.config.grpo import Gemma3
+from trialfleet.config.decoder import Decoder
 from trialfleet.training import lora, trees
 from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import rematerialized
 from trialfleet.training.workload import Hyperparameters, Params, Product
-from trialfleet.workloads.grpo.unembedding import scores
+from trialfleet.workloads.decoder.unembedding import scores
 
 Remat = Literal["none", "dots", "full"]
 
@@ -53,7 +53,7 @@ class Cache(NamedTuple):
     everything: Seen
 
 
-def init(config: Gemma3, key: jax.Array) -> Params:
+def init(config: Decoder, key: jax.Array) -> Params:
     """Weights with the variance that keeps a signal's size; norm scales are stored less 1, so they are 0."""
     shapes: dict[str, tuple[int, ...]] = {"embedder/input_embedding": (config.vocab_size, config.width)}
     shapes |= {f"layers/{name}": (config.layers, *shape) for name, shape in _weights(config).items()}
@@ -71,7 +71,7 @@ def init(config: Gemma3, key: jax.Array) -> Params:
     return lora.attach(params, config.lora_module_path, config.lora_rank, own, _axes_of)
 
 
-def _weights(config: Gemma3) -> dict[str, tuple[int, ...]]:
+def _weights(config: Decoder) -> dict[str, tuple[int, ...]]:
     """The shapes of one layer's weights."""
     width, head = config.width, config.head_dim
     return {
@@ -88,7 +88,7 @@ def _axes_of(path: str) -> lora.Axes:
     return lora.Axes(stack=1, inputs=2 if path.endswith("attn_vec_einsum") else 1)
 
 
-def _scales(config: Gemma3) -> dict[str, int]:
+def _scales(config: Decoder) -> dict[str, int]:
     names = ("pre_attention_norm", "post_attention_norm", "pre_ffw_norm", "post_ffw_norm")
     return {
         **dict.fromkeys(names, config.width),
@@ -96,7 +96,7 @@ def _scales(config: Gemma3) -> dict[str, int]:
     }
 
 
-def axes(config: Gemma3) -> dict[str, Any]:
+def axes(config: Decoder) -> dict[str, Any]:
     """The logical axes of what `init` gives."""
     layer: dict[str, tuple[str | None, ...]] = {
         "attn/q_einsum": ("embed", "heads", None),
@@ -116,13 +116,13 @@ def axes(config: Gemma3) -> dict[str, Any]:
     return whole
 
 
-def gathered(config: Gemma3, params: Params) -> Params:
+def gathered(config: Decoder, params: Params) -> Params:
     """The weights as each device needs them for whole layers: no longer split over fsdp, still over tp."""
     flat, names = trees.flatten(params), trees.flatten(axes(config))
     return trees.unflatten({path: constrain(leaf, *names[path]) for path, leaf in flat.items()})
 
 
-def products(config: Gemma3, length: int, said: int) -> list[Product]:
+def products(config: Decoder, length: int, said: int) -> list[Product]:
     """Those of reading a sequence: with weights and adapters, and attention within each layer's window.
 
     Args:
@@ -140,13 +140,13 @@ def products(config: Gemma3, length: int, said: int) -> list[Product]:
     return [Product(0.0, embedding), *found, scored]
 
 
-def _adapted(config: Gemma3, name: str) -> int | None:
+def _adapted(config: Decoder, name: str) -> int | None:
     """The rank of a weight's adapter, if it has one."""
     return config.lora_rank if re.fullmatch(config.lora_module_path, f"layers/{name}") else None
 
 
 def stream(
-    config: Gemma3,
+    config: Decoder,
     params: Params,
     sequence: jax.Array,
     valid: jax.Array,
@@ -164,7 +164,7 @@ def stream(
 
 
 def start(
-    config: Gemma3, params: Params, prompt: jax.Array, valid: jax.Array, room: int, hp: Hyperparameters
+    config: Decoder, params: Params, prompt: jax.Array, valid: jax.Array, room: int, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
     """Scores of the first new token (B, V), and a cache with room for so many new ones."""
     x, keys, values = _read(config, params, prompt, valid, hp)
@@ -192,7 +192,7 @@ def start(
 
 
 def append(
-    config: Gemma3, params: Params, token: jax.Array, number: jax.Array, cache: Cache, hp: Hyperparameters
+    config: Decoder, params: Params, token: jax.Array, number: jax.Array, cache: Cache, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
     """Scores of the token behind a new one (B,), which is token `number` of each of the sequences."""
     position = jnp.max(cache.everything.positions * cache.everything.valid, 1).astype(jnp.int32) + 1
@@ -255,24 +255,24 @@ def _positions(valid: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(valid, 1).astype(jnp.int32) - 1, 0)
 
 
-def _is_global(config: Gemma3, layer: int) -> bool:
+def _is_global(config: Decoder, layer: int) -> bool:
     return (layer + 1) % config.global_every == 0
 
 
-def _base(config: Gemma3, everywhere: bool) -> float:
+def _base(config: Decoder, everywhere: bool) -> float:
     return config.global_rope_base if everywhere else config.local_rope_base
 
 
-def _scale(config: Gemma3, hp: Hyperparameters) -> jax.Array | float:
+def _scale(config: Decoder, hp: Hyperparameters) -> jax.Array | float:
     return hp["model.lora_alpha"] / config.lora_rank if config.lora_rank is not None else 0.0
 
 
-def _embedded(config: Gemma3, params: Params, sequence: jax.Array) -> jax.Array:
+def _embedded(config: Decoder, params: Params, sequence: jax.Array) -> jax.Array:
     embedding = params["embedder"]["input_embedding"]
     return constrain(embedding[sequence] * jnp.sqrt(config.width).astype(embedding.dtype), "batch", None, "embed")
 
 
-def _mask(config: Gemma3, everywhere: bool, own: jax.Array, seen: jax.Array, valid: jax.Array) -> jax.Array:
+def _mask(config: Decoder, everywhere: bool, own: jax.Array, seen: jax.Array, valid: jax.Array) -> jax.Array:
     """Which of the tokens at `seen` (B, L) those at `own` (B, T) look at (B, T, L)."""
     distance = own[:, :, None] - seen[:, None, :]
     before = (distance >= 0) & (valid[:, None, :] > 0)
@@ -280,7 +280,7 @@ def _mask(config: Gemma3, everywhere: bool, own: jax.Array, seen: jax.Array, val
 
 
 def _read(
-    config: Gemma3,
+    config: Decoder,
     params: Params,
     sequence: jax.Array,
     valid: jax.Array,
@@ -352,7 +352,7 @@ def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return (wide * size * (1 + scale.astype(jnp.float32))).astype(x.dtype)
 
 
-def _turns(config: Gemma3, positions: jax.Array, base: float) -> jax.Array:
+def _turns(config: Decoder, positions: jax.Array, base: float) -> jax.Array:
     """Sines and cosines of position · base^(-2h/H), for the first half of a head (2, B, T, 1, H/2)."""
     half = config.head_dim // 2
     frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)

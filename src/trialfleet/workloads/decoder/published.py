@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trialfleet.config.grpo import Gemma3
+from trialfleet.config.decoder import Decoder
 from trialfleet.errors import UserError
 from trialfleet.training.published import PublishedWeights
 
@@ -34,7 +34,7 @@ class Matrix(NamedTuple):
     outputs: tuple[int, ...]
 
 
-def matrices(config: Gemma3) -> dict[str, list[Matrix]]:
+def matrices(config: Decoder) -> dict[str, list[Matrix]]:
     """Those of each weight of a layer; keys and values are one weight here, with an axis for the two."""
     width, queries, keys = (config.width,), (config.heads, config.head_dim), (config.kv_heads, config.head_dim)
     return {
@@ -47,7 +47,7 @@ def matrices(config: Gemma3) -> dict[str, list[Matrix]]:
     }
 
 
-class GemmaWeights:
+class DecoderWeights:
     """Reads published weights in slices of our leaves.
 
     Args:
@@ -57,7 +57,7 @@ class GemmaWeights:
         UserError: the arrays are not those of the model, or have other shapes.
     """
 
-    def __init__(self, config: Gemma3, weights: PublishedWeights) -> None:
+    def __init__(self, config: Decoder, weights: PublishedWeights) -> None:
         self._config, self._weights, self._matrices = config, weights, matrices(config)
         found = [prefix for prefix in _PREFIXES if f"{prefix}embed_tokens.weight" in weights.names]
         if not found:
@@ -122,7 +122,7 @@ def _merged(sizes: Sequence[int], index: Sequence[slice]) -> slice:
     return slice(start * inner, stop * inner)
 
 
-def shapes(config: Gemma3) -> dict[str, tuple[int, ...]]:
+def shapes(config: Decoder) -> dict[str, tuple[int, ...]]:
     """The published arrays, by their names behind the model's prefix."""
     found: dict[str, tuple[int, ...]] = {
         "embed_tokens.weight": (config.vocab_size, config.width),
@@ -139,7 +139,7 @@ def shapes(config: Gemma3) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def published(config: Gemma3, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def published(config: Decoder, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """The published arrays of a model, with their names.
 
     Args:

@@ -10,8 +10,8 @@ from trialfleet.errors import UserError
 from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.setup import Setup
-from trialfleet.workloads.grpo import gemma
-from trialfleet.workloads.grpo.gemma_published import KEY, GemmaWeights, published, shapes
+from trialfleet.workloads.decoder import transformer
+from trialfleet.workloads.decoder.published import KEY, DecoderWeights, published, shapes
 
 SMALL = ("workload=grpo", "model=gemma3_tiny", "model.vocab_size=128", "training.init_from=null")
 
@@ -20,7 +20,7 @@ SMALL = ("workload=grpo", "model=gemma3_tiny", "model.vocab_size=128", "training
 def model():
     """The config of a small model, and weights of it by path."""
     config = composed("workload=grpo_base", "model.vocab_size=128").model
-    drawn = trees.flatten(gemma.init(config, jax.random.key(0)))
+    drawn = trees.flatten(transformer.init(config, jax.random.key(0)))
     rng = np.random.default_rng(0)
     return config, {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in drawn.items()}
 
@@ -54,7 +54,7 @@ def test_the_layout_is_the_published_one(model):
 
 def test_what_was_written_is_read_in_any_slices(model, folder):
     config, leaves = model
-    weights = GemmaWeights(config, PublishedWeights(folder, KEY))
+    weights = DecoderWeights(config, PublishedWeights(folder, KEY))
     for path, leaf in leaves.items():
         whole = tuple(slice(None) for _ in leaf.shape)
         np.testing.assert_array_equal(weights.read(path, whole), leaf, err_msg=path)
@@ -78,4 +78,4 @@ def test_a_training_begins_from_them(model, folder, mesh):
 def test_weights_of_another_model_are_refused(model, folder):
     config = composed("workload=grpo_base", "model.vocab_size=128", "model.width=32").model
     with pytest.raises(UserError, match=r"model\.weights: model\.embed_tokens\.weight has the shape \(128, 64\)"):
-        GemmaWeights(config, PublishedWeights(folder, KEY))
+        DecoderWeights(config, PublishedWeights(folder, KEY))
