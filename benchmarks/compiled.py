@@ -106,7 +106,7 @@ def vocabulary() -> None:
 
     def all_scores(params: Any, sequence: Any, valid: Any) -> Any:
         return unembedding.scores(
-            transformer.stream(config, params, sequence, valid, {}), params["embedder"]["input_embedding"]
+            transformer.stream(config, params, sequence, valid, {}), transformer.unembedding(params)
         )
 
     def prefill(params: Any, sequence: Any, valid: Any) -> Any:
@@ -117,7 +117,7 @@ def vocabulary() -> None:
 
     def read(params: Any, sequence: Any, valid: Any) -> Any:
         x = transformer.stream(config, params, sequence[:, :-1], valid[:, :-1], {})
-        return unembedding.say(x[:, PROMPT - 1 :], params["embedder"]["input_embedding"], sequence[:, PROMPT:]).logs
+        return unembedding.say(x[:, PROMPT - 1 :], transformer.unembedding(params), sequence[:, PROMPT:]).logs
 
     def read_all(params: Any, sequence: Any, valid: Any) -> Any:
         logs = jax.nn.log_softmax(all_scores(params, sequence[:, :-1], valid[:, :-1]))

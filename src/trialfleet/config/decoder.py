@@ -14,9 +14,9 @@ TopK = Annotated[int, Ge(1)] | None  # null: all tokens
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Decoder:
-    """A decoder of the Gemma 3 family."""
+    """A decoder-only language model."""
 
-    name: Literal["gemma3"]
+    name: Literal["gemma3", "llama"]  # the family: what no size says, such as where norms are
     weights: Host[str | None]  # a folder of published weights (safetensors), from which all begins; null: drawn
     vocab_size: Annotated[int, Ge(1)]  # tokens that there are, those that nothing stands for included
     width: Annotated[int, Ge(1)]  # of the residual stream
@@ -25,10 +25,14 @@ class Decoder:
     kv_heads: Annotated[int, Ge(1)]  # each shared by heads / kv_heads queries
     head_dim: Annotated[int, Ge(2)]  # width of a head
     hidden: Annotated[int, Ge(1)]  # of the feed-forward part
-    window: Annotated[int, Ge(1)]  # tokens that a local layer looks back, its own included
+    window: Annotated[int, Ge(1)] | None  # tokens that a local layer looks back, its own included; null: all
     global_every: Annotated[int, Ge(1)]  # every so many layers one sees all tokens
     local_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in local layers
     global_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in global layers
+    global_rope_factor: Annotated[float, Gt(0)]  # positions are divided by it in global layers
+    query_scale: Annotated[int, Ge(1)] | None  # products of queries and keys are divided by its root; null: head_dim
+    norm_epsilon: Annotated[float, Gt(0)]  # added to the mean of squares, of which a norm takes the root
+    tied: bool  # scores of tokens come from their embeddings; false: from a matrix of their own
     lora_rank: Annotated[int, Ge(1)] | None  # null: no adapters, all weights are trained
     lora_alpha: Annotated[Traced[float], Gt(0)]  # the adapters' output is scaled by lora_alpha / lora_rank
     lora_module_path: str  # a regular expression of the weights that are adapted

@@ -34,7 +34,7 @@ HP = {"model.lora_alpha": jnp.asarray(16.0), "generation.temperature": jnp.asarr
 def logits(config: Any, params: Any, *given: Any, **named: Any) -> jax.Array:
     """Scores of the token behind each one (B, T, vocabulary)."""
     x = transformer.stream(config, params, *given, **named)
-    return unembedding.scores(x, params["embedder"]["input_embedding"])
+    return unembedding.scores(x, transformer.unembedding(params))
 
 
 def small(*overrides: str) -> Any:

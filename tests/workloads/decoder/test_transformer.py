@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.training.harness import composed
 from tests.workloads.decoder.small import HP, logits, model
 from trialfleet.training import lora, trees
 from trialfleet.workloads.decoder import transformer
@@ -35,13 +36,15 @@ def test_local_layers_see_their_window_only_and_nothing_sees_ahead():
 @pytest.mark.slow
 def test_queries_share_keys_and_positions_turn_them():
     """Against attention written out, head by head, for one layer."""
-    config, params = model("model.layers=1", "model.global_every=1", "model.heads=4", "model.kv_heads=2")
+    config, params = model(
+        "model.layers=1", "model.global_every=1", "model.heads=4", "model.kv_heads=2", "model.global_rope_base=100.0"
+    )
     layer = jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), params["layers"]["attn"])
     x = jax.random.normal(jax.random.key(5), (1, 5, 16))
     positions, mask = jnp.arange(5)[None], jnp.tril(jnp.ones((1, 5, 5), bool))
     own = jax.tree.map(lambda leaf: leaf[0], params["layers"]["attn"])
-    turns = transformer._turns(config, positions, 100.0)
-    got = transformer._mixed(own, *transformer._projected(own, x, turns, 0.0, False), mask, 0.0, False)
+    turns = transformer._turns(config, positions, True)
+    got = transformer._mixed(config, own, *transformer._projected(config, own, x, turns, 0.0, False), mask, 0.0, False)
 
     def normed(v: Any) -> Any:
         return v / np.sqrt((v**2).mean(-1, keepdims=True) + 1e-6)
@@ -78,9 +81,28 @@ def test_the_reference_is_the_model_without_its_adapters():
     assert jnp.allclose(adapted, logits(config, merged, row, valid, HP, remat="full"), atol=1e-4)
 
 
-def test_axes_fit_the_parameters_and_a_pattern_chooses_what_is_adapted():
-    config, params = model("model.lora_module_path='.*q_einsum'")
+@pytest.mark.parametrize("family", [(), ("model=llama_tiny", "model.tied=false")], ids=["gemma3", "llama"])
+def test_axes_fit_the_parameters_and_a_pattern_chooses_what_is_adapted(family):
+    config, params = model(*family, "model.lora_module_path='.*q_einsum'")
     axes = jax.tree.map(len, transformer.axes(config), is_leaf=lambda x: isinstance(x, tuple))
     assert jax.tree.map(jnp.ndim, params) == axes
     adapted = [path for path in trees.flatten(params) if lora.is_adapter(path)]
     assert adapted == [f"layers/attn/q_einsum_lora_{part}" for part in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("gemma3_270m", 268_098_176),
+        ("gemma3_1b", 999_885_952),
+        ("gemma3_4b", 3_880_263_168),
+        ("gemma3_27b", 27_009_346_304),
+        ("smollm2_360m", 361_821_120),
+        ("smollm2_1.7b", 1_711_376_384),
+    ],
+)
+def test_a_published_shape_has_as_many_weights_as_published(name, count):
+    """Of Gemma 3 4B and 27B the text's part; counted in transformers' models of the published configs."""
+    config = composed("workload=grpo", f"model={name}", "training.init_from=somewhere").model
+    params = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+    assert sum(leaf.size for path, leaf in trees.flatten(params).items() if not lora.is_adapter(path)) == count

@@ -44,6 +44,6 @@ class GrpoBase(Language):
         valid = (sequence != tokens.PAD).astype(jnp.float32)
         remat = self.config.training.remat
         x = transformer.stream(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp, remat=remat)
-        logs = say(x, params["embedder"]["input_embedding"], sequence[:, 1:]).logs
+        logs = say(x, transformer.unembedding(params), sequence[:, 1:]).logs
         counted = batch["weight"][:, None] * batch["counted"][:, 1:]
         return -jnp.sum(counted * logs) / norms["tokens"], Loss(extra, {})

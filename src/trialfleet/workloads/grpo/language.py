@@ -39,7 +39,7 @@ class Language(Workload):
         return transformer.axes(self.config.model)
 
     def group(self, path: str) -> str:
-        return "embedder" if path.startswith("embedder") else "layers"
+        return "embedder" if path.startswith(("embedder", "unembedder")) else "layers"
 
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
         """`evaluation.num_passes` completions of each prompt (E, passes, S)."""

@@ -30,7 +30,7 @@ def read(
     sequence = jnp.concatenate([prompt, drawn], 1)
     valid = (sequence != tokens.PAD).astype(jnp.float32)
     x = transformer.stream(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter, remat)
-    return say(x[:, prompt.shape[1] - 1 :], params["embedder"]["input_embedding"], drawn, hp["generation.temperature"])
+    return say(x[:, prompt.shape[1] - 1 :], transformer.unembedding(params), drawn, hp["generation.temperature"])
 
 
 def advantages(rewards: np.ndarray) -> np.ndarray:
