@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_dir
 from trialfleet.config import Config, load
 from trialfleet.training import compiled
 from trialfleet.training.setup import Setup, placed_shapes
-from trialfleet.workloads.grpo import gemma, unembedding
+from trialfleet.workloads.decoder import transformer, unembedding
 
 MODEL = (
     "workload=grpo_base",
@@ -99,25 +99,25 @@ def published() -> None:
 
 def vocabulary() -> None:
     config = composed("workload=grpo_base", *VOCABULARY, "runtime.compilation_cache=null").model
-    params = jax.eval_shape(lambda: gemma.init(config, jax.random.key(0)))
+    params = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
     length = PROMPT + COMPLETION
     sequence = jax.ShapeDtypeStruct((SEQUENCES, length), jnp.int32)
     valid = jax.ShapeDtypeStruct((SEQUENCES, length), jnp.float32)
 
     def all_scores(params: Any, sequence: Any, valid: Any) -> Any:
         return unembedding.scores(
-            gemma.stream(config, params, sequence, valid, {}), params["embedder"]["input_embedding"]
+            transformer.stream(config, params, sequence, valid, {}), transformer.unembedding(params)
         )
 
     def prefill(params: Any, sequence: Any, valid: Any) -> Any:
-        return gemma.start(config, params, sequence[:, :PROMPT], valid[:, :PROMPT], COMPLETION, {})[0]
+        return transformer.start(config, params, sequence[:, :PROMPT], valid[:, :PROMPT], COMPLETION, {})[0]
 
     def prefill_all(params: Any, sequence: Any, valid: Any) -> Any:
         return all_scores(params, sequence[:, :PROMPT], valid[:, :PROMPT])[:, -1]
 
     def read(params: Any, sequence: Any, valid: Any) -> Any:
-        x = gemma.stream(config, params, sequence[:, :-1], valid[:, :-1], {})
-        return unembedding.say(x[:, PROMPT - 1 :], params["embedder"]["input_embedding"], sequence[:, PROMPT:]).logs
+        x = transformer.stream(config, params, sequence[:, :-1], valid[:, :-1], {})
+        return unembedding.say(x[:, PROMPT - 1 :], transformer.unembedding(params), sequence[:, PROMPT:]).logs
 
     def read_all(params: Any, sequence: Any, valid: Any) -> Any:
         logs = jax.nn.log_softmax(all_scores(params, sequence[:, :-1], valid[:, :-1]))

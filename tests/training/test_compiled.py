@@ -191,7 +191,7 @@ def test_a_step_exchanges_and_holds_what_theory_says(workload: str, mesh: str) -
 @pytest.mark.slow
 def test_scores_of_a_large_vocabulary_exist_in_parts(monkeypatch):
     """Reading 16 completions of 256 tokens among 65,536: all scores are 1 GB, and three times that with a gradient."""
-    from trialfleet.workloads.grpo import unembedding
+    from trialfleet.workloads.decoder import unembedding
 
     x = jax.ShapeDtypeStruct((16, 256, 64), np.float32)
     embedding = jax.ShapeDtypeStruct((65_536, 64), np.float32)

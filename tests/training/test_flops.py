@@ -30,8 +30,10 @@ ATTENTION = 2 * (4 + 10) * 8  # scores and their sums; a local layer looks at 4 
 ADAPTERS = 3 * 3 * (8 + 8) + 3 * 3 * (8 + 16)  # rank 3: three with 8 in and 8 out, three of the MLP
 
 
-def test_with_everything_trained_a_step_is_three_forward_passes():
-    setup = Setup(composed("workload=grpo_base", *GEMMA, PLAIN, "mesh.data=1"))
+@pytest.mark.parametrize("words", [(), ("model=llama_tiny", "model.lora_rank=null", "model.tied=false")])
+def test_with_everything_trained_a_step_is_three_forward_passes(words):
+    """Of whichever family, if two layers see what two layers see."""
+    setup = Setup(composed("workload=grpo_base", *words, *GEMMA, PLAIN, "mesh.data=1", "model.global_every=2"))
     assert setup.flops(0, {}) == 3 * 2 * READ * (2 * LAYER + ATTENTION + 8 * 100)
 
 

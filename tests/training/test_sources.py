@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from tests.training.harness import SMALL, TOY, composed
-from tests.workloads.test_grpo import SMALL as SMALL_GRPO
+from tests.workloads.decoder.small import SMALL as SMALL_GRPO
 from tests.workloads.test_grpo_training import BASE
 from tests.workloads.test_mvfoul import SMALL as SMALL_MVFOUL
 from trialfleet.errors import UserError

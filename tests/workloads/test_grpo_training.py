@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.harness import RecordingRun, after, composed
-from tests.workloads.test_grpo import SMALL
+from tests.workloads.decoder.small import SMALL
 from trialfleet.config import Config
 from trialfleet.training import checkpoints, train, trees
 from trialfleet.training.mesh import batch_sharding, replicated

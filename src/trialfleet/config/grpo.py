@@ -2,40 +2,15 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
+from trialfleet.config.decoder import Decoder, Generation, Temperature, TopK, TopP
 from trialfleet.config.schema import Config
-from trialfleet.config.traced import STRICT, Gated, Host, Traced
-
-Temperature = Annotated[Traced[float], Gt(0)]
-TopP = Annotated[Traced[float], Gt(0), Le(1)]
-TopK = Annotated[int, Ge(1)] | None  # null: all tokens
+from trialfleet.config.traced import STRICT, Gated, Traced
 
 # What is logged of each of these, in this order: its mean, least and largest value over a batch.
 REWARDS = ("format_exact", "format_approximate", "answer", "number")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Gemma3:
-    """A decoder of the Gemma 3 family."""
-
-    name: Literal["gemma3"]
-    weights: Host[str | None]  # a folder of published weights (safetensors), from which all begins; null: drawn
-    vocab_size: Annotated[int, Ge(1)]  # tokens that there are, those that nothing stands for included
-    width: Annotated[int, Ge(1)]  # of the residual stream
-    layers: Annotated[int, Ge(1)]  # blocks of attention and feed-forward
-    heads: Annotated[int, Ge(1)]  # of the queries
-    kv_heads: Annotated[int, Ge(1)]  # each shared by heads / kv_heads queries
-    head_dim: Annotated[int, Ge(2)]  # width of a head
-    hidden: Annotated[int, Ge(1)]  # of the feed-forward part
-    window: Annotated[int, Ge(1)]  # tokens that a local layer looks back, its own included
-    global_every: Annotated[int, Ge(1)]  # every so many layers one sees all tokens
-    local_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in local layers
-    global_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in global layers
-    lora_rank: Annotated[int, Ge(1)] | None  # null: no adapters, all weights are trained
-    lora_alpha: Annotated[Traced[float], Gt(0)]  # the adapters' output is scaled by lora_alpha / lora_rank
-    lora_module_path: str  # a regular expression of the weights that are adapted
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -50,21 +25,6 @@ class Sums:
     held_out: Annotated[float, Ge(0), Le(0.4)]  # share of all sums that only val has, and test; 0: all have all
     train_problems: Annotated[int, Ge(1)]  # an epoch
     eval_problems: Annotated[int, Ge(1)]  # of an evaluation
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Generation:
-    """How completions are drawn while training."""
-
-    max_prompt_length: Annotated[int, Ge(1)]  # tokens; shorter prompts are padded on the left
-    max_generation_steps: Annotated[int, Ge(1)]  # tokens of a completion, at most
-    temperature: Temperature  # logits are divided by it
-    top_p: TopP  # only the likeliest tokens of together this probability are drawn
-    top_k: TopK  # only so many of the likeliest tokens are drawn; null: all
-    eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a completion
-    # weights that fsdp splits are gathered once before completions are drawn; false: for each token, where a device has
-    # no room for all of them
-    gather_weights: bool
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -105,18 +65,13 @@ class LanguageConfig(Config):
         {"val/accuracy", "val/partial_accuracy", "val/format_accuracy", "val/reward", "val/completion_length"}
     )
 
-    model: Gemma3
+    model: Decoder
     dataset: Sums
     generation: Generation
     evaluation: Evaluation
 
     def problems(self) -> list[str]:
-        model, problems = self.model, super().problems()
-        if model.heads % model.kv_heads:
-            problems.append(f"model.heads: {model.heads} must be a multiple of model.kv_heads={model.kv_heads}")
-        if model.head_dim % 2:
-            problems.append(f"model.head_dim: must be even, got {model.head_dim}")
-        return problems
+        return [*super().problems(), *self.model.problems()]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from trialfleet.config.grpo import GrpoBaseConfig
 from trialfleet.training.workload import Batch, Extra, Hyperparameters, Loss, Params, Product, Source
-from trialfleet.workloads.grpo import gemma, tokens
+from trialfleet.workloads.decoder import transformer
+from trialfleet.workloads.decoder.unembedding import say
+from trialfleet.workloads.grpo import tokens
 from trialfleet.workloads.grpo.language import Language
 from trialfleet.workloads.grpo.sums import SumProblems, SumTexts
-from trialfleet.workloads.grpo.unembedding import say
 
 
 class GrpoBase(Language):
@@ -27,7 +28,7 @@ class GrpoBase(Language):
     def flops(self, bucket: int) -> Sequence[Product]:
         own = self.config.generation
         read = own.max_prompt_length + own.max_generation_steps - 1  # behind the last token nothing is said
-        return gemma.products(self.config.model, read, read)
+        return transformer.products(self.config.model, read, read)
 
     def loss(
         self,
@@ -42,7 +43,7 @@ class GrpoBase(Language):
         sequence = batch["tokens"]
         valid = (sequence != tokens.PAD).astype(jnp.float32)
         remat = self.config.training.remat
-        x = gemma.stream(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp, remat=remat)
-        logs = say(x, params["embedder"]["input_embedding"], sequence[:, 1:]).logs
+        x = transformer.stream(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp, remat=remat)
+        logs = say(x, transformer.unembedding(params), sequence[:, 1:]).logs
         counted = batch["weight"][:, None] * batch["counted"][:, 1:]
         return -jnp.sum(counted * logs) / norms["tokens"], Loss(extra, {})

@@ -11,8 +11,9 @@ import numpy as np
 from trialfleet.config.grpo import LanguageConfig
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Summary, Workload
-from trialfleet.workloads.grpo import gemma, generation, rewards, tokens
-from trialfleet.workloads.grpo.gemma_published import KEY, GemmaWeights
+from trialfleet.workloads.decoder import generation, transformer
+from trialfleet.workloads.decoder.published import KEY, DecoderWeights
+from trialfleet.workloads.grpo import rewards, tokens
 from trialfleet.workloads.grpo.sums import SumProblems
 
 SAMPLES = 20  # completions shown with each evaluation
@@ -24,27 +25,27 @@ class Language(Workload):
     config: LanguageConfig
 
     def init(self, key: jax.Array) -> tuple[Params, Extra]:
-        return gemma.init(self.config.model, key), ()
+        return transformer.init(self.config.model, key), ()
 
     @cached_property
-    def _published(self) -> GemmaWeights | None:
+    def _published(self) -> DecoderWeights | None:
         folder = self.config.model.weights
-        return None if folder is None else GemmaWeights(self.config.model, PublishedWeights(Path(folder), KEY))
+        return None if folder is None else DecoderWeights(self.config.model, PublishedWeights(Path(folder), KEY))
 
     def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
         return None if self._published is None else self._published.read(path, index)
 
     def axes(self) -> PyTree:
-        return gemma.axes(self.config.model)
+        return transformer.axes(self.config.model)
 
     def group(self, path: str) -> str:
-        return "embedder" if path.startswith("embedder") else "layers"
+        return "embedder" if path.startswith(("embedder", "unembedder")) else "layers"
 
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
         """`evaluation.num_passes` completions of each prompt (E, passes, S)."""
         passes, examples = self.config.evaluation.num_passes, len(batch["prompt"])
         if self.config.generation.gather_weights:
-            params = gemma.gathered(self.config.model, params)
+            params = transformer.gathered(self.config.model, params)
         drawn = generation.complete(
             self.config.model,
             params,

@@ -4,22 +4,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trialfleet.config.grpo import Gemma3
+from trialfleet.config.decoder import Decoder
 from trialfleet.training.workload import Hyperparameters, Params
-from trialfleet.workloads.grpo import gemma, tokens
-from trialfleet.workloads.grpo.unembedding import Said, say
+from trialfleet.workloads.decoder import transformer
+from trialfleet.workloads.decoder.unembedding import Said, say
+from trialfleet.workloads.grpo import tokens
 
 _FARTHEST = 20.0  # of two log-probabilities: beyond it a ratio is as good as 0 or infinite
 
 
 def read(
-    config: Gemma3,
+    config: Decoder,
     params: Params,
     prompt: jax.Array,
     drawn: jax.Array,
     hp: Hyperparameters,
     adapter: bool = True,
-    remat: gemma.Remat = "none",
+    remat: transformer.Remat = "none",
 ) -> Said:
     """Reads completions (B, S) of prompts (B, P) token by token; `adapter=False` is the base model.
 
@@ -28,8 +29,8 @@ def read(
     """
     sequence = jnp.concatenate([prompt, drawn], 1)
     valid = (sequence != tokens.PAD).astype(jnp.float32)
-    x = gemma.stream(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter, remat)
-    return say(x[:, prompt.shape[1] - 1 :], params["embedder"]["input_embedding"], drawn, hp["generation.temperature"])
+    x = transformer.stream(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter, remat)
+    return say(x[:, prompt.shape[1] - 1 :], transformer.unembedding(params), drawn, hp["generation.temperature"])
 
 
 def advantages(rewards: np.ndarray) -> np.ndarray:

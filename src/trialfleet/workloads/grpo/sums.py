@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trialfleet.config.grpo import Generation, LanguageConfig, Sums
+from trialfleet.config.decoder import Generation
+from trialfleet.config.grpo import LanguageConfig, Sums
 from trialfleet.errors import UserError
 from trialfleet.training.plans import ShuffledPlans
 from trialfleet.training.workload import Batch, BatchPlan, Example

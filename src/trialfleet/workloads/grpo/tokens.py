@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PAD, EOS, BOS, UNKNOWN = 0, 1, 2, 3
+from trialfleet.workloads import decoder
+
+PAD, EOS, BOS, UNKNOWN = decoder.PAD, 1, 2, 3
 START_OF_TURN, END_OF_TURN = 105, 106
 REASONING, END_OF_REASONING, ANSWER, END_OF_ANSWER = "<reasoning>", "</reasoning>", "<answer>", "</answer>"
 

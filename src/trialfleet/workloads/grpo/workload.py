@@ -15,7 +15,8 @@ from trialfleet.config.grpo import REWARDS, GrpoConfig
 from trialfleet.training import lora
 from trialfleet.training.mesh import batch_sharding, on_mesh
 from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Product, Source
-from trialfleet.workloads.grpo import gemma, generation, policy, rewards, tokens
+from trialfleet.workloads.decoder import generation, transformer
+from trialfleet.workloads.grpo import policy, rewards, tokens
 from trialfleet.workloads.grpo.language import Language
 from trialfleet.workloads.grpo.sums import SumProblems
 
@@ -76,7 +77,7 @@ class Grpo(Language):
         """Of reading the completions of a prompt once; drawing them is not training, nor is what the reference says."""
         own, count = self.config.generation, self.config.grpo.num_generations
         read = own.max_prompt_length + own.max_generation_steps - 1  # behind the last token nothing is said
-        one = gemma.products(self.config.model, read, own.max_generation_steps)
+        one = transformer.products(self.config.model, read, own.max_generation_steps)
         return [product._replace(flops=count * product.flops) for product in one]
 
     def loss(
@@ -162,7 +163,7 @@ def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Arra
     def roll(params: Params, prompts: jax.Array, key: jax.Array, hp: Hyperparameters) -> dict[str, jax.Array]:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         if own.gather_weights:
-            params = gemma.gathered(config.model, params)
+            params = transformer.gathered(config.model, params)
         parts, micro = prompts.shape[:2]
         keys = generation.keys_of(key, jnp.arange(parts * micro * count)).reshape(parts, -1)
         if parts == 1:

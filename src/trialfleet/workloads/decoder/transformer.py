@@ -1,12 +1,13 @@
-"""A decoder of the Gemma 3 family (arXiv:2503.19786).
+"""A decoder-only transformer: Gemma 3 (arXiv:2503.19786), Llama (arXiv:2407.21783), by the table of families.py.
 
 Shapes: B sequences of T tokens, D the width, N heads of H, K heads of keys and values, F hidden units, V tokens of the
 vocabulary. Sequences are padded on the left; `valid` (B, T) says where tokens are.
 
-Every `global_every`-th layer sees all tokens, the others `window` of them. The weights of all layers are stacked, leaf
-by leaf, and a scan goes over the layers: whatever the depth, one layer is compiled, and what is gathered for a layer's
-turn is that layer's weights. (What a scan is given must be used as it is: of a slice of it a copy is kept for the
-gradient.) Heads are an axis of the weights, so that a mesh that splits them never splits a merged axis.
+Every `global_every`-th layer sees all tokens, the others `window` of them. A norm is there if its scale is. The
+weights of all layers are stacked, leaf by leaf, and a scan goes over the layers: whatever the depth, one layer is
+compiled, and what is gathered for a layer's turn is that layer's weights. (What a scan is given must be used as it is:
+of a slice of it a copy is kept for the gradient.) Heads are an axis of the weights, so that a mesh that splits them
+never splits a merged axis.
 """
 
 import re
@@ -18,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trialfleet.config.grpo import Gemma3
+from trialfleet.config.decoder import Decoder
 from trialfleet.training import lora, trees
 from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import rematerialized
 from trialfleet.training.workload import Hyperparameters, Params, Product
-from trialfleet.workloads.grpo.unembedding import scores
+from trialfleet.workloads.decoder import families
+from trialfleet.workloads.decoder.unembedding import scores
 
 Remat = Literal["none", "dots", "full"]
 
@@ -53,9 +55,11 @@ class Cache(NamedTuple):
     everything: Seen
 
 
-def init(config: Gemma3, key: jax.Array) -> Params:
-    """Weights with the variance that keeps a signal's size; norm scales are stored less 1, so they are 0."""
+def init(config: Decoder, key: jax.Array) -> Params:
+    """Weights with the variance that keeps a signal's size; norms multiply by 1."""
     shapes: dict[str, tuple[int, ...]] = {"embedder/input_embedding": (config.vocab_size, config.width)}
+    if not config.tied:
+        shapes["unembedder"] = (config.vocab_size, config.width)
     shapes |= {f"layers/{name}": (config.layers, *shape) for name, shape in _weights(config).items()}
     deviations = {}
     for path, shape in shapes.items():
@@ -63,15 +67,16 @@ def init(config: Gemma3, key: jax.Array) -> Params:
         inputs = shape[kinds.stack : kinds.stack + kinds.inputs] if path.startswith("layers/") else shape[1:]
         deviations[path] = prod(inputs) ** -0.5
     flat = normals(key, shapes, deviations)
-    flat |= {f"layers/{name}": jnp.zeros((config.layers, size)) for name, size in _scales(config).items()}
-    params = trees.unflatten({**flat, "final_norm": jnp.zeros(config.width)})
+    ones = 1.0 - families.of(config).stored_less
+    flat |= {f"layers/{name}": jnp.full((config.layers, size), ones) for name, size in norms(config).items()}
+    params = trees.unflatten({**flat, "final_norm": jnp.full(config.width, ones)})
     if config.lora_rank is None:
         return params
     own = jax.random.fold_in(key, len(shapes))
     return lora.attach(params, config.lora_module_path, config.lora_rank, own, _axes_of)
 
 
-def _weights(config: Gemma3) -> dict[str, tuple[int, ...]]:
+def _weights(config: Decoder) -> dict[str, tuple[int, ...]]:
     """The shapes of one layer's weights."""
     width, head = config.width, config.head_dim
     return {
@@ -88,15 +93,13 @@ def _axes_of(path: str) -> lora.Axes:
     return lora.Axes(stack=1, inputs=2 if path.endswith("attn_vec_einsum") else 1)
 
 
-def _scales(config: Gemma3) -> dict[str, int]:
-    names = ("pre_attention_norm", "post_attention_norm", "pre_ffw_norm", "post_ffw_norm")
-    return {
-        **dict.fromkeys(names, config.width),
-        **dict.fromkeys(("attn/query_norm", "attn/key_norm"), config.head_dim),
-    }
+def norms(config: Decoder) -> dict[str, int]:
+    """The sizes of one layer's norm scales: those within attention are of a head."""
+    names = families.of(config).norms
+    return {name: config.head_dim if name.startswith("attn/") else config.width for name in names}
 
 
-def axes(config: Gemma3) -> dict[str, Any]:
+def axes(config: Decoder) -> dict[str, Any]:
     """The logical axes of what `init` gives."""
     layer: dict[str, tuple[str | None, ...]] = {
         "attn/q_einsum": ("embed", "heads", None),
@@ -105,24 +108,31 @@ def axes(config: Gemma3) -> dict[str, Any]:
         "mlp/gate_proj": ("embed", "mlp"),
         "mlp/up_proj": ("embed", "mlp"),
         "mlp/down_proj": ("mlp", "embed"),
-        **dict.fromkeys(_scales(config), (None,)),
+        **dict.fromkeys(norms(config), (None,)),
     }
-    flat = {f"layers/{name}": ("stack", *names) for name, names in layer.items()}
-    whole: dict[str, Any] = trees.unflatten(
-        {**flat, "embedder/input_embedding": ("vocab", "embed"), "final_norm": (None,)}
-    )
+    flat: dict[str, tuple[str | None, ...]] = {f"layers/{name}": ("stack", *names) for name, names in layer.items()}
+    flat |= {"embedder/input_embedding": ("vocab", "embed"), "final_norm": (None,)}
+    if not config.tied:
+        flat["unembedder"] = ("vocab", "embed")
+    whole: dict[str, Any] = trees.unflatten(flat)
     if config.lora_rank is not None:
         whole = lora.attach_axes(whole, config.lora_module_path, _axes_of)
     return whole
 
 
-def gathered(config: Gemma3, params: Params) -> Params:
+def unembedding(params: Params) -> jax.Array:
+    """What makes scores of the stream (V, D): a matrix of its own, or the embeddings."""
+    found: jax.Array = params["unembedder"] if "unembedder" in params else params["embedder"]["input_embedding"]
+    return found
+
+
+def gathered(config: Decoder, params: Params) -> Params:
     """The weights as each device needs them for whole layers: no longer split over fsdp, still over tp."""
     flat, names = trees.flatten(params), trees.flatten(axes(config))
     return trees.unflatten({path: constrain(leaf, *names[path]) for path, leaf in flat.items()})
 
 
-def products(config: Gemma3, length: int, said: int) -> list[Product]:
+def products(config: Decoder, length: int, said: int) -> list[Product]:
     """Those of reading a sequence: with weights and adapters, and attention within each layer's window.
 
     Args:
@@ -131,22 +141,22 @@ def products(config: Gemma3, length: int, said: int) -> list[Product]:
     """
     embedding, found = "embedder/input_embedding", []
     for n in range(config.layers):
-        looks = length if _is_global(config, n) else min(length, config.window)
+        looks = _reach(config, _is_global(config, n), length)
         for name, shape in _weights(config).items():
             if name == "attn/attn_vec_einsum":
                 found.append(Product(2.0 * length * 2 * looks * config.heads * config.head_dim))
             found += lora.products(f"layers/{name}", shape, length, _adapted(config, name), _axes_of(name).inputs)
-    scored = Product(2.0 * said * config.vocab_size * config.width, embedding)
+    scored = Product(2.0 * said * config.vocab_size * config.width, embedding if config.tied else "unembedder")
     return [Product(0.0, embedding), *found, scored]
 
 
-def _adapted(config: Gemma3, name: str) -> int | None:
+def _adapted(config: Decoder, name: str) -> int | None:
     """The rank of a weight's adapter, if it has one."""
     return config.lora_rank if re.fullmatch(config.lora_module_path, f"layers/{name}") else None
 
 
 def stream(
-    config: Gemma3,
+    config: Decoder,
     params: Params,
     sequence: jax.Array,
     valid: jax.Array,
@@ -164,7 +174,7 @@ def stream(
 
 
 def start(
-    config: Gemma3, params: Params, prompt: jax.Array, valid: jax.Array, room: int, hp: Hyperparameters
+    config: Decoder, params: Params, prompt: jax.Array, valid: jax.Array, room: int, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
     """Scores of the first new token (B, V), and a cache with room for so many new ones."""
     x, keys, values = _read(config, params, prompt, valid, hp)
@@ -188,11 +198,11 @@ def start(
     whole = length + room
     everywhere = [n for n in range(config.layers) if _is_global(config, n)]
     local = [n for n in range(config.layers) if not _is_global(config, n)]
-    return _last(params, x), Cache(kept(local, min(config.window, whole)), kept(everywhere, whole))
+    return _last(params, x), Cache(kept(local, _reach(config, False, whole)), kept(everywhere, whole))
 
 
 def append(
-    config: Gemma3, params: Params, token: jax.Array, number: jax.Array, cache: Cache, hp: Hyperparameters
+    config: Decoder, params: Params, token: jax.Array, number: jax.Array, cache: Cache, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
     """Scores of the token behind a new one (B,), which is token `number` of each of the sequences."""
     position = jnp.max(cache.everything.positions * cache.everything.valid, 1).astype(jnp.int32) + 1
@@ -204,13 +214,13 @@ def append(
         """Layer `n`, which is number `own` of its kind."""
         layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, n, keepdims=False), params["layers"])
         seen = cache.everything if everywhere else cache.local
-        turns = _turns(config, position, _base(config, everywhere))
-        q, k, v = _projected(layer["attn"], _norm(x, layer["pre_attention_norm"]), turns, scale, True)
+        turns = _turns(config, position, everywhere)
+        q, k, v = _projected(config, layer["attn"], _norm(config, layer, "pre_attention_norm", x), turns, scale, True)
         seen = _with_seen(seen, own, number % seen.positions.shape[1], k, v)
         mask = _mask(config, everywhere, position, seen.positions, seen.valid)
-        mixed = _mixed(layer["attn"], q, seen.keys[own], seen.values[own], mask, scale, True)
+        mixed = _mixed(config, layer["attn"], q, seen.keys[own], seen.values[own], mask, scale, True)
         grown = cache._replace(everything=seen) if everywhere else cache._replace(local=seen)
-        return _behind(layer, x, mixed, scale, True), grown
+        return _behind(config, layer, x, mixed, scale, True), grown
 
     def period(now: tuple[jax.Array, Cache], index: jax.Array) -> tuple[tuple[jax.Array, Cache], None]:
         """The layers up to a global one, which is the last of them."""
@@ -225,7 +235,7 @@ def append(
     for n in range(rest):
         number_of_all, own = jnp.asarray(periods * every + n), jnp.asarray(periods * (every - 1) + n)
         now = read(*now, number_of_all, own, everywhere=False)
-    return _last(params, _norm(now[0], params["final_norm"])), now[1]
+    return _last(params, _norm(config, params, "final_norm", now[0])), now[1]
 
 
 def _with_seen(seen: Seen, layer: jax.Array, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:
@@ -247,7 +257,7 @@ def _with_token(seen: Seen, position: jax.Array, number: jax.Array) -> Seen:
 
 def _last(params: Params, x: jax.Array) -> jax.Array:
     """Scores behind the last of some tokens (B, V)."""
-    return scores(x[:, -1], params["embedder"]["input_embedding"])
+    return scores(x[:, -1], unembedding(params))
 
 
 def _positions(valid: jax.Array) -> jax.Array:
@@ -255,32 +265,36 @@ def _positions(valid: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(valid, 1).astype(jnp.int32) - 1, 0)
 
 
-def _is_global(config: Gemma3, layer: int) -> bool:
+def _is_global(config: Decoder, layer: int) -> bool:
     return (layer + 1) % config.global_every == 0
 
 
-def _base(config: Gemma3, everywhere: bool) -> float:
-    return config.global_rope_base if everywhere else config.local_rope_base
+def _reach(config: Decoder, everywhere: bool, length: int) -> int:
+    """How many of so many tokens a kind of layer sees at most."""
+    return length if everywhere or config.window is None else min(length, config.window)
 
 
-def _scale(config: Gemma3, hp: Hyperparameters) -> jax.Array | float:
+def _scale(config: Decoder, hp: Hyperparameters) -> jax.Array | float:
     return hp["model.lora_alpha"] / config.lora_rank if config.lora_rank is not None else 0.0
 
 
-def _embedded(config: Gemma3, params: Params, sequence: jax.Array) -> jax.Array:
+def _embedded(config: Decoder, params: Params, sequence: jax.Array) -> jax.Array:
     embedding = params["embedder"]["input_embedding"]
-    return constrain(embedding[sequence] * jnp.sqrt(config.width).astype(embedding.dtype), "batch", None, "embed")
+    x = embedding[sequence]
+    if families.of(config).scaled_embeddings:
+        x = x * jnp.sqrt(config.width).astype(embedding.dtype)
+    return constrain(x, "batch", None, "embed")
 
 
-def _mask(config: Gemma3, everywhere: bool, own: jax.Array, seen: jax.Array, valid: jax.Array) -> jax.Array:
+def _mask(config: Decoder, everywhere: bool, own: jax.Array, seen: jax.Array, valid: jax.Array) -> jax.Array:
     """Which of the tokens at `seen` (B, L) those at `own` (B, T) look at (B, T, L)."""
     distance = own[:, :, None] - seen[:, None, :]
     before = (distance >= 0) & (valid[:, None, :] > 0)
-    return before if everywhere else before & (distance < config.window)
+    return before if everywhere or config.window is None else before & (distance < config.window)
 
 
 def _read(
-    config: Gemma3,
+    config: Decoder,
     params: Params,
     sequence: jax.Array,
     valid: jax.Array,
@@ -290,34 +304,37 @@ def _read(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """All layers over whole sequences: the stream, normalised, and all keys and values (layers, B, T, K, H)."""
     positions, scale = _positions(valid), _scale(config, hp)
-    masks = jnp.stack([_mask(config, kind, positions, positions, valid) for kind in (False, True)])
-    turns = jnp.stack([_turns(config, positions, _base(config, kind)) for kind in (False, True)])
+    of_layers = [_is_global(config, n) for n in range(config.layers)]
+    kinds = sorted(set(of_layers))
+    masks = jnp.stack([_mask(config, kind, positions, positions, valid) for kind in kinds])
+    turns = jnp.stack([_turns(config, positions, kind) for kind in kinds])
 
     def one(x: jax.Array, of_layer: tuple[Params, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         layer, kind = of_layer
-        h = _norm(x, layer["pre_attention_norm"])
-        q, k, v = _projected(layer["attn"], h, turns[kind], scale, adapter)
-        mixed = _mixed(layer["attn"], q, k, v, masks[kind], scale, adapter)
-        return _behind(layer, x, mixed, scale, adapter), (k, v)
+        h = _norm(config, layer, "pre_attention_norm", x)
+        q, k, v = _projected(config, layer["attn"], h, turns[kind], scale, adapter)
+        mixed = _mixed(config, layer["attn"], q, k, v, masks[kind], scale, adapter)
+        return _behind(config, layer, x, mixed, scale, adapter), (k, v)
 
-    kinds = jnp.asarray([int(_is_global(config, n)) for n in range(config.layers)])
+    numbers = jnp.asarray([kinds.index(kind) for kind in of_layers])
     x = _embedded(config, params, sequence)
-    x, (keys, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], kinds))
-    return _norm(x, params["final_norm"]), keys, values
+    x, (keys, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], numbers))
+    return _norm(config, params, "final_norm", x), keys, values
 
 
 def _projected(
-    params: Params, x: jax.Array, turns: jax.Array, scale: jax.Array | float, adapter: bool
+    config: Decoder, params: Params, x: jax.Array, turns: jax.Array, scale: jax.Array | float, adapter: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries (B, T, N, H), keys and values (B, T, K, H), normalised and turned by their positions."""
+    """Queries (B, T, N, H), keys and values (B, T, K, H), turned by their positions."""
     q = lora.linear(params, "q_einsum", x, scale, adapter)
     pair = lora.linear(params, "kv_einsum", x, scale, adapter)
-    q = _rotated(_norm(q, params["query_norm"]), turns)
-    k = _rotated(_norm(pair[:, :, 0], params["key_norm"]), turns)
+    q = _rotated(_norm(config, params, "query_norm", q), turns)
+    k = _rotated(_norm(config, params, "key_norm", pair[:, :, 0]), turns)
     return constrain(q, "batch", None, "heads", None), k, pair[:, :, 1]
 
 
 def _mixed(
+    config: Decoder,
     params: Params,
     q: jax.Array,
     k: jax.Array,
@@ -327,36 +344,44 @@ def _mixed(
     adapter: bool,
 ) -> jax.Array:
     """Grouped-query attention: what each token takes from those that the mask (B, T, L) lets it see (B, T, D)."""
-    mixed = attention(q, k, v, mask)
+    mixed = attention(q, k, v, mask, None if config.query_scale is None else config.query_scale**-0.5)
     return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter, inputs=2)
 
 
-def _behind(params: Params, x: jax.Array, mixed: jax.Array, scale: jax.Array | float, adapter: bool) -> jax.Array:
+def _behind(
+    config: Decoder, params: Params, x: jax.Array, mixed: jax.Array, scale: jax.Array | float, adapter: bool
+) -> jax.Array:
     """The residual stream behind a layer, from that before it and what its attention gave."""
-    x = x + _norm(mixed, params["post_attention_norm"])
-    h = _feed_forward(params["mlp"], _norm(x, params["pre_ffw_norm"]), scale, adapter)
-    return constrain(x + _norm(h, params["post_ffw_norm"]), "batch", None, "embed")
+    x = x + _norm(config, params, "post_attention_norm", mixed)
+    h = _feed_forward(config, params["mlp"], _norm(config, params, "pre_ffw_norm", x), scale, adapter)
+    return constrain(x + _norm(config, params, "post_ffw_norm", h), "batch", None, "embed")
 
 
-def _feed_forward(params: Params, x: jax.Array, scale: jax.Array | float, adapter: bool) -> jax.Array:
-    """GeGLU."""
-    gate = jax.nn.gelu(lora.linear(params, "gate_proj", x, scale, adapter), approximate=True)
+def _feed_forward(config: Decoder, params: Params, x: jax.Array, scale: jax.Array | float, adapter: bool) -> jax.Array:
+    """A gated linear unit (Shazeer 2020, arXiv:2002.05202)."""
+    gate = families.of(config).gate(lora.linear(params, "gate_proj", x, scale, adapter))
     hidden = constrain(gate * lora.linear(params, "up_proj", x, scale, adapter), "batch", None, "mlp")
     return lora.linear(params, "down_proj", hidden, scale, adapter)
 
 
-def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """RMS norm with the factor 1 + scale."""
-    wide = x.astype(jnp.float32)
-    size = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + 1e-6)
-    return (wide * size * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+def _norm(config: Decoder, params: Params, name: str, x: jax.Array) -> jax.Array:
+    """RMS norm by the scale of that name; x itself where the family has none."""
+    if name not in params:
+        return x
+    wide, scale = x.astype(jnp.float32), params[name].astype(jnp.float32)
+    size = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + config.norm_epsilon)
+    normed: jax.Array = (wide * size * (families.of(config).stored_less + scale)).astype(x.dtype)
+    return normed
 
 
-def _turns(config: Gemma3, positions: jax.Array, base: float) -> jax.Array:
-    """Sines and cosines of position · base^(-2h/H), for the first half of a head (2, B, T, 1, H/2)."""
+def _turns(config: Decoder, positions: jax.Array, everywhere: bool) -> jax.Array:
+    """Sines and cosines of position / factor · base^(-2h/H), for the first half of a head (2, B, T, 1, H/2)."""
+    base, factor = config.local_rope_base, 1.0
+    if everywhere:
+        base, factor = config.global_rope_base, config.global_rope_factor
     half = config.head_dim // 2
-    frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    frequencies = base ** (-np.arange(half) / half) / factor
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies.astype(np.float32)
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)])
 
 

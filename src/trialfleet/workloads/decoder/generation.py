@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trialfleet.config.grpo import Gemma3
+from trialfleet.config.decoder import Decoder
 from trialfleet.training.mesh import constrain
 from trialfleet.training.workload import Hyperparameters, Params
-from trialfleet.workloads.grpo import gemma, tokens
-from trialfleet.workloads.grpo.unembedding import without_padding
+from trialfleet.workloads.decoder import PAD, transformer
+from trialfleet.workloads.decoder.unembedding import without_padding
 
 
 class Drawn(NamedTuple):
@@ -22,13 +22,13 @@ class Drawn(NamedTuple):
 class _Going(NamedTuple):
     step: jax.Array
     scores: jax.Array  # (B, vocabulary) of the next token
-    cache: gemma.Cache
+    cache: transformer.Cache
     drawn: Drawn
     open: jax.Array  # (B,) bool: not ended yet
 
 
 def complete(
-    config: Gemma3,
+    config: Decoder,
     params: Params,
     prompt: jax.Array,
     steps: int,
@@ -47,9 +47,9 @@ def complete(
         keys: one for each prompt (B,): what is drawn for one does not depend on which others are drawn beside it.
     """
     batch, length = prompt.shape
-    valid = (prompt != tokens.PAD).astype(jnp.float32)
-    scores, cache = gemma.start(config, params, prompt, valid, steps, hp)
-    nothing = Drawn(jnp.full((batch, steps), tokens.PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32))
+    valid = (prompt != PAD).astype(jnp.float32)
+    scores, cache = transformer.start(config, params, prompt, valid, steps, hp)
+    nothing = Drawn(jnp.full((batch, steps), PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32))
     begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, jnp.ones(batch, bool))
 
     def more(now: _Going) -> jax.Array:
@@ -58,13 +58,13 @@ def complete(
     def step(now: _Going) -> _Going:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, now.step)
         token = draw(now.scores, top_k, temperature, top_p, own)
-        token = jnp.where(now.open, token, tokens.PAD)
+        token = jnp.where(now.open, token, PAD)
         drawn = Drawn(
             now.drawn.tokens.at[:, now.step].set(token),
             now.drawn.counted.at[:, now.step].set(now.open.astype(jnp.float32)),
         )
         still = now.open & ~jnp.isin(token, jnp.asarray(ends))
-        scores, cache = gemma.append(config, params, token, length + now.step, now.cache, hp)
+        scores, cache = transformer.append(config, params, token, length + now.step, now.cache, hp)
         return _Going(now.step + 1, scores, cache, drawn, still)
 
     return jax.lax.while_loop(more, step, begin).drawn

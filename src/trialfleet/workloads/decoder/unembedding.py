@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from trialfleet.training.mesh import BATCH
-from trialfleet.workloads.grpo import tokens
+from trialfleet.workloads.decoder import PAD
 
 _NEVER = -1e9
 LARGEST = 1 << 26  # scores that exist at a time on a device: 256 MB in float32
@@ -43,7 +43,7 @@ def scores(x: jax.Array, embedding: jax.Array) -> jax.Array:
 
 def without_padding(each: jax.Array) -> jax.Array:
     """Scores (..., V) by which padding is never drawn: behind it nobody would read on."""
-    return jnp.where(jnp.arange(each.shape[-1]) == tokens.PAD, _NEVER, each)
+    return jnp.where(jnp.arange(each.shape[-1]) == PAD, _NEVER, each)
 
 
 def say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array | float = 1.0) -> Said:
@@ -101,4 +101,4 @@ def _say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: ja
     # H = -Σ p log p = log Σ e^s - Σ p s
     mean = jnp.sum(jax.nn.softmax(each) * each, -1)
     # Selected, not multiplied away later: what two models say of padding may differ by more than exp can hold.
-    return Said(jnp.where(targets == tokens.PAD, 0.0, own - total), total - mean)
+    return Said(jnp.where(targets == PAD, 0.0, own - total), total - mean)

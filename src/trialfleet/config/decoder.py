@@ -1,0 +1,62 @@
+"""Schema of a decoder-only language model and of how completions are drawn from it, whatever workload has it."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic.dataclasses import dataclass
+
+from trialfleet.config.traced import STRICT, Host, Traced
+
+Temperature = Annotated[Traced[float], Gt(0)]
+TopP = Annotated[Traced[float], Gt(0), Le(1)]
+TopK = Annotated[int, Ge(1)] | None  # null: all tokens
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Decoder:
+    """A decoder-only language model."""
+
+    name: Literal["gemma3", "llama"]  # the family: what no size says, such as where norms are
+    weights: Host[str | None]  # a folder of published weights (safetensors), from which all begins; null: drawn
+    vocab_size: Annotated[int, Ge(1)]  # tokens that there are, those that nothing stands for included
+    width: Annotated[int, Ge(1)]  # of the residual stream
+    layers: Annotated[int, Ge(1)]  # blocks of attention and feed-forward
+    heads: Annotated[int, Ge(1)]  # of the queries
+    kv_heads: Annotated[int, Ge(1)]  # each shared by heads / kv_heads queries
+    head_dim: Annotated[int, Ge(2)]  # width of a head
+    hidden: Annotated[int, Ge(1)]  # of the feed-forward part
+    window: Annotated[int, Ge(1)] | None  # tokens that a local layer looks back, its own included; null: all
+    global_every: Annotated[int, Ge(1)]  # every so many layers one sees all tokens
+    local_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in local layers
+    global_rope_base: Annotated[float, Gt(0)]  # wavelengths of the positions in global layers
+    global_rope_factor: Annotated[float, Gt(0)]  # positions are divided by it in global layers
+    query_scale: Annotated[int, Ge(1)] | None  # products of queries and keys are divided by its root; null: head_dim
+    norm_epsilon: Annotated[float, Gt(0)]  # added to the mean of squares, of which a norm takes the root
+    tied: bool  # scores of tokens come from their embeddings; false: from a matrix of their own
+    lora_rank: Annotated[int, Ge(1)] | None  # null: no adapters, all weights are trained
+    lora_alpha: Annotated[Traced[float], Gt(0)]  # the adapters' output is scaled by lora_alpha / lora_rank
+    lora_module_path: str  # a regular expression of the weights that are adapted
+
+    def problems(self) -> list[str]:
+        """What contradicts itself, a line for each."""
+        problems = []
+        if self.heads % self.kv_heads:
+            problems.append(f"model.heads: {self.heads} must be a multiple of model.kv_heads={self.kv_heads}")
+        if self.head_dim % 2:
+            problems.append(f"model.head_dim: must be even, got {self.head_dim}")
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Generation:
+    """How completions are drawn while training."""
+
+    max_prompt_length: Annotated[int, Ge(1)]  # tokens; shorter prompts are padded on the left
+    max_generation_steps: Annotated[int, Ge(1)]  # tokens of a completion, at most
+    temperature: Temperature  # logits are divided by it
+    top_p: TopP  # only the likeliest tokens of together this probability are drawn
+    top_k: TopK  # only so many of the likeliest tokens are drawn; null: all
+    eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a completion
+    # weights that fsdp splits are gathered once before completions are drawn; false: for each token, where a device has
+    # no room for all of them
+    gather_weights: bool
