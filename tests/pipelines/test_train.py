@@ -105,7 +105,12 @@ def test_a_dry_run_trains_nothing(single: DictConfig, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("memory", "code"), [(10**9, None), (10**5, train.PROBABLY_DOES_NOT), (10, train.DOES_NOT_FIT)]
+    ("memory", "code"),
+    [
+        pytest.param(10**9, None, marks=pytest.mark.slow),
+        (10**5, train.PROBABLY_DOES_NOT),
+        pytest.param(10, train.DOES_NOT_FIT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_dry_runs_exit_code_says_whether_it_fits(
     single: DictConfig, monkeypatch: pytest.MonkeyPatch, memory: int, code: int | None

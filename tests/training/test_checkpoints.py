@@ -22,6 +22,7 @@ def saved_steps(run) -> list[int]:
     return sorted(int(path.parent.name) for path in run.checkpoints.glob("*/manifest.json"))
 
 
+@pytest.mark.slow
 def test_last_best_and_every_nth_are_kept(toy, new_run):
     run = new_run()
     every = ["training.checkpoints.every_steps=2", "training.checkpoints.keep_every=6"]

@@ -10,7 +10,12 @@ from trialfleet.training import convolution
 
 @pytest.mark.parametrize(
     ("shape", "taps", "stride", "dilation"),
-    [((2, 9, 4), 3, 1, 1), ((2, 9, 4), 5, 1, 2), ((2, 8, 3, 5, 4), 3, 2, 1), ((1, 7, 2, 2, 3), 1, 2, 1)],
+    [
+        pytest.param((2, 9, 4), 3, 1, 1, marks=pytest.mark.slow),
+        ((2, 9, 4), 5, 1, 2),
+        ((2, 8, 3, 5, 4), 3, 2, 1),
+        pytest.param((1, 7, 2, 2, 3), 1, 2, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_product_is_the_convolution(shape, taps, stride, dilation):
     one, two = jax.random.split(jax.random.key(0))

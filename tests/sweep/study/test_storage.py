@@ -99,6 +99,7 @@ class TestJournal(StorageConformance):
         return lambda: open_storage(None, journal, held)
 
 
+@pytest.mark.slow  # every day the journal; PostgreSQL and SQLite are one implementation
 class TestSQLite(StorageConformance):
     @pytest.fixture
     def storage(self, sqlite: str) -> Iterator[NewStorage]:
