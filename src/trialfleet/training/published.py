@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from trialfleet.errors import UserError
 
-_ONE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"  # of weights in several files: {"weight_map": {name: file}}
+ONE = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files: {"weight_map": {name: file}}
 
 
 class PublishedWeights:
@@ -35,7 +35,7 @@ class PublishedWeights:
 
     def _indexed(self) -> dict[str, str] | None:
         """The file of each array, if an index says so."""
-        index = self._folder / _INDEX
+        index = self._folder / INDEX
         if not index.exists():
             return None
         try:
@@ -47,11 +47,11 @@ class PublishedWeights:
     @cached_property
     def names(self) -> frozenset[str]:
         """What there is."""
-        files = [_ONE] if self._files is None else sorted(set(self._files.values()))
+        files = [ONE] if self._files is None else sorted(set(self._files.values()))
         there = {name for file in files for name in self._open(file).keys()}  # noqa: SIM118  # it is no dict
         lacking = sorted(set(self._files or ()) - there)
         if lacking:
-            raise self._wrong(self._folder / _INDEX, f"names arrays that no file has: {', '.join(lacking[:5])}")
+            raise self._wrong(self._folder / INDEX, f"names arrays that no file has: {', '.join(lacking[:5])}")
         return frozenset(there)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ class PublishedWeights:
             raise UserError(
                 f"{self._key}: {self._folder} has no array {name!r}", "give weights of the model that the config names"
             )
-        return self._open(_ONE if self._files is None else self._files[name]).get_slice(name)
+        return self._open(ONE if self._files is None else self._files[name]).get_slice(name)
 
     def _open(self, file: str) -> Any:
         if file not in self._opened:
@@ -98,5 +98,5 @@ class PublishedWeights:
 
     def _wrong(self, path: Path, what: str) -> UserError:
         return UserError(
-            f"{self._key}: {path}: {what}", f"give a folder with {_ONE}, or with {_INDEX} and the files that it names"
+            f"{self._key}: {path}: {what}", f"give a folder with {ONE}, or with {INDEX} and the files that it names"
         )
