@@ -21,7 +21,6 @@ from trialfleet.training.workload import Params
 from trialfleet.workloads.decoder import adapter, settings
 from trialfleet.workloads.decoder.published import KEY, PREFIX, DecoderWeights, published, shapes
 
-_CONFIG = "config.json"
 _KEPT = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")  # of the base's config.json
 # What the weights' folder has besides, and the model needs, too.
 _BESIDE = (
@@ -80,7 +79,7 @@ def export(config: Config, checkpoint: str, order: Order) -> int:
     state, frozen = trained.read(setup, checkpoint)
     with _made(order.folder) as folder:
         files = _write_merged(folder, model, trees.merge(state.params, frozen), order)
-        _write_json(folder / _CONFIG, beside)
+        _write_json(folder / settings.FILE, beside)
         _copy_beside(model, folder)
     return files
 
@@ -164,14 +163,7 @@ def _model_settings(config: Config, model: Decoder, dtype: str) -> dict[str, Any
     """config.json: what our config says, and what the base's alone says."""
     generation = getattr(config, "generation", None)
     own = settings.of(model, dtype, () if generation is None else generation.eos_tokens)
-    path = None if model.weights is None else Path(model.weights).expanduser() / _CONFIG
-    if path is None or not path.is_file():
-        return own
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))
-        base = {**base, **base.get("text_config", {})}  # of the text part, where there is a vision part
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", "put the published file back, or remove it") from error
+    base = {} if model.weights is None else settings.read(Path(model.weights))
     return {**own, **{key: base[key] for key in _KEPT if key in base}}
 
 
