@@ -6,25 +6,17 @@ record), and leaves the record, samples and figures in the run's folder.
 """
 
 import json
-import sys
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipelines import cli
-from pipelines.chosen_checkpoint import Chosen, choose, merged
-from trialfleet.config.location import conf_directory
+from pipelines import as_trained, cli
 from trialfleet.errors import UserError
 
 OWN = ("checkpoint", "split", "format")  # keys of conf/evaluate.yaml that no training has
 SPLITS = ("train", "val", "test")
 FORMATS = ("table", "json")
-QUESTIONS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # for which no checkpoint is looked for
 
 
 def task(cfg: DictConfig) -> None:
@@ -84,40 +76,8 @@ def _table(record: dict[str, object], folder: Path) -> str:
 
 
 def entry() -> None:
-    """Find the checkpoint, say its training's overrides before those that are typed, and let Hydra compose."""
-    words = sys.argv[1:]
-    if not any(word.partition("=")[0] in QUESTIONS for word in words):
-        chosen = _chosen(words)
-        # The decoding presets are a group that is chosen already: +evaluation=greedy chooses another member.
-        typed = [word.removeprefix("+") if word.startswith("+evaluation=") else word for word in words]
-        typed = [word for word in typed if key(word) != "checkpoint"]
-        sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint={quoted(str(chosen.folder))}"])
-    hydra.main(config_path=str(conf_directory()), config_name="evaluate")(task)()
-
-
-def _chosen(words: list[str]) -> Chosen:
-    said = {key(word): text(word) for word in words if "=" in word}
-    return choose(said.get("checkpoint", "latest"), said.get("workload", "asr"), Path.cwd())
-
-
-def key(word: str) -> str:
-    """The key of an override."""
-    return word.lstrip("+~").partition("=")[0]
-
-
-def text(word: str) -> str:
-    """The value of an override, without the quotes that Hydra would take off."""
-    value = word.partition("=")[2]
-    try:
-        parsed = OverridesParser.create().parse_override(word).value()
-    except HydraException:  # Hydra says so itself, unless it is a path that only we read
-        return value
-    return parsed if isinstance(parsed, str) else value
-
-
-def quoted(value: str) -> str:
-    """A text as an override says it, whatever is in it."""
-    return QuotedString(value, Quote.single).with_quotes()
+    """Evaluate as the checkpoint was trained."""
+    as_trained.run("evaluate", task)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tests.tasks.commands import Commands
 
 from .conftest import Run
 from .pages import DOCS, PAGES, ROOT, commands_of
+from .test_export import COMMANDS as EXPORTS
 from .test_memory import PUBLISHED
 from .test_own_workload import COMMANDS as OWN_WORKLOAD
 
@@ -38,6 +39,9 @@ ELSEWHERE = {
         f"{CLUSTER}test_a_driver_near_its_time_limit_detaches_and_goes_on_later"
     ),
     PUBLISHED: "tests/end_to_end/test_memory.py::test_a_published_model_on_four_simulated_devices",
+    **dict.fromkeys(
+        EXPORTS, "tests/end_to_end/test_export.py::test_a_training_is_exported_by_the_commands_of_the_page"
+    ),
     "pip install trialfleet": "tests/end_to_end/test_wheel.py::test_an_application_runs_from_the_wheel_alone",
     "python train.py -m hydra/sweeper=trialfleet hydra/launcher=submitit_slurm 'lr=tag(log,interval(1e-5,1e-2))'": (
         "tests/cluster/test_own_app.py::test_a_job_that_is_lost_and_a_driver_that_is_killed"

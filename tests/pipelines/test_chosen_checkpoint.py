@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import evaluate
 from pipelines.chosen_checkpoint import choose, merged
 from trialfleet.errors import UserError
 from trialfleet.trial import records
@@ -88,11 +87,3 @@ def test_a_damaged_checkpoint_hides_no_other(place: Path) -> None:
 def test_nothing_is_no_checkpoint(place: Path) -> None:
     with pytest.raises(UserError, match="is empty"):
         choose("", "asr", place)
-
-
-def test_a_folder_is_read_as_hydra_would() -> None:
-    for word in ("checkpoint='a b/c'", 'checkpoint="a b/c"', "++checkpoint=a b/c"):
-        assert (evaluate.key(word), evaluate.text(word)) == ("checkpoint", "a b/c")
-    assert evaluate.text("checkpoint=/a/it's") == "/a/it's"
-    assert evaluate.text(f"checkpoint={evaluate.quoted('/a/it is, here')}") == "/a/it is, here"
-    assert evaluate.text(f"checkpoint={evaluate.quoted(chr(39))}") == chr(39)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from trialfleet.training import trees
 from trialfleet.training.workload import Params, Product, PyTree
 
-_A, _B = "_lora_a", "_lora_b"
+A, B = "_lora_a", "_lora_b"
 
 
 class Axes(NamedTuple):
@@ -32,7 +32,7 @@ def _plain(path: str) -> Axes:
 
 
 def is_adapter(path: str) -> bool:
-    return path.endswith((_A, _B))
+    return path.endswith((A, B))
 
 
 def attach(params: Params, pattern: str, rank: int, key: jax.Array, axes_of: Callable[[str], Axes] = _plain) -> Params:
@@ -48,8 +48,8 @@ def attach(params: Params, pattern: str, rank: int, key: jax.Array, axes_of: Cal
     for index, path in enumerate(_fitting(flat, pattern)):
         into, out, stack = _parts(flat[path].shape, axes_of(path))
         drawn = jax.random.normal(jax.random.fold_in(key, index), (*stack, *into, rank))
-        flat[path + _A] = drawn / prod(into) ** 0.5
-        flat[path + _B] = jnp.zeros((*stack, rank, *out))
+        flat[path + A] = drawn / prod(into) ** 0.5
+        flat[path + B] = jnp.zeros((*stack, rank, *out))
     return trees.unflatten(flat)
 
 
@@ -58,7 +58,7 @@ def attach_axes(axes: PyTree, pattern: str, axes_of: Callable[[str], Axes] = _pl
     flat = trees.flatten(axes)
     for path in _fitting(flat, pattern):
         into, out, stack = _parts(flat[path], axes_of(path))
-        flat[path + _A], flat[path + _B] = (*stack, *into, "low_rank"), (*stack, "low_rank", *out)
+        flat[path + A], flat[path + B] = (*stack, *into, "low_rank"), (*stack, "low_rank", *out)
     return trees.unflatten(flat)
 
 
@@ -86,13 +86,13 @@ def linear(
         inputs: how many axes of x the weight takes in.
     """
     y = jnp.tensordot(x, params[name], inputs)
-    if not adapter or name + _A not in params:
+    if not adapter or name + A not in params:
         return y
     if dropout is not None:
         rate, key = dropout
         x = jnp.where(jax.random.uniform(key, x.shape) >= rate, x / (1 - rate).astype(x.dtype), 0)
-    low = jnp.tensordot(x, params[name + _A].astype(x.dtype), inputs)
-    return y + jnp.asarray(scale).astype(y.dtype) * jnp.tensordot(low, params[name + _B].astype(x.dtype), 1)
+    low = jnp.tensordot(x, params[name + A].astype(x.dtype), inputs)
+    return y + jnp.asarray(scale).astype(y.dtype) * jnp.tensordot(low, params[name + B].astype(x.dtype), 1)
 
 
 def products(path: str, shape: tuple[int, ...], times: int, rank: int | None, inputs: int = 1) -> list[Product]:
@@ -104,17 +104,17 @@ def products(path: str, shape: tuple[int, ...], times: int, rank: int | None, in
     """
     found = [Product(2.0 * times * prod(shape), path)]
     if rank is not None:
-        found.append(Product(2.0 * times * rank * prod(shape[:inputs]), path + _A))
-        found.append(Product(2.0 * times * rank * prod(shape[inputs:]), path + _B))
+        found.append(Product(2.0 * times * rank * prod(shape[:inputs]), path + A))
+        found.append(Product(2.0 * times * rank * prod(shape[inputs:]), path + B))
     return found
 
 
 def merged(params: Params, scale: float) -> Params:
     """Weights with their adapters added in, and no adapters: for export, and for serving without this module."""
     flat = trees.flatten(params)
-    for path in [path for path in flat if path.endswith(_A)]:
-        weight = path.removesuffix(_A)
-        a, b = flat[path], flat[weight + _B]
+    for path in [path for path in flat if path.endswith(A)]:
+        weight = path.removesuffix(A)
+        a, b = flat[path], flat[weight + B]
         product: Callable[[jax.Array, jax.Array], jax.Array] = lambda a, b: jnp.tensordot(a, b, 1)  # noqa: E731
         for _ in range(a.ndim + b.ndim - 2 - flat[weight].ndim):  # axes of stacked layers
             product = jax.vmap(product)

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from trialfleet.errors import UserError
 
-_ONE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"  # of weights in several files: {"weight_map": {name: file}}
+ONE = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files: {"weight_map": {name: file}}
 
 
 class PublishedWeights:
@@ -23,19 +23,22 @@ class PublishedWeights:
         folder: with `model.safetensors`, or `model.safetensors.index.json` and the files that it names.
         key: the config's key that names the folder, for messages.
 
+    Attributes:
+        folder: the folder's absolute path.
+
     Raises:
         UserError: there are no weights in the folder, or a file is missing or is none.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self._folder, self._key = folder.expanduser().absolute(), key
+        self.folder, self._key = folder.expanduser().absolute(), key
         self._opened: dict[str, Any] = {}
         self._files = self._indexed()
         self.names  # noqa: B018  # whatever is wrong with a file is said now
 
     def _indexed(self) -> dict[str, str] | None:
         """The file of each array, if an index says so."""
-        index = self._folder / _INDEX
+        index = self.folder / INDEX
         if not index.exists():
             return None
         try:
@@ -47,11 +50,11 @@ class PublishedWeights:
     @cached_property
     def names(self) -> frozenset[str]:
         """What there is."""
-        files = [_ONE] if self._files is None else sorted(set(self._files.values()))
+        files = [ONE] if self._files is None else sorted(set(self._files.values()))
         there = {name for file in files for name in self._open(file).keys()}  # noqa: SIM118  # it is no dict
         lacking = sorted(set(self._files or ()) - there)
         if lacking:
-            raise self._wrong(self._folder / _INDEX, f"names arrays that no file has: {', '.join(lacking[:5])}")
+            raise self._wrong(self.folder / INDEX, f"names arrays that no file has: {', '.join(lacking[:5])}")
         return frozenset(there)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -81,13 +84,13 @@ class PublishedWeights:
     def _slices(self, name: str) -> Any:
         if name not in self.names:
             raise UserError(
-                f"{self._key}: {self._folder} has no array {name!r}", "give weights of the model that the config names"
+                f"{self._key}: {self.folder} has no array {name!r}", "give weights of the model that the config names"
             )
-        return self._open(_ONE if self._files is None else self._files[name]).get_slice(name)
+        return self._open(ONE if self._files is None else self._files[name]).get_slice(name)
 
     def _open(self, file: str) -> Any:
         if file not in self._opened:
-            path = self._folder / file
+            path = self.folder / file
             try:
                 self._opened[file] = safe_open(path, framework="numpy")
             except FileNotFoundError:
@@ -98,5 +101,5 @@ class PublishedWeights:
 
     def _wrong(self, path: Path, what: str) -> UserError:
         return UserError(
-            f"{self._key}: {path}: {what}", f"give a folder with {_ONE}, or with {_INDEX} and the files that it names"
+            f"{self._key}: {path}: {what}", f"give a folder with {ONE}, or with {INDEX} and the files that it names"
         )

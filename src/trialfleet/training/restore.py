@@ -5,7 +5,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +14,12 @@ from jax.sharding import NamedSharding
 
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
-from trialfleet.training import checkpoints, distributed, integrity, lora, trees
+from trialfleet.training import checkpoints, distributed, lora, trees
 from trialfleet.training.checkpoints import CheckpointManager, Saved
 from trialfleet.training.goodput import Goodput
 from trialfleet.training.mesh import batch_sharding
 from trialfleet.training.program import Program
+from trialfleet.training.saved_parameters import SavedParameters
 from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import State
 from trialfleet.training.workload import Batch, Params, Workload
@@ -164,6 +164,7 @@ def with_parameters_of(
     frozen: Params,
     key: str = "training.init_from",
     verify: bool = True,
+    own: bool = False,
 ) -> tuple[State, Params, dict[str, Any]]:
     """The state and the frozen parameters with those of another training's checkpoint, as far as they fit.
 
@@ -172,6 +173,7 @@ def with_parameters_of(
     Args:
         key: what names the source, for messages.
         verify: compare the digests of the checkpoint's files.
+        own: it is one of this training itself, in which frozen parameters are not to be expected.
 
     Returns:
         Both, and a report of what was taken and what was not.
@@ -179,39 +181,29 @@ def with_parameters_of(
     Raises:
         UserError: if `source` is no checkpoint, or nothing fits.
     """
-    folder = Path(source).expanduser().absolute()
-    if wrong := integrity.damage(folder, verify):
-        raise UserError(
-            f"{key}: {folder} is no whole checkpoint: {wrong}",
-            "give a folder such as …/checkpoints/00000900",
-        )
-    there = checkpoints.contents(folder)
-    # What was evaluated, and so what is meant by 'that model', is the average wherever there was one.
-    kind = "state.ema." if any(name.startswith("state.ema.") for name in there) else "state.params."
-    layout = program.layout
-    own = trees.flatten(trees.merge(layout.shapes.params, layout.frozen_shapes))
+    saved, layout = SavedParameters(source, key, verify), program.layout
+    shapes = trees.flatten(trees.merge(layout.shapes.params, layout.frozen_shapes))
     places = trees.flatten(trees.merge(layout.shardings.params, layout.frozen_shardings))
-    names = {path: kind + path.replace("/", ".") for path in own}
-    fits = [path for path, shape in own.items() if there.get(names[path]) == (shape.shape, "float32")]
+    fits = [path for path, leaf in shapes.items() if saved.fits(path, leaf.shape)]
     if not fits:
-        raise UserError(f"{key}: no parameter of {folder} has the name and shape of one of this model")
+        raise UserError(f"{key}: no parameter of {saved.folder} has the name and shape of one of this model")
     whole = trees.flatten(trees.merge(state.params, frozen))
     for path in fits:
         whole.pop(path).delete()
-        target = jax.ShapeDtypeStruct(own[path].shape, "float32", sharding=places[path])
-        read = checkpoints.read_some(folder, {names[path]: target})[names[path]]
-        whole[path] = read.astype(own[path].dtype)  # frozen parameters are in the compute dtype
+        read = saved.read(path, shapes[path].shape, places[path])
+        whole[path] = read.astype(shapes[path].dtype)  # frozen parameters are in the compute dtype
     never, params = trees.split(trees.unflatten(whole), layout.frozen.__contains__)
-    not_there = sorted(path for path in own if names[path] not in there)
+    not_there = sorted(path for path in shapes if path not in saved)
     report: dict[str, Any] = {
-        "from": str(folder),
+        "from": str(saved.folder),
         "taken": len(fits),
         "not_there": not_there,
-        "other_shape": sorted(set(own) - set(fits) - set(not_there)),
+        "other_shape": sorted(set(shapes) - set(fits) - set(not_there)),
     }
-    log.info("%s: %d of %d parameters from %s", key, len(fits), len(own), folder)
+    log.info("%s: %d of %d parameters from %s", key, len(fits), len(shapes), saved.folder)
     for what in ("not_there", "other_shape"):
-        if unexpected := [path for path in report[what] if not lora.is_adapter(path)]:
+        expected = layout.frozen if own else frozenset[str]()
+        if unexpected := [path for path in report[what] if not lora.is_adapter(path) and path not in expected]:
             log.warning("%s: %s, so as initialised: %s", key, what.replace("_", " "), ", ".join(unexpected))
     return state._replace(params=params, ema=_averages(state, params)), never, report
 

@@ -11,6 +11,7 @@ from trialfleet.errors import UserError
 from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.setup import Setup
+from trialfleet.workloads.decoder import settings
 from trialfleet.workloads.decoder.published import HEADS, KEY, DecoderWeights, shapes
 
 FAMILIES = list(MODELS)
@@ -102,6 +103,40 @@ def test_a_training_begins_from_them(mesh):
 def test_weights_of_another_model_are_refused(family, words, message):
     with pytest.raises(UserError, match=rf"model\.weights: .*{message}"):
         reader(config_of(family, *words))
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "message"),
+    [
+        ("gemma3", ["model.norm_epsilon=1e-5"], r"model\.norm_epsilon is 1e-05, and there 1e-06"),
+        ("gemma3", ["model.query_scale=null"], r"model\.query_scale is 8, and there 12"),
+        ("gemma3", ["model.window=6"], r"model\.window is 6, and there 5"),
+        ("gemma3", ["model.global_every=3"], r"model\.global_every is 3, and there other layers are global"),
+        ("gemma3", ["model.global_rope_factor=1.0"], r"model\.global_rope_factor is 1\.0, and there 8\.0"),
+        ("gemma3", ["model.local_rope_base=1e6"], r"model\.local_rope_base is 1000000\.0, and there 10000\.0"),
+        ("llama", ["model.heads=1", "model.head_dim=24"], r"model\.layers\.0\.self_attn\.k_proj\.weight has the shape"),
+        ("llama", ["model.global_rope_base=1e4"], r"model\.global_rope_base is 10000\.0, and there 100000\.0"),
+    ],
+)
+def test_a_config_that_is_not_the_folders_is_refused(family, words, message):
+    """What no shape tells: the weights would say something else."""
+    with pytest.raises(UserError, match=message):
+        reader(config_of(family, *words))
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"rope_theta": 1e5, "rope_scaling": None}, []),
+        ({"rope_scaling": {"type": "linear", "factor": 1.0}}, []),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["of the kind llama3"]),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "rope_theta": 1e4}}, ["there 10000.0", "kind yarn"]),
+    ],
+)
+def test_older_and_newer_words_for_rotary_positions_are_understood(said, found):
+    lines = settings.contradictions(config_of("llama").model, said)
+    assert len(lines) == len(found)
+    assert all(part in line for part, line in zip(found, lines, strict=True))
 
 
 def test_a_folder_that_is_no_decoders_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from trialfleet.config.decoder import Decoder
 from trialfleet.errors import UserError
 from trialfleet.training.published import PublishedWeights
-from trialfleet.workloads.decoder import families
+from trialfleet.workloads.decoder import families, settings
 from trialfleet.workloads.decoder.transformer import norms
 
 KEY = "model.weights"
@@ -78,7 +78,7 @@ class DecoderWeights:
         prefix: what stands before the names of its layers.
 
     Raises:
-        UserError: the arrays are not those of the model, or have other shapes.
+        UserError: the arrays are not those of the model, or have other shapes, or the config beside them is another.
     """
 
     def __init__(self, config: Decoder, weights: PublishedWeights) -> None:
@@ -90,9 +90,14 @@ class DecoderWeights:
                 f"{KEY}: there is no array {PREFIX}embed_tokens.weight", "give the folder of a published decoder"
             )
         self.prefix = found[0]
-        self._check()
+        self._check_arrays()
+        if wrong := settings.contradictions(config, settings.read(weights.folder)):
+            raise UserError(
+                f"{KEY}: {weights.folder / settings.FILE} is of another model: {'; '.join(wrong)}",
+                "set these keys as they are there; to do otherwise, take that file away",
+            )
 
-    def _check(self) -> None:
+    def _check_arrays(self) -> None:
         """Another model is refused: one that has other arrays, more of them, or others of the same names."""
         wanted = shapes(self._config, self.prefix)
         for name, shape in wanted.items():

@@ -145,12 +145,12 @@ def products(config: Decoder, length: int, said: int) -> list[Product]:
         for name, shape in _weights(config).items():
             if name == "attn/attn_vec_einsum":
                 found.append(Product(2.0 * length * 2 * looks * config.heads * config.head_dim))
-            found += lora.products(f"layers/{name}", shape, length, _adapted(config, name), _axes_of(name).inputs)
+            found += lora.products(f"layers/{name}", shape, length, adapted(config, name), _axes_of(name).inputs)
     scored = Product(2.0 * said * config.vocab_size * config.width, embedding if config.tied else "unembedder")
     return [Product(0.0, embedding), *found, scored]
 
 
-def _adapted(config: Decoder, name: str) -> int | None:
+def adapted(config: Decoder, name: str) -> int | None:
     """The rank of a weight's adapter, if it has one."""
     return config.lora_rank if re.fullmatch(config.lora_module_path, f"layers/{name}") else None
 

@@ -1,0 +1,58 @@
+"""Commands about a checkpoint: what its training was told is said before what is typed now, which wins."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from pipelines.chosen_checkpoint import Chosen, choose, merged
+from trialfleet.config.location import conf_directory
+
+QUESTIONS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # for which no checkpoint is looked for
+
+
+def run(name: str, task: Callable[[DictConfig], None]) -> None:
+    """Find the checkpoint, say its training's overrides first, and let Hydra compose.
+
+    Args:
+        name: the file of conf/ that the command begins with.
+        task: what Hydra is to call.
+    """
+    words = sys.argv[1:]
+    if not any(word.partition("=")[0] in QUESTIONS for word in words):
+        chosen = _chosen(words)
+        # The decoding presets are a group that is chosen already: +evaluation=greedy chooses another member.
+        typed = [word.removeprefix("+") if word.startswith("+evaluation=") else word for word in words]
+        typed = [word for word in typed if key(word) != "checkpoint"]
+        sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint={quoted(str(chosen.folder))}"])
+    hydra.main(config_path=str(conf_directory()), config_name=name)(task)()
+
+
+def _chosen(words: list[str]) -> Chosen:
+    said = {key(word): text(word) for word in words if "=" in word}
+    return choose(said.get("checkpoint", "latest"), said.get("workload", "asr"), Path.cwd())
+
+
+def key(word: str) -> str:
+    """The key of an override."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def text(word: str) -> str:
+    """The value of an override, without the quotes that Hydra would take off."""
+    value = word.partition("=")[2]
+    try:
+        parsed = OverridesParser.create().parse_override(word).value()
+    except HydraException:  # Hydra says so itself, unless it is a path that only we read
+        return value
+    return parsed if isinstance(parsed, str) else value
+
+
+def quoted(value: str) -> str:
+    """A text as an override says it, whatever is in it."""
+    return QuotedString(value, Quote.single).with_quotes()

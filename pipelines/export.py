@@ -1,0 +1,67 @@
+"""python -m pipelines.export [workload=NAME] [checkpoint=PATH|latest|STUDY/NUMBER] to=FOLDER [form=merged|adapter] …
+
+Writes a checkpoint's language model as others read it. merged: a folder that the library transformers loads, with the
+adapters added into the weights. adapter: the adapters alone, as the library peft loads them. The config is that of the
+training; what is typed changes it, such as the mesh. Refuses a folder that is there.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipelines import as_trained, cli
+from trialfleet.errors import UserError
+
+OWN = ("checkpoint", "to", "form", "dtype", "part_gb", "base")  # keys of conf/export.yaml that no training has
+FORMS = ("merged", "adapter")
+DTYPES = ("float32", "bfloat16")
+
+
+def task(cfg: DictConfig) -> None:
+    """What Hydra calls."""
+    cli.single(export, cfg)
+
+
+def export(cfg: DictConfig) -> None:
+    """Write the checkpoint that the config names.
+
+    Raises:
+        UserError: the config is wrong, or does not fit the checkpoint.
+    """
+    from trialfleet.config import load
+
+    folder = _folder(cfg)
+    config = load(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN]))
+    from trialfleet import training
+    from trialfleet.training import environment
+
+    if config.dry_run:
+        print(training.describe(config))
+        return
+    environment.prepare(config)  # before jax is imported, which reads it once
+    from trialfleet.workloads.decoder.export import Order
+    from trialfleet.workloads.decoder.export import export as write
+
+    files = write(config, cfg.checkpoint, Order(folder, cfg.form, cfg.dtype, cfg.part_gb * 1e9, cfg.base))
+    print(f"{cfg.checkpoint}, {cfg.form}, {cfg.dtype}: {files} file{'s' if files > 1 else ''} of weights in {folder}")
+
+
+def _folder(cfg: DictConfig) -> Path:
+    """Where to write; what is typed of this command alone is checked."""
+    for key, members in (("form", FORMS), ("dtype", DTYPES)):
+        if cfg[key] not in members:
+            raise UserError(f"{key}: must be one of {', '.join(members)}, got {cfg[key]!r}")
+    if not isinstance(cfg.part_gb, int | float) or cfg.part_gb <= 0:
+        raise UserError(f"part_gb: must be a number above 0, got {cfg.part_gb!r}")
+    if not isinstance(cfg.to, str) or not cfg.to.strip():
+        raise UserError(f"to: must be a folder that is not there yet, got {cfg.to!r}", "add to=FOLDER")
+    return Path(cfg.to).expanduser().absolute()
+
+
+def entry() -> None:
+    """Export as the checkpoint was trained."""
+    as_trained.run("export", task)
+
+
+if __name__ == "__main__":
+    cli.main(entry)

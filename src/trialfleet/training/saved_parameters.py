@@ -1,0 +1,55 @@
+"""The parameters that a checkpoint holds, read one by one."""
+
+# mypy: allow-untyped-calls
+# (jax's ShapeDtypeStruct has no annotations.)
+
+from pathlib import Path
+
+import jax
+from jax.sharding import Sharding
+
+from trialfleet.errors import UserError
+from trialfleet.training import checkpoints, integrity
+
+
+class SavedParameters:
+    """Parameters by path: the averages, wherever there were some, since those were evaluated.
+
+    Args:
+        source: the checkpoint's folder.
+        key: what names the source, for messages.
+        verify: compare the digests of the checkpoint's files.
+
+    Attributes:
+        folder: the checkpoint's.
+
+    Raises:
+        UserError: it is no checkpoint.
+    """
+
+    def __init__(self, source: str, key: str, verify: bool) -> None:
+        self.folder = Path(source).expanduser().absolute()
+        if wrong := integrity.damage(self.folder, verify):
+            raise UserError(
+                f"{key}: {self.folder} is no whole checkpoint: {wrong}", "give a folder such as …/checkpoints/00000900"
+            )
+        self._there = checkpoints.contents(self.folder)
+        averaged = any(name.startswith("state.ema.") for name in self._there)
+        self._kind = "state.ema." if averaged else "state.params."
+
+    def _name(self, path: str) -> str:
+        return self._kind + path.replace("/", ".")
+
+    def __contains__(self, path: str) -> bool:
+        return self._name(path) in self._there
+
+    def fits(self, path: str, shape: tuple[int, ...]) -> bool:
+        """Whether there is a parameter of this path and shape."""
+        return self._there.get(self._name(path)) == (shape, "float32")
+
+    def read(self, path: str, shape: tuple[int, ...], place: Sharding) -> jax.Array:
+        """One of them, float32."""
+        name = self._name(path)
+        target = jax.ShapeDtypeStruct(shape, "float32", sharding=place)
+        found: jax.Array = checkpoints.read_some(self.folder, {name: target})[name]
+        return found

@@ -1,0 +1,54 @@
+"""A trained model: what a checkpoint holds, and what was frozen beside it, which is in no checkpoint of its own."""
+
+import jax
+
+from trialfleet.errors import UserError
+from trialfleet.training import restore, trees
+from trialfleet.training.saved_parameters import SavedParameters
+from trialfleet.training.setup import Setup
+from trialfleet.training.state import State
+from trialfleet.training.workload import Params
+
+
+def read(setup: Setup, checkpoint: str) -> tuple[State, Params]:
+    """The state, of which only parameters and statistics are there, and the frozen parameters.
+
+    The parameters are the averaged ones where training kept an average.
+
+    Raises:
+        UserError: if there is no whole checkpoint of this model in that folder.
+    """
+    config, program, inputs = setup.config, setup.program, setup.inputs
+    state, frozen = program.init(inputs.hp, inputs.seed)
+    state, frozen = restore.with_published(setup.workload, program, state, frozen)
+    for leaf in jax.tree.leaves(state.opt):
+        leaf.delete()  # nothing is trained here
+    verify = config.training.checkpoints.verify
+    if config.training.init_from is not None:
+        state, frozen, _ = restore.with_parameters_of(config.training.init_from, program, state, frozen, verify=verify)
+    state, frozen, report = restore.with_parameters_of(
+        checkpoint, program, state, frozen, "checkpoint", verify, own=True
+    )
+    _refuse(checkpoint, set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
+    return state, frozen
+
+
+def read_trained(setup: Setup, checkpoint: str) -> Params:
+    """What was trained alone: nothing that is frozen is made or read.
+
+    Raises:
+        UserError: if there is no whole checkpoint of this model in that folder.
+    """
+    saved = SavedParameters(checkpoint, "checkpoint", setup.config.training.checkpoints.verify)
+    layout = setup.program.layout
+    shapes, places = (trees.flatten(tree) for tree in (layout.shapes.params, layout.shardings.params))
+    _refuse(checkpoint, {path for path, leaf in shapes.items() if not saved.fits(path, leaf.shape)})
+    return trees.unflatten({path: saved.read(path, leaf.shape, places[path]) for path, leaf in shapes.items()})
+
+
+def _refuse(checkpoint: str, lacking: set[str]) -> None:
+    if lacking:
+        raise UserError(
+            f"{checkpoint} does not hold this model: {', '.join(sorted(lacking))} are not there or have another shape",
+            "use the config that it was trained with",
+        )
