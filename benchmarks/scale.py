@@ -35,7 +35,7 @@ from benchmarks.meter import Meter, public_methods
 from benchmarks.simulated_jobs import LAUNCHER, SPACE, MeasuredFleet, RunningFleet, objective
 from trialfleet.sweep import sweeper_settings as settings_of
 from trialfleet.sweep.active_trial import ActiveTrial
-from trialfleet.sweep.driver import Driver, StudyFolder
+from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.observers import Observer, Observers
 from trialfleet.sweep.reconcile import Limits
@@ -48,6 +48,7 @@ from trialfleet.sweep.study.progress import Finished, StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.samplers import SamplerFactory
 from trialfleet.sweep.study.storage import StudyStorage
+from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.sweep.ui.live_table import LiveTable
 from trialfleet.tracking.destination import resolve
 from trialfleet.tracking.exporter import Exporter

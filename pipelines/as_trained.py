@@ -1,17 +1,22 @@
 """Commands about a checkpoint: what its training was told is said before what is typed now, which wins."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pipelines.chosen_checkpoint import Chosen, choose, merged
 from trialfleet.config.location import conf_directory
+from trialfleet.errors import UserError
+
+if TYPE_CHECKING:
+    from trialfleet.config import Config
 
 QUESTIONS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # for which no checkpoint is looked for
 
@@ -31,6 +36,26 @@ def run(name: str, task: Callable[[DictConfig], None]) -> None:
         typed = [word for word in typed if key(word) != "checkpoint"]
         sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint={quoted(str(chosen.folder))}"])
     hydra.main(config_path=str(conf_directory()), config_name=name)(task)()
+
+
+def checked(cfg: DictConfig, own: Collection[str], members: Mapping[str, Collection[str]]) -> "Config":
+    """The training's config, without the keys of the command.
+
+    Args:
+        own: keys of the command, which no training has.
+        members: what some of them must be one of.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from trialfleet.config import load
+
+    for name, choices in members.items():
+        if cfg[name] not in choices:
+            raise UserError(
+                f"{name}: must be one of {', '.join(choices)}, got {cfg[name]!r}", f"give one of them: {name}=…"
+            )
+    return load(OmegaConf.masked_copy(cfg, [str(each) for each in cfg if each not in own]))
 
 
 def _chosen(words: list[str]) -> Chosen:

@@ -9,14 +9,12 @@ import json
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pipelines import as_trained, cli
-from trialfleet.errors import UserError
 
 OWN = ("checkpoint", "split", "format")  # keys of conf/evaluate.yaml that no training has
-SPLITS = ("train", "val", "test")
-FORMATS = ("table", "json")
+MEMBERS = {"split": ("train", "val", "test"), "format": ("table", "json")}
 
 
 def task(cfg: DictConfig) -> None:
@@ -30,12 +28,7 @@ def evaluate(cfg: DictConfig) -> None:
     Raises:
         UserError: the config is wrong, or does not fit the checkpoint.
     """
-    from trialfleet.config import load
-
-    for key, members in (("split", SPLITS), ("format", FORMATS)):
-        if cfg[key] not in members:
-            raise UserError(f"{key}: must be one of {', '.join(members)}, got {cfg[key]!r}")
-    config = load(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN]))
+    config = as_trained.checked(cfg, OWN, MEMBERS)
     from trialfleet import training
     from trialfleet.trial.sweep_run import LocalRun
 

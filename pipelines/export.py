@@ -7,14 +7,13 @@ training; what is typed changes it, such as the mesh. Refuses a folder that is t
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pipelines import as_trained, cli
 from trialfleet.errors import UserError
 
 OWN = ("checkpoint", "to", "form", "dtype", "part_gb", "base")  # keys of conf/export.yaml that no training has
-FORMS = ("merged", "adapter")
-DTYPES = ("float32", "bfloat16")
+MEMBERS = {"form": ("merged", "adapter"), "dtype": ("float32", "bfloat16")}
 
 
 def task(cfg: DictConfig) -> None:
@@ -28,10 +27,8 @@ def export(cfg: DictConfig) -> None:
     Raises:
         UserError: the config is wrong, or does not fit the checkpoint.
     """
-    from trialfleet.config import load
-
+    config = as_trained.checked(cfg, OWN, MEMBERS)
     folder = _folder(cfg)
-    config = load(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OWN]))
     from trialfleet import training
     from trialfleet.training import environment
 
@@ -47,12 +44,9 @@ def export(cfg: DictConfig) -> None:
 
 
 def _folder(cfg: DictConfig) -> Path:
-    """Where to write; what is typed of this command alone is checked."""
-    for key, members in (("form", FORMS), ("dtype", DTYPES)):
-        if cfg[key] not in members:
-            raise UserError(f"{key}: must be one of {', '.join(members)}, got {cfg[key]!r}")
+    """Where to write."""
     if not isinstance(cfg.part_gb, int | float) or cfg.part_gb <= 0:
-        raise UserError(f"part_gb: must be a number above 0, got {cfg.part_gb!r}")
+        raise UserError(f"part_gb: must be a number above 0, got {cfg.part_gb!r}", "say for example part_gb=5")
     if not isinstance(cfg.to, str) or not cfg.to.strip():
         raise UserError(f"to: must be a folder that is not there yet, got {cfg.to!r}", "add to=FOLDER")
     return Path(cfg.to).expanduser().absolute()

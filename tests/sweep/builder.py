@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from tests.sweep.fake_slurm import HEADER, FakeSlurm
 from trialfleet.sweep import sweeper_settings as settings_of
 from trialfleet.sweep.active_trial import ActiveTrial
-from trialfleet.sweep.driver import Clock, Driver, StudyFolder
+from trialfleet.sweep.driver import Clock, Driver
 from trialfleet.sweep.fleets.slurm import LAUNCHER
 from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.reconcile import Limits
@@ -30,6 +30,7 @@ from trialfleet.sweep.study.progress import Finished, StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.samplers import SamplerFactory
 from trialfleet.sweep.study.storage import StudyStorage
+from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.trial import out_of_memory
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result, TrialState

@@ -23,7 +23,7 @@ from tests.sweep.builder import Heard
 from trialfleet.config.devices import Needs
 from trialfleet.errors import UserError
 from trialfleet.sweep import sweeper_settings
-from trialfleet.sweep.driver import Clock, Driver, StudyFolder
+from trialfleet.sweep.driver import Clock, Driver
 from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.simulated import LAUNCHER, Answer, Fate, SimulatedFleet, SimulatedJob
@@ -37,6 +37,7 @@ from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.samplers import SamplerFactory
 from trialfleet.sweep.study.storage import StudyStorage
+from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.trial import records
 
 UID = "0123456789abcdef"

@@ -16,7 +16,6 @@ from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.checkpoint_retention import CheckpointRetention, drop_checkpoints
 from trialfleet.sweep.dispatch import Dispatch
 from trialfleet.sweep.file_system_failures import FileSystemFailures
-from trialfleet.sweep.fleets import blocking
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
 from trialfleet.sweep.forced_ends import ForcedEnds
 from trialfleet.sweep.launcher_polling import LauncherPolling
@@ -31,38 +30,19 @@ from trialfleet.sweep.reports import Reports
 from trialfleet.sweep.retries import Retries
 from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.study import budget
-from trialfleet.sweep.study.consistency import with_claims
 from trialfleet.sweep.study.constraints import Constraint
 from trialfleet.sweep.study.lease import LeaseLost
 from trialfleet.sweep.study.progress import Finished, StudyProgress, write_results
 from trialfleet.sweep.study.projection import told
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.storage import OWNER, StudyStorage
+from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.sweep.sweeper_settings import Settings
 from trialfleet.sweep.unreadable_trials import UnreadableTrials
-from trialfleet.trial.directory import TrialDir, trial_dir
+from trialfleet.sweep.untracked_trials import UntrackedTrials
+from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
-
-
-@dataclass(frozen=True)
-class StudyFolder:
-    """What the driver works on.
-
-    Attributes:
-        folder: `sweeps/<study>`.
-        submissions: where submissions, scripts and the launcher's logs go.
-        uids: owners whose trials are ours: the study's uid, and those it had before it was copied.
-        metric: the objective's name in reports, for pruning; None to look at no reports.
-    """
-
-    folder: Path
-    submissions: Path
-    uids: Sequence[str]
-    metric: str | None
-
-    def trial_dir(self, number: int) -> TrialDir:
-        return trial_dir(self.folder, number)
 
 
 @dataclass
@@ -113,7 +93,7 @@ class Driver:
     _polling: LauncherPolling = field(init=False)
     _outages: Outages = field(init=False)
     _unreadable: UnreadableTrials = field(init=False)
-    _untracked: dict[int, int] = field(default_factory=dict)  # storage ids of trials whose record cannot be read
+    _untracked: UntrackedTrials = field(init=False)
     _memory: MemoryGrowth = field(init=False)
     _file_system: FileSystemFailures = field(init=False)
     _retries: Retries = field(init=False)
@@ -149,6 +129,9 @@ class Driver:
         self._polling = LauncherPolling(self.fleets, settings.watch, self.observers.notice_once)
         self._outages = Outages(self.study.folder, settings.patience, self.observers.notice_once)
         self._unreadable = UnreadableTrials(self.observers.notice_once)
+        self._untracked = UntrackedTrials(
+            self.study, self.store, self.proposer, self._unreadable, self._active_trial, self._follow
+        )
         self._file_system = FileSystemFailures(settings.patience, self.observers.notice_once)
         self._retries = Retries(
             self.fleet,
@@ -231,10 +214,7 @@ class Driver:
     def _look_at_trials(self) -> None:
         """Look at each trial that is due, and act."""
         now = self.clock.now()
-        for number, trial_id in list(self._untracked.items()):
-            if not self._unreadable.rests(number, now):
-                with self._unreadable.look(number, self.study.trial_dir(number).path, now):
-                    self._track(trial_id, number)
+        self._untracked.look(now)
         for trial in list(self.active_trials.values()):
             if trial.due(self.fleets, now) and not self._unreadable.rests(trial.number, now):
                 with self._unreadable.look(trial.number, trial.dir.path, now):
@@ -264,36 +244,21 @@ class Driver:
             if trial.user_attrs.get(OWNER) not in self.study.uids:
                 continue
             if trial.state is OptunaState.RUNNING:
-                self._untracked[trial.number] = self.store.id_of(trial)
+                self._untracked.add(trial)
             elif trial.state.is_finished():
                 finished = Finished.of(trial, None)
                 self.progress.add(finished)
                 self._retention.add(finished)
                 self.observers.recovered(trial.number, self.study.trial_dir(trial.number))
-        for number, trial_id in list(self._untracked.items()):
-            with self._unreadable.look(number, self.study.trial_dir(number).path, self.clock.now()):
-                self._track(trial_id, number)
+        self._untracked.look(self.clock.now())
         self._best_is_new = bool(self.progress.front)
         rate = self.settings.max_failure_rate
         if self.progress.finished >= self.n_trials and self.progress.failed > rate * self.n_trials:
             failed = f"{self.progress.failed} of {self.n_trials} trials failed"
             self.request_stop(f"{failed}, more than max_failure_rate={rate} allows", failed=True)
 
-    def _track(self, trial_id: int, number: int) -> None:
-        """Follow a trial that is unfinished in the study."""
-        directory = self.study.trial_dir(number)
-        record = TrialRecord.read(directory.trial_json)
-        if record is None:  # the driver died between asking and writing
-            record = with_claims(self.proposer.complete(trial_id), directory)
-            self.store.sync()
-            record.write(directory.trial_json)
-        if record.launcher == blocking.LAUNCHER and record.submission is not None and not _begun(record, directory):
-            record = replace(record, submission=None, job=None)  # it was to run inside a driver that is gone
-            record.write(directory.trial_json)
-        trial = self._active_trial(trial_id, record, directory)
-        trial.pruned = directory.verdict() is not None
-        self.active_trials[number] = trial
-        self._untracked.pop(number, None)
+    def _follow(self, trial: ActiveTrial) -> None:
+        self.active_trials[trial.number] = trial
         self.observers.started(trial)
 
     def _active_trial(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> ActiveTrial:
@@ -308,7 +273,7 @@ class Driver:
         for trial in self.store.trials():
             ours = trial.user_attrs.get(OWNER) in self.study.uids
             if ours and trial.state is OptunaState.RUNNING and trial.number not in self.active_trials:
-                self._untracked.setdefault(trial.number, self.store.id_of(trial))
+                self._untracked.add(trial)
         self._outages.mended()
 
     # ---------------------------------------------------------------- look and act
@@ -468,9 +433,8 @@ class Driver:
             trial_id, record = self.proposer.propose(self.progress.finished + self.in_flight)
             # trial.json comes with the submission; a driver that dies before completes it from the stored parameters.
             trial = self._active_trial(trial_id, record, self.study.trial_dir(record.number))
-            self.active_trials[record.number] = trial
             self._dispatch.queue.append(trial)
-            self.observers.started(trial)
+            self._follow(trial)
 
     def _submit(self) -> None:
         if self._dispatch.launcher in self._polling.silent:
@@ -497,8 +461,3 @@ class Driver:
                 self._ends.cancel(trial)
                 self._cancelled.add(trial.number)
         self._ends.cancel_jobs([trial for trial in new if trial.number in self._cancelled])
-
-
-def _begun(record: TrialRecord, directory: TrialDir) -> bool:
-    """Whether the trial's present attempt was claimed."""
-    return any(claim.attempt == record.attempt for claim in directory.claims_of(record.identity))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.driver import Clock, Driver, StudyFolder
+from trialfleet.sweep.driver import Clock, Driver
 from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
@@ -36,6 +36,7 @@ from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.study_record import StudyRecord
+from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.sweep.sweeper_settings import sweep_folder
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable

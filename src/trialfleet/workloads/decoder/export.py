@@ -129,7 +129,10 @@ def _write_merged(folder: Path, model: Decoder, params: Params, order: Order) ->
 
 def _write_adapter(folder: Path, model: Decoder, params: Params, order: Order) -> int:
     prefix = _base_prefix(model)
-    layer: Callable[[int], Mapping[str, np.ndarray]] = lambda number: _layer(params, number, lora.is_adapter)  # noqa: E731
+
+    def layer(number: int) -> Mapping[str, np.ndarray]:
+        return _layer(params, number, lora.is_adapter)
+
     publishing.write_file(
         folder / "adapter_model.safetensors",
         adapter.shapes(model, prefix),

@@ -14,13 +14,13 @@ class Family(NamedTuple):
 
     Attributes:
         norms: a layer's, by our names, with the names that they are published under. What has no norm here has none.
-        stored_less: a norm multiplies by its stored scale plus this.
+        norm_offset: a norm multiplies by its scale plus this.
         scaled_embeddings: whether embeddings are multiplied by the root of the width.
         gate: the activation of the feed-forward part's gate.
     """
 
     norms: Mapping[str, str]
-    stored_less: float
+    norm_offset: float
     scaled_embeddings: bool
     gate: Callable[[jax.Array], jax.Array]
 
@@ -35,13 +35,13 @@ FAMILIES = {
             "pre_ffw_norm": "pre_feedforward_layernorm",
             "post_ffw_norm": "post_feedforward_layernorm",
         },
-        stored_less=1.0,
+        norm_offset=1.0,
         scaled_embeddings=True,
         gate=partial(jax.nn.gelu, approximate=True),
     ),
     "llama": Family(
         norms={"pre_attention_norm": "input_layernorm", "pre_ffw_norm": "post_attention_layernorm"},
-        stored_less=0.0,
+        norm_offset=0.0,
         scaled_embeddings=False,
         gate=jax.nn.silu,
     ),

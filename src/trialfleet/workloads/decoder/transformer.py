@@ -67,7 +67,7 @@ def init(config: Decoder, key: jax.Array) -> Params:
         inputs = shape[kinds.stack : kinds.stack + kinds.inputs] if path.startswith("layers/") else shape[1:]
         deviations[path] = prod(inputs) ** -0.5
     flat = normals(key, shapes, deviations)
-    ones = 1.0 - families.of(config).stored_less
+    ones = 1.0 - families.of(config).norm_offset
     flat |= {f"layers/{name}": jnp.full((config.layers, size), ones) for name, size in norms(config).items()}
     params = trees.unflatten({**flat, "final_norm": jnp.full(config.width, ones)})
     if config.lora_rank is None:
@@ -370,7 +370,7 @@ def _norm(config: Decoder, params: Params, name: str, x: jax.Array) -> jax.Array
         return x
     wide, scale = x.astype(jnp.float32), params[name].astype(jnp.float32)
     size = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + config.norm_epsilon)
-    normed: jax.Array = (wide * size * (families.of(config).stored_less + scale)).astype(x.dtype)
+    normed: jax.Array = (wide * size * (families.of(config).norm_offset + scale)).astype(x.dtype)
     return normed
 
 
