@@ -24,6 +24,7 @@ from trialfleet.errors import UserError
 PACKAGE_CONF = Path(inspect.getfile(Config)).parents[1] / "conf" / "hydra" / "sweeper"
 PRESETS = ("experiment", "search_space", "workload")  # groups that set keys of others
 MORE = {"grpo": ["training.init_from=PATH"]}  # what a workload must be told
+OF_MEMBER = {"dataset=gsm8k": ["dataset.train_path=PATH"]}  # and a member
 LIMITS = {limits.Ge: ("≥", "ge"), limits.Gt: (">", "gt"), limits.Le: ("≤", "le"), limits.Lt: ("<", "lt")}
 
 
@@ -110,12 +111,12 @@ def _groups() -> dict[str, dict[type, dict[str, Any]]]:
 
 def _composed_member(group: str, member: str, workloads: list[str]) -> tuple[Any, str]:
     """The group's node, and the first workload that takes this member."""
+    chosen = f"{group}={member}"
     for workload in workloads:
+        words = [f"workload={workload}", chosen, *MORE.get(workload, []), *OF_MEMBER.get(chosen, [])]
         try:
             with initialize_config_dir(str(conf_directory())):
-                cfg: DictConfig = compose(
-                    "config", [f"workload={workload}", f"{group}={member}", *MORE.get(workload, [])]
-                )
+                cfg: DictConfig = compose("config", words)
             return getattr(load(cfg), group), workload
         except (UserError, AttributeError):
             continue

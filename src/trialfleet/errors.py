@@ -1,5 +1,8 @@
 """The errors that a person reads: they name the key or file, what is wrong and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class ShownError(Exception):
     """Shown as a short message without a traceback.
@@ -20,3 +23,9 @@ class ShownError(Exception):
 
 class UserError(ShownError):
     """Something that the user can put right."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean …?', if one of the known names is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -25,6 +25,7 @@ GEMMA = (
     "model.kv_heads=2",
     "model.head_dim=32",
     "model.hidden=512",
+    "generation.max_generation_steps=24",
     "training.global_batch=16",
     "runtime.compilation_cache=null",
 )

@@ -12,7 +12,7 @@ from trialfleet.workloads.grpo import Grpo, GrpoBase
 
 PLAIN = "stages.next_token_epochs=99"  # no prompt with its answer would fit
 GEMMA = (
-    "model.vocab_size=100",
+    "model.vocab_size=512",
     "model.width=8",
     "model.layers=2",
     "model.heads=4",
@@ -20,13 +20,13 @@ GEMMA = (
     "model.head_dim=2",
     "model.hidden=16",
     "model.window=4",
-    "generation.max_prompt_length=5",
-    "generation.max_generation_steps=6",
+    "generation.max_prompt_length=16",
+    "generation.max_generation_steps=32",
     "runtime.compilation_cache=null",
 )
-READ, SAID = 10, 6  # of 11 tokens; scored behind the last of the prompt and all but the last of the completion
+READ, SAID = 47, 32  # of 48 tokens; scored behind the last of the prompt and all but the last of the completion
 LAYER = 8 * 8 + 8 * 2 * 2 * 2 + 8 * 8 + 3 * 8 * 16  # queries, keys and values, what is mixed, three of the MLP
-ATTENTION = 2 * (4 + 10) * 8  # scores and their sums; a local layer looks at 4 tokens, the other one at all
+ATTENTION = 2 * (4 + 47) * 8  # scores and their sums; a local layer looks at 4 tokens, the other one at all
 ADAPTERS = 3 * 3 * (8 + 8) + 3 * 3 * (8 + 16)  # rank 3: three with 8 in and 8 out, three of the MLP
 
 
@@ -34,7 +34,7 @@ ADAPTERS = 3 * 3 * (8 + 8) + 3 * 3 * (8 + 16)  # rank 3: three with 8 in and 8 o
 def test_with_everything_trained_a_step_is_three_forward_passes(words):
     """Of whichever family, if two layers see what two layers see."""
     setup = Setup(composed("workload=grpo_base", *words, *GEMMA, PLAIN, "mesh.data=1", "model.global_every=2"))
-    assert setup.flops(0, {}) == 3 * 2 * READ * (2 * LAYER + ATTENTION + 8 * 100)
+    assert setup.flops(0, {}) == 3 * 2 * READ * (2 * LAYER + ATTENTION + 8 * 512)
 
 
 def test_gradients_of_what_adapters_hold_fixed_are_not_counted():
@@ -42,7 +42,7 @@ def test_gradients_of_what_adapters_hold_fixed_are_not_counted():
     counted = flops.of_training(CheckedWorkload(Grpo, config).flops(0), lambda path: "_lora_" in path)
     # The product of the very first weight has nothing trained before it: it needs no gradient at all.
     forward_only = 2 * READ * 8 * 8
-    frozen = 2 * 2 * (READ * 2 * LAYER + SAID * 8 * 100) - forward_only
+    frozen = 2 * 2 * (READ * 2 * LAYER + SAID * 8 * 512) - forward_only
     assert counted == 4 * (frozen + 3 * 2 * READ * (ATTENTION + 2 * ADAPTERS))
 
 

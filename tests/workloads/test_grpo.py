@@ -1,5 +1,11 @@
 """Reinforcement learning of a language model: problems, rewards, the objective."""
 
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,64 +13,179 @@ import pytest
 from tests.training.harness import composed
 from tests.workloads.decoder.small import SMALL, small
 from trialfleet.errors import UserError
-from trialfleet.workloads.grpo import policy, rewards, sums, tokens
+from trialfleet.training.data import total_steps
+from trialfleet.training.workload import Source
+from trialfleet.workloads.decoder import tokenizer
+from trialfleet.workloads.grpo import Grpo, GrpoBase, policy, problems, rewards, scores
+from trialfleet.workloads.grpo.tags import answered
 
 # ---- problems ---------------------------------------------------------------------------------------------
 
 
-def test_texts_become_tokens_and_texts_again():
-    text = "<reasoning>1+2=3</reasoning><answer>3</answer>"
-    found = tokens.encode(text)
-    assert len(found) == 4 + len("1+2=3") + 1
-    assert tokens.decode([tokens.BOS, *found, tokens.END_OF_TURN, tokens.PAD]) == text
-    assert tokens.encode("<end_of_turn>é") == [106, tokens.UNKNOWN]
-    assert max(tokens._TEXT) < tokens.SIZE
+def problems_of(split: str, *overrides: str):
+    data = composed("workload=grpo", "training.init_from=somewhere", *overrides).dataset
+    return problems.of_split(data, split)
 
 
-def test_a_held_out_sum_is_never_trained_on():
-    data = small("dataset.held_out=0.1").dataset
-    questions = {split: {sums.problem(data, split, row).question for row in range(300)} for split in sums.SPLITS}
+@pytest.mark.parametrize(
+    "words", [("dataset=sums", "dataset.max_number=9"), ("dataset=reasoning_gym", "dataset.options={max_terms:3}")]
+)
+def test_a_held_out_problem_is_never_trained_on(words):
+    sizes = ("dataset.train_problems=300", "dataset.eval_problems=40")
+    questions = {split: {one.question for one in problems_of(split, *words, *sizes)} for split in problems.SPLITS}
     assert not questions["train"] & (questions["val"] | questions["test"])
     assert not questions["val"] & questions["test"]
-    assert sums.problem(data, "train", 5) == sums.problem(data, "train", 5)
+    assert problems_of("train", *words, *sizes) == problems_of("train", *words, *sizes)
+
+
+def test_without_anything_held_out_each_split_draws_from_all():
+    words = ("dataset.max_number=1", "dataset.held_out=0")
+    assert all(len({one.question for one in problems_of(split, *words)}) > 1 for split in problems.SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("terms", "worked"), [((17, 85), "7+5=12,1+8+1=10"), ((5, 95, 900), "5+5+0=10,9+0+1=10,9+1=10"), ((0, 0), "0+0=0")]
+)
+def test_a_sum_is_worked_out_by_columns(terms, worked):
+    one = problems.sum_of(small().dataset, terms)
+    assert one.reasoning == worked
+    assert one.answer == str(sum(terms))
+    whole = problems.sum_of(small("dataset.worked=whole").dataset, terms)
+    assert whole.reasoning == f"{one.question[:-2]}={one.answer}"
+
+
+def test_a_task_of_reasoning_gym_shows_how_it_is_worked_out():
+    words = ("dataset=reasoning_gym", "dataset.train_problems=2")
+    chain, *_ = problems_of("train", *words, "dataset.options={min_terms:2,max_terms:2,max_digits:1}")
+    assert chain.reasoning == f"{chain.question} {chain.answer}"
+    symbolic, *_ = problems_of("train", *words, "dataset.task=gsm_symbolic")
+    assert symbolic.reasoning.endswith(symbolic.answer)  # what stands before the mark
+    assert symbolic.question not in symbolic.reasoning
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("dataset.task=chain_sums",), r"dataset.task: .*no task 'chain_sums'; did you mean 'chain_sum'"),
+        (("dataset.options={terms:2}",), r"dataset.options: chain_sum refuses them: .*'terms'"),
+        (("dataset.options={min_terms:0}",), r"dataset.options: chain_sum refuses them: min_terms must be positive"),
+    ],
+)
+def test_what_reasoning_gym_does_not_have_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        problems_of("train", "dataset=reasoning_gym", *words)
+
+
+def gsm8k(folder: Path, name: str, questions: range) -> str:
+    """A file in GSM8K's format, of questions by number; the 50th line is damaged."""
+    lines = [
+        json.dumps({"question": f"What is {n} and 1?", "answer": f"{n} + 1 = <<{n}+1={n + 1}>>{n + 1}\n#### {n + 1:,}"})
+        for n in questions
+    ]
+    path = folder / name
+    path.write_text("\n".join([*lines[:50], '{"question": "cut', *lines[50:]]) + "\n")
+    return str(path)
+
+
+def test_files_of_gsm8k_are_read_and_split_by_question(tmp_path, caplog):
+    train, test = gsm8k(tmp_path, "train.jsonl", range(1000, 1200)), gsm8k(tmp_path, "test.jsonl", range(1150, 1260))
+    words = ("dataset=gsm8k", f"dataset.train_path={train}")
+    alone = {split: {one.question for one in problems_of(split, *words)} for split in problems.SPLITS}
+    assert sum(map(len, alone.values())) == len(set.union(*alone.values())) == 200
+    assert "1 lines are no problems and are left out; line 51: JSONDecodeError" in caplog.text
+    beside = {split: problems_of(split, *words, f"dataset.test_path={test}") for split in problems.SPLITS}
+    assert len(beside["test"]) == 110
+    assert len(beside["train"]) + len(beside["val"]) == 150  # what test has, too, is not trained on
+    assert beside["test"][0] == ("What is 1150 and 1?", "1150 + 1 = 1151", "1151")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "dataset.train_path: .* cannot be read"),
+        ("", "dataset.train_path: .* it is empty"),
+        ('{"question": "?", "answer": "12"}', "dataset.train_path: .*1 of 1 lines are no problems; line 1: ValueError"),
+        ("[1]", "dataset.train_path: .*line 1: TypeError"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(tmp_path, content, message):
+    path = tmp_path / "train.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        problems_of("train", "dataset=gsm8k", f"dataset.train_path={path}")
+
+
+# ---- batches ----------------------------------------------------------------------------------------------
+
+
+def texts(*overrides: str) -> Source:
+    words = ("workload=grpo_base", "model.lora_rank=null", "stages.next_token_epochs=3", *overrides)
+    return GrpoBase(composed(*SMALL, *words)).source("train")
 
 
 def test_prompts_are_padded_on_the_left_and_end_with_the_models_turn():
-    source = sums.SumProblems(small(), "val")
-    plans = source.epoch(0, 0)
-    batch = source.collate([source.example(row, np.random.default_rng(0)) for row in plans[0].rows], 0)
-    assert batch["prompt"].shape == (8, 24)
-    one = sums.problem(small().dataset, "val", 3)
-    assert batch["prompt"][3, -1] == tokens.encode("\n")[0]
-    assert tokens.decode(batch["prompt"][3]) == f"user\n{one.question}\nmodel\n"
-    assert source.gold(3) == one.answer
-    assert rewards.answer(sums.completion_text(one), one.answer) == 3
+    workload = Grpo(small())
+    source, one, read = workload.source("val"), workload.problems("val")[3], workload.tokenizer
+    batch = source.collate([source.example(row, np.random.default_rng(0)) for row in source.epoch(0, 0)[0].rows], 0)
+    assert batch["prompt"].shape == (8, 16)
+    assert list(batch["prompt"][3, -2:]) == read.encode("model\n")
+    assert read.decode(batch["prompt"][3]) == f"user\n{one.question}\nmodel\n"
+    assert rewards.answer(answered(one.reasoning, one.answer), one.answer) == 3
 
 
 def test_the_base_stage_learns_every_token_first_and_then_only_answers():
-    source = sums.SumTexts(composed(*SMALL, "workload=grpo_base", "model.lora_rank=null"), "train")
+    source = texts()
     assert [source.epoch(0, epoch)[0].bucket for epoch in (0, 2, 3, 9)] == [0, 0, 1, 1]
     examples = [source.example(row, np.random.default_rng(row)) for row in range(4)]
-    plain, answered = source.collate(examples, 0), source.collate(examples, 1)
-    assert plain["tokens"].shape == answered["tokens"].shape == (4, 40)
-    assert (plain["counted"].sum(1) == (plain["tokens"] != tokens.PAD).sum(1) - 1).all()
-    counted = answered["counted"][0] > 0
-    assert tokens.decode(answered["tokens"][0][counted]) == sums.completion_text(examples[0]["problem"])
-    assert answered["tokens"][0, -1] == tokens.END_OF_TURN
+    plain, given = source.collate(examples, 0), source.collate(examples, 1)
+    assert plain["tokens"].shape == given["tokens"].shape == (4, 48)
+    assert (plain["counted"].sum(1) == 47).all()  # all but the first
+    counted, one = given["counted"][0] > 0, problems_of("train")[0]
+    assert tokenizer.of(small().model).decode(given["tokens"][0][counted]) == answered(one.reasoning, one.answer)
+    assert given["tokens"][0, -1] == 106
 
 
-def test_a_prompt_that_does_not_fit_names_its_key():
-    source = sums.SumProblems(small("generation.max_prompt_length=10"), "train")
-    with pytest.raises(UserError, match=r"generation\.max_prompt_length: 10, but there is a prompt of"):
-        source.example(0, np.random.default_rng(0))
+@pytest.mark.parametrize(
+    ("words", "batches"),
+    [
+        ((), 4),
+        (("dataset.num_batches=10",), 10),  # more than the problems fill: they come again
+        (("dataset.num_batches=10", "dataset.train_fraction=0.5"), 5),
+        (("dataset.train_fraction=0.5",), 2),
+    ],
+)
+def test_an_epoch_has_the_batches_that_are_asked_for(words, batches):
+    source = Grpo(small(*words)).source("train")
+    plans = source.epoch(0, 0)
+    assert len(plans) == batches
+    rows = sorted(row for plan in plans for row in plan.rows)
+    assert rows == list(range(8 * batches))
+    config = replace(small(*words).training, max_steps=None, max_epochs=3)
+    assert total_steps(source, 0, config, 2) == 3 * 2 * batches
 
 
-def test_a_stage_that_does_not_fit_is_refused_before_it_begins():
-    config = composed(*SMALL, "workload=grpo_base", "model.lora_rank=null", "generation.max_generation_steps=8")
-    with pytest.raises(
-        UserError, match=r"generation.max_prompt_length \+ max_generation_steps: .*takes up to \d+ tokens"
-    ):
-        sums.SumTexts(config, "train")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Grpo(small("generation.max_prompt_length=10")).source("train"),
+            r"max_prompt_length: 10, but train has",
+        ),
+        (
+            lambda: texts("generation.max_generation_steps=8"),
+            r"max_prompt_length \+ max_generation_steps: 24, but .* 3\d",
+        ),
+        (lambda: Grpo(small("dataset.train_fraction=0.1")).source("train").epoch(0, 0), "no batch is full"),
+        (
+            lambda: Grpo(small("rewards.answer.function=nowhere.found")).source("train"),
+            "rewards.answer.function: nowhere",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_begins(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 # ---- rewards ----------------------------------------------------------------------------------------------
@@ -97,7 +218,58 @@ def said(answer: str, reasoning: str = "so") -> str:
     ],
 )
 def test_rewards_are_given_by_the_rules(completion, gold, wanted):
-    assert tuple(function(completion, gold) for function in rewards.FUNCTIONS.values()) == wanted
+    functions = (rewards.format_exact, rewards.format_approximate, rewards.answer, rewards.number_inside)
+    assert tuple(function(completion, gold) for function in functions) == wanted
+
+
+def shortness(completion: str, gold: str) -> float:
+    return -len(completion) / 10
+
+
+def broken(completion: str, gold: str) -> float:
+    raise LookupError("no such thing")
+
+
+def test_a_function_of_ones_own_counts_with_its_weight():
+    words = (
+        "~rewards.number",
+        f"+rewards.short={{function:{__name__}.shortness,weight:0.5}}",
+        "rewards.answer.weight=2",
+    )
+    config = small(*words)
+    names = rewards.names(config.rewards)
+    assert dict(zip(names, rewards.judged(config.rewards, said("12"), "12"), strict=True)) == {
+        "answer": 3,
+        "format_approximate": 2,
+        "format_exact": 3,
+        "short": -len(said("12")) / 10,
+    }
+    assert dict(zip(names, rewards.weights(config.rewards), strict=True))["short"] == 0.5
+    assert "train/reward_short_mean" in config.metrics()
+    assert "train/reward_number_mean" not in config.metrics()
+
+
+def test_a_function_that_fails_is_named():
+    config = small(f"+rewards.mine={{function:{__name__}.broken,weight:1}}")
+    with pytest.raises(UserError, match=r"rewards.mine.function: .*broken failed on the completion 'x' .*LookupError"):
+        rewards.judged(config.rewards, "x", "1")
+
+
+def test_scores_are_over_completions_problems_and_majorities():
+    samples = [
+        scores.Sample("1+1=?", "2", [said("2"), said("2.0"), said("3")]),  # right twice
+        scores.Sample("9+1=?", "10", [said("11"), said("11"), said("10")]),  # once, and not by majority
+        scores.Sample("2+2=?", "4", ["4", "", said("no")]),
+    ]
+    got = scores.of(samples, small().rewards)
+    assert got["accuracy"] == pytest.approx(3 / 9)
+    assert got["pass_at_k"] == pytest.approx(2 / 3)
+    assert got["majority_at_k"] == pytest.approx(1 / 3)
+    assert got["partial_accuracy"] == pytest.approx(5 / 9)
+    assert got["format_accuracy"] == pytest.approx(7 / 9)
+    lines = list(csv.DictReader(io.StringIO(scores.table(samples, small().rewards).decode())))
+    assert [line["right"] for line in lines] == ["1", "1", "0", "0", "0", "1", "0", "0", "0"]
+    assert float(lines[0]["reward"]) == 9.5
 
 
 # ---- the objective ----------------------------------------------------------------------------------------
@@ -105,10 +277,11 @@ def test_rewards_are_given_by_the_rules(completion, gold, wanted):
 
 def test_advantages_are_relative_to_the_group():
     worth = np.asarray([[1.0, 2.0, 4.0, 5.0], [3.0, 3.0, 3.0, 3.0]])
-    got = policy.advantages(worth)
+    got = policy.advantages(worth, "group")
     deviation = np.sqrt(((worth[0] - 3) ** 2).sum() / 3)
     assert got[0] == pytest.approx((worth[0] - 3) / (deviation + 1e-6))
     assert list(got[1]) == [0, 0, 0, 0]
+    assert list(policy.advantages(worth, "none")[0]) == [-2, -1, 1, 2]
 
 
 def test_ratios_are_clipped_and_divergences_follow_their_formulas():
@@ -116,10 +289,11 @@ def test_ratios_are_clipped_and_divergences_follow_their_formulas():
     logs, old, reference = (rng.normal(size=(3, 5)) - 2 for _ in range(3))
     old[0, 0] = logs[0, 0] - 50
     advantage = np.asarray([1.0, -0.5, 0.0])
-    loss, held = policy.clipped(*map(jnp.asarray, (logs, old, advantage)), jnp.asarray(0.2))
+    low, high = map(jnp.asarray, (0.2, 0.3))
+    loss, held = policy.clipped(*map(jnp.asarray, (logs, old, advantage)), low, high)
     for n, t in np.ndindex(3, 5):
         ratio = np.exp(np.clip(logs[n, t] - old[n, t], -20, 20))
-        both = -advantage[n] * ratio, -advantage[n] * np.clip(ratio, 0.8, 1.2)
+        both = -advantage[n] * ratio, -advantage[n] * np.clip(ratio, 0.8, 1.3)
         assert float(loss[n, t]) == pytest.approx(max(both), rel=1e-4)
         assert bool(held[n, t]) == (both[1] > both[0])
     apart = reference - logs
@@ -134,6 +308,17 @@ def test_means_are_over_the_tokens_of_a_completion():
     assert list(map(float, got)) == [1.5, 2, 0]
 
 
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
+def test_tokens_weigh_as_the_loss_type_says(kind):
+    counted, weight = np.asarray([[1.0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]), np.asarray([1.0, 1.0, 0.5])
+    divisor = {"grpo": [2 * 2.5, 3 * 2.5, 1], "dapo": [5, 5, 1], "dr_grpo": [4 * 2.5, 4 * 2.5, 1]}[kind]
+    wanted = counted * weight[:, None] / np.asarray(divisor)[:, None]
+    got = policy.token_weights(kind, *map(jnp.asarray, (weight, 2.5, counted, 5.0)))
+    assert np.asarray(got) == pytest.approx(wanted)
+
+
+REWARDS = ("format_exact", "format_approximate", "answer", "number")
+
 # ---- config -----------------------------------------------------------------------------------------------
 
 
@@ -145,6 +330,8 @@ def test_means_are_over_the_tokens_of_a_completion():
         (["model.lora_rank=null"], "model.lora_rank: null"),
         (["model.heads=3", "model.kv_heads=2"], "model.heads: 3 must be a multiple of model.kv_heads=2"),
         (["model.head_dim=7"], "model.head_dim: must be even, got 7"),
+        (["generation.eos_tokens=[1,512]"], "generation.eos_tokens: 512 is no token"),
+        (["rewards={}", *(f"~rewards.{name}" for name in REWARDS)], "rewards: there is none"),
     ],
 )
 def test_contradictions_are_refused(overrides, message):

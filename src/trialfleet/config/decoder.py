@@ -18,6 +18,8 @@ class Decoder:
 
     name: Literal["gemma3", "llama"]  # the family: what no size says, such as where norms are
     weights: Host[str | None]  # a folder of published weights (safetensors), from which all begins; null: drawn
+    # the file, or its folder: tokenizer.json or tokenizer.model; pkg://package/file: in a package; null: as `weights`
+    tokenizer: Host[str | None]
     vocab_size: Annotated[int, Ge(1)]  # tokens that there are, those that nothing stands for included
     width: Annotated[int, Ge(1)]  # of the residual stream
     layers: Annotated[int, Ge(1)]  # blocks of attention and feed-forward

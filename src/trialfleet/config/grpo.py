@@ -3,28 +3,66 @@
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.decoder import Decoder, Generation, Temperature, TopK, TopP
 from trialfleet.config.schema import Config
-from trialfleet.config.traced import STRICT, Gated, Traced
+from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
-# What is logged of each of these, in this order: its mean, least and largest value over a batch.
-REWARDS = ("format_exact", "format_approximate", "answer", "number")
+Count = Annotated[int, Ge(1)]
+Option = bool | int | float | str | tuple[int | float | str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Sums:
+class _Problems:
+    """What every set of problems has. A problem is in one split only, by its question."""
+
+    instruction: str  # stands before each question
+    split_seed: Annotated[int, Ge(0)]  # decides which problems are held out
+    held_out: Annotated[float, Ge(0), Le(0.4)]  # share of all problems that only val has, and test; 0: all have all
+    num_batches: Count | None  # of an epoch, before train_fraction; null: so many as the problems fill
+    train_fraction: Annotated[float, Gt(0), Le(1)]  # share of an epoch's batches that is trained on
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Generated(_Problems):
+    train_problems: Count  # an epoch
+    eval_problems: Count  # of an evaluation
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sums(_Generated):
     """Generated sums of whole numbers."""
 
     name: Literal["sums"]
-    split_seed: Annotated[int, Ge(0)]  # decides which sums are held out
-    instruction: str  # stands before each problem
-    max_number: Annotated[int, Ge(1)]  # the largest term
+    max_number: Count  # the largest term
     terms: Annotated[int, Ge(2)]  # of a sum
-    held_out: Annotated[float, Ge(0), Le(0.4)]  # share of all sums that only val has, and test; 0: all have all
-    train_problems: Annotated[int, Ge(1)]  # an epoch
-    eval_problems: Annotated[int, Ge(1)]  # of an evaluation
+    # how an answer is worked out where one is shown. whole: the sum and its result; columns: digit by digit, the last
+    # ones first, each column with what the one before carries over
+    worked: Literal["whole", "columns"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ReasoningGym(_Generated):
+    """Generated problems of a task of the library reasoning-gym."""
+
+    name: Literal["reasoning_gym"]
+    task: str  # its name there, such as chain_sum or gsm_symbolic
+    options: dict[str, Option]  # what the task is called with, such as its difficulty
+    seed: Annotated[int, Ge(0)]  # of the generator
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Gsm8k(_Problems):
+    """Problems from files in the format of GSM8K: JSON lines of `question` and `answer`, its result behind ####."""
+
+    name: Literal["gsm8k"]
+    train_path: Host[str]  # a file of JSON lines; val is held out from it
+    test_path: Host[str | None]  # a file that test is read from; null: it is held out from train_path, too
+
+
+Problems = Annotated[Sums | ReasoningGym | Gsm8k, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -34,27 +72,42 @@ class Evaluation:
     temperature: Temperature  # logits are divided by it
     top_p: TopP  # only the likeliest tokens of together this probability are drawn
     top_k: TopK  # only so many of the likeliest tokens are drawn; null: all
-    num_passes: Annotated[int, Ge(1)]  # completions of a problem, of which the best one counts
+    num_passes: Count  # completions of a problem: k of pass@k and majority@k
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Reward:
+    """One of the functions by which a completion is judged."""
+
+    function: Host[str]  # package.module.function, called with a completion and the right answer; it returns a number
+    weight: Host[float]  # with which its number counts in the sum
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Grpo:
-    """Group relative policy optimization (Shao et al. 2024, arXiv:2402.03300)."""
+    """Group relative policy optimization (Shao et al. 2024, arXiv:2402.03300) and its variants."""
 
     num_generations: int  # completions of a prompt, judged against each other
-    num_iterations: Annotated[int, Ge(1)]  # updates on them
+    num_iterations: Count  # updates on them
     beta: Annotated[Gated[float], Ge(0)]  # weight of the divergence from the base model
-    epsilon: Annotated[Traced[float], Gt(0)]  # how far from 1 a ratio of probabilities is followed
+    epsilon: Annotated[Traced[float], Gt(0)]  # how far below 1 a ratio of probabilities is followed
+    epsilon_high: Annotated[Traced[float], Gt(0)] | None  # how far above 1; null: as far as below
     # estimate of the divergence: kl: d; mse_kl: d^2 / 2; low_var_kl: e^d - d - 1
     kl: Literal["kl", "mse_kl", "low_var_kl"]
+    # grpo: the mean over the tokens of each completion, then over completions; dapo: over the tokens of all completions
+    # (Yu et al. 2025, arXiv:2503.14476); dr_grpo: as grpo, but each completion is divided by the longest possible
+    # length (Liu et al. 2025, arXiv:2503.20783)
+    loss_type: Literal["grpo", "dapo", "dr_grpo"]
+    scale_rewards: Literal["group", "none"]  # group: advantages are divided by the deviation of their group
+    mask_truncated_completions: bool  # those that were cut off at max_generation_steps teach nothing
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Stages:
     """What a base model learns first."""
 
-    next_token_epochs: Annotated[int, Ge(0)]  # plain sums, every token
-    supervised_epochs: Annotated[int, Ge(0)]  # whole answers with their tags, the answer's tokens
+    # epochs of plain texts of worked problems, of which every token is learned; then whole answers with their tags
+    next_token_epochs: Annotated[int, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -62,16 +115,34 @@ class LanguageConfig(Config):
     """What both workloads have."""
 
     METRICS: ClassVar[frozenset[str]] = frozenset(
-        {"val/accuracy", "val/partial_accuracy", "val/format_accuracy", "val/reward", "val/completion_length"}
+        {
+            "val/accuracy",
+            "val/pass_at_k",
+            "val/majority_at_k",
+            "val/partial_accuracy",
+            "val/format_accuracy",
+            "val/reward",
+            "val/completion_length",
+            "val/truncated",
+        }
     )
 
     model: Decoder
-    dataset: Sums
+    dataset: Problems
     generation: Generation
     evaluation: Evaluation
+    rewards: dict[str, Reward]
 
     def problems(self) -> list[str]:
-        return [*super().problems(), *self.model.problems()]
+        vocabulary, ends = self.model.vocab_size, self.generation.eos_tokens
+        problems = [*super().problems(), *self.model.problems()]
+        if max(ends) >= vocabulary:
+            problems.append(
+                f"generation.eos_tokens: {max(ends)} is no token, as model.vocab_size is {vocabulary}; take it out"
+            )
+        if not self.rewards:
+            problems.append("rewards: there is none, so all completions are worth the same; rewards=default has four")
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -84,8 +155,6 @@ class GrpoBaseConfig(LanguageConfig):
         problems = super().problems()
         if self.model.lora_rank is not None:
             problems.append("model.lora_rank: a base model has no adapters; set it to null")
-        if not self.stages.next_token_epochs + self.stages.supervised_epochs:
-            problems.append("stages: next_token_epochs and supervised_epochs are both 0; set one")
         return problems
 
 
@@ -93,17 +162,20 @@ class GrpoBaseConfig(LanguageConfig):
 class GrpoConfig(LanguageConfig):
     """Config of reinforcement fine-tuning."""
 
-    METRICS: ClassVar[frozenset[str]] = (
-        LanguageConfig.METRICS
-        | {
-            f"train/{name}_{kind}"
-            for name in ("reward", *(f"reward_{n}" for n in REWARDS))
-            for kind in ("mean", "min", "max")
-        }
-        | {f"train/{name}" for name in ("kl", "clip_fraction", "entropy", "advantage", "completion_length")}
-    )
+    METRICS: ClassVar[frozenset[str]] = LanguageConfig.METRICS | {
+        *(
+            f"train/{name}"
+            for name in ("kl", "clip_fraction", "entropy", "advantage", "completion_length", "truncated")
+        ),
+        *(f"train/reward_{kind}" for kind in ("mean", "min", "max")),
+    }
 
     grpo: Grpo
+
+    def metrics(self) -> frozenset[str]:
+        """Of each reward, too, its mean, least and largest value over a batch."""
+        each = {f"train/reward_{name}_{kind}" for name in self.rewards for kind in ("mean", "min", "max")}
+        return self.METRICS | each
 
     def problems(self) -> list[str]:
         problems = super().problems()

@@ -4,7 +4,6 @@ A workload adds its own groups (model, dataset, loss …) in a dataclass that in
 group which a workload does not read is an unknown key for it.
 """
 
-import difflib
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -14,6 +13,7 @@ from trialfleet.config.devices import DEVICES
 from trialfleet.config.freezing import Freezing
 from trialfleet.config.optimizers import OptimizerConfig, Scheduler
 from trialfleet.config.traced import STRICT, Host, Traced
+from trialfleet.errors import nearest
 
 Direction = Literal["minimize", "maximize"]
 
@@ -168,7 +168,8 @@ class Config:
     A workload's own schema inherits from this and adds its groups, the names of its metrics and its rules.
     """
 
-    METRICS: ClassVar[frozenset[str]] = frozenset()  # what the workload's evaluation logs, as 'val/<name>'
+    # what the workload logs: 'val/<name>' of its evaluation, 'train/<name>' of its loss; see `metrics`
+    METRICS: ClassVar[frozenset[str]] = frozenset()
 
     seed: Annotated[Host[int], Ge(0)]  # of everything that is random in a training
     dry_run: Host[bool]  # check everything, report shapes and the mesh, train nothing
@@ -185,6 +186,10 @@ class Config:
     mesh: Mesh
     runtime: Runtime
 
+    def metrics(self) -> frozenset[str]:
+        """The metrics that the workload logs; to be overridden where they depend on the config."""
+        return self.METRICS
+
     def problems(self) -> list[str]:
         """What contradicts itself across fields; each a line that names the keys and the fix."""
         return [*_objective_problems(self), *_training_problems(self)]
@@ -192,15 +197,14 @@ class Config:
 
 def _objective_problems(config: Config) -> list[str]:
     objective, problems = config.objective, []
-    known = config.METRICS | TRAINER_METRICS | {"test/" + n[4:] for n in config.METRICS if n.startswith("val/")}
+    own = config.metrics()
+    known = own | TRAINER_METRICS | {"test/" + name[4:] for name in own if name.startswith("val/")}
     for metric in objective.metrics:
         if metric not in known:
-            there = ", ".join(sorted(config.METRICS | TRAINER_METRICS))
-            near = difflib.get_close_matches(metric, sorted(known), n=1)
+            there = ", ".join(sorted(own | TRAINER_METRICS))
             problems.append(
-                f"objective.metric: {config.workload.name} logs no metric {metric!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f"; choose one of {there}"
+                f"objective.metric: {config.workload.name} logs no metric {metric!r}{nearest(metric, sorted(known))}; "
+                f"choose one of {there}"
             )
         elif metric.startswith("test/") and not config.training.evaluate_test:
             problems.append(f"objective.metric: {metric!r} is only there with training.evaluate_test=true")
@@ -229,6 +233,4 @@ def _training_problems(config: Config) -> list[str]:
 def _device_problems(name: str | None) -> list[str]:
     if name is None or name in DEVICES:
         return []
-    near = difflib.get_close_matches(name, DEVICES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return [f"runtime.device: no device {name!r} is known{hint}; there are {', '.join(DEVICES)}"]
+    return [f"runtime.device: no device {name!r} is known{nearest(name, DEVICES)}; there are {', '.join(DEVICES)}"]

@@ -4,7 +4,6 @@ The trainer calls a workload through `CheckedWorkload` and reads batches by `bat
 compiled is checked while it is traced, from shapes alone: a check adds nothing to a program.
 """
 
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trialfleet.config import Config
-from trialfleet.errors import UserError
+from trialfleet.errors import UserError, nearest
 from trialfleet.training import trees
 from trialfleet.training.mesh import RULES
 from trialfleet.training.workload import (
@@ -52,7 +51,7 @@ class CheckedWorkload(Workload):
         self.updates_per_batch = self._own.updates_per_batch
         if not isinstance(self.updates_per_batch, int) or self.updates_per_batch < 1:
             self._refuse("updates_per_batch", f"is {self.updates_per_batch!r}", "make it a whole number from 1 on")
-        for metric in sorted(type(config).METRICS):
+        for metric in sorted(config.metrics()):
             if metric.partition("/")[0] not in ("train", "val", "test") or not metric.partition("/")[2]:
                 raise UserError(
                     f"{type(config).__name__}.METRICS: {metric!r} is not the name of a metric",
@@ -339,7 +338,7 @@ class CheckedWorkload(Workload):
         """All that are declared, and no others."""
         schema = type(self._config)
         given = sorted(f"{split}/{name}" for name in names)
-        declared = sorted(name for name in schema.METRICS if name.startswith(f"{split}/"))
+        declared = sorted(name for name in self._config.metrics() if name.startswith(f"{split}/"))
         for name in given:
             if name not in declared:
                 self._refuse(
@@ -441,12 +440,6 @@ def batch_of(source: Source, examples: Sequence[Example], bucket: int, rows: Seq
     if batch["weight"].shape != (size,):
         raise UserError(f"{where}: 'weight' has the shape {batch['weight'].shape}", "give one number for each example")
     return batch
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean …?', if one of the known names is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _default_axes(shape: Sequence[int]) -> Axes:

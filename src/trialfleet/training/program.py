@@ -120,7 +120,7 @@ def program(
     frozen = never_trained(static, workload, axes)
     leaves = leaves_of(static, workload, axes, frozen)
     optimizer = Optimizer(static.optimizer, leaves)
-    loss_metrics = tuple(sorted(name[6:] for name in type(static).METRICS if name.startswith("train/")))
+    loss_metrics = tuple(sorted(name[6:] for name in static.metrics() if name.startswith("train/")))
     signals = Signals(loss_metrics, sorted({leaf.group for leaf in leaves.values()}))
 
     def init(hp: jax.Array, seed: jax.Array) -> tuple[State, Params]:

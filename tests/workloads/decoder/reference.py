@@ -14,7 +14,16 @@ from trialfleet.workloads.decoder import transformer
 from trialfleet.workloads.decoder.published import KEY, DecoderWeights
 
 GOLDEN = Path(__file__).parent / "golden"
-SIZES = ("model.vocab_size=80", "model.head_dim=8", "model.hidden=40", "runtime.compilation_cache=null")
+SIZES = (
+    "model.vocab_size=80",
+    f"model.tokenizer={GOLDEN / 'characters.json'}",
+    "generation.eos_tokens=[1,5]",
+    "generation.max_prompt_length=24",
+    "generation.max_generation_steps=64",
+    "model.head_dim=8",
+    "model.hidden=40",
+    "runtime.compilation_cache=null",
+)
 MODELS = {
     "gemma3": (
         *SIZES,

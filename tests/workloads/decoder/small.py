@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from tests.training.harness import composed
 from trialfleet.training import trees
-from trialfleet.workloads.decoder import transformer, unembedding
-from trialfleet.workloads.grpo import tokens
+from trialfleet.workloads.decoder import PAD, transformer, unembedding
+from trialfleet.workloads.decoder.tokenizer import of
 
 SMALL = (
     "workload=grpo",
@@ -58,5 +58,10 @@ def weights(config: Any) -> Any:
 
 def prompts() -> jax.Array:
     texts = ["1+2=?", "13+4=?"]
-    rows = [[tokens.BOS, *tokens.encode(text)] for text in texts]
-    return jnp.asarray([[tokens.PAD] * (9 - len(row)) + row for row in rows])
+    rows = [text_of(text) for text in texts]
+    return jnp.asarray([[PAD] * (9 - len(row)) + row for row in rows])
+
+
+def text_of(text: str) -> list[int]:
+    """The tokens of a text, from its beginning."""
+    return of(small().model).text(text)

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from tests.training.harness import composed
-from tests.workloads.decoder.small import HP, logits, model
+from tests.workloads.decoder.small import HP, logits, model, text_of
 from trialfleet.training import lora, trees
 from trialfleet.workloads.decoder import transformer
-from trialfleet.workloads.grpo import tokens
 
 
 @pytest.mark.slow
 def test_padding_on_the_left_changes_nothing():
     config, params = model()
-    row = jnp.asarray([[tokens.BOS, *tokens.encode("3+4=7")]])
+    row = jnp.asarray([text_of("3+4=7")])
     padded = jnp.pad(row, ((0, 0), (5, 0)))
     one, other = (logits(config, params, x, (x != 0).astype(jnp.float32), HP) for x in (row, padded))
     assert jnp.allclose(one, other[:, 5:], atol=1e-5)

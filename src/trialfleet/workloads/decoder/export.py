@@ -18,7 +18,7 @@ from trialfleet.training import distributed, lora, publishing, trained, trees
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.setup import Setup
 from trialfleet.training.workload import Params
-from trialfleet.workloads.decoder import adapter, settings
+from trialfleet.workloads.decoder import adapter, settings, tokenizer
 from trialfleet.workloads.decoder.published import KEY, PREFIX, DecoderWeights, published, shapes
 
 _KEPT = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")  # of the base's config.json
@@ -171,11 +171,14 @@ def _model_settings(config: Config, model: Decoder, dtype: str) -> dict[str, Any
 
 
 def _copy_beside(model: Decoder, folder: Path) -> None:
-    """The tokenizer's files, where the base's folder has them."""
+    """The tokenizer's files, of the base's folder or of its own."""
     for name in _BESIDE if model.weights is not None else ():
         source = Path(str(model.weights)).expanduser() / name
         if source.is_file():
             shutil.copyfile(source, folder / name)
+    if model.tokenizer is not None:
+        own = tokenizer.file_of(model.tokenizer)
+        shutil.copyfile(own, folder / f"tokenizer{own.suffix}")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -13,17 +13,25 @@ from trialfleet.workloads.decoder.unembedding import without_padding
 
 
 class Drawn(NamedTuple):
-    """Completions (B, S), padded behind their end, and which tokens are theirs (B, S), the end token included."""
+    """Completions, padded behind their end.
+
+    Attributes:
+        tokens: (B, S).
+        counted: 1 for the tokens that are theirs (B, S), the end token included.
+        truncated: 1 for those that had not ended after S tokens (B,).
+    """
 
     tokens: jax.Array
     counted: jax.Array
+    truncated: jax.Array
 
 
 class _Going(NamedTuple):
     step: jax.Array
     scores: jax.Array  # (B, vocabulary) of the next token
     cache: transformer.Cache
-    drawn: Drawn
+    tokens: jax.Array
+    counted: jax.Array
     open: jax.Array  # (B,) bool: not ended yet
 
 
@@ -49,8 +57,8 @@ def complete(
     batch, length = prompt.shape
     valid = (prompt != PAD).astype(jnp.float32)
     scores, cache = transformer.start(config, params, prompt, valid, steps, hp)
-    nothing = Drawn(jnp.full((batch, steps), PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32))
-    begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, jnp.ones(batch, bool))
+    nothing, none = jnp.full((batch, steps), PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32)
+    begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, none, jnp.ones(batch, bool))
 
     def more(now: _Going) -> jax.Array:
         return (now.step < steps) & jnp.any(now.open)
@@ -59,15 +67,14 @@ def complete(
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, now.step)
         token = draw(now.scores, top_k, temperature, top_p, own)
         token = jnp.where(now.open, token, PAD)
-        drawn = Drawn(
-            now.drawn.tokens.at[:, now.step].set(token),
-            now.drawn.counted.at[:, now.step].set(now.open.astype(jnp.float32)),
-        )
+        tokens = now.tokens.at[:, now.step].set(token)
+        counted = now.counted.at[:, now.step].set(now.open.astype(jnp.float32))
         still = now.open & ~jnp.isin(token, jnp.asarray(ends))
         scores, cache = transformer.append(config, params, token, length + now.step, now.cache, hp)
-        return _Going(now.step + 1, scores, cache, drawn, still)
+        return _Going(now.step + 1, scores, cache, tokens, counted, still)
 
-    return jax.lax.while_loop(more, step, begin).drawn
+    ended = jax.lax.while_loop(more, step, begin)
+    return Drawn(ended.tokens, ended.counted, ended.open.astype(jnp.float32))
 
 
 def keys_of(key: jax.Array, numbers: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The base stage: a language model that knows plain sums, and the format in which answers are wanted."""
+"""The base stage: a language model that knows worked problems, and the format in which answers are wanted."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from trialfleet.config.grpo import GrpoBaseConfig
 from trialfleet.training.workload import Batch, Extra, Hyperparameters, Loss, Params, Product, Source
-from trialfleet.workloads.decoder import transformer
+from trialfleet.workloads.decoder import PAD, transformer
 from trialfleet.workloads.decoder.unembedding import say
-from trialfleet.workloads.grpo import tokens
 from trialfleet.workloads.grpo.language import Language
-from trialfleet.workloads.grpo.sums import SumProblems, SumTexts
+from trialfleet.workloads.grpo.prompts import Texts
 
 
 class GrpoBase(Language):
@@ -20,7 +19,9 @@ class GrpoBase(Language):
     config: GrpoBaseConfig
 
     def source(self, split: str) -> Source:
-        return (SumTexts if split == "train" else SumProblems)(self.config, split)
+        if split != "train":
+            return super().source(split)
+        return Texts(self.config, split, self.problems(split), self.tokenizer)
 
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         return {"tokens": jnp.sum(batch["weight"][:, None] * batch["counted"])}
@@ -41,7 +42,7 @@ class GrpoBase(Language):
     ) -> tuple[jax.Array, Loss]:
         """Nats for each token that is to be learned."""
         sequence = batch["tokens"]
-        valid = (sequence != tokens.PAD).astype(jnp.float32)
+        valid = (sequence != PAD).astype(jnp.float32)
         remat = self.config.training.remat
         x = transformer.stream(self.config.model, params, sequence[:, :-1], valid[:, :-1], hp, remat=remat)
         logs = say(x, transformer.unembedding(params), sequence[:, 1:]).logs

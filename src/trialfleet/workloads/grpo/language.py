@@ -1,5 +1,7 @@
 """What the base stage and reinforcement learning have in common: the model, its completions, their scores."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,19 +12,41 @@ import numpy as np
 
 from trialfleet.config.grpo import LanguageConfig
 from trialfleet.training.published import PublishedWeights
-from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Summary, Workload
-from trialfleet.workloads.decoder import generation, transformer
+from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Source, Summary, Workload
+from trialfleet.workloads.decoder import generation, tokenizer, transformer
 from trialfleet.workloads.decoder.published import KEY, DecoderWeights
-from trialfleet.workloads.grpo import rewards, tokens
-from trialfleet.workloads.grpo.sums import SumProblems
-
-SAMPLES = 20  # completions shown with each evaluation
+from trialfleet.workloads.decoder.tokenizer import Tokenizer
+from trialfleet.workloads.grpo import rewards, scores
+from trialfleet.workloads.grpo.problems import Problem, of_split
+from trialfleet.workloads.grpo.prompts import Prompts
+from trialfleet.workloads.grpo.scores import Sample
 
 
 class Language(Workload):
     """A language model, evaluated by the completions that it draws."""
 
     config: LanguageConfig
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__(config)
+        self._problems: dict[str, Sequence[Problem]] = {}
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """The problems of a split, read or generated once."""
+        if split not in self._problems:
+            rewards.check(self.config.rewards)
+            self._problems[split] = of_split(self.config.dataset, split)
+        return self._problems[split]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's; a dry run, which asks for shapes alone, does without."""
+        model, tiny = self.config.model, f"{tokenizer.PACKAGED}{tokenizer.__package__}/tiny_tokenizer.json"
+        without = self.config.dry_run and model.tokenizer is None and model.weights is None
+        return tokenizer.of(replace(model, tokenizer=tiny) if without else model)
+
+    def source(self, split: str) -> Source:
+        return Prompts(self.config, split, self.problems(split), self.tokenizer)
 
     def init(self, key: jax.Array) -> tuple[Params, Extra]:
         return transformer.init(self.config.model, key), ()
@@ -62,34 +86,22 @@ class Language(Workload):
             "prompt": batch["prompt"],
             "drawn": drawn.tokens.reshape(examples, passes, -1),
             "length": jnp.sum(drawn.counted, 1).reshape(examples, passes),
+            "truncated": drawn.truncated.reshape(examples, passes),
         }
 
     def summarize(self, rows: Rows, split: str) -> Summary:
-        """Shares of problems with a right answer, one within 10 %, and the right format, by their best passes."""
-        source = SumProblems(self.config, split)
-        golds = [source.gold(int(row)) for row in rows["id"]]
-        said = [[tokens.decode(one) for one in passes] for passes in rows["drawn"]]
-        judged = np.asarray(
-            [[_judged(one, gold) for one in passes] for passes, gold in zip(said, golds, strict=True)], float
-        )  # (N, passes, 4)
-        accuracy, partial, formatted, reward = judged.max(1).mean(0)
+        """See `trialfleet.workloads.grpo.scores`; the file is a table of the first problems' completions."""
+        order: Any = np.argsort(rows["id"], kind="stable")
+        problems = self.problems(split)
+        samples = []
+        for index in order:
+            one = problems[int(rows["id"][index]) % len(problems)]
+            samples.append(
+                Sample(one.question, one.answer, [self.tokenizer.decode(drawn) for drawn in rows["drawn"][index]])
+            )
         metrics = {
-            "accuracy": float(accuracy),
-            "partial_accuracy": float(partial),
-            "format_accuracy": float(formatted),
-            "reward": float(reward),
+            **scores.of(samples, self.config.rewards),
             "completion_length": float(rows["length"].mean()),
+            "truncated": float(rows["truncated"].mean()),
         }
-        order: Any = np.argsort(rows["id"], kind="stable")[:SAMPLES]
-        lines = [f"{golds[i]!r} asked by {tokens.decode(rows['prompt'][i])!r}: {said[i][0]!r}" for i in order]
-        return Summary(metrics, {"samples.txt": ("\n".join(lines) + "\n").encode()})
-
-
-def _judged(completion: str, gold: str) -> tuple[float, float, float, float]:
-    """Right, within 10 %, of the right format, and the sum of its rewards."""
-    given, true = rewards.number(rewards.said(completion) or ""), rewards.number(gold)
-    right = given is not None and given == true
-    near = right or (given is not None and bool(true) and true is not None and 0.9 <= given / true <= 1.1)
-    formatted = rewards.format_exact(completion, gold) > 0
-    total = sum(function(completion, gold) for function in rewards.FUNCTIONS.values())
-    return float(right), float(near), float(formatted), total
+        return Summary(metrics, {"samples.csv": scores.table(samples, self.config.rewards)})

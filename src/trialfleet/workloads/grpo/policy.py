@@ -6,9 +6,8 @@ import numpy as np
 
 from trialfleet.config.decoder import Decoder
 from trialfleet.training.workload import Hyperparameters, Params
-from trialfleet.workloads.decoder import transformer
+from trialfleet.workloads.decoder import PAD, transformer
 from trialfleet.workloads.decoder.unembedding import Said, say
-from trialfleet.workloads.grpo import tokens
 
 _FARTHEST = 20.0  # of two log-probabilities: beyond it a ratio is as good as 0 or infinite
 
@@ -28,24 +27,26 @@ def read(
     and top_p are not heeded, which is theirs, too: a token that the policy has moved out of them would have none.
     """
     sequence = jnp.concatenate([prompt, drawn], 1)
-    valid = (sequence != tokens.PAD).astype(jnp.float32)
+    valid = (sequence != PAD).astype(jnp.float32)
     x = transformer.stream(config, params, sequence[:, :-1], valid[:, :-1], hp, adapter, remat)
     return say(x[:, prompt.shape[1] - 1 :], transformer.unembedding(params), drawn, hp["generation.temperature"])
 
 
-def advantages(rewards: np.ndarray) -> np.ndarray:
+def advantages(rewards: np.ndarray, scale: str) -> np.ndarray:
     """How much better than its group each completion is: (r - mean) / (deviation + 1e-6), with ddof 1.
 
     Args:
         rewards: (..., generations).
+        scale: none: r - mean alone, so that easy and hard problems weigh as their rewards do (Liu et al. 2025).
     """
-    mean, deviation = rewards.mean(-1, keepdims=True), rewards.std(-1, ddof=1, keepdims=True)
-    result: np.ndarray = (rewards - mean) / (deviation + 1e-6)
-    return result
+    result: np.ndarray = rewards - rewards.mean(-1, keepdims=True)
+    return result if scale == "none" else result / (rewards.std(-1, ddof=1, keepdims=True) + 1e-6)
 
 
-def clipped(logs: jax.Array, old: jax.Array, advantage: jax.Array, epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """max(-A · ratio, -A · clip(ratio, 1 ± epsilon)) of each token (B, S), and 1 where clipping decides.
+def clipped(
+    logs: jax.Array, old: jax.Array, advantage: jax.Array, low: jax.Array, high: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """max(-A · ratio, -A · clip(ratio, 1 - low, 1 + high)) of each token (B, S), and 1 where clipping decides.
 
     Args:
         old: log-probabilities when the completions were drawn (B, S).
@@ -53,7 +54,7 @@ def clipped(logs: jax.Array, old: jax.Array, advantage: jax.Array, epsilon: jax.
     """
     ratio = jnp.exp(jnp.clip(logs - old, -_FARTHEST, _FARTHEST))
     free = -advantage[:, None] * ratio
-    held = -advantage[:, None] * jnp.clip(ratio, 1 - epsilon, 1 + epsilon)
+    held = -advantage[:, None] * jnp.clip(ratio, 1 - low, 1 + high)
     return jnp.maximum(free, held), (held > free).astype(jnp.float32)
 
 
@@ -70,3 +71,21 @@ def divergence(kind: str, logs: jax.Array, reference: jax.Array) -> jax.Array:
 def by_completion(values: jax.Array, counted: jax.Array) -> jax.Array:
     """The mean over the tokens of each completion (B,)."""
     return jnp.sum(values * counted, 1) / jnp.maximum(jnp.sum(counted, 1), 1)
+
+
+def token_weights(
+    kind: str, weight: jax.Array, completions: jax.Array, counted: jax.Array, tokens: jax.Array
+) -> jax.Array:
+    """How much each token (B, S) counts in the loss. In `grpo` those of the global batch add up to 1, as in `dapo`.
+
+    Args:
+        kind: `grpo.loss_type`.
+        weight: of each completion (B,).
+        completions: the sum of the weights in the global batch.
+        counted: 1 for the tokens that teach something (B, S).
+        tokens: the sum of weight · counted in the global batch.
+    """
+    if kind == "dapo":
+        return weight[:, None] * counted / jnp.maximum(tokens, 1)
+    longest = counted.shape[1] if kind == "dr_grpo" else jnp.maximum(jnp.sum(counted, 1, keepdims=True), 1)
+    return weight[:, None] / completions * counted / longest

@@ -1,10 +1,16 @@
-"""What a completion is worth: its format, and its answer."""
+"""What a completion is worth: its format, and its answer. Any function of a completion and the right answer will do."""
 
+import importlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
-from trialfleet.workloads.grpo.tokens import ANSWER, END_OF_ANSWER, END_OF_REASONING, REASONING
+from trialfleet.config.grpo import Reward
+from trialfleet.errors import UserError
+from trialfleet.workloads.grpo.tags import ANSWER, END_OF_ANSWER, END_OF_REASONING, REASONING, TAGS
+
+Function = Callable[[str, str], float]
 
 _WHOLE = re.compile(rf"^\s*{REASONING}.+?{END_OF_REASONING}.*?{ANSWER}(.+?){END_OF_ANSWER}\s*$", re.DOTALL)
 _NUMBER_INSIDE = re.compile(rf"{ANSWER}.*?([-+]?\$?\d[\d,]*(?:\.\d+)?)", re.DOTALL)
@@ -17,8 +23,7 @@ def format_exact(completion: str, gold: str) -> float:
 
 def format_approximate(completion: str, gold: str) -> float:
     """.5 for each tag that is there exactly once, -.5 for each other."""
-    tags = (REASONING, END_OF_REASONING, ANSWER, END_OF_ANSWER)
-    return sum(0.5 if completion.count(tag) == 1 else -0.5 for tag in tags)
+    return sum(0.5 if completion.count(tag) == 1 else -0.5 for tag in TAGS)
 
 
 def answer(completion: str, gold: str) -> float:
@@ -46,14 +51,6 @@ def number_inside(completion: str, gold: str) -> float:
     return 1.5 if value is not None and value == number(gold) else 0.0
 
 
-FUNCTIONS: Mapping[str, Callable[[str, str], float]] = {
-    "format_exact": format_exact,
-    "format_approximate": format_approximate,
-    "answer": answer,
-    "number": number_inside,
-}
-
-
 def said(completion: str) -> str | None:
     """What a completion of the right format has between its answer tags."""
     found = _WHOLE.match(completion)
@@ -67,3 +64,61 @@ def number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def names(rewards: Mapping[str, Reward]) -> Sequence[str]:
+    """The names of the functions, in the order of all arrays of their numbers."""
+    return sorted(rewards)
+
+
+def judged(rewards: Mapping[str, Reward], completion: str, gold: str) -> list[float]:
+    """What each function says of a completion, in the order of `names`.
+
+    Raises:
+        UserError: a function cannot be imported, or does not return a number.
+    """
+    return [_called(name, rewards[name].function, completion, gold) for name in names(rewards)]
+
+
+def weights(rewards: Mapping[str, Reward]) -> Sequence[float]:
+    """The weight of each function in the sum, in the order of `names`."""
+    return [rewards[name].weight for name in names(rewards)]
+
+
+def check(rewards: Mapping[str, Reward]) -> None:
+    """Refuses a function that cannot be imported, before anything has been drawn for it to judge."""
+    for name in names(rewards):
+        _imported(name, rewards[name].function)
+
+
+@lru_cache(maxsize=64)
+def _imported(name: str, path: str) -> Function:
+    module, _, own = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), own)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"rewards.{name}.function: {path} cannot be imported: {error}",
+            "give package.module.function, and put the package's folder on PYTHONPATH",
+        ) from error
+    if not callable(found):
+        raise UserError(f"rewards.{name}.function: {path} is no function", "give package.module.function")
+    function: Function = found
+    return function
+
+
+def _called(name: str, path: str, completion: str, gold: str) -> float:
+    function = _imported(name, path)
+    try:
+        value = float(function(completion, gold))
+    except Exception as error:
+        raise UserError(
+            f"rewards.{name}.function: {path} failed on the completion {completion!r} with the answer {gold!r}: "
+            f"{type(error).__name__}: {error}",
+            "it is called with a completion and the right answer, and returns a number for any completion",
+        ) from error
+    if not math.isfinite(value):
+        raise UserError(
+            f"rewards.{name}.function: {path} returned {value} for the completion {completion!r}", "return a number"
+        )
+    return value

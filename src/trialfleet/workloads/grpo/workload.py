@@ -11,22 +11,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from trialfleet.config import static_part
-from trialfleet.config.grpo import REWARDS, GrpoConfig
+from trialfleet.config.grpo import GrpoConfig
 from trialfleet.training import lora
 from trialfleet.training.mesh import batch_sharding, on_mesh
-from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Product, Source
+from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Product
 from trialfleet.workloads.decoder import generation, transformer
-from trialfleet.workloads.grpo import policy, rewards, tokens
+from trialfleet.workloads.grpo import policy, rewards
 from trialfleet.workloads.grpo.language import Language
-from trialfleet.workloads.grpo.sums import SumProblems
 
 
 class Grpo(Language):
     """See `trialfleet.training.workload.Workload`. An example is a prompt with all of its completions.
 
     Prepared batches, with R completions of S tokens: weight (B,), prompt (B, P), drawn, counted, reference and, where
-    there are several updates on them, old (B, R, S), advantage (B, R), rewards (B, 3, 1 + functions): their mean, least
-    and largest value over the global batch, in each example the same but for the mean, which is the example's own.
+    there are several updates on them, old (B, R, S), truncated, advantage (B, R), rewards (B, 3, 1 + functions): their
+    mean, least and largest value over the global batch, in each example the same but for the mean, which is its own.
     """
 
     config: GrpoConfig
@@ -34,9 +33,6 @@ class Grpo(Language):
     def __init__(self, config: GrpoConfig) -> None:
         super().__init__(config)
         self.updates_per_batch = config.grpo.num_iterations
-
-    def source(self, split: str) -> Source:
-        return SumProblems(self.config, split)
 
     def trained(self, path: str) -> bool:
         return lora.is_adapter(path)
@@ -51,13 +47,15 @@ class Grpo(Language):
         if context.stop():
             return None
         drawn, rows = (_everywhere(leaf) for leaf in (rolled["drawn"], batch["id"]))
-        source = SumProblems(self.config, "train")
-        worth = judged(drawn, [source.gold(int(row)) for row in rows.ravel()])  # (A, M, R, functions)
-        total = worth.sum(-1)
+        worth = self._judged(drawn, rows)  # (A, M, R, functions)
+        total = worth @ np.asarray(rewards.weights(self.config.rewards), np.float32)
         everything = np.concatenate([total[..., None], worth], -1)
         own = everything.mean(2)  # (A, M, 1 + functions)
         low, high = (np.broadcast_to(f(everything, (0, 1, 2)), own.shape) for f in (np.min, np.max))
-        judgement = {"advantage": policy.advantages(total), "rewards": np.stack([own, low, high], 2)}
+        judgement = {
+            "advantage": policy.advantages(total, self.config.grpo.scale_rewards),
+            "rewards": np.stack([own, low, high], 2),
+        }
         placed = {name: _placed(leaf, context.mesh) for name, leaf in judgement.items()}
         return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **placed}
 
@@ -67,11 +65,15 @@ class Grpo(Language):
         """The rollout; the host's judgement of it has its shapes alone."""
         rolled = _rollout(static_part(self.config), mesh)(params, batch["prompt"], key, dict(hp))
         groups = rolled["drawn"].shape[:3]
-        judgement = {"advantage": jnp.zeros(groups), "rewards": jnp.zeros((*groups[:2], 3, 1 + len(REWARDS)))}
+        judgement = {
+            "advantage": jnp.zeros(groups),
+            "rewards": jnp.zeros((*groups[:2], 3, 1 + len(self.config.rewards))),
+        }
         return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **judgement}
 
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
-        return {"prompts": jnp.sum(batch["weight"])}
+        taught = jnp.sum(_taught(self.config, batch), (1, 2))
+        return {"prompts": jnp.sum(batch["weight"]), "tokens": jnp.sum(batch["weight"] * taught)}
 
     def flops(self, bucket: int) -> Sequence[Product]:
         """Of reading the completions of a prompt once; drawing them is not training, nor is what the reference says."""
@@ -89,40 +91,59 @@ class Grpo(Language):
         key: jax.Array,
         hp: Hyperparameters,
     ) -> tuple[jax.Array, Loss]:
-        """The clipped objective and the divergence: means over the tokens of a completion, then over completions."""
+        """The clipped objective and the divergence, over the tokens of completions as `grpo.loss_type` says."""
         own, (prompts, count) = self.config.grpo, batch["advantage"].shape
         names = ("drawn", "counted", "reference", *(("old",) if "old" in batch else ()))
         flat = {name: batch[name].reshape(prompts * count, -1) for name in names}
         prompt, remat = jnp.repeat(batch["prompt"], count, 0), self.config.training.remat
         seen = policy.read(self.config.model, params, prompt, flat["drawn"], hp, remat=remat)
         old = flat.get("old", jax.lax.stop_gradient(seen.logs))  # with one update a round they are the same
-        loss, held = policy.clipped(seen.logs, old, batch["advantage"].reshape(-1), hp["grpo.epsilon"])
+        low, high = hp["grpo.epsilon"], hp.get("grpo.epsilon_high", hp["grpo.epsilon"])
+        loss, held = policy.clipped(seen.logs, old, batch["advantage"].reshape(-1), low, high)
         apart = policy.divergence(own.kl, seen.logs, flat["reference"])
-        share = jnp.repeat(batch["weight"], count) / (count * norms["prompts"])
+        if own.beta != 0:
+            loss += hp["grpo.beta"] * apart
+        weight, completions = jnp.repeat(batch["weight"], count), count * norms["prompts"]
+        taught = _taught(self.config, batch).reshape(prompts * count, -1)
+        each = policy.token_weights(own.loss_type, weight, completions, taught, norms["tokens"])
 
         def mean(values: jax.Array) -> jax.Array:
-            return jnp.sum(share * policy.by_completion(values, flat["counted"]))
+            return jnp.sum(weight / completions * values)
 
-        metrics = {"kl": mean(apart), "clip_fraction": mean(held), "entropy": mean(seen.entropy)}
-        total = mean(loss)
-        if own.beta != 0:
-            total += hp["grpo.beta"] * metrics["kl"]
-        metrics["advantage"] = jnp.sum(share * jnp.abs(batch["advantage"].reshape(-1)))
-        metrics["completion_length"] = jnp.sum(share * jnp.sum(flat["counted"], 1))
+        def mean_of_tokens(values: jax.Array) -> jax.Array:
+            return mean(policy.by_completion(values, flat["counted"]))
+
+        metrics = {
+            "kl": mean_of_tokens(apart),
+            "clip_fraction": mean_of_tokens(held),
+            "entropy": mean_of_tokens(seen.entropy),
+            "advantage": mean(jnp.abs(batch["advantage"].reshape(-1))),
+            "completion_length": mean(jnp.sum(flat["counted"], 1)),
+            "truncated": mean(batch["truncated"].reshape(-1)),
+        }
         worth = jnp.sum(batch["rewards"] * batch["weight"][:, None, None], 0) / norms["prompts"]
+        names = ("reward", *(f"reward_{name}" for name in rewards.names(self.config.rewards)))
         for row, kind in enumerate(("mean", "min", "max")):
-            metrics[f"reward_{kind}"] = worth[row, 0]
-            metrics |= {f"reward_{name}_{kind}": worth[row, 1 + n] for n, name in enumerate(REWARDS)}
-        return total, Loss(extra, metrics)
+            metrics |= {f"{name}_{kind}": worth[row, column] for column, name in enumerate(names)}
+        return jnp.sum(each * loss), Loss(extra, metrics)
+
+    def _judged(self, drawn: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The rewards (..., R, functions) of completions (..., R, S) of the problems of rows (...)."""
+        problems, read = self.problems("train"), self.tokenizer
+        worth = [
+            [
+                rewards.judged(self.config.rewards, read.decode(one), problems[row % len(problems)].answer)
+                for one in group
+            ]
+            for group, row in zip(drawn.reshape(-1, *drawn.shape[-2:]), map(int, rows.ravel()), strict=True)
+        ]
+        return np.asarray(worth, np.float32).reshape(*drawn.shape[:-1], len(self.config.rewards))
 
 
-def judged(drawn: np.ndarray, golds: Sequence[str]) -> np.ndarray:
-    """The rewards (..., R, functions) of completions (..., R, S), by the answer to each problem, in their order."""
-    worth = [
-        [[rewards.FUNCTIONS[name](tokens.decode(one), gold) for name in REWARDS] for one in group]
-        for group, gold in zip(drawn.reshape(-1, *drawn.shape[-2:]), golds, strict=True)
-    ]
-    return np.asarray(worth, np.float32).reshape(*drawn.shape[:-1], len(REWARDS))
+def _taught(config: GrpoConfig, batch: Batch) -> jax.Array:
+    """1 for the tokens of completions that teach something (B, R, S)."""
+    counted: jax.Array = batch["counted"]
+    return counted * (1 - batch["truncated"])[..., None] if config.grpo.mask_truncated_completions else counted
 
 
 @lru_cache(maxsize=16)
@@ -158,7 +179,8 @@ def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Arra
             for name, adapter in readers.items()
         }
         found = {"drawn": drawn.tokens, "counted": drawn.counted, **read}
-        return {name: leaf.reshape(len(prompts), count, -1) for name, leaf in found.items()}
+        shaped = {name: leaf.reshape(len(prompts), count, -1) for name, leaf in found.items()}
+        return {**shaped, "truncated": drawn.truncated.reshape(len(prompts), count)}
 
     def roll(params: Params, prompts: jax.Array, key: jax.Array, hp: Hyperparameters) -> dict[str, jax.Array]:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -1,0 +1,190 @@
+"""Texts as tokens of a language model, by the tokenizer in a local file, and the turns of a conversation.
+
+Two formats are read: `tokenizer.json` of the library tokenizers, and a SentencePiece model, as Gemma's
+`tokenizer.model` is one.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import sentencepiece
+import tokenizers
+
+from trialfleet.config.decoder import Decoder
+from trialfleet.errors import UserError
+
+KEY = "model.tokenizer"
+FILES = ("tokenizer.json", "tokenizer.model")  # in a folder, the first that is there
+PACKAGED = "pkg://"  # as Hydra writes what lies in a package: pkg://package/file
+
+
+class Turns(NamedTuple):
+    """How a family of models writes a conversation: what opens a user's turn, what ends it, what opens the model's."""
+
+    user: str
+    end: str
+    model: str
+
+
+GEMMA = Turns("<start_of_turn>user\n", "<end_of_turn>", "\n<start_of_turn>model\n")
+CHATML = Turns("<|im_start|>user\n", "<|im_end|>", "\n<|im_start|>assistant\n")  # SmolLM2
+_BEGINNINGS = ("<bos>", "<|begin_of_text|>", "<s>")
+_PADDINGS = ("<pad>", "<eos>", "<|endoftext|>", "</s>")
+
+
+class _Backend(Protocol):
+    """What both libraries can do."""
+
+    def size(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, tokens: list[int]) -> str: ...
+    def number(self, token: str) -> int | None: ...
+
+
+class Tokenizer:
+    """A tokenizer: see `of`, which reads one.
+
+    Attributes:
+        size: of its vocabulary.
+        turns: of the conversations that its special tokens were made for.
+        end_of_turn: the token that ends a turn.
+    """
+
+    def __init__(self, backend: _Backend, name: str) -> None:
+        self._backend = backend
+        self.size = backend.size()
+        known = [turns for turns in (GEMMA, CHATML) if backend.number(turns.end) is not None]
+        if not known:
+            ends = " or ".join(turns.end for turns in (GEMMA, CHATML))
+            raise UserError(
+                f"{KEY}: {name} knows no {ends}", "give the tokenizer of a model that has been tuned to chat"
+            )
+        self.turns = known[0]
+        end = backend.number(self.turns.end)
+        assert end is not None
+        self.end_of_turn = end
+        begin = [number for token in _BEGINNINGS if (number := backend.number(token)) is not None]
+        self._begin = begin[:1]
+        opening = backend.number(self.turns.user.partition("user")[0])
+        special = [backend.number(token) for token in (*_BEGINNINGS, *_PADDINGS)]
+        self._silent = {number for number in (0, end, opening, *special) if number is not None}
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, nothing added."""
+        return self._backend.encode(text)
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens of a user's turn and of what opens the model's."""
+        turns = self.turns
+        return [*self._begin, *self.encode(f"{turns.user}{text}{turns.end}{turns.model}")]
+
+    def completion(self, text: str) -> list[int]:
+        """The tokens of what a model says, and the end of its turn."""
+        return [*self.encode(text), self.end_of_turn]
+
+    def text(self, text: str) -> list[int]:
+        """The tokens of a text that is no conversation."""
+        return [*self._begin, *self.encode(text)]
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """The text of tokens; padding, beginnings and ends of texts and turns are left out."""
+        return self._backend.decode([int(token) for token in tokens if int(token) not in self._silent])
+
+
+def of(config: Decoder) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Raises:
+        UserError: there is none, it cannot be read, or it has more tokens than the model.
+    """
+    where = config.tokenizer or config.weights
+    if where is None:
+        raise UserError(
+            f"{KEY}: null, and model.weights, too",
+            f"give the folder or file of a tokenizer: {' or '.join(FILES)}",
+        )
+    found = _read(where)
+    if found.size > config.vocab_size:
+        raise UserError(
+            f"{KEY}: {where} has {found.size} tokens, but model.vocab_size is {config.vocab_size}",
+            "give the tokenizer that belongs to the model",
+        )
+    return found
+
+
+@lru_cache(maxsize=4)
+def _read(where: str) -> Tokenizer:
+    path = file_of(where)
+    try:
+        backend = _OfTokenizers(path) if path.suffix == ".json" else _OfSentencePiece(path)
+    except Exception as error:  # each library has its own, and tokenizers raises plain Exception
+        raise UserError(f"{KEY}: {path} cannot be read: {error}", "put the published file back") from error
+    return Tokenizer(backend, str(path))
+
+
+def file_of(where: str) -> Path:
+    """The file that is meant by a file, a folder or `pkg://package/file`.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if where.startswith(PACKAGED):
+        package, _, name = where.removeprefix(PACKAGED).partition("/")
+        try:
+            path = Path(str(resources.files(package).joinpath(name)))
+        except ModuleNotFoundError as error:
+            raise UserError(f"{KEY}: {where}: there is no package {package}", "correct it") from error
+    else:
+        path = Path(where).expanduser()
+    if path.is_dir():
+        there = [path / name for name in FILES if (path / name).is_file()]
+        if not there:
+            raise UserError(
+                f"{KEY}: {path} has no {' or '.join(FILES)}",
+                f"put the model's tokenizer into it, or give its file by {KEY}",
+            )
+        return there[0]
+    if not path.is_file():
+        raise UserError(f"{KEY}: there is no {path}", f"give the folder or file of a tokenizer: {' or '.join(FILES)}")
+    return path
+
+
+class _OfTokenizers:
+    def __init__(self, path: Path) -> None:
+        self._own = tokenizers.Tokenizer.from_file(str(path))
+
+    def size(self) -> int:
+        return self._own.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        return self._own.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: list[int]) -> str:
+        return self._own.decode(tokens, skip_special_tokens=False)
+
+    def number(self, token: str) -> int | None:
+        return self._own.token_to_id(token)
+
+
+class _OfSentencePiece:
+    def __init__(self, path: Path) -> None:
+        self._own = sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+    def size(self) -> int:
+        return self._own.vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        found: list[int] = self._own.encode(text)
+        return found
+
+    def decode(self, tokens: list[int]) -> str:
+        text: str = self._own.decode(tokens)
+        return text
+
+    def number(self, token: str) -> int | None:
+        found = self._own.piece_to_id(token)
+        return None if found == self._own.unk_id() and token != self._own.id_to_piece(found) else found

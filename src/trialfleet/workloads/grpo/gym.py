@@ -1,0 +1,44 @@
+"""Problems that the library reasoning-gym generates."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trialfleet.config.grpo import ReasoningGym
+from trialfleet.errors import UserError, nearest
+from trialfleet.workloads.grpo.files import MARK
+
+SIZE = 1_000_000  # problems of a generator: some lay a plan for all of them beforehand
+SPLITS = 3  # each has a generator of its own
+Row = tuple[str, str, str]  # question, reasoning, answer
+
+
+def problems(data: ReasoningGym, part: int) -> Iterator[Row]:
+    """Question, reasoning and answer of one problem after the other.
+
+    Where a task says how an answer comes about, that is the reasoning; else it is the question with its answer.
+
+    Args:
+        part: which part of all problems is drawn from.
+    """
+    made = _dataset(data, part)
+    for number in range(SIZE):
+        one = made[number]
+        question, answer = str(one["question"]).strip(), str(one["answer"]).strip()
+        worked = str(one["metadata"].get("answer_cot", "")).rpartition(MARK)[0].strip()
+        yield question, worked or f"{question} {answer}", answer
+
+
+def _dataset(data: ReasoningGym, part: int) -> Any:
+    import reasoning_gym  # takes a second, which only who uses it shall wait
+    from reasoning_gym.factory import DATASETS
+
+    if data.task not in DATASETS:
+        raise UserError(
+            f"dataset.task: reasoning-gym has no task {data.task!r}{nearest(data.task, sorted(DATASETS))}",
+            "choose one of " + ", ".join(sorted(DATASETS)),
+        )
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in data.options.items()}
+    try:
+        return reasoning_gym.create_dataset(data.task, size=SIZE, seed=SPLITS * data.seed + part, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"dataset.options: {data.task} refuses them: {error}", "correct them") from error
