@@ -105,7 +105,9 @@ def _groups() -> dict[str, dict[type, dict[str, Any]]]:
             continue
         near = fits.get(group)  # the next member of a group fits where the one before did, more often than not
         node, fits[group] = _composed_member(group, member, sorted(workloads, key=lambda one: one != near))
-        found.setdefault(group, {}).setdefault(type(node), {})[member] = node
+        # A group that is a mapping, as `rewards` is one: its values have the schema.
+        schema = type(next(iter(node.values()))) if isinstance(node, Mapping) else type(node)
+        found.setdefault(group, {}).setdefault(schema, {})[member] = node
     return found
 
 
@@ -127,6 +129,10 @@ def _composed_member(group: str, member: str, workloads: list[str]) -> tuple[Any
 
 
 def _rows(group: str, schema: type, objects: Mapping[str, Any], before: str = "") -> list[Row]:
+    if any(isinstance(one, Mapping) for one in objects.values()):
+        return _rows(
+            group, schema, {name: one for node in objects.values() for name, one in node.items()}, f"{group}.NAME"
+        )
     hints = get_type_hints(schema, include_extras=True)
     rows = []
     for field in dataclasses.fields(schema):
@@ -241,8 +247,9 @@ def _comments(schema: type) -> dict[str, str]:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 here = split[node.lineno - 1 : node.end_lineno]
                 notes = [line.split("  # ", 1)[1] for line in here if "  # " in line and "type: ignore" not in line]
-                above = split[node.lineno - 2]
-                if above.startswith("    # "):
+                for above in reversed(split[: node.lineno - 1]):
+                    if not above.startswith("    # "):
+                        break
                     notes = [above.removeprefix("    # "), *notes]
                 if notes:
                     found[node.target.id] = " ".join(notes)
