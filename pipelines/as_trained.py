@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from pipelines import base_training
 from pipelines.chosen_checkpoint import Chosen, choose, merged
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
@@ -55,7 +56,8 @@ def checked(cfg: DictConfig, own: Collection[str], members: Mapping[str, Collect
             raise UserError(
                 f"{name}: must be one of {', '.join(choices)}, got {cfg[name]!r}", f"give one of them: {name}=…"
             )
-    return load(OmegaConf.masked_copy(cfg, [str(each) for each in cfg if each not in own]))
+    config = load(OmegaConf.masked_copy(cfg, [str(each) for each in cfg if each not in own]))
+    return config if config.dry_run else base_training.ready(config)
 
 
 def _chosen(words: list[str]) -> Chosen:

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipelines import cli, single
+from pipelines import base_training, cli, single
 from pipelines.single import Objectives
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
@@ -48,9 +48,10 @@ def _train(cfg: DictConfig) -> Objectives | None:
         return None
     current = run.current()
     if current is None:
+        base_training.check(config)
         training.check(config)
         return single.train_alone(_train, cfg, config)
-    outcome = training.train(config, current)
+    outcome = training.train(base_training.ready(config, current.stop), current)
     values = [outcome.metrics[name] for name in config.objective.metrics]
     return values[0] if isinstance(config.objective.metric, str) else values
 
@@ -85,6 +86,7 @@ def check(cfg: DictConfig) -> None:
 
     own = _of_a_trial(cfg)
     config = load(own)
+    base_training.check(config)
     _refuse_unheard_dry_run(cfg)
     _refuse_other_direction(cfg)
     _refuse_no_device(cfg)

@@ -186,9 +186,10 @@ class GrpoConfig(LanguageConfig):
             )
         if self.model.lora_rank is None:
             problems.append("model.lora_rank: null, but the frozen base is what the policy is held to; set a rank")
-        if self.training.init_from is None and self.model.weights is None and not self.dry_run:  # shapes need neither
+        begins = (self.training.init_from, self.training.base, self.model.weights)
+        if begins == (None, None, None) and not self.dry_run:  # shapes need none of them
             problems.append(
-                "training.init_from: null, but there must be a base model; train one with "
-                "workload=grpo_base and give a folder of its checkpoints/, or give published weights by model.weights"
+                "training.init_from: null, but there must be a base model; +experiment=grpo_from_scratch trains one "
+                "first; or give a folder of checkpoints/ of workload=grpo_base, or published weights by model.weights"
             )
         return problems
