@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +37,7 @@ from trialfleet.trial.run import Preempted, Stop
 
 if TYPE_CHECKING:
     from trialfleet.config import Config
+    from trialfleet.config.schema import Base
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +62,15 @@ def ready(config: "Config", stop: Callable[[], Stop | None] = lambda: None) -> "
         Preempted: asked to stop while it was trained or waited for; what was trained is saved.
     """
     base = config.training.base
-    if base is None:
+    if base is None or config.training.init_from is not None:
         return config
-    composed = _composed(base.overrides)
+    words = _words(config, base)
+    composed = _composed(words)
     folder = Path(base.folder).expanduser().absolute() / records.digest(_learned(composed))
     while (checkpoint := _last(folder)) is None:
         with _turn(folder, stop) as ours:
             if ours and _last(folder) is None:
-                _train(folder, [*base.overrides, *_shared(config)], stop)
+                _train(folder, [*words, *_shared(config)], stop)
     return replace(config, training=replace(config.training, base=None, init_from=str(checkpoint)))
 
 
@@ -78,22 +82,51 @@ def check(config: "Config") -> None:
     """
     from trialfleet.config import load
 
-    if config.training.base is None:
+    if config.training.base is None or config.training.init_from is not None:
         return
     try:
-        base = load(_composed(config.training.base.overrides))
+        base = load(_composed(_words(config, config.training.base)))
     except UserError as error:
         raise UserError(f"training.base.overrides: {error.message}", error.fix) from error
     if base.training.base is not None:
         raise UserError("training.base.overrides: that training has a base, too", "give it training.init_from")
 
 
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
+def _words(config: "Config", base: "Base") -> list[str]:
+    """What the training is told: what it has from this one, then its own, which wins."""
+    try:
+        same = [word for key in base.same for word in _overrides(key, attrgetter(key)(config))]
+    except AttributeError as error:
+        raise UserError(f"training.base.same: {error}", "give keys that this training has") from error
+    return [*same, *base.overrides]
+
+
+def _overrides(key: str, value: Any) -> list[str]:
+    """What sets a key, and all below it, to a value."""
+    if is_dataclass(value):
+        return [word for one in fields(value) for word in _overrides(f"{key}.{one.name}", getattr(value, one.name))]
+    if isinstance(value, str):
+        return [command_line.override(key, value)]  # as a person would write it
+    return [f"{key}={_said(value)}"]
+
+
+def _said(value: Any) -> str:
+    """A value in the words of Hydra's overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_said(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(_said, value)) + "]"
+    if isinstance(value, str):
+        return QuotedString(text=value, quote=Quote.single).with_quotes()
+    return "null" if value is None else str(value).lower()
+
+
+def _composed(overrides: list[str]) -> DictConfig:
     # Within a command of Hydra's its own search path is heeded, too; a job has none.
     there = GlobalHydra.instance().is_initialized()
     try:
         with nullcontext() if there else initialize_config_dir(str(conf_directory()), version_base=None):
-            return compose("train", list(overrides))
+            return compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"training.base.overrides: {error}", "correct it") from error
 

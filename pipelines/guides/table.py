@@ -64,7 +64,7 @@ class Guide:
 
     name: str
     programs: dict[str, Program]
-    always: tuple[str, ...]  # our overrides of every training
+    always: dict[str, tuple[str, ...]]  # by command of ours, the overrides that it always has
     config_names: dict[str, tuple[str, ...]]  # --config-name NAME: the guide's words
     groups: dict[str, dict[str, Meaning]]
     keys: dict[str, Meaning]
@@ -81,7 +81,7 @@ def load(name: str) -> Guide:
             begin: Program(one["front"], one["command"], tuple(one.get("words", ())), one.get("flags", {}))
             for begin, one in raw["programs"].items()
         },
-        always=tuple(raw["always"]),
+        always={command: tuple(words) for command, words in raw["always"].items()},
         config_names={key: tuple(words) for key, words in raw.get("config_names", {}).items()},
         groups={
             group: {str(member): _meaning(what) for member, what in members.items()}

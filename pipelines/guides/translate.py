@@ -88,7 +88,7 @@ def translate(guide: Guide, line: Sequence[str]) -> Command:
         translator.hydra(words)
     translator.multiply()
     if command.module.startswith("pipelines.") and command.module != "pipelines.doctor":
-        command.first[:0] = guide.always
+        command.first[:0] = guide.always.get(command.module, ())
     command.overrides += own
     return command
 
@@ -266,6 +266,7 @@ class _Translator:
         keys = [[word.partition("=")[0] for word in words] for words in lists]
         if any(one != keys[0] for one in keys) or len(keys[0]) != 1 or any(meaning.says for meaning in chosen):
             raise UserError(f"{setting.shown}: these cannot be swept together", "run the line once for each of them")
+        self.command.first += dict.fromkeys(word for meaning in chosen for word in meaning.also)
         values = dict.fromkeys(word.partition("=")[2] for (word,) in lists)
         self.command.overrides.append(f"{keys[0][0]}={','.join(values)}")
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 GENERAL = ("optimizer", "scheduler", "freezing", "mesh", "runtime")  # groups of which any workload takes any member
 WORKLOADS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
+PRESETS = {"grpo_full_training": ["dataset.train_path=somewhere", "model.weights=somewhere"]}
 REQUIRED = {"grpo": ["training.init_from=somewhere"]}  # what a user must say
 
 
@@ -52,7 +53,7 @@ def test_every_member_of_a_general_group_loads(override):
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))])
 def test_every_preset_loads(name):
-    config = composed(f"+experiment={name}")
+    config = composed(f"+experiment={name}", *PRESETS.get(name, []))
     assert config.experiment_name == name
 
 

@@ -5,7 +5,6 @@ import json
 import re
 import runpy
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,12 @@ from pipelines.guides.translate import Command, translate
 from tests.config.test_load import composed
 from tests.training.harness import CONF
 from trialfleet.config import Config
-from trialfleet.config.grpo import GrpoBaseConfig, GrpoConfig
 from trialfleet.errors import UserError
 
 GUIDES = {name: table.load(name) for name in table.GUIDES}
 LINES = [(name, line) for name, guide in GUIDES.items() for line in guide.lines]
 REQUIRED = {"grpo": ["training.init_from=somewhere"]}
+FILES = {"+experiment=grpo_full_training": ["dataset=sums"]}  # what stands for files that a preset wants
 JSON = "configs/experiments/test_config.json"
 # Of keys and members that the guides have and we do not, each one is here, so that the list can only shrink knowingly.
 LEFT_OUT = {
@@ -45,12 +44,8 @@ LEFT_OUT = {
         "model.decoder_model_name": "warned",
     },
     "grpo": {
-        "model=gemma3_270m": "refused",
-        "model=gemma3_1b": "refused",
         "model.mesh_shape": "refused",
         "optimizer.schedule_type": "refused",
-        "training.train_data_path": "refused",
-        "training.test_data_path": "refused",
         "checkpoint_dir": "warned",
         "wandb.mode": "warned",
         "wandb.entity": "warned",
@@ -69,10 +64,16 @@ def translated(name: str, line: str) -> Command:
     return translate(GUIDES[name], shlex.split(line))
 
 
-def first_of_each(command: Command) -> list[str]:
-    """The overrides of the command's config, the first value of each list that is swept."""
+def first_of_each(name: str, command: Command) -> list[str]:
+    """The overrides of the command's config, the first value of each list that is swept, and what it must be told."""
     swept = {"-m", "--multirun"} & set(command.options)
-    return [re.sub(r"^([^=]+=[^\[,]+),.*$", r"\1", word) if swept else word for word in command.settled()]
+    settled = [word for word in command.settled() if not word.startswith(("checkpoint=", "hydra."))]
+    more = [*REQUIRED.get(name, []), *(word for preset in settled for word in FILES.get(preset, []))]
+    return [*_first(settled, bool(swept)), *more]
+
+
+def _first(words: list[str], swept: bool) -> list[str]:
+    return [re.sub(r"^([^=]+=[^\[,]+),.*$", r"\1", word) if swept else word for word in words]
 
 
 @pytest.fixture
@@ -113,9 +114,8 @@ def test_a_line_becomes_a_command_whose_config_loads_or_is_refused(name: str, li
         assert "yet" in reason or "scheduler=polynomial" in reason  # either way is right
         return
     assert command.module in ("pipelines.train", "pipelines.evaluate", "pipelines.doctor")
-    words = [word for word in first_of_each(command) if not word.startswith(("checkpoint=", "hydra."))]
     if command.module != "pipelines.doctor":
-        assert isinstance(composed(*words, *REQUIRED.get(name, [])), Config)
+        assert isinstance(composed(*first_of_each(name, command)), Config)
 
 
 @pytest.mark.slow
@@ -129,9 +129,9 @@ def test_what_a_line_would_train_can_be_built(name: str) -> None:
     for line in GUIDES[name].lines:
         with contextlib.suppress(UserError):  # refused, as the test above has it
             command = translated(name, line)
-            words = [word for word in first_of_each(command) if not word.startswith(("checkpoint=", "hydra."))]
+            words = first_of_each(name, command)
             if command.module == "pipelines.train" and tuple(words) not in described:
-                config = composed(*words, *REQUIRED.get(name, []), "mesh.data=1", "runtime.compilation_cache=null")
+                config = composed(*words, "mesh.data=1", "dry_run=true", "runtime.compilation_cache=null")
                 described[tuple(words)] = training.describe(config)
     assert len(described) > 5
     assert all(f"workload    {name}" in text for text in described.values())
@@ -141,23 +141,10 @@ def test_what_has_no_meaning_here_is_known() -> None:
     assert {name: listing.left_out(guide) for name, guide in GUIDES.items()} == LEFT_OUT
 
 
-def test_the_base_that_the_page_trains_is_what_the_grpo_guides_lines_start_from() -> None:
-    """A dry run of the command on the page: its last checkpoint is the one named there, of a model of these shapes."""
-    from trialfleet import training
-
-    page = (CONF.parent / "docs/guides.md").read_text()
-    [(words, step)] = re.findall(r"`python -m pipelines\.train ([^`]+)`.*?checkpoints/(\d+)`", page, re.DOTALL)
-    base, line = composed(*words.split()), composed("workload=grpo", *REQUIRED["grpo"])
-    assert isinstance(base, GrpoBaseConfig)
-    assert isinstance(line, GrpoConfig)
-    assert replace(line.model, lora_rank=None) == base.model
-    assert f"steps       {int(step)}," in training.describe(base)
-
-
 # Members that have keys which the workload's own choice has not.
 CHOICES = {
     "asr": ("scheduler=constant",),
-    "grpo": ("optimizer=sgd",),
+    "grpo": ("optimizer=sgd", "dataset=gsm8k"),
     "mvfoul": ("class_balance=class_balanced", "freezing=mvfoul_scheduled", "optimizer=sgd"),
 }
 
@@ -248,7 +235,7 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
 )
 def test_a_line_means(name: str, line: str, expected: str) -> None:
     command = translated(name, line)
-    assert command.settled() == [*GUIDES[name].always, *shlex.split(expected)]
+    assert command.settled() == [*GUIDES[name].always[command.module], *shlex.split(expected)]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +298,7 @@ def test_the_flags_of_a_line_reach_its_translation(
         "sys.argv", ["guide", "--show", "grpo", "run_training.py", "--dry-run", "--info", "config-groups"]
     )
     runpy.run_module("pipelines.guide", run_name="__main__")
-    expected = "python -m pipelines.train --dry-run --info config-groups workload=grpo\n"
+    expected = "python -m pipelines.train --dry-run --info config-groups +experiment=grpo_from_scratch\n"
     assert capsys.readouterr().out == expected
 
 

@@ -186,6 +186,8 @@ class GrpoConfig(LanguageConfig):
             )
         if self.model.lora_rank is None:
             problems.append("model.lora_rank: null, but the frozen base is what the policy is held to; set a rank")
+        if self.training.base is not None and self.model.weights is not None:
+            problems.append("training.base: there are model.weights, too; set training.base=null to begin from them")
         begins = (self.training.init_from, self.training.base, self.model.weights)
         if begins == (None, None, None) and not self.dry_run:  # shapes need none of them
             problems.append(

@@ -121,6 +121,7 @@ class Profile:
 class Base:
     """A training that comes before this one, once for all that begin from it."""
 
+    same: tuple[str, ...]  # keys, or groups of them, that it has from this training, such as model
     overrides: Annotated[tuple[str, ...], MinLen(1)]  # what pipelines.train is told for it, such as workload=grpo_base
     folder: str  # where such trainings are kept, each in a folder of its own, by its config
 
@@ -149,7 +150,7 @@ class Training:
     # auto: from the newest checkpoint if there is one; must: an error if there is none; never
     resume: Host[Literal["auto", "must", "never"]]
     init_from: Host[str | None]  # a checkpoint whose parameters to start from
-    base: Host[Base | None]  # a training that is made first, to start from its last checkpoint; null: none
+    base: Host[Base | None]  # a training whose last checkpoint is `init_from` where that is null: it is made first
     prefetch: Annotated[Host[int], Ge(0)]  # batches made ready ahead of the step
     data_workers: Annotated[Host[int], Ge(0)]  # processes that read and decode examples; 0: a thread of the training
     profile: Host[Profile | None]  # a profiler trace of some steps, among the artifacts; null: none
@@ -229,8 +230,6 @@ def _training_problems(config: Config) -> list[str]:
     training, problems = config.training, []
     if training.max_steps is None and training.max_epochs is None:
         problems.append("training.max_steps: null, and training.max_epochs too; set one, or training never ends")
-    if training.init_from is not None and training.base is not None:
-        problems.append("training.base: there is training.init_from, too; set one of them to null")
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         problems.append(f"mesh: data={sizes[0]}, fsdp={sizes[1]}, tp={sizes[2]}; sizes are ≥ 1, and one may be -1")
