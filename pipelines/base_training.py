@@ -98,13 +98,15 @@ def _words(config: "Config", base: "Base") -> list[str]:
         same = [word for key in base.same for word in _overrides(key, attrgetter(key)(config))]
     except AttributeError as error:
         raise UserError(f"training.base.same: {error}", "give keys that this training has") from error
-    return [*same, *base.overrides]
+    return [*same, *(word for key, value in base.overrides.items() for word in _overrides(key, value))]
 
 
 def _overrides(key: str, value: Any) -> list[str]:
     """What sets a key, and all below it, to a value."""
     if is_dataclass(value):
-        return [word for one in fields(value) for word in _overrides(f"{key}.{one.name}", getattr(value, one.name))]
+        value = {one.name: getattr(value, one.name) for one in fields(value)}
+    if isinstance(value, Mapping) and value:
+        return [word for name, one in value.items() for word in _overrides(f"{key}.{name}", one)]
     if isinstance(value, str):
         return [command_line.override(key, value)]  # as a person would write it
     return [f"{key}={_said(value)}"]
@@ -113,8 +115,8 @@ def _overrides(key: str, value: Any) -> list[str]:
 def _said(value: Any) -> str:
     """A value in the words of Hydra's overrides."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_said(one)}" for name, one in value.items()) + "}"
-    if isinstance(value, tuple):
+        return "{}"
+    if isinstance(value, tuple | list):
         return "[" + ",".join(map(_said, value)) + "]"
     if isinstance(value, str):
         return QuotedString(text=value, quote=Quote.single).with_quotes()
@@ -125,7 +127,7 @@ def _composed(overrides: list[str]) -> DictConfig:
     # Within a command of Hydra's its own search path is heeded, too; a job has none.
     there = GlobalHydra.instance().is_initialized()
     try:
-        with nullcontext() if there else initialize_config_dir(str(conf_directory()), version_base=None):
+        with nullcontext() if there else initialize_config_dir(str(conf_directory())):
             return compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"training.base.overrides: {error}", "correct it") from error

@@ -15,6 +15,7 @@ from tests.tasks.commands import Commands
 from .conftest import Run
 from .pages import DOCS, PAGES, ROOT, commands_of
 from .test_export import COMMANDS as EXPORTS
+from .test_grpo import COMMANDS as GRPO
 from .test_memory import PUBLISHED
 from .test_own_workload import COMMANDS as OWN_WORKLOAD
 
@@ -42,6 +43,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         EXPORTS, "tests/end_to_end/test_export.py::test_a_training_is_exported_by_the_commands_of_the_page"
     ),
+    **dict.fromkeys(GRPO, "tests/end_to_end/test_grpo.py::test_from_nothing_to_a_policy_and_its_scores"),
     "pip install trialfleet": "tests/end_to_end/test_wheel.py::test_an_application_runs_from_the_wheel_alone",
     "python train.py -m hydra/sweeper=trialfleet hydra/launcher=submitit_slurm 'lr=tag(log,interval(1e-5,1e-2))'": (
         "tests/cluster/test_own_app.py::test_a_job_that_is_lost_and_a_driver_that_is_killed"
@@ -71,7 +73,7 @@ ONE_STUDY = {
 # What these search over would compile anew, or as ONE_STUDY does: that it is a space is seen without.
 SPACES = ("study_name=rates", "+search_space=asr_small", "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))")
 ONLY_CHECKED = [command for command in EVERY if any(space in command for space in SPACES)]
-CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command]
+CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command and command not in GRPO]
 OWN_APP = [command for command in EVERY if command.startswith("python train.py ") and command not in ELSEWHERE]
 SINGLE = [
     command

@@ -160,7 +160,7 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
     for target in targets - {"checkpoint", "hydra.run.dir"} - nullable:
         parent, _, key = target.rpartition(".")
         nodes = [OmegaConf.select(config, parent) if parent else config for config in configs]
-        assert any(node is not None and key in node for node in nodes), target
+        assert any(node is not None and key in list(node) for node in nodes), target
 
 
 @pytest.mark.parametrize(

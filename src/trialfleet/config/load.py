@@ -93,6 +93,8 @@ def _members(kind: Any, value: dict[str, Any]) -> list[tuple[dict[str, Any], typ
     """The dataclass that a mapping is meant to be, or those of its values if it maps names to dataclasses."""
     if get_origin(kind) is dict:
         of_values = get_args(kind)[1]
+        if not (isinstance(of_values, type) and dataclasses.is_dataclass(of_values)):
+            return []
         return [(item, of_values) for item in value.values() if isinstance(item, dict)]
     member = _member(kind, value)
     return [(value, member)] if member else []

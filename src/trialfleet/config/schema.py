@@ -4,7 +4,7 @@ A workload adds its own groups (model, dataset, loss …) in a dataclass that in
 group which a workload does not read is an unknown key for it.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
@@ -122,7 +122,7 @@ class Base:
     """A training that comes before this one, once for all that begin from it."""
 
     same: tuple[str, ...]  # keys, or groups of them, that it has from this training, such as model
-    overrides: Annotated[tuple[str, ...], MinLen(1)]  # what pipelines.train is told for it, such as workload=grpo_base
+    overrides: dict[str, Any]  # what else pipelines.train is told for it, such as {workload: grpo_base}
     folder: str  # where such trainings are kept, each in a folder of its own, by its config
 
 
