@@ -1,8 +1,8 @@
-"""What reinforcement learning adds to a base, on problems that neither has seen: `python -m benchmarks.grpo_gain [SEEDS]`.
+"""What reinforcement learning adds to a base, on problems that neither has seen: `python -m benchmarks.grpo_gain`.
 
-For each seed a base is trained from nothing and a policy from it (`+experiment=grpo_from_scratch`). The last checkpoint of
-both answers the same held-out problems, once by greedy decoding and once by drawing. Prints a table of the scores, their
-means, and the gain in standard errors of the mean over seeds.
+For each of several seeds (the first word, 5) a base is trained from nothing and a policy from it, by the preset
+grpo_from_scratch. The last checkpoint of both answers the same held-out problems, once by greedy decoding and once by
+drawing. Prints a table of the scores, their means, and the gain in standard errors of its mean over seeds.
 """
 
 import json

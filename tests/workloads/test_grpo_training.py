@@ -70,6 +70,7 @@ def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, uncut, new_run,
     assert not any("q_einsum" in name and "_lora_" not in name for name in saved)
     # On the first update of a round the policy is the one that drew the completions.
     assert whole.reported("train/clip_fraction")[1] == 0
+    assert whole.reported("train/tokens_per_second")[1] > 0
 
 
 def agree(others: Sequence[Sequence[str]], steps: int) -> None:
@@ -107,6 +108,9 @@ def rolled_out(setup: Setup, params: Any) -> dict[str, np.ndarray]:
 
         def stop(self) -> bool:
             return False
+
+        def generated(self, tokens: int) -> None:
+            assert tokens > 0
 
     source = setup.train_source
     plan = source.epoch(0, 0)[0]

@@ -26,6 +26,7 @@ TRAINER_METRICS = frozenset(
         "train/learning_rate",
         "train/steps_per_second",
         "train/examples_per_second",
+        "train/tokens_per_second",
         "train/epoch",
         "train/model_flops_per_second",
         "train/utilization",

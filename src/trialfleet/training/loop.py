@@ -72,12 +72,12 @@ class Training:
         self.evaluators: dict[str, Evaluator] = {}
         self.in_flight: deque[InFlight] = deque()
         self.evaluated = False  # whether there was an evaluation at this step
-        self.flops = 0.0
+        self.flops, self.tokens = 0.0, 0
         self.feed: Feed | None = None
         self.state, self.frozen, self.frozen_digest = start.state, start.frozen, start.frozen_digest
         self.prepared = start.prepared
         self.step, meta = start.step, start.meta
-        self.work = Work(self.step, 0.0, 0.0)  # at the last report
+        self.work = Work(self.step, 0.0, 0.0, 0, 0.0)  # at the last report
         self.position = Position(*meta["position"]) if meta else Position(0, 0, 0)
         self.due: list[str] = meta["due"] if meta else []  # events at this step that are still to come, in order
         self.known = meta["control"] if meta else control.start()
@@ -208,6 +208,10 @@ class Training:
         """See `workload.Context`."""
         return self.stop_sync.agreed() > Request.SAVE
 
+    def generated(self, tokens: int) -> None:
+        """See `workload.Context`."""
+        self.tokens += tokens
+
     # ---- report -------------------------------------------------------------------------------------------
 
     def _drain(self, leave: int) -> int:
@@ -229,12 +233,15 @@ class Training:
     def _report(self, step: int, fed: Fed, values: np.ndarray) -> None:
         shown = {f"train/{name}": value for name, value in self.program.signals.means(values).items()}
         shown["train/epoch"] = fed.position.epoch + (fed.position.plan + 1) / self.setup.plans(fed.position.epoch)
-        now = Work(step, self.goodput.of("train") + self.goodput.of("wait for data"), self.flops)
-        steps, seconds, flops = (new - old for new, old in zip(now, self.work, strict=True))
+        spent = self.goodput.of
+        now = Work(step, spent("train") + spent("wait for data"), self.flops, self.tokens, spent("prepare"))
+        steps, seconds, flops, tokens, preparing = (new - old for new, old in zip(now, self.work, strict=True))
         if seconds > 0 and steps > 0:
             shown["train/steps_per_second"] = steps / seconds
             shown["train/examples_per_second"] = steps * self.config.training.global_batch / seconds
             shown |= {f"train/{name}": value for name, value in utilization(flops / seconds, self.setup.mesh).items()}
+        if tokens > 0 and preparing > 0:
+            shown["train/tokens_per_second"] = tokens / preparing
         self.work = now
         self.latest.update(shown)
         self.run.report(step, shown)
@@ -359,5 +366,7 @@ class Work(NamedTuple):
     """What a run has done so far."""
 
     steps: int
-    seconds: float  # without compilation, evaluation and saving
+    seconds: float  # without compilation, preparation, evaluation and saving
     flops: float
+    tokens: int  # that were generated
+    preparing: float  # seconds, without compilation

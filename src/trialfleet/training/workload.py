@@ -106,6 +106,10 @@ class Context(Protocol):
         """Whether to break off. All processes get the same answer; ask between two calls of the devices."""
         ...
 
+    def generated(self, tokens: int) -> None:
+        """Counts tokens that were generated on all devices, for train/tokens_per_second: of the time to prepare."""
+        ...
+
 
 class Workload(ABC):
     """A model, its data and its scores."""

@@ -15,7 +15,7 @@ from trialfleet.config.grpo import GrpoConfig
 from trialfleet.training import lora
 from trialfleet.training.mesh import batch_sharding, on_mesh
 from trialfleet.training.workload import Batch, Context, Extra, Hyperparameters, Loss, Params, Product
-from trialfleet.workloads.decoder import generation, transformer
+from trialfleet.workloads.decoder import PAD, generation, transformer
 from trialfleet.workloads.grpo import policy, rewards
 from trialfleet.workloads.grpo.language import Language
 
@@ -47,6 +47,7 @@ class Grpo(Language):
         if context.stop():
             return None
         drawn, rows = (_everywhere(leaf) for leaf in (rolled["drawn"], batch["id"]))
+        context.generated(int((drawn != PAD).sum()))
         worth = self._judged(drawn, rows)  # (A, M, R, functions)
         total = worth @ np.asarray(rewards.weights(self.config.rewards), np.float32)
         everything = np.concatenate([total[..., None], worth], -1)
