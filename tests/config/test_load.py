@@ -62,6 +62,18 @@ def test_a_mistake_is_refused_by_its_key(override, message):
         composed(*override.split(" "))
 
 
+def test_a_member_of_ones_own_names_what_it_builds_on(tmp_path):
+    (tmp_path / "optimizer").mkdir()
+    own = tmp_path / "optimizer" / "mine.yaml"
+    here = f"hydra.searchpath=[file://{tmp_path}]"
+    own.write_text("defaults: [sgd]\nlearning_rate: 0.02\nmomentum: 0.8\nnesterov: false\n")
+    optimizer = composed(here, "optimizer=mine").optimizer
+    assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("sgd", 0.02, 0.8)
+    own.write_text("learning_rate: 0.02\nmomentum: 0.8\nnesterov: false\n")
+    with pytest.raises(UserError, match=r"optimizer.name: required, and not set: .* for example defaults: \[NAME\]"):
+        composed(here, "optimizer=mine")
+
+
 def test_all_problems_are_told_at_once():
     with pytest.raises(UserError) as caught:
         composed("+optimizer.nesterov=true", "seed=-1", "model.width=wide")
