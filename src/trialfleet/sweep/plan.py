@@ -127,6 +127,8 @@ def check(request: Request) -> Plan:
     name = _name(request, folder)
     identity = _identity(request, space, directions, metrics)
     record = _record(request, folder, identity, space, directions)
+    if record is None:
+        _refuse_inside_another(folder)
     destination = _destination(settings.tracking, begun=record is not None)
     _check_storage(request, folder)
     code = app_code.find(request.task_function, settings.code)
@@ -180,6 +182,16 @@ def _record(
     if request.study.fresh or fresh_start.is_begun(folder):
         return None
     return _present_record(request, folder, identity, space, directions)
+
+
+def _refuse_inside_another(folder: Path) -> None:
+    """A study in another one's folder would be moved, copied and put aside with it."""
+    for parent in folder.parents:
+        if (parent / "study.yaml").is_file() and (parent / "driver.lock").exists():
+            raise UserError(
+                f"{folder}: would lie inside of the folder of another study, {parent}",
+                "choose another hydra.sweeper.study_name (or hydra.sweep.dir)",
+            )
 
 
 def _present_record(
@@ -296,7 +308,8 @@ def _name(request: Request, folder: Path) -> str:
     is_folder = isinstance(written, dict) and "${hydra.sweeper.study_name}" in str(written.get("dir"))
     if is_folder and (name is None or {"", ".", ".."} & set(str(name).split("/"))):
         raise UserError(
-            f"hydra.sweeper.study_name={name}: names no folder for the study", "leave the key out, or name the study"
+            f"hydra.sweeper.study_name={name}: names no folder for the study, which is to lie in sweeps/",
+            "leave the key out, or give a name, without . and .. as parts of a path",
         )
     if name is None or name == "":
         return folder.name
