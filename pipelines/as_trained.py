@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.chosen_checkpoint import Chosen, choose, merged
@@ -35,7 +35,15 @@ def run(name: str, task: Callable[[DictConfig], None]) -> None:
         typed = [word.removeprefix("+") if word.startswith("+evaluation=") else word for word in words]
         typed = [word for word in typed if key(word) != "checkpoint"]
         sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint={quoted(str(chosen.folder))}"])
-    hydra.main(config_path=str(conf_directory()), config_name=name)(task)()
+    try:
+        hydra.main(config_path=str(conf_directory()), config_name=name)(task)()
+    except ConfigCompositionException as error:
+        if "Could not override 'evaluation'" not in str(error):
+            raise
+        raise UserError(
+            "evaluation: this workload's scores need no decoding that could be chosen",
+            "leave it out; workload=grpo has presets of it",
+        ) from error
 
 
 def checked(cfg: DictConfig, own: Collection[str], members: Mapping[str, Collection[str]]) -> "Config":

@@ -74,7 +74,13 @@ def choose(word: str, workload: str, place: Path) -> Chosen:
 
 
 def _best_of_trial(word: str, trial: re.Match[str], place: Path) -> Path:
-    runs = place / "sweeps" / trial["study"] / "trials" / f"{int(trial['number']):05d}" / "runs"
+    study = place / "sweeps" / trial["study"]
+    if not study.is_dir():
+        raise UserError(
+            f"checkpoint={word}: there is no such folder in {place}, and no study {study}",
+            "type it where the study was started, or give a folder such as outputs/…/checkpoints/00000900",
+        )
+    runs = study / "trials" / f"{int(trial['number']):05d}" / "runs"
     found = _whole(runs.glob("*/checkpoints/*"))
     if not found:
         raise UserError(

@@ -65,6 +65,7 @@ def test_what_its_training_was_told_comes_before_what_is_typed(place: Path) -> N
     [
         ("nowhere", "asr", "checkpoint=nowhere: there is no such folder"),
         ("study/7", "asr", "keep_checkpoints"),
+        ("stady/7", "asr", "no study .*sweeps/stady"),
         (f"{RUN}/checkpoints/00000030", "asr", "holds no whole checkpoint"),
         (f"{RUN}/.hydra", "asr", "holds no whole checkpoint"),
         ("latest", "grpo", "no checkpoint of workload=grpo"),

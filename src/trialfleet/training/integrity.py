@@ -57,7 +57,7 @@ def damage(folder: Path, verify: bool = True) -> str | None:
         verify: read the files and compare their digests. Without it what is missing or has another size is found.
     """
     if not distributed.agreed_json((folder / MANIFEST).exists()):
-        return "it was never finished"
+        return f"it has no {MANIFEST}" if distributed.agreed_json(folder.is_dir()) else "there is no such folder"
     said: list[str | None] = distributed.all_json(_damage_of_part(folder, *distributed.place(), verify))
     return next((wrong for wrong in said if wrong), None)
 
