@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipelines.chosen_checkpoint import Chosen, choose, merged
+from pipelines.chosen_checkpoint import TOLD, Chosen, choose, merged
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
 
@@ -31,6 +31,12 @@ def run(name: str, task: Callable[[DictConfig], None]) -> None:
     words = sys.argv[1:]
     if not any(word.partition("=")[0] in QUESTIONS for word in words):
         chosen = _chosen(words)
+        if not (told := chosen.folder.parent.parent / TOLD).is_file():
+            print(
+                f"note: {told} is missing, so that nobody knows what the training was told: the config is the "
+                "defaults and what is typed",
+                file=sys.stderr,
+            )
         # The decoding presets are a group that is chosen already: +evaluation=greedy chooses another member.
         typed = [word.removeprefix("+") if word.startswith("+evaluation=") else word for word in words]
         typed = [word for word in typed if key(word) != "checkpoint"]

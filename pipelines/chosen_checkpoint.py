@@ -11,6 +11,7 @@ from trialfleet.errors import UserError
 from trialfleet.trial import records
 
 TRIAL = re.compile(r"(?P<study>[^/]+)/(?P<number>\d+)")
+TOLD = Path(".hydra", "overrides.yaml")  # in a training's folder
 PLACES = ("outputs", "sweeps")  # where trainings and studies lie
 
 
@@ -122,7 +123,7 @@ def _workload(folder: Path) -> object:
 
 def _overrides(run: Path) -> list[str]:
     """What the training in this folder was told, without what is said of Hydra and of the place."""
-    path = run / ".hydra" / "overrides.yaml"
+    path = run / TOLD
     if not path.is_file():
         return []
     try:

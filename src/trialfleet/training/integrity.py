@@ -72,8 +72,10 @@ def _damage_of_part(folder: Path, index: int, count: int, verify: bool) -> str |
             right = (folder / name).stat().st_size == size
             if not right or (verify and place % count == index and _digest(folder / name) != [size, digest]):
                 return f"{name} is not what was written"
-    except (OSError, ValueError, TypeError, AttributeError, records.Damaged) as error:
+    except (OSError, records.Damaged) as error:
         return str(error)
+    except (ValueError, TypeError, AttributeError):  # JSON of another form
+        return f"{MANIFEST} is not what was written"
     return None
 
 
