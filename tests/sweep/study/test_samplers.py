@@ -63,7 +63,7 @@ class Sweep:
         self.proposer = Proposer(self.store, "uid", space, factory, [], Path("nowhere"), None, OmegaConf.create())
 
     def propose(self) -> tuple[int, dict[str, Any]]:
-        trial_id, record = self.proposer.propose(len(self.store.trials()))
+        trial_id, record = self.proposer.propose()
         return trial_id, record.params
 
     def tell(self, trial_id: int) -> None:
