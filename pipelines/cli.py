@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from trialfleet.config.location import conf_directory
-from trialfleet.errors import UserError
+from trialfleet.errors import ShownError, UserError
 from trialfleet.trial.run import Preempted
 
 T = TypeVar("T")
@@ -61,6 +61,11 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
         print(f"error: {error}{cause}", file=sys.stderr)
         sys.exit(2)
+    except ShownError as error:  # no fault of the command's: the training went wrong
+        if full:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         if full or error.filename is None or not _is_of_hydra(error):
             raise

@@ -5,6 +5,7 @@ whether that fits `runtime.device`, and trains nothing. Its exit code is 0 if it
 alone does not; 4 if the peak that a compiler has planned does not.
 """
 
+import difflib
 import json
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def check(cfg: DictConfig) -> None:
     _refuse_other_direction(cfg)
     _refuse_no_device(cfg)
     _refuse_missing_start(config)
+    _refuse_unknown_bounds(cfg, config)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     tried = (config.workload.factory, *sizes)
     # What is part of the package is known to work: only its mesh may not fit this machine.
@@ -153,6 +155,21 @@ def _refuse_missing_start(config: "Config") -> None:
             raise UserError(
                 f"{key}: {folder} has no {' or '.join(files)}",
                 "give the folder that has it, by its path from here or from the root",
+            )
+
+
+def _refuse_unknown_bounds(cfg: DictConfig, config: "Config") -> None:
+    """A bound of what no trial reports would keep each of them from being the best."""
+    from trialfleet.config.schema import known_metrics
+
+    known = sorted(known_metrics(config))
+    for metric in OmegaConf.select(cfg, "hydra.sweeper.constraints") or ():
+        if metric not in known:
+            near = difflib.get_close_matches(metric, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"hydra.sweeper.constraints: {config.workload.name} logs no metric {metric!r}{hint}",
+                f"choose of {', '.join(known)}",
             )
 
 

@@ -37,6 +37,11 @@ CASES = {
     "tracking that cannot be written": (["tracking.uri=sqlite:////proc/x.db"], ["tracking.uri"]),
     "unreadable data": (["dataset.data_dir=/nonexistent"], ["dataset.data_dir", "/nonexistent"]),
     "checkpoint that is not there": (["training.init_from=/nonexistent"], ["training.init_from", "/nonexistent"]),
+    "bound of what no trial reports": (
+        ["hydra.sweeper.constraints={val/los: '<= 2'}"],
+        ["hydra.sweeper.constraints", "val/los", "did you mean 'val/loss'"],
+    ),
+    "local jobs on two nodes": (["hydra.launcher.nodes=2"], ["hydra.launcher.nodes=2", "one node"]),
     "mesh larger than the machine": (["mesh.data=64"], ["mesh", "64 devices"]),
     "unknown choice": (["hydra/sweeper/pruner=medan"], ["medan", "median"]),
     "no name for a member of a group": (["optimizer=null"], ["optimizer=null", "chosen by name", "adamw"]),

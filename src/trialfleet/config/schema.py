@@ -190,9 +190,15 @@ class Config:
         return [*_objective_problems(self), *_training_problems(self)]
 
 
+def known_metrics(config: Config) -> frozenset[str]:
+    """All that a trial may report: what its workload's evaluations log, and what the trainer does."""
+    tested = {f"test/{name[4:]}" for name in config.METRICS if name.startswith("val/")}
+    return config.METRICS | TRAINER_METRICS | tested
+
+
 def _objective_problems(config: Config) -> list[str]:
     objective, problems = config.objective, []
-    known = config.METRICS | TRAINER_METRICS | {"test/" + n[4:] for n in config.METRICS if n.startswith("val/")}
+    known = known_metrics(config)
     for metric in objective.metrics:
         if metric not in known:
             there = ", ".join(sorted(config.METRICS | TRAINER_METRICS))

@@ -59,7 +59,7 @@ def _all_devices() -> Sequence[jax.Device]:
         raise UserError(
             f"runtime.platform: jax finds no device of the platform {asked!r} here" + (f": {said}" if said else ""),
             "install jax's plugin for it (jax[cuda12], jax[tpu]), go where such a device is, or take "
-            "runtime.platform=cpu; `python -m pipelines.doctor` says what there is",
+            "runtime.platform=cpu; `trialfleet doctor` says what there is",
         ) from error
 
 
