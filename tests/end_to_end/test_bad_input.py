@@ -22,6 +22,10 @@ CASES = {
     ),
     "objective that no metric bears": (["objective.metric=val/nope"], ["objective.metric", "val/nope", "val/wer"]),
     "contradicting directions": (["hydra.sweeper.direction=maximize"], ["direction", "objective.direction"]),
+    "two objectives and one direction": (
+        ["objective.metric=[val/wer,val/loss]"],
+        ["objective.metric names 2 and objective.direction 1"],
+    ),
     "pruner with two objectives": (
         [
             "objective.metric=[val/wer,val/loss]",
