@@ -49,3 +49,12 @@ def test_a_question_is_shown_where_there_is_no_table() -> None:
     for question in ("leave?", "leave?", ""):
         terminal.ask(question)
     assert said.getvalue() == "leave?\n"
+
+
+def test_a_pruner_that_comes_late_is_told_what_was_reported_before(quick_study: Callable[..., QuickStudy]) -> None:
+    study = quick_study()
+    study.run(f"{N}1")
+    late = "hydra/sweeper/pruner=median"
+    assert "the pruner has no reports of 1 complete trials" in study.run(late, f"{N}2")
+    assert "the pruner has no reports" not in study.run(late, "study.rebuild=true", f"{N}3")
+    assert all(trial.intermediate_values for trial in study.stored())
