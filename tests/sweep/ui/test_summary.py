@@ -55,6 +55,6 @@ def test_a_pruner_that_comes_late_is_told_what_was_reported_before(quick_study: 
     study = quick_study()
     study.run(f"{N}1")
     late = "hydra/sweeper/pruner=median"
-    assert "the pruner has no reports of 1 complete trials" in study.run(late, f"{N}2")
-    assert "the pruner has no reports" not in study.run(late, "study.rebuild=true", f"{N}3")
+    assert "the pruner has no reports of 1 complete trials" in study.run(late, f"{N}1")
+    assert "the pruner has no reports" not in study.run(late, "study.rebuild=true", f"{N}1")
     assert all(trial.intermediate_values for trial in study.stored())
