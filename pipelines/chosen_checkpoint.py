@@ -84,10 +84,11 @@ def _best_of_trial(word: str, trial: re.Match[str], place: Path) -> Path:
     runs = study / "trials" / f"{int(trial['number']):05d}" / "runs"
     found = _whole(runs.glob("*/checkpoints/*"))
     if not found:
+        having = sorted({int(one.parents[3].name) for one in _whole(study.glob("trials/*/runs/*/checkpoints/*"))})
         raise UserError(
             f"checkpoint={word}: {runs} has no checkpoint; a study keeps those of its best trials "
             "(hydra.sweeper.keep_checkpoints)",
-            "choose one of these trials",
+            f"choose one of those that have: {', '.join(f'{study.name}/{number}' for number in having) or 'none yet'}",
         )
     scored = [one for one in found if _meta(one).get("score") is not None]
     if scored:
