@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines import base_training
-from pipelines.chosen_checkpoint import Chosen, choose, merged
+from pipelines.chosen_checkpoint import TOLD, Chosen, choose, merged
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import UserError
 
@@ -32,11 +32,25 @@ def run(name: str, task: Callable[[DictConfig], None]) -> None:
     words = sys.argv[1:]
     if not any(word.partition("=")[0] in QUESTIONS for word in words):
         chosen = _chosen(words)
+        if not (told := chosen.folder.parent.parent / TOLD).is_file():
+            print(
+                f"note: {told} is missing, so that nobody knows what the training was told: the config is the "
+                "defaults and what is typed",
+                file=sys.stderr,
+            )
         # The decoding presets are a group that is chosen already: +evaluation=greedy chooses another member.
         typed = [word.removeprefix("+") if word.startswith("+evaluation=") else word for word in words]
         typed = [word for word in typed if key(word) != "checkpoint"]
         sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint={quoted(str(chosen.folder))}"])
-    hydra.main(config_path=str(conf_directory()), config_name=name)(task)()
+    try:
+        hydra.main(config_path=str(conf_directory()), config_name=name)(task)()
+    except ConfigCompositionException as error:
+        if "Could not override 'evaluation'" not in str(error):
+            raise
+        raise UserError(
+            "evaluation: this workload's scores need no decoding that could be chosen",
+            "leave it out; workload=grpo has presets of it",
+        ) from error
 
 
 def checked(cfg: DictConfig, own: Collection[str], members: Mapping[str, Collection[str]]) -> "Config":

@@ -11,6 +11,7 @@ from trialfleet.errors import UserError
 from trialfleet.trial import records
 
 TRIAL = re.compile(r"(?P<study>[^/]+)/(?P<number>\d+)")
+TOLD = Path(".hydra", "overrides.yaml")  # in a training's folder
 PLACES = ("outputs", "sweeps")  # where trainings and studies lie
 
 
@@ -74,13 +75,20 @@ def choose(word: str, workload: str, place: Path) -> Chosen:
 
 
 def _best_of_trial(word: str, trial: re.Match[str], place: Path) -> Path:
-    runs = place / "sweeps" / trial["study"] / "trials" / f"{int(trial['number']):05d}" / "runs"
+    study = place / "sweeps" / trial["study"]
+    if not study.is_dir():
+        raise UserError(
+            f"checkpoint={word}: there is no such folder in {place}, and no study {study}",
+            "type it where the study was started, or give a folder such as outputs/…/checkpoints/00000900",
+        )
+    runs = study / "trials" / f"{int(trial['number']):05d}" / "runs"
     found = _whole(runs.glob("*/checkpoints/*"))
     if not found:
+        having = sorted({int(one.parents[3].name) for one in _whole(study.glob("trials/*/runs/*/checkpoints/*"))})
         raise UserError(
             f"checkpoint={word}: {runs} has no checkpoint; a study keeps those of its best trials "
             "(hydra.sweeper.keep_checkpoints)",
-            "choose one of these trials",
+            f"choose one of those that have: {', '.join(f'{study.name}/{number}' for number in having) or 'none yet'}",
         )
     scored = [one for one in found if _meta(one).get("score") is not None]
     if scored:
@@ -116,7 +124,7 @@ def _workload(folder: Path) -> object:
 
 def _overrides(run: Path) -> list[str]:
     """What the training in this folder was told, without what is said of Hydra and of the place."""
-    path = run / ".hydra" / "overrides.yaml"
+    path = run / TOLD
     if not path.is_file():
         return []
     try:

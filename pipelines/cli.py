@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
 from trialfleet.config.location import conf_directory
-from trialfleet.errors import UserError
+from trialfleet.errors import ShownError, UserError
 from trialfleet.trial.run import Preempted
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
     try:
         if own_flags:
             _own_flags()
+            _refuse_no_member(sys.argv[1:])
         entry()
         if _failed:
             raise _failed.pop()
@@ -58,6 +60,19 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
             raise
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
         print(f"error: {error}{cause}", file=sys.stderr)
+        sys.exit(2)
+    except ShownError as error:  # no fault of the command's: the training went wrong
+        if full:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if full or error.filename is None or not _is_of_hydra(error):
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(
+            "  fix: go to a folder that can be written, or name the results' folder: hydra.run.dir=…", file=sys.stderr
+        )
         sys.exit(2)
     finally:
         if not full:
@@ -84,6 +99,40 @@ def single(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
 def exit_with(code: int) -> None:
     """End with this code when Hydra has returned."""
     _exit_codes.append(code)
+
+
+def _is_of_hydra(error: OSError) -> bool:
+    """Whether Hydra met it, say at making the output folder of a run, and nobody's code besides."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inner = next((name for name in reversed(modules) if name not in ("pathlib", "logging")), "")
+    return str(inner).startswith("hydra.")
+
+
+def _refuse_no_member(words: Sequence[str]) -> None:
+    """A group's member is a name: of anything else Hydra makes a traceback.
+
+    Raises:
+        UserError: naming the word, and the members that there are.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for word in words:
+        group = word.lstrip("+").partition("=")[0]
+        if "=" not in word or not group or not (conf_directory() / group).is_dir():
+            continue
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:  # Hydra says so itself
+            continue
+        if override.is_sweep_override():
+            continue
+        value = override.value()
+        if not all(isinstance(one, str) and one for one in (value if isinstance(value, list) else [value])):
+            members = ", ".join(sorted(path.stem for path in (conf_directory() / group).glob("*.yaml")))
+            raise UserError(
+                f"{word}: {group} is a group, and its members are chosen by name", f"choose one of {members}"
+            )
 
 
 def _own_flags() -> None:

@@ -29,7 +29,8 @@ def entry() -> None:
     shown, listed = _taken(words, "--show"), _taken(words, "--list")
     name, *line = words or [""]
     if name not in table.GUIDES:
-        raise UserError(f"{name or 'nothing'}: is no guide", f"begin with one of {', '.join(table.GUIDES)}")
+        what = f"{name}: is no guide" if name else "no guide is named"
+        raise UserError(what, f"name one of {', '.join(table.GUIDES)} behind pipelines.guide")
     guide = table.load(name)
     if listed:
         print(listing.as_text(guide))

@@ -5,9 +5,11 @@ whether that fits `runtime.device`, and trains nothing. Its exit code is 0 if it
 alone does not; 4 if the peak that a compiler has planned does not.
 """
 
+import difflib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -90,6 +92,8 @@ def check(cfg: DictConfig) -> None:
     _refuse_unheard_dry_run(cfg)
     _refuse_other_direction(cfg)
     _refuse_no_device(cfg)
+    _refuse_missing_start(config)
+    _refuse_unknown_bounds(cfg, config)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     tried = (config.workload.factory, *sizes)
     # What is part of the package is known to work: only its mesh may not fit this machine.
@@ -140,6 +144,35 @@ def _refuse_no_device(cfg: DictConfig) -> None:
             "hydra.sweeper.check_memory: needs to know the device of the trials' jobs",
             "name it, for example runtime.device=h100",
         )
+
+
+def _refuse_missing_start(config: "Config") -> None:
+    """What each trial would begin with: without it all of them fail alike."""
+    weights: str | None = getattr(getattr(config, "model", None), "weights", None)
+    for key, folder, files in (
+        ("training.init_from", config.training.init_from, ("manifest.json",)),
+        ("model.weights", weights, ("model.safetensors", "model.safetensors.index.json")),
+    ):
+        if folder is not None and not any((Path(folder).expanduser() / name).is_file() for name in files):
+            raise UserError(
+                f"{key}: {folder} has no {' or '.join(files)}",
+                "give the folder that has it, by its path from here or from the root",
+            )
+
+
+def _refuse_unknown_bounds(cfg: DictConfig, config: "Config") -> None:
+    """A bound of what no trial reports would keep each of them from being the best."""
+    from trialfleet.config.schema import known_metrics
+
+    known = sorted(known_metrics(config))
+    for metric in OmegaConf.select(cfg, "hydra.sweeper.constraints") or ():
+        if metric not in known:
+            near = difflib.get_close_matches(metric, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"hydra.sweeper.constraints: {config.workload.name} logs no metric {metric!r}{hint}",
+                f"choose of {', '.join(known)}",
+            )
 
 
 def _refuse_other_direction(cfg: DictConfig) -> None:

@@ -82,7 +82,8 @@ def translate(guide: Guide, line: Sequence[str]) -> Command:
         translator.settings(settings_of_flags([word for word in words if word not in asked], flags))
     elif program.front == "json":
         if not words:
-            raise UserError(f"{line[0]}: has no experiment file", "give its path, for example experiment.json")
+            begin = " ".join(line)
+            raise UserError(f"{begin}: has no experiment file", f"give its path, for example {begin} experiment.json")
         translator.hydra(words[1:], translator.of_file(Path(words[0])))
     else:
         translator.hydra(words)
@@ -110,7 +111,14 @@ def _program(guide: Guide, line: Sequence[str]) -> tuple[Program, list[str]]:
         begin = " ".join(words[:length]).removeprefix("./")
         if len(words) >= length and begin in guide.programs:
             return guide.programs[begin], words[length:]
-    shown = " ".join(words[:2]) or "nothing"
+    shown = " ".join(words[:2])
+    if not shown:
+        some = next(iter(guide.programs))
+        raise UserError(
+            f"guide {guide.name}: there is no line to translate",
+            f"type one from the program's name on, such as {some}; `python -m pipelines.guide --list {guide.name}` "
+            "shows all that there is",
+        )
     raise UserError(
         f"{shown}: no line of the guide {guide.name} begins so{_nearest(shown, guide.programs)}",
         f"begin with one of {', '.join(sorted(guide.programs))}",

@@ -95,7 +95,9 @@ def settings_of_file(path: Path) -> Iterator[Setting]:
         UserError: the file is not there, or is none of both.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file", "give the path of an experiment file")
+        raise UserError(
+            f"{path}: there is no such file in {Path.cwd()}", "give the path of an experiment file, JSON or YAML"
+        )
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

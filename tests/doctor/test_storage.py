@@ -40,6 +40,12 @@ def test_a_journal_that_is_to_be_made(asked: AskedFor, tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+def test_a_journal_for_which_there_is_no_place(asked: AskedFor) -> None:
+    found = looked(asked, "hydra.sweep.dir=/proc/sweeps/digits")
+    assert found.status == "FAIL"
+    assert found.found == "a journal in each study's folder: /proc cannot be written"
+
+
 def test_a_study_whose_name_only_a_script_would_tell(asked: AskedFor, tmp_path: Path) -> None:
     (found,) = storage.look(asked())
     assert found.found == f"a journal in each study's folder, in {tmp_path}/sweeps"

@@ -22,6 +22,10 @@ CASES = {
     ),
     "objective that no metric bears": (["objective.metric=val/nope"], ["objective.metric", "val/nope", "val/wer"]),
     "contradicting directions": (["hydra.sweeper.direction=maximize"], ["direction", "objective.direction"]),
+    "two objectives and one direction": (
+        ["objective.metric=[val/wer,val/loss]"],
+        ["objective.metric names 2 and objective.direction 1"],
+    ),
     "pruner with two objectives": (
         [
             "objective.metric=[val/wer,val/loss]",
@@ -36,8 +40,15 @@ CASES = {
     ),
     "tracking that cannot be written": (["tracking.uri=sqlite:////proc/x.db"], ["tracking.uri"]),
     "unreadable data": (["dataset.data_dir=/nonexistent"], ["dataset.data_dir", "/nonexistent"]),
+    "checkpoint that is not there": (["training.init_from=/nonexistent"], ["training.init_from", "/nonexistent"]),
+    "bound of what no trial reports": (
+        ["hydra.sweeper.constraints={val/los: '<= 2'}"],
+        ["hydra.sweeper.constraints", "val/los", "did you mean 'val/loss'"],
+    ),
+    "local jobs on two nodes": (["hydra.launcher.nodes=2"], ["hydra.launcher.nodes=2", "one node"]),
     "mesh larger than the machine": (["mesh.data=64"], ["mesh", "64 devices"]),
     "unknown choice": (["hydra/sweeper/pruner=medan"], ["medan", "median"]),
+    "no name for a member of a group": (["optimizer=null"], ["optimizer=null", "chosen by name", "adamw"]),
     "enqueued point outside of the space": (
         ["hydra.sweeper.enqueue=[{optimizer.learning_rate:7}]"],
         ["hydra.sweeper.enqueue", "optimizer.learning_rate"],
@@ -66,6 +77,12 @@ def test_a_launcher_without_slurm_is_refused(here: Path, run_quickly: Run) -> No
 def test_a_training_is_refused(run: Run) -> None:
     shown = run("pipelines.train", "mesh.data=64", code=2).stdout
     assert "64 devices" in shown
+    assert "Traceback" not in shown
+
+
+def test_a_folder_that_hydra_cannot_make_is_named(here: Path, run_quickly: Run) -> None:
+    shown = run_quickly("pipelines.train", "hydra.run.dir=/proc/here", code=2).stdout
+    assert "error: /proc/here: No such file or directory\n  fix: " in shown
     assert "Traceback" not in shown
 
 

@@ -27,8 +27,10 @@ def test_the_default_study_learns(here: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("workload", "more"), [("mvfoul", ()), ("grpo_base", ()), ("grpo", ("training.init_from=somewhere",))]
 )
-def test_a_workload_has_a_space_of_its_own(run_quickly: Run, workload: str, more: tuple[str, ...]) -> None:
+def test_a_workload_has_a_space_of_its_own(here: Path, run_quickly: Run, workload: str, more: tuple[str, ...]) -> None:
     """Whether it learns, benchmarks/proofs says."""
+    (here / "somewhere").mkdir()
+    (here / "somewhere" / "manifest.json").touch()
     shown = run_quickly("pipelines.sweep", f"workload={workload}", *more, "--dry-run").stdout
     assert "optimizer." in shown
     assert "8 trials would be started" in shown

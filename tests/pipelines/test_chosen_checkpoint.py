@@ -64,7 +64,8 @@ def test_what_its_training_was_told_comes_before_what_is_typed(place: Path) -> N
     ("word", "workload", "message"),
     [
         ("nowhere", "asr", "checkpoint=nowhere: there is no such folder"),
-        ("study/7", "asr", "keep_checkpoints"),
+        ("study/7", "asr", r"keep_checkpoints.*\n.*those that have: study/3$"),
+        ("stady/7", "asr", "no study .*sweeps/stady"),
         (f"{RUN}/checkpoints/00000030", "asr", "holds no whole checkpoint"),
         (f"{RUN}/.hydra", "asr", "holds no whole checkpoint"),
         ("latest", "grpo", "no checkpoint of workload=grpo"),

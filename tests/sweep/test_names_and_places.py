@@ -66,6 +66,15 @@ def test_a_name_that_makes_no_folder_of_the_studys_own_is_refused(quick_study: N
     names_no_folder(quick_study(f"{N}1"), name)
 
 
+def test_a_study_in_the_folder_of_another_is_refused(quick_study: NewQuickStudy) -> None:
+    """Whatever puts the outer one aside would take the inner one along."""
+    study = quick_study(f"{N}1")
+    study.run("hydra.sweeper.study_name=outer")
+    said = study.run("hydra.sweeper.study_name=outer/trials", code=1)
+    assert "outer/trials: would lie inside of the folder of another study" in said
+    assert not (study.place / "sweeps" / "outer" / "trials" / "study.yaml").exists()
+
+
 @pytest.mark.parametrize("names", ["[a,a]", "[a,'']"])
 def test_objectives_that_cannot_be_told_apart_are_refused(quick_study: NewQuickStudy, names: str) -> None:
     study = quick_study(f"{N}1", f"hydra.sweeper.metric={names}", "hydra.sweeper.direction=[minimize,minimize]")

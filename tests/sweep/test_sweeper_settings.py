@@ -35,7 +35,7 @@ def test_what_is_given_counts() -> None:
     ("given", "message"),
     [
         ({"n_trials": 0}, "hydra.sweeper.n_trials"),
-        ({"n_trials": "many"}, "hydra.sweeper.n_trials"),
+        ({"n_trials": "many"}, "hydra.sweeper.n_trials: must be a whole number, got 'many'"),
         ({"n_trials": 2.5}, "hydra.sweeper.n_trials"),
         ({"n_jobs": 0}, "hydra.sweeper.n_jobs"),
         ({"max_failure_rate": 1.5}, "hydra.sweeper.max_failure_rate"),

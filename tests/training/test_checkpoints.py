@@ -150,7 +150,8 @@ def test_what_is_no_checkpoint_is_none(tmp_path):
     (tmp_path / "00000003").mkdir()
     (tmp_path / "notes").mkdir()
     assert list(CheckpointManager(tmp_path, [tmp_path / "missing"], Keep(**KEEP)).newest()) == []
-    assert integrity.damage(tmp_path / "00000003") == "it was never finished"
+    assert integrity.damage(tmp_path / "00000003") == "it has no manifest.json"
+    assert integrity.damage(tmp_path / "00000004") == "there is no such folder"
 
 
 @given(

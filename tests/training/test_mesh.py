@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.training.harness import losses_of
+from trialfleet.config import schema
 from trialfleet.errors import UserError
 from trialfleet.training import train
-from trialfleet.training.mesh import across_hosts, in_parts
+from trialfleet.training.mesh import across_hosts, in_parts, make_mesh
 from trialfleet.training.setup import Setup
 
 MESHES = {
@@ -97,6 +99,16 @@ def test_a_batch_in_parts_gives_what_the_whole_gives(per_device, calls):
     batch = {"x": jnp.arange(16).reshape(8, 2)}
     assert jnp.array_equal(in_parts(doubled, batch, 2, per_device)["y"], 2 * batch["x"])
     assert seen == calls
+
+
+def test_a_platform_that_is_not_here_is_named(monkeypatch):
+    def unavailable():
+        raise AssertionError  # as jax does for a platform without its plugin
+
+    monkeypatch.setattr(jax, "devices", unavailable)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(UserError, match=r"runtime\.platform: .*'cuda'"):
+        make_mesh(schema.Mesh(data=1, fsdp=1, tp=1, undivided="warn"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trialfleet.trial import records
 from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import judged
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -233,3 +234,9 @@ def test_what_json_has_no_form_for_becomes_text(tmp_path: Path, kind: str) -> No
 def test_a_digest_is_the_same_for_any_order_of_keys_and_another_for_another_value() -> None:
     assert records.digest({"x": 1, "y": [0.1, math.inf]}) == records.digest({"y": [0.1, math.inf], "x": 1})
     assert len({records.digest({"x": value}) for value in (1, 1.5, "1", None, math.nan, "\ud83d")}) == 6
+
+
+def test_a_function_that_returns_nothing_is_told_from_one_that_returns_no_number() -> None:
+    _, _, error = judged(None, 1)
+    assert error is not None
+    assert error["message"].endswith("it returned None, as a function without `return` does")

@@ -206,13 +206,18 @@ class Config:
         return [*_objective_problems(self), *_training_problems(self)]
 
 
+def known_metrics(config: Config) -> frozenset[str]:
+    """All that a trial may report: what its workload's evaluations log, and what the trainer does."""
+    own = config.metrics()
+    return own | TRAINER_METRICS | {f"test/{name[4:]}" for name in own if name.startswith("val/")}
+
+
 def _objective_problems(config: Config) -> list[str]:
     objective, problems = config.objective, []
-    own = config.metrics()
-    known = own | TRAINER_METRICS | {"test/" + name[4:] for name in own if name.startswith("val/")}
+    known = known_metrics(config)
     for metric in objective.metrics:
         if metric not in known:
-            there = ", ".join(sorted(own | TRAINER_METRICS))
+            there = ", ".join(sorted(config.metrics() | TRAINER_METRICS))
             problems.append(
                 f"objective.metric: {config.workload.name} logs no metric {metric!r}{nearest(metric, sorted(known))}; "
                 f"choose one of {there}"

@@ -36,6 +36,13 @@ def _journal(asked: Asked) -> Iterator[Finding]:
     from trialfleet.sweep.study.journal import open_journal
     from trialfleet.sweep.study.storage import JOURNAL
 
+    if not _writable(asked.place):
+        yield fail(
+            _NAME,
+            f"a journal in each study's folder: {asked.place} cannot be written",
+            "make it writable, or choose another one with hydra.sweep.dir",
+        )
+        return
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=asked.place) as folder:
         open_journal(Path(folder) / JOURNAL, lambda: None).create_new_study([StudyDirection.MINIMIZE], "doctor")
     if asked.study_name is None:

@@ -430,7 +430,7 @@ class Driver:
         if self._dispatch.paused():
             return
         for _ in range(min(self._wanted(), self._free_slots())):
-            trial_id, record = self.proposer.propose(self.progress.finished + self.in_flight)
+            trial_id, record = self.proposer.propose()
             # trial.json comes with the submission; a driver that dies before completes it from the stored parameters.
             trial = self._active_trial(trial_id, record, self.study.trial_dir(record.number))
             self._dispatch.queue.append(trial)

@@ -109,7 +109,7 @@ def check(request: Request) -> Plan:
     folder = sweeper_settings.sweep_folder(request.config)
     settings = request.settings
     directions = sweeper_settings.directions(node["direction"])
-    metrics = _metrics(settings.metric, len(directions))
+    metrics = _metrics(request, len(directions))
     space = _space(request)
     samplers, pruner = SamplerFactory(node["sampler"], space, 0), build_pruner(node.get("pruner"))
     proposer.imported(settings.custom_search_space)
@@ -127,6 +127,8 @@ def check(request: Request) -> Plan:
     name = _name(request, folder)
     identity = _identity(request, space, directions, metrics)
     record = _record(request, folder, identity, space, directions)
+    if record is None:
+        _refuse_inside_another(folder)
     destination = _destination(settings.tracking, begun=record is not None)
     _check_storage(request, folder)
     code = app_code.find(request.task_function, settings.code)
@@ -182,6 +184,16 @@ def _record(
     return _present_record(request, folder, identity, space, directions)
 
 
+def _refuse_inside_another(folder: Path) -> None:
+    """A study in another one's folder would be moved, copied and put aside with it."""
+    for parent in folder.parents:
+        if (parent / "study.yaml").is_file() and (parent / "driver.lock").exists():
+            raise UserError(
+                f"{folder}: would lie inside of the folder of another study, {parent}",
+                "choose another hydra.sweeper.study_name (or hydra.sweep.dir)",
+            )
+
+
 def _present_record(
     request: Request, folder: Path, identity: Mapping[str, Any], space: Space, directions: Sequence[str]
 ) -> StudyRecord | None:
@@ -200,7 +212,7 @@ def _present_record(
     study_record.check_storage(record, storage, request.study.rebuild or "hydra.sweeper.storage" in allowed)
     record = unchangeable.check(record, folder, space.distributions, directions)
     metrics, values = identity[study_record.METRICS], partial(unchangeable.has_values, folder, record.uids)
-    record = study_record.check_metrics(record, metrics, _key_of_metric(request), values, allowed)
+    record = study_record.check_metrics(record, metrics, _key(request, "metric"), values, allowed)
     return study_record.accept(record, identity, allowed)
 
 
@@ -212,29 +224,30 @@ def _check_script(record: StudyRecord | None, code: AppCode, folder: Path, allow
 _TYPED_ELSEWHERE = ("sampler", "pruner", "storage", "direction", "study_name", "params", "default_params")
 
 
-def _metrics(named: str | list[str], count: int) -> list[str]:
+def _metrics(request: Request, count: int) -> list[str]:
     """Names of the objectives. The values of an application that names none are told apart by their index."""
+    named = request.settings.metric
     names = [named] if isinstance(named, str) else named
     if "" in names or len(set(names)) < len(names):
         raise UserError(
-            f"hydra.sweeper.metric: {named!r} has an empty name, or one of them twice", "name each metric once"
+            f"{_key(request, 'metric')}: {named!r} has an empty name, or one of them twice", "name each metric once"
         )
     if len(names) == count:
         return names
     if names == [sweeper_settings.defaults()["metric"]]:
         return [f"{names[0]}_{index}" for index in range(count)]
     raise UserError(
-        f"hydra.sweeper.metric names {len(names)} and hydra.sweeper.direction {count}",
+        f"{_key(request, 'metric')} names {len(names)} and {_key(request, 'direction')} {count}",
         "give one direction for each metric",
     )
 
 
-def _key_of_metric(request: Request) -> str:
-    """The key that names the objectives: the application's, where `hydra.sweeper.metric` only refers to it."""
+def _key(request: Request, name: str) -> str:
+    """The key that a person types for one of the sweeper's: the application's, where the sweeper's refers to it."""
     node = OmegaConf.to_container(request.config.hydra.sweeper, resolve=False)
-    written = str(node.get("metric")) if isinstance(node, dict) else ""
+    written = str(node.get(name)) if isinstance(node, dict) else ""
     refers = re.fullmatch(r"\$\{([A-Za-z_][\w.]*)\}", written)
-    return refers[1] if refers else study_record.METRICS
+    return refers[1] if refers else f"hydra.sweeper.{name}"
 
 
 def _space(request: Request) -> Space:
@@ -296,7 +309,8 @@ def _name(request: Request, folder: Path) -> str:
     is_folder = isinstance(written, dict) and "${hydra.sweeper.study_name}" in str(written.get("dir"))
     if is_folder and (name is None or {"", ".", ".."} & set(str(name).split("/"))):
         raise UserError(
-            f"hydra.sweeper.study_name={name}: names no folder for the study", "leave the key out, or name the study"
+            f"hydra.sweeper.study_name={name}: names no folder for the study, which is to lie in sweeps/",
+            "leave the key out, or give a name, without . and .. as parts of a path",
         )
     if name is None or name == "":
         return folder.name

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.text import Text
 
@@ -181,6 +182,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     _note_of_time(plan, notice)
     if plan.pruner is not None:
         store.study.pruner = plan.pruner
+        _note_of_unheard(store.trials(), notice)
     copy = code_snapshot.take(plan.code, folder / "code" / record.code["digest"], record.code["digest"])
     watch = plan.settings.watch
     fleets, fleet = make_fleets(
@@ -236,6 +238,17 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     )
     stack.callback(_if_the_disk_lets_us, driver.account.save)
     return driver, terminal, interrupts
+
+
+def _note_of_unheard(trials: Sequence[FrozenTrial], notice: Callable[[str], None]) -> None:
+    """Reports go into the study only if there is a pruner: of what ended before, it knows nothing."""
+    ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    unheard = sum(not trial.intermediate_values for trial in ended)
+    if unheard:
+        notice(
+            f"the pruner has no reports of {unheard} complete trials to compare with; if they ended before the study "
+            "had a pruner, hydra.sweeper.study.rebuild=true takes them from the trials' files"
+        )
 
 
 def _memory_check(plan: Plan, notice: Callable[[str], None]) -> MemoryCheck | None:

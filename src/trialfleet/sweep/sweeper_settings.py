@@ -182,7 +182,20 @@ def _line(problem: Any) -> str:
     if problem["type"] == "unexpected_keyword_argument":
         close = difflib.get_close_matches(str(problem["loc"][-1]), list(_FIELDS), 1)
         return f"{key}: unknown key" + (f", did you mean {close[0]}?" if close else "")
-    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+    kind = next((words for start, words in _KINDS.items() if problem["type"].startswith(f"{start}_")), None)
+    said = f"must be {kind}" if kind else f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{key}: {said}, got {problem['input']!r}"
+
+
+_KINDS = {  # the beginnings of pydantic's names of what is wrong
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "list": "a list, such as [a,b]",
+    "dict": "a mapping, such as {a:1}",
+    "dataclass": "a mapping of keys",
+}
 
 
 _FIELDS = tuple(Settings.__dataclass_fields__)

@@ -333,7 +333,7 @@ def _brief(text: str) -> str:
         known = (word for word in ("timed out", "Connection aborted", "Connection reset") if word in text)
         cause = number.group().partition("] ")[2].strip() if number else next(known, "no connection")
         return f"the tracking server does not answer: {cause}"
-    return " ".join(text.split())[:300]
+    return " ".join(text.partition("[SQL:")[0].split())[:300]  # a statement has the time in it, and is news each time
 
 
 def _file_name(name: str) -> str:

@@ -57,7 +57,7 @@ def damage(folder: Path, verify: bool = True) -> str | None:
         verify: read the files and compare their digests. Without it what is missing or has another size is found.
     """
     if not distributed.agreed_json((folder / MANIFEST).exists()):
-        return "it was never finished"
+        return f"it has no {MANIFEST}" if distributed.agreed_json(folder.is_dir()) else "there is no such folder"
     said: list[str | None] = distributed.all_json(_damage_of_part(folder, *distributed.place(), verify))
     return next((wrong for wrong in said if wrong), None)
 
@@ -72,8 +72,10 @@ def _damage_of_part(folder: Path, index: int, count: int, verify: bool) -> str |
             right = (folder / name).stat().st_size == size
             if not right or (verify and place % count == index and _digest(folder / name) != [size, digest]):
                 return f"{name} is not what was written"
-    except (OSError, ValueError, TypeError, AttributeError, records.Damaged) as error:
+    except (OSError, records.Damaged) as error:
         return str(error)
+    except (ValueError, TypeError, AttributeError):  # JSON of another form
+        return f"{MANIFEST} is not what was written"
     return None
 
 

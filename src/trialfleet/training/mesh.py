@@ -8,6 +8,7 @@ error.
 # mypy: allow-untyped-calls
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
+import os
 from collections.abc import Callable, Sequence
 from math import gcd, prod
 from typing import Any, TypeVar
@@ -42,13 +43,33 @@ RULES: dict[str, str | None] = {
 _OPTIONAL = ("low_rank",)  # so small that nobody needs to hear if it stays whole
 
 
+def _all_devices() -> Sequence[jax.Device]:
+    """The devices of all processes.
+
+    Raises:
+        UserError: there are none of the kind that was asked for.
+    """
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:  # jax has no better words for a platform without its plugin
+        said = str(error)
+        if jax.distributed.is_initialized() or not (said == "" or "Unable to initialize backend" in said):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"runtime.platform: jax finds no device of the platform {asked!r} here" + (f": {said}" if said else ""),
+            "install jax's plugin for it (jax[cuda12], jax[tpu]), go where such a device is, or take "
+            "runtime.platform=cpu; `trialfleet doctor` says what there is",
+        ) from error
+
+
 def make_mesh(sizes: schema.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh (data, fsdp, tp) over `devices` (all there are, unless given).
 
     Raises:
         UserError: if there are too few devices, or, with several processes, if any would be left out.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = _all_devices() if devices is None else devices
     shape = _resolved(sizes, len(devices))
     needed = prod(shape)
     if needed > len(devices) or (needed < len(devices) and jax.process_count() > 1):

@@ -87,7 +87,8 @@ def judged(value: Any, n_objectives: int) -> tuple[TrialState, Sequence[float] |
         objectives = [float(value)] if n_objectives == 1 else [float(item) for item in value]
     except BaseException as failure:  # noqa: BLE001  # raised by the value's own code
         objectives = []
-        why = f": {type(failure).__name__}: {causes.text(failure)[:500]}"
+        cause = f"{type(failure).__name__}: {causes.text(failure)[:500]}"
+        why = f": {cause}" if value is not None else ", as a function without `return` does"
     if len(objectives) == n_objectives and not any(math.isnan(item) for item in objectives):
         return TrialState.COMPLETE, objectives, None
     wanted = "a number" if n_objectives == 1 else f"{n_objectives} numbers"

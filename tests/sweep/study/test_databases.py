@@ -64,6 +64,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=rf"{path} is damaged: .+") as refusal:
         open_database(url)
+    assert "move it away" in refusal.value.fix
     assert "study.rebuild=true" in refusal.value.fix
     assert path.read_bytes() == data
 

@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.study.proposer import known_point
+from trialfleet.sweep.study.proposer import known_point, untried
 from trialfleet.sweep.study.search_space import parse
 
+NUMBERS = {name: FloatDistribution(0.0, 9.0) for name in ("x", "y")}
 SPACE = parse(["+x=tag(log,interval(1e-4,1e-2))", "++width=64,128", "layers=[1],[1,2]"])
 
 
@@ -41,3 +45,12 @@ def test_what_is_outside_of_the_space_is_refused_in_the_words_of_the_command(poi
 
 def test_a_space_of_the_users_own_may_have_more() -> None:
     assert known_point({"momentum": 0.9}, SPACE, "some.function") == {"momentum": 0.9}
+
+
+def test_points_that_are_named_later_are_tried_and_none_is_tried_anew() -> None:
+    """By the study alone: the command that goes on may name others than the one before."""
+    study = optuna.create_study()
+    study.enqueue_trial({"x": 1})  # given, and not begun
+    study.add_trial(create_trial(params={"x": 2.0, "y": 0.5}, distributions=NUMBERS, value=0.0))
+    points = [{"x": 3}, {"x": 1}, {"x": 2}, {"x": 2}]
+    assert untried(points, study.get_trials()) == [{"x": 3}, {"x": 2}]

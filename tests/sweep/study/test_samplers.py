@@ -63,7 +63,7 @@ class Sweep:
         self.proposer = Proposer(self.store, "uid", space, factory, [], Path("nowhere"), None, OmegaConf.create())
 
     def propose(self) -> tuple[int, dict[str, Any]]:
-        trial_id, record = self.proposer.propose(len(self.store.trials()))
+        trial_id, record = self.proposer.propose()
         return trial_id, record.params
 
     def tell(self, trial_id: int) -> None:
@@ -192,6 +192,7 @@ def test_motpe_says_what_to_use_instead() -> None:
         {"_target_": "optuna.samplers.TPESampler", "n_startup_trails": 5},
         {"_target_": "optuna.samplers.QMCSampler", "qmc_type": "sobel"},
         {"_target_": "optuna.samplers.TPESampler", "seed": "seven"},
+        {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": "ten"},  # Optuna looks at it in the first trial
         {"seed": 3},
     ],
 )
@@ -222,6 +223,8 @@ def test_pruners() -> None:
     assert build_pruner(median) is median
     with pytest.raises(UserError, match=r"hydra\.sweeper\.pruner"):
         build_pruner(OmegaConf.create({"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": -2}))
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.pruner\.n_warmup_steps: must be a whole number, got 'two'"):
+        build_pruner(OmegaConf.create({"_target_": "optuna.pruners.MedianPruner", "n_warmup_steps": "two"}))
     with pytest.raises(UserError, match=r"hydra\.sweeper\.pruner"):
         build_pruner(OmegaConf.create({"_target_": "optuna.pruners.NoSuchPruner"}))
 

@@ -78,6 +78,9 @@ class _Local(FleetFactory):
     def takes(self, launcher: Launcher) -> bool:
         return executor_of(launcher) == "local"
 
+    def check(self, launcher: Launcher) -> None:
+        LocalFleet.check(parameters(launcher))
+
     def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
         return LocalFleet(parameters(launcher), context.environment)
 
@@ -92,12 +95,13 @@ class _Slurm(FleetFactory):
         return executor_of(launcher) == "slurm"
 
     def check(self, launcher: Launcher) -> None:
-        missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+        missing = [command for command in ("sbatch", "squeue", "scancel", "srun") if shutil.which(command) is None]
         if missing:
             raise UserError(
                 f"hydra/launcher=submitit_slurm: {', '.join(missing)} cannot be found on PATH",
                 "run this where Slurm is installed, or use hydra/launcher=submitit_local",
             )
+        script_parameters(parameters(launcher), Path.cwd())
 
     def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
         given = parameters(launcher)

@@ -40,8 +40,18 @@ class LocalFleet(Fleet):
         self._children: list[subprocess.Popen[bytes]] = []
         self._members: list[Member] | None = None  # as of the last refresh, once somebody asked
         self._cancelled: set[str] = set()
-        if params is not None and params["nodes"] != 1:
+
+    @staticmethod
+    def check(params: Mapping[str, Any]) -> None:
+        """Raises:
+        UserError: the launcher's settings ask for what a machine of its own cannot give.
+        """
+        if params["nodes"] != 1:
             raise UserError(f"hydra.launcher.nodes={params['nodes']}: local jobs have one node", "set it to 1")
+        if params["timeout_min"] <= 0:
+            raise UserError(
+                f"hydra.launcher.timeout_min={params['timeout_min']}: no trial could begin", "give minutes above 0"
+            )
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         assert self._params is not None, "this fleet only follows jobs"

@@ -361,5 +361,6 @@ def script_parameters(settings: Mapping[str, Any], folder: Path) -> dict[str, An
     try:
         executor.update_parameters(**wanted)
     except (NameError, ValueError) as error:
-        raise UserError(f"hydra.launcher: {error}", "see conf/hydra/launcher/submitit_slurm.yaml") from None
+        fix = "--cfg hydra -p hydra.launcher, with the sweep's words, shows the keys and their values"
+        raise UserError(f"hydra.launcher: {error}", fix) from None
     return dict(executor.parameters)

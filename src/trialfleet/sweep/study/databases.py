@@ -102,8 +102,9 @@ def check_file(url: "URL") -> None:
     if found != "ok":
         raise UserError(
             f"{path} is damaged: {found.splitlines()[-1]}",
-            "run the same command with hydra.sweeper.study.rebuild=true, which makes the study anew from the folder's "
-            "trials, or put a copy of the file back",
+            f"put a copy of it back; or move it away, with what stands beside it under its name ({path.name}*), and "
+            "run the same command with hydra.sweeper.study.rebuild=true, which makes the study anew from its folder; "
+            "so does the command of each other study that was in it",
         )
 
 

@@ -9,8 +9,9 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial, create_trial
+from optuna.trial import FrozenTrial, Trial, create_trial
 
+from trialfleet.compat.optuna import FIXED_PARAMS
 from trialfleet.errors import ShownError, UserError
 from trialfleet.sweep.study.databases import storage_failure
 from trialfleet.sweep.study.samplers import SamplerFactory
@@ -27,7 +28,7 @@ class Proposer:
     """Proposes trials.
 
     Args:
-        enqueued: parameter sets to try first, in this order.
+        enqueued: parameter sets to try first, in this order; what a trial of the study has tried is not tried again.
         folder: the study's, where trials have theirs.
         custom_space: dotted path of a function (config, trial) that suggests further parameters, or None.
         config: the sweep's config, which the custom space gets.
@@ -51,21 +52,23 @@ class Proposer:
         self._samplers = samplers
         store.study.sampler = samplers(0)  # samplers want to hear of trials that end before the first is asked for
         self._enqueued = [known_point(point, space, custom_space) for point in enqueued]
+        self._untried: list[dict[str, Any]] | None = None  # of these; None until the study is asked
         self._custom = imported(custom_space)
         self._config = config
 
-    def propose(self, made: int) -> tuple[int, TrialRecord]:
+    def propose(self) -> tuple[int, TrialRecord]:
         """A new trial.
-
-        Args:
-            made: trials of ours that the study has already.
 
         Returns:
             its storage id and what its trial.json is to say.
         """
         self._refuse_taken(self._store.next_number())
-        fixed = self._enqueued[made] if made < len(self._enqueued) else None
-        trial_id = self._store.create(self._uid, fixed)
+        if self._untried is None:
+            self._untried = untried(self._enqueued, self._store.trials())
+        left, self._untried = self._untried, None  # a creation that fails may be there nevertheless: ask again then
+        trial_id = self._store.create(self._uid, left[0] if left else None)
+        given = left and self._store.frozen(trial_id).system_attrs.get(FIXED_PARAMS) == left[0]
+        self._untried = left[1:] if given else left  # a trial that somebody enqueued with plain Optuna comes first
         return trial_id, self.complete(trial_id)
 
     def _refuse_taken(self, number: int) -> None:
@@ -182,6 +185,19 @@ def known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> d
             raise UserError(f"hydra.sweeper.enqueue: {key} is not in the search space{hint}", "correct the key")
         found[name] = value
     return found
+
+
+def untried(points: Sequence[dict[str, Any]], trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """The points that no trial was given, nor has by itself; one that is there twice is tried twice."""
+    had = [(trial.system_attrs.get(FIXED_PARAMS), trial.params) for trial in trials] if points else []
+    left = []
+    for point in points:
+        found = next((one for one in had if one[0] == point or point.items() <= one[1].items()), None)
+        if found is None:
+            left.append(point)
+        else:
+            had.remove(found)
+    return left
 
 
 def probes(space: Space) -> list[list[str]]:

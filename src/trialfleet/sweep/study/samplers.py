@@ -39,6 +39,7 @@ class SamplerFactory:
     def __init__(self, config: Any, space: Space, seed: int) -> None:
         self._build = _builder(config)
         target = self._build.func
+        _check_kinds("hydra.sweeper.sampler", self._build)
         kind = target if inspect.isclass(target) else object
         self._one_seed = issubclass(kind, GridSampler | QMCSampler)
         self.grid_size: int | None = None
@@ -107,6 +108,24 @@ def _builder(config: Any) -> "partial[BaseSampler]":
     return built
 
 
+_PLAIN = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def _check_kinds(key: str, built: "partial[Any]") -> None:
+    """Refuse text where a number is wanted: Optuna looks at it in the middle of a study.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for name, wanted in inspect.signature(built.func).parameters.items():
+        kind = wanted.annotation
+        words = {word.strip() for word in getattr(kind, "__name__", str(kind)).split("|")} - {"None"}
+        value = built.keywords.get(name)
+        if isinstance(value, str) and words and words <= _PLAIN.keys():
+            must = " or ".join(_PLAIN[word] for word in sorted(words))
+            raise UserError(f"{key}.{name}: must be {must}, got {value!r}", "correct it")
+
+
 def trial_seed(study_seed: int, number: int) -> int:
     """A seed of 32 bits for one trial, well spread even for neighbouring numbers."""
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])
@@ -119,7 +138,11 @@ def build_pruner(config: Any) -> optuna.pruners.BasePruner | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
-            pruner = instantiate(config, _execution_whitelist_=trusted(config))
+            built = instantiate(config, _partial_=True, _execution_whitelist_=trusted(config))
+            if isinstance(built, partial):
+                _check_kinds("hydra.sweeper.pruner", built)
+                built = built()
+            pruner = built
         except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
             raise UserError(f"hydra.sweeper.pruner: {error.__cause__ or error}", "correct its settings") from None
     return None if isinstance(pruner, optuna.pruners.NopPruner) else pruner

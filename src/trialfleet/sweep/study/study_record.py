@@ -59,6 +59,8 @@ def read(path: Path) -> StudyRecord | None:
         return None
     try:
         found = yaml.safe_load(records.tail(path, records.MAX_BYTES))
+        if not isinstance(found, dict):
+            raise TypeError("it is empty" if found is None else "it is no mapping")
         if isinstance(found["name"], int | float):  # of an earlier version, whose user typed a number
             found["name"] = str(found["name"])
         record = StudyRecord(**found)

@@ -13,7 +13,10 @@ from types import FrameType
 from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.ui.live_table import LiveTable
 
-QUESTION = "interrupted: no new trials. [d]etach, leaving jobs running · [w]ait for them · [c]ancel them · [r]esume"
+QUESTION = (
+    "interrupted: no new trials. Type a letter and Enter: [d]etach, leaving jobs running · [w]ait for them · "
+    "[c]ancel them · [r]esume"
+)
 
 INTERRUPTED, CANCELLED = "interrupted", "the study was cancelled"
 
@@ -52,7 +55,7 @@ class Interrupts:
 
     def poll(self) -> None:
         """Ask, and act on what was typed. Never waits: results are taken in meanwhile."""
-        self._terminal.question = QUESTION if self._asking else ""
+        self._terminal.ask(QUESTION if self._asking else "")
         if not self._asking or not select.select([sys.stdin], [], [], 0)[0]:
             return
         answer = sys.stdin.readline().strip().lower()[:1]

@@ -38,7 +38,7 @@ class LiveTable:
         self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
         self._next_draw = 0.0
         self._began = time.monotonic()
-        self.question = ""  # shown below the table while an answer is awaited
+        self._question = ""  # shown below the table while an answer is awaited
 
     def __enter__(self) -> "LiveTable":
         if self._live is not None:
@@ -89,6 +89,12 @@ class LiveTable:
     def notice(self, message: str) -> None:
         self._line(Text.assemble(("note", "yellow"), f"  {message}"))
 
+    def ask(self, question: str) -> None:
+        """Show a question below the table until it is empty; where there is no table, as a line, once."""
+        if self._live is None and question and question != self._question:
+            self._line(question)
+        self._question = question
+
     def _line(self, line: str | Text) -> None:
         """One event, one line: cut by the terminal, never by us, so that logs can be searched."""
         with contextlib.suppress(OSError):  # stdout may be a file on a full disk: that must not end the study
@@ -116,7 +122,7 @@ class LiveTable:
         parts: list[Any] = [self._headline(driver), table]
         if len(shown) > SHOWN:
             parts.append(Text(f"… and {len(shown) - SHOWN} more", style="dim"))
-        for message in (self._tracking(), self.question):
+        for message in (self._tracking(), self._question):
             if message:
                 parts.append(Text(message, style="yellow"))
         return Group(*parts)

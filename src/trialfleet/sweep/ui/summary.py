@@ -114,10 +114,19 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
                 continue
             if (config := composed_config(directory.run_dir(ended.run))) is not None:
                 console.print(f"    config: {config}", soft_wrap=True)
+    if not progress.front and (complete := progress.states["COMPLETE"]):
+        bounds = ", ".join(f"{metric} {bound}" for metric, bound in (plan.settings.constraints or {}).items())
+        console.print(
+            f"no trial is the best: none of the {complete} complete ones keeps hydra.sweeper.constraints ({bounds})",
+            soft_wrap=True,
+        )
+        console.print("  a metric that the trial did not report, or that is NaN, is beyond its bound", soft_wrap=True)
     review = review_command(plan.request.task_function, plan.destination)
     if review is not None:
         console.print(f"  review:  {review}", soft_wrap=True)
-    if plan.samplers.grid_size != driver.n_trials:
+    if progress.finished < driver.n_trials:
+        console.print(f"  resume:  {resume_command(plan.request.config)}", soft_wrap=True)
+    elif plan.samplers.grid_size != driver.n_trials:
         more = f"hydra.sweeper.n_trials={2 * driver.n_trials}"
         console.print(f"  resume:  {resume_command(plan.request.config, more)}", soft_wrap=True)
 
