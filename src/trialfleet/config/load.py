@@ -129,8 +129,8 @@ def _line(problem: Any, plain: Mapping[str, Any], schema: type) -> str:
         return f"{key}.name: must be one of {limits['expected_tags']}, got {_shown(limits['tag'])}"
     if kind == "union_tag_not_found" and isinstance(problem.get("input"), dict):
         return (
-            f"{key}.name: required, and not set: which {key} is it? In a file of your own, begin with the member that it "
-            f"builds on, for example defaults: [NAME]; else add {key}.name=NAME and all of its keys"
+            f"{key}.name: required, and not set: which {key} is it? Begin a file of your own with the member that it "
+            f"builds on, for example defaults: [NAME]; or add {key}.name=NAME and all of its keys"
         )
     if kind == "union_tag_not_found":
         return f"{key}: choose a member of the group, for example {key}=NAME, got {got}"
