@@ -71,6 +71,11 @@ def test_a_training_cut_within_a_round_goes_on_bit_for_bit(base, uncut, new_run,
     # On the first update of a round the policy is the one that drew the completions.
     assert whole.reported("train/clip_fraction")[1] == 0
     assert whole.reported("train/tokens_per_second")[1] > 0
+    rewards = whole.reported("train/reward_mean")
+    first, second = rewards[1], rewards[3]  # two updates are made on each batch
+    running = whole.reported("train/reward_running_mean")
+    assert running[1] == running[2] == pytest.approx(first, abs=1e-5)
+    assert running[3] == pytest.approx((0.9 * first + second) / 1.9, abs=1e-5)
 
 
 def agree(others: Sequence[Sequence[str]], steps: int) -> None:
@@ -119,7 +124,7 @@ def rolled_out(setup: Setup, params: Any) -> dict[str, np.ndarray]:
     placed = jax.device_put(batch, batch_sharding(setup.mesh))
     key = jax.device_put(jax.random.key(7), replicated(setup.mesh))
     with jax.set_mesh(setup.mesh):
-        found = setup.workload.prepare(Going(), params, (), placed, key, setup.hp)
+        found = setup.workload.prepare(Going(), params, {"reward": np.zeros(2)}, placed, key, setup.hp)
     assert found is not None
     found["advantage"] = np.random.default_rng(0).normal(size=found["advantage"].shape)
     return {

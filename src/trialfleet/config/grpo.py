@@ -99,6 +99,7 @@ class Grpo:
     # length (Liu et al. 2025, arXiv:2503.20783)
     loss_type: Literal["grpo", "dapo", "dr_grpo"]
     scale_rewards: Literal["group", "none"]  # group: advantages are divided by the deviation of their group
+    reward_memory: Annotated[Host[float], Ge(1)]  # batches over which train/reward_running_mean forgets the past
     mask_truncated_completions: bool  # those that were cut off at max_generation_steps teach nothing
 
 
@@ -167,7 +168,7 @@ class GrpoConfig(LanguageConfig):
             f"train/{name}"
             for name in ("kl", "clip_fraction", "entropy", "advantage", "completion_length", "truncated")
         ),
-        *(f"train/reward_{kind}" for kind in ("mean", "min", "max")),
+        *(f"train/reward_{kind}" for kind in ("mean", "min", "max", "running_mean")),
     }
 
     grpo: Grpo

@@ -25,7 +25,8 @@ class Grpo(Language):
 
     Prepared batches, with R completions of S tokens: weight (B,), prompt (B, P), drawn, counted, reference and, where
     there are several updates on them, old (B, R, S), truncated, advantage (B, R), rewards (B, 3, 1 + functions): their
-    mean, least and largest value over the global batch, in each example the same but for the mean, which is its own.
+    mean, least and largest value over the global batch, in each example the same but for the mean, which is its own;
+    reward_memory (B, 2): what `init` says, with this batch, in each example the same.
     """
 
     config: GrpoConfig
@@ -33,6 +34,11 @@ class Grpo(Language):
     def __init__(self, config: GrpoConfig) -> None:
         super().__init__(config)
         self.updates_per_batch = config.grpo.num_iterations
+
+    def init(self, key: jax.Array) -> tuple[Params, Extra]:
+        """Beside the parameters: the running sum of mean rewards, and of the weights that it has them with."""
+        params, _ = super().init(key)
+        return params, {"reward": jnp.zeros(2)}
 
     def trained(self, path: str) -> bool:
         return lora.is_adapter(path)
@@ -57,6 +63,8 @@ class Grpo(Language):
             "advantage": policy.advantages(total, self.config.grpo.scale_rewards),
             "rewards": np.stack([own, low, high], 2),
         }
+        past = np.asarray(extra["reward"]) * (1 - 1 / self.config.grpo.reward_memory)
+        judgement["reward_memory"] = np.broadcast_to(past + np.asarray([total.mean(), 1]), (*own.shape[:2], 2))
         placed = {name: _placed(leaf, context.mesh) for name, leaf in judgement.items()}
         return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **placed}
 
@@ -69,6 +77,7 @@ class Grpo(Language):
         judgement = {
             "advantage": jnp.zeros(groups),
             "rewards": jnp.zeros((*groups[:2], 3, 1 + len(self.config.rewards))),
+            "reward_memory": jnp.zeros((*groups[:2], 2)),
         }
         return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **judgement}
 
@@ -126,7 +135,10 @@ class Grpo(Language):
         names = ("reward", *(f"reward_{name}" for name in rewards.names(self.config.rewards)))
         for row, kind in enumerate(("mean", "min", "max")):
             metrics |= {f"{name}_{kind}": worth[row, column] for column, name in enumerate(names)}
-        return jnp.sum(each * loss), Loss(extra, metrics)
+        memory = batch["reward_memory"][0]  # the same in all examples
+        share = jnp.sum(batch["weight"]) / norms["prompts"]
+        metrics["reward_running_mean"] = share * memory[0] / jnp.maximum(memory[1], 1)
+        return jnp.sum(each * loss), Loss({"reward": memory}, metrics)
 
     def _judged(self, drawn: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The rewards (..., R, functions) of completions (..., R, S) of the problems of rows (...)."""
