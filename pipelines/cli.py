@@ -59,7 +59,7 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
         if full:
             raise
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        print(f"error: {error}{cause}", file=sys.stderr)
+        print(f"error: {error}{cause}{_hint(str(error))}", file=sys.stderr)
         sys.exit(2)
     except ShownError as error:  # no fault of the command's: the training went wrong
         if full:
@@ -77,6 +77,13 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
     finally:
         if not full:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _hint(message: str) -> str:
+    """What to do where Hydra does not say it: the sweep's file sets a key that only our sweepers have."""
+    if "hydra.sweeper.default_params" not in message:
+        return ""
+    return "\n  fix: choose hydra/sweeper=optuna; python -m pipelines.train -m runs a grid with any sweeper"
 
 
 OF_A_SWEEP = ("hydra/launcher", "hydra/sweeper")

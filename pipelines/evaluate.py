@@ -33,6 +33,7 @@ def evaluate(cfg: DictConfig) -> None:
     from trialfleet.trial.sweep_run import LocalRun
 
     if config.dry_run:
+        print(f"checkpoint  {cfg.checkpoint}, split {cfg.split}")
         print(training.describe(config))
         return
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -74,6 +74,14 @@ def test_a_member_of_ones_own_names_what_it_builds_on(tmp_path):
         composed(here, "optimizer=mine")
 
 
+def test_another_workloads_member_is_one_problem():
+    with pytest.raises(UserError) as caught:
+        composed("model=gemma3_test", "seed=-1")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "the config has 2 problems:"
+    assert any("model.name: must be 'ctc' for workload=asr, got 'gemma3'; choose another" in line for line in lines)
+
+
 def test_all_problems_are_told_at_once():
     with pytest.raises(UserError) as caught:
         composed("+optimizer.nesterov=true", "seed=-1", "model.width=wide")

@@ -47,6 +47,7 @@ CASES = {
     ),
     "local jobs on two nodes": (["hydra.launcher.nodes=2"], ["hydra.launcher.nodes=2", "one node"]),
     "mesh larger than the machine": (["mesh.data=64"], ["mesh", "64 devices"]),
+    "Hydra's own sweeper": (["hydra/sweeper=basic"], ["default_params", "hydra/sweeper=optuna"]),
     "unknown choice": (["hydra/sweeper/pruner=medan"], ["medan", "median"]),
     "no name for a member of a group": (["optimizer=null"], ["optimizer=null", "chosen by name", "adamw"]),
     "enqueued point outside of the space": (

@@ -36,7 +36,7 @@ def load(cfg: DictConfig) -> Config:
     try:
         config = _adapter(schema).validate_json(json.dumps(plain))
     except ValidationError as error:
-        raise _refusal(_line(problem, plain, schema) for problem in error.errors()) from error
+        raise _refusal(_line(problem, plain, schema) for problem in _telling(error.errors(), plain)) from error
     problems = config.problems()
     if problems:
         raise _refusal(problems)
@@ -117,6 +117,19 @@ def _refusal(lines: Iterable[str]) -> UserError:
     return UserError("\n  ".join([f"the config has {len(listed)} problems:", *listed]))
 
 
+def _telling(problems: Sequence[Any], plain: Mapping[str, Any]) -> list[Any]:
+    """Without what only follows: a group whose member is another workload's has none of the wanted keys."""
+    located = [(problem, tuple(_without_tags(problem["loc"], plain))) for problem in problems]
+    strange = {
+        where[:-1] for problem, where in located if problem["type"] == "literal_error" and where[-1:] == ("name",)
+    }
+    return [
+        problem
+        for problem, where in located
+        if where[-1:] == ("name",) or not any(where[: len(s)] == s for s in strange)
+    ]
+
+
 def _line(problem: Any, plain: Mapping[str, Any], schema: type) -> str:
     location, kind = _without_tags(problem["loc"], plain), problem["type"]
     key, got = ".".join(map(str, location)), _shown(problem.get("input"))
@@ -134,6 +147,9 @@ def _line(problem: Any, plain: Mapping[str, Any], schema: type) -> str:
         )
     if kind == "union_tag_not_found":
         return f"{key}: choose a member of the group, for example {key}=NAME, got {got}"
+    if kind == "literal_error" and len(location) == 2 and location[-1] == "name":
+        wanted = f"{limits['expected']} for workload={plain['workload']['name']}"
+        return f"{key}: must be {wanted}, got {got}; choose another member: {location[0]}=NAME"
     if kind == "literal_error":
         return f"{key}: must be {limits['expected']}, got {got}"
     if kind.endswith(("_type", "_parsing")) or kind == "int_from_float":
