@@ -1,0 +1,224 @@
+"""The encoder of Whisper (Radford et al. 2022, arXiv:2212.04356), and its weights under their published names.
+
+Shapes: B recordings of F frames with M mel bands, D the width, N heads of H. Behind the second convolution there is a
+frame for every two, T = ⌈F / 2⌉. Whisper hears 30 s with silence behind; here recordings may be shorter: `valid` (B, T)
+says where there is one, and what lies behind it is not looked at.
+
+Layers are stacked and scanned over, as in `trialfleet.workloads.decoder.transformer`.
+"""
+
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trialfleet.config.speech import AudioEncoder
+from trialfleet.errors import UserError
+from trialfleet.training import trees
+from trialfleet.training.attention import attention
+from trialfleet.training.mesh import constrain
+from trialfleet.training.published import PublishedWeights
+from trialfleet.training.random import normals
+from trialfleet.training.remat import rematerialized
+from trialfleet.training.workload import Params
+from trialfleet.workloads.decoder.transformer import Remat
+
+EPSILON = 1e-5  # of the layer norms
+PREFIXES = ("model.encoder.", "encoder.", "")  # before the published names, by what was saved
+_TAPS = 3  # of both convolutions
+# Ours, and the published name of each leaf of a layer: kind of array, and where it stands.
+_NORMS = {"attn_norm": "self_attn_layer_norm", "mlp_norm": "final_layer_norm"}
+_MATRICES = {
+    "attn/query": "self_attn.q_proj",
+    "attn/key": "self_attn.k_proj",
+    "attn/value": "self_attn.v_proj",
+    "attn/out": "self_attn.out_proj",
+    "mlp/up": "fc1",
+    "mlp/down": "fc2",
+}
+_WITHOUT_BIAS = ("attn/key",)
+
+
+def init(config: AudioEncoder, key: jax.Array) -> Params:
+    """Weights with the variance that keeps a signal's size; norms multiply by 1, biases are 0."""
+    shapes = _shapes(config)
+    drawn = {path: shape for path, shape in shapes.items() if path.endswith("/w")}
+    deviations = {path: prod(shape[_stack(path) : -_outputs(path)]) ** -0.5 for path, shape in drawn.items()}
+    flat = normals(key, drawn, deviations)
+    for path, shape in shapes.items():
+        if path not in drawn:
+            flat[path] = jnp.full(shape, 1.0 if path.endswith("/scale") else 0.0)
+    return trees.unflatten(flat)
+
+
+def _shapes(config: AudioEncoder) -> dict[str, tuple[int, ...]]:
+    width, head = config.width, (config.heads, config.width // config.heads)
+    layer: dict[str, tuple[int, ...]] = {}
+    for name in _NORMS:
+        layer |= {f"{name}/scale": (width,), f"{name}/b": (width,)}
+    for name in ("attn/query", "attn/key", "attn/value"):
+        layer |= {f"{name}/w": (width, *head)} | ({} if name in _WITHOUT_BIAS else {f"{name}/b": head})
+    layer |= {"attn/out/w": (*head, width), "attn/out/b": (width,)}
+    layer |= {"mlp/up/w": (width, config.hidden), "mlp/up/b": (config.hidden,)}
+    layer |= {"mlp/down/w": (config.hidden, width), "mlp/down/b": (width,)}
+    return {
+        "conv1/w": (_TAPS, config.bands, width),
+        "conv1/b": (width,),
+        "conv2/w": (_TAPS, width, width),
+        "conv2/b": (width,),
+        **{f"layers/{name}": (config.layers, *shape) for name, shape in layer.items()},
+        "final_norm/scale": (width,),
+        "final_norm/b": (width,),
+    }
+
+
+def _stack(path: str) -> int:
+    return 1 if path.startswith("layers/") else 0
+
+
+def _outputs(path: str) -> int:
+    """The axes of a weight that its output has."""
+    return 2 if path.startswith(("layers/attn/query", "layers/attn/key", "layers/attn/value")) else 1
+
+
+def axes(config: AudioEncoder) -> dict[str, Any]:
+    """The logical axes of what `init` gives."""
+    heads, named = ("heads", None), {}
+    of_layer = {
+        "attn/out/w": (*heads, "embed"),
+        "mlp/up/w": ("embed", "mlp"),
+        "mlp/up/b": ("mlp",),
+        "mlp/down/w": ("mlp", "embed"),
+    }
+    for name in ("attn/query", "attn/key", "attn/value"):
+        of_layer |= {f"{name}/w": ("embed", *heads), f"{name}/b": heads}
+    for path, shape in _shapes(config).items():
+        name = path.removeprefix("layers/")
+        if path.startswith("layers/"):
+            named[path] = ("stack", *of_layer.get(name, (None,) * (len(shape) - 1)))
+        else:
+            named[path] = ("kernel", None, "embed") if path.endswith("/w") else (None,)
+    return dict(trees.unflatten(named))
+
+
+def encode(
+    config: AudioEncoder, params: Params, features: jax.Array, valid: jax.Array, remat: Remat = "none"
+) -> jax.Array:
+    """What the encoder hears in spectrograms (B, F, M): (B, T, D), normalised."""
+    x = jax.nn.gelu(_convolved(params["conv1"], features, 1), approximate=False)
+    x = jax.nn.gelu(_convolved(params["conv2"], x, 2), approximate=False)
+    x = constrain(x + positions(x.shape[1], config.width).astype(x.dtype), "batch", None, "embed")
+    mask = jnp.broadcast_to(valid[:, None, :] > 0, (x.shape[0], x.shape[1], x.shape[1]))
+
+    def one(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
+        h, own = _norm(layer["attn_norm"], x), layer["attn"]
+        q, k, v = (_into_heads(own[name], h) for name in ("query", "key", "value"))
+        q = constrain(q, "batch", None, "heads", None)
+        mixed = jnp.einsum("btnh,nhd->btd", attention(q, k, v, mask), own["out"]["w"]) + own["out"]["b"]
+        x = constrain(x + mixed, "batch", None, "embed")
+        h, own = _norm(layer["mlp_norm"], x), layer["mlp"]
+        hidden = jax.nn.gelu(h @ own["up"]["w"] + own["up"]["b"], approximate=False)
+        hidden = constrain(hidden, "batch", None, "mlp")
+        return constrain(x + hidden @ own["down"]["w"] + own["down"]["b"], "batch", None, "embed"), None
+
+    x, _ = jax.lax.scan(rematerialized(one, remat), x, params["layers"])
+    return _norm(params["final_norm"], x)
+
+
+def _into_heads(params: Params, x: jax.Array) -> jax.Array:
+    found: jax.Array = jnp.einsum("btd,dnh->btnh", x, params["w"])
+    return found if "b" not in params else jnp.add(found, params["b"])
+
+
+def _convolved(params: Params, x: jax.Array, stride: int) -> jax.Array:
+    """Three taps around every frame, or every second one."""
+    kinds = ("NWC", "WIO", "NWC")
+    found = jax.lax.conv_general_dilated(x, params["w"], (stride,), [(1, 1)], dimension_numbers=kinds)
+    return jnp.add(found, params["b"])
+
+
+def _norm(params: Params, x: jax.Array) -> jax.Array:
+    """Layer norm, in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, -1, keepdims=True)
+    size = jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + EPSILON)
+    return (centred * size * params["scale"].astype(jnp.float32) + params["b"].astype(jnp.float32)).astype(x.dtype)
+
+
+def positions(count: int, width: int) -> np.ndarray:
+    """Sines, then cosines, of wavelengths from 2π to 20,000π frames (count, width), float32."""
+    rates = np.exp(-np.log(10_000) / (width // 2 - 1) * np.arange(width // 2))
+    angles = np.arange(count)[:, None] * rates
+    return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
+
+
+class EncoderWeights:
+    """Reads published weights in slices of our leaves.
+
+    Args:
+        weights: the folder's.
+        key: of the config, for messages.
+
+    Raises:
+        UserError: the arrays are not those of the model, or have other shapes.
+    """
+
+    def __init__(self, config: AudioEncoder, weights: PublishedWeights, key: str) -> None:
+        self._weights, self._config = weights, config
+        found = [prefix for prefix in PREFIXES if f"{prefix}conv1.weight" in weights.names]
+        if not found:
+            raise UserError(f"{key}: there is no array encoder.conv1.weight", "give the folder of a published Whisper")
+        self._prefix = found[0]
+        for path, shape in _shapes(config).items():
+            wanted = _published_shape(path, shape)
+            for name in self._names(path):
+                there = weights.shape(name)
+                if there != wanted:
+                    raise UserError(
+                        f"{key}: {name} has the shape {there}, and the config's model wants {wanted}",
+                        "choose the encoder of these weights",
+                    )
+        if f"{self._prefix}layers.{config.layers}.fc1.weight" in weights.names:
+            raise UserError(f"{key}: there are more than {config.layers} layers", "choose the encoder of these weights")
+
+    def _names(self, path: str) -> list[str]:
+        """The published arrays that a leaf is stacked of."""
+        if not path.startswith("layers/"):
+            module, _, kind = path.rpartition("/")
+            name = "layer_norm" if module == "final_norm" else module
+            return [f"{self._prefix}{name}.{_KINDS[kind]}"]
+        module, _, kind = path.removeprefix("layers/").rpartition("/")
+        name = (_NORMS | _MATRICES)[module]
+        return [f"{self._prefix}layers.{layer}.{name}.{_KINDS[kind]}" for layer in range(self._config.layers)]
+
+    def read(self, path: str, index: tuple[slice, ...]) -> np.ndarray:
+        """One slice of a leaf.
+
+        Args:
+            index: a slice for each axis of the leaf.
+        """
+        shape = _shapes(self._config)[path]
+        names, stack = self._names(path), _stack(path)
+        chosen = names[index[0]] if stack else names
+        whole = [_ours(path, self._weights.read(name), shape[stack:])[index[stack:]] for name in chosen]
+        return np.stack(whole) if stack else whole[0]
+
+
+_KINDS = {"w": "weight", "b": "bias", "scale": "weight"}
+
+
+def _published_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    own = shape[_stack(path) :]
+    if not path.endswith("/w"):
+        return (prod(own),)
+    if path.startswith("conv"):
+        return own[::-1]
+    count = _outputs(path)
+    return prod(own[-count:]), prod(own[:-count])
+
+
+def _ours(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A published array in the shape of a leaf: there outputs come first, and heads are part of an axis."""
+    return array.T.reshape(shape) if path.endswith("/w") else array.reshape(shape)
