@@ -144,7 +144,8 @@ def _norm(params: Params, x: jax.Array) -> jax.Array:
     wide = x.astype(jnp.float32)
     centred = wide - jnp.mean(wide, -1, keepdims=True)
     size = jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + EPSILON)
-    return (centred * size * params["scale"].astype(jnp.float32) + params["b"].astype(jnp.float32)).astype(x.dtype)
+    normed: jax.Array = centred * size * params["scale"].astype(jnp.float32) + params["b"].astype(jnp.float32)
+    return normed.astype(x.dtype)
 
 
 def positions(count: int, width: int) -> np.ndarray:
