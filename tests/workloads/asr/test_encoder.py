@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from trialfleet.config.speech import AudioEncoder
+from trialfleet.config.asr_decoder import AudioEncoder
 from trialfleet.errors import UserError
 from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
@@ -20,7 +20,7 @@ SIZES: dict[str, Any] = {"bands": 10, "width": 24, "layers": 2, "heads": 3, "hid
 
 
 def small(**changes: Any) -> AudioEncoder:
-    return AudioEncoder(name="whisper", weights=None, **{**SIZES, **changes})
+    return AudioEncoder(weights=None, **{**SIZES, **changes})
 
 
 def read(config: AudioEncoder) -> encoder.EncoderWeights:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trialfleet.config.speech import AudioEncoder
+from trialfleet.config.asr_decoder import AudioEncoder
 from trialfleet.errors import UserError
 from trialfleet.training import trees
 from trialfleet.training.attention import attention

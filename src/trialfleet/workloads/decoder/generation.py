@@ -46,16 +46,19 @@ def complete(
     top_p: jax.Array,
     hp: Hyperparameters,
     keys: jax.Array,
+    valid: jax.Array | None = None,
 ) -> Drawn:
     """A completion of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
 
     Args:
-        prompt: padded on the left.
+        prompt: padded on the left; or what stands for its tokens (B, P, D).
         ends: tokens that end a completion.
         keys: one for each prompt (B,): what is drawn for one does not depend on which others are drawn beside it.
+        valid: which tokens of the prompt are there (B, P); None: all that are no padding.
     """
-    batch, length = prompt.shape
-    valid = (prompt != PAD).astype(jnp.float32)
+    batch, length = prompt.shape[:2]
+    if valid is None:
+        valid = (prompt != PAD).astype(jnp.float32)
     scores, cache = transformer.start(config, params, prompt, valid, steps, hp)
     nothing, none = jnp.full((batch, steps), PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32)
     begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, none, jnp.ones(batch, bool))

@@ -167,7 +167,7 @@ def stream(
     """The residual stream behind the last layer, normalised (B, T, D).
 
     Args:
-        sequence: (B, T) int32.
+        sequence: tokens (B, T) int32, or what stands for them, as `embedded` gives it (B, T, D).
         adapter: False gives the model without its adapters.
     """
     return _read(config, params, sequence, valid, hp, adapter, remat)[0]
@@ -176,7 +176,11 @@ def stream(
 def start(
     config: Decoder, params: Params, prompt: jax.Array, valid: jax.Array, room: int, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
-    """Scores of the first new token (B, V), and a cache with room for so many new ones."""
+    """Scores of the first new token (B, V), and a cache with room for so many new ones.
+
+    Args:
+        prompt: tokens (B, P), or what stands for them (B, P, D).
+    """
     x, keys, values = _read(config, params, prompt, valid, hp)
     length = prompt.shape[1]
     positions = _positions(valid)
@@ -229,7 +233,7 @@ def append(
         return read(*now, index * every + every - 1, index, everywhere=True), None
 
     periods, rest = divmod(config.layers, every)
-    now = (_embedded(config, params, token[:, None]), cache)
+    now = (embedded(config, params, token[:, None]), cache)
     if periods:
         now, _ = jax.lax.scan(period, now, jnp.arange(periods))
     for n in range(rest):
@@ -278,7 +282,8 @@ def _scale(config: Decoder, hp: Hyperparameters) -> jax.Array | float:
     return hp["model.lora_alpha"] / config.lora_rank if config.lora_rank is not None else 0.0
 
 
-def _embedded(config: Decoder, params: Params, sequence: jax.Array) -> jax.Array:
+def embedded(config: Decoder, params: Params, sequence: jax.Array) -> jax.Array:
+    """What stands for tokens (B, T) at the beginning of the residual stream (B, T, D)."""
     embedding = params["embedder"]["input_embedding"]
     x = embedding[sequence]
     if families.of(config).scaled_embeddings:
@@ -317,7 +322,7 @@ def _read(
         return _behind(config, layer, x, mixed, scale, adapter), (k, v)
 
     numbers = jnp.asarray([kinds.index(kind) for kind in of_layers])
-    x = _embedded(config, params, sequence)
+    x = sequence if sequence.ndim == 3 else embedded(config, params, sequence)
     x, (keys, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], numbers))
     return _norm(config, params, "final_norm", x), keys, values
 

@@ -4,7 +4,6 @@ A problem belongs to the split that its question decides, so that none is evalua
 generator draws it or a file has it.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -14,8 +13,8 @@ import numpy as np
 from trialfleet.config.grpo import Gsm8k, Problems, ReasoningGym, Sums
 from trialfleet.errors import UserError
 from trialfleet.workloads.grpo import files, gym
+from trialfleet.workloads.held_out import SPLITS, split_of
 
-SPLITS = ("train", "val", "test")
 FEWEST = 1000  # problems in a row of which none is of a split, until it is taken for empty
 
 
@@ -39,19 +38,12 @@ def of_split(data: Problems, split: str) -> Sequence[Problem]:
     return tuple(islice(_generated(data, split), wanted))
 
 
-def split_of(data: Problems, question: str) -> str:
-    """Which split a question belongs to, if anything is held out."""
-    digest = hashlib.blake2b(f"{data.split_seed} {question}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest) / 2**64
-    return "val" if place < data.held_out else "test" if place < 2 * data.held_out else "train"
-
-
 def _generated(data: Sums | ReasoningGym, split: str) -> Iterator[Problem]:
     """Problems without end, those of other splits left out; without anything held out each split draws its own."""
     others = 0
     draw = sums_of(data, split) if isinstance(data, Sums) else gym.problems(data, SPLITS.index(split))
     for number, (question, reasoning, answer) in enumerate(draw, 1):
-        if data.held_out == 0 or split_of(data, question) == split:
+        if data.held_out == 0 or split_of(question, data.split_seed, data.held_out) == split:
             others = 0
             yield Problem(question, reasoning, answer)
         elif (others := others + 1) == FEWEST:
@@ -94,7 +86,9 @@ def _of_files(data: Gsm8k, split: str) -> Sequence[Problem]:
         return tuple(every)
     # With a file of its own test takes nothing from this one.
     places = {"train": ("train", "test"), "val": ("val",)} if data.test_path is not None else {}
-    found = tuple(one for one in every if split_of(data, one.question) in places.get(split, (split,)))
+    found = tuple(
+        one for one in every if split_of(one.question, data.split_seed, data.held_out) in places.get(split, (split,))
+    )
     if not found:
         raise UserError(
             f"dataset.held_out: {data.held_out} of {len(every)} problems of {data.train_path} leaves none for {split}",

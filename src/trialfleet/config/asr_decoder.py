@@ -1,0 +1,117 @@
+"""Schema of the workload `asr_decoder`: speech to text by an encoder, a projector and a decoder language model."""
+
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic.dataclasses import dataclass
+
+from trialfleet.config.decoder import Decoder, Temperature, TopK, TopP
+from trialfleet.config.schema import Config
+from trialfleet.config.traced import STRICT, Host
+
+Count = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AudioEncoder:
+    """The encoder of Whisper (Radford et al. 2022, arXiv:2212.04356): two convolutions, then a transformer."""
+
+    weights: Host[str | None]  # a folder of published weights (safetensors) to begin from; null: drawn
+    bands: Count  # of the log-mel spectrogram
+    width: Annotated[int, Ge(2)]  # of the residual stream
+    layers: Count  # blocks of attention and feed-forward
+    heads: Count  # of width / heads each
+    hidden: Count  # of the feed-forward part
+
+    def problems(self) -> list[str]:
+        """What contradicts itself, a line for each."""
+        found = []
+        if self.width % self.heads:
+            found.append(f"model.encoder.width: {self.width} must be a multiple of heads={self.heads}")
+        if self.width % 2:
+            found.append(f"model.encoder.width: must be even, got {self.width}")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Projector:
+    """From what the encoder hears to what the decoder reads: a norm, and two layers around a GELU."""
+
+    stack: Count  # so many of the encoder's frames, of 20 ms, become one of the decoder's
+    hidden: Count  # between the two layers
+    scale: Annotated[float, Gt(0)]  # of the last layer's first weights: small, so that speech begins as a whisper
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SpeechModel:
+    """An audio encoder, a projector and a decoder with adapters."""
+
+    name: Literal["speech"]
+    encoder: AudioEncoder
+    projector: Projector
+    decoder: Decoder
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Recordings:
+    """Files with what is said in them: lists (.jsonl, .csv), or folders in LibriSpeech's layout."""
+
+    name: Literal["recordings"]
+    train: Annotated[Host[tuple[str, ...]], MinLen(1)]  # lists or folders
+    val: Host[tuple[str, ...]]  # lists or folders; none: held out from train
+    test: Host[tuple[str, ...]]  # lists or folders; none: held out from train
+    held_out: Annotated[float, Ge(0), Le(0.4)]  # share of all texts, for each of val and test that has no files
+    split_seed: Annotated[int, Ge(0)]  # decides which texts are held out
+    max_audio_seconds: Annotated[float, Gt(0)]  # longer recordings are left out, and counted
+    max_text_words: Count  # recordings with more words are left out, and counted
+    max_text_tokens: Count  # recordings with more tokens are left out, and counted
+    max_train_samples: Count | None  # the first so many; null: all
+    max_eval_samples: Count | None  # the first so many of an evaluation; null: all
+    buckets: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)]  # seconds; each compiles a program of its own
+    normalized: bool  # texts are learned as Whisper's normaliser writes them: lower case, no punctuation
+    time_masks: Annotated[int, Ge(0)]  # SpecAugment: stretches of time that are masked
+    time_mask_frames: Count  # frames of 10 ms in each, at most
+    band_masks: Annotated[int, Ge(0)]  # SpecAugment: stretches of bands that are masked
+    band_mask_bands: Count  # bands in each, at most
+    max_damaged: Annotated[float, Ge(0), Le(1)]  # share of files that may be unreadable; they are named and counted
+    cache_mb: Annotated[Host[int], Ge(0)]  # of spectrograms that a process keeps in memory
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Transcription:
+    """How a text is drawn in an evaluation."""
+
+    max_tokens: Count  # of a text, at most
+    temperature: Temperature  # logits are divided by it
+    top_p: TopP  # only the likeliest tokens of together this probability are drawn
+    top_k: TopK  # only so many of the likeliest tokens are drawn; 1: always the likeliest; null: all
+    eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a text
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AsrDecoderConfig(Config):
+    """Config of speech to text by a decoder."""
+
+    METRICS: ClassVar[frozenset[str]] = frozenset(
+        {"val/wer", "val/cer", "val/loss", "val/insertions", "val/deletions", "val/substitutions"}
+    )
+
+    model: SpeechModel
+    dataset: Recordings
+    transcription: Transcription
+
+    def problems(self) -> list[str]:
+        data, problems = self.dataset, [*super().problems(), *self.model.encoder.problems()]
+        problems += [line.replace("model.", "model.decoder.", 1) for line in self.model.decoder.problems()]
+        if list(data.buckets) != sorted(set(data.buckets)):
+            problems.append(f"dataset.buckets: must rise, got {list(data.buckets)}")
+        if data.buckets[-1] < data.max_audio_seconds:
+            problems.append(
+                f"dataset.buckets: the longest is {data.buckets[-1]} s, and dataset.max_audio_seconds "
+                f"{data.max_audio_seconds}; add one"
+            )
+        if data.held_out == 0 and not (data.val and data.test):
+            problems.append("dataset.held_out: 0, and dataset.val or dataset.test has no files; set one of them")
+        if max(self.transcription.eos_tokens) >= self.model.decoder.vocab_size:
+            problems.append("transcription.eos_tokens: there are tokens beyond model.decoder.vocab_size; take them out")
+        return problems

@@ -1,0 +1,98 @@
+"""Speech in a decoder's words: a frozen encoder hears, a projector tells, a language model with adapters writes.
+
+What the decoder reads is: a mark, the projected frames of the recording, another mark, then the text. Shapes: B
+recordings of F spectrogram frames, A projected frames, S tokens of text, D the decoder's width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trialfleet.config.asr_decoder import SpeechModel
+from trialfleet.training.mesh import constrain
+from trialfleet.training.random import normals
+from trialfleet.training.workload import Hyperparameters, Params
+from trialfleet.workloads.asr import encoder
+from trialfleet.workloads.decoder import transformer
+from trialfleet.workloads.decoder.transformer import Remat
+
+EPSILON = 1e-6  # of the projector's norm
+
+
+def init(config: SpeechModel, key: jax.Array) -> Params:
+    """Fresh parameters of all three parts."""
+    keys = jax.random.split(key, 3)
+    heard, told = config.encoder.width * config.projector.stack, config.decoder.width
+    shapes = {"up": (heard, config.projector.hidden), "down": (config.projector.hidden, told), "marks": (2, told)}
+    scales = {"up": heard**-0.5, "down": config.projector.scale * config.projector.hidden**-0.5, "marks": told**-0.5}
+    projector = {
+        **normals(keys[1], shapes, scales),
+        "norm": jnp.ones(heard),
+        "up_b": jnp.zeros(config.projector.hidden),
+        "down_b": jnp.zeros(told),
+    }
+    return {
+        "encoder": encoder.init(config.encoder, keys[0]),
+        "projector": projector,
+        "decoder": transformer.init(config.decoder, keys[2]),
+    }
+
+
+def axes(config: SpeechModel) -> dict[str, Any]:
+    """The logical axes of what `init` gives."""
+    projector = {
+        "norm": (None,),
+        "up": ("embed", "mlp"),
+        "up_b": ("mlp",),
+        "down": ("mlp", "embed"),
+        "down_b": (None,),
+        "marks": (None, "embed"),
+    }
+    return {
+        "encoder": encoder.axes(config.encoder),
+        "projector": projector,
+        "decoder": transformer.axes(config.decoder),
+    }
+
+
+def of_decoder(hp: Hyperparameters) -> Hyperparameters:
+    """The hyperparameters by the names that the decoder knows."""
+    return {**hp, "model.lora_alpha": hp["model.decoder.lora_alpha"]}
+
+
+def told(
+    config: SpeechModel, params: Params, features: jax.Array, frames: jax.Array, remat: Remat = "none"
+) -> tuple[jax.Array, jax.Array]:
+    """What the decoder reads of recordings (B, A + 2, D), and where there is something (B, A + 2).
+
+    Args:
+        features: spectrograms (B, F, bands), with silence behind.
+        frames: how many of them are the recording's (B,).
+    """
+    stack, own = config.projector.stack, params["projector"]
+    heard_frames = (features.shape[1] + 1) // 2
+    valid = (jnp.arange(heard_frames) < (frames[:, None] + 1) // 2).astype(jnp.float32)
+    heard = jax.lax.stop_gradient(encoder.encode(config.encoder, params["encoder"], features, valid, remat))
+    padding = -heard_frames % stack
+    heard = jnp.pad(heard * valid[..., None].astype(heard.dtype), ((0, 0), (0, padding), (0, 0)))
+    stacked = heard.reshape(heard.shape[0], -1, stack * heard.shape[2])
+    hidden = jax.nn.gelu(_normed(own["norm"], stacked) @ own["up"] + own["up_b"])
+    projected = constrain(hidden, "batch", None, "mlp") @ own["down"] + own["down_b"]
+    marks = jnp.broadcast_to(own["marks"][:, None, None], (2, heard.shape[0], 1, projected.shape[2]))
+    one = jnp.ones((heard.shape[0], 1))
+    there = jnp.pad(valid, ((0, 0), (0, padding))).reshape(heard.shape[0], -1, stack).max(-1)
+    x = jnp.concatenate([marks[0].astype(projected.dtype), projected, marks[1].astype(projected.dtype)], 1)
+    return constrain(x, "batch", None, "embed"), jnp.concatenate([one, there, one], 1)
+
+
+def length(config: SpeechModel, frames: int) -> int:
+    """How many places speech of so many spectrogram frames takes in the decoder."""
+    return -(-((frames + 1) // 2) // config.projector.stack) + 2
+
+
+def _normed(scale: jax.Array, x: jax.Array) -> jax.Array:
+    """RMS norm."""
+    wide = x.astype(jnp.float32)
+    normed: jax.Array = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + EPSILON) * scale
+    return normed.astype(x.dtype)

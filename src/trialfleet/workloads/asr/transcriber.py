@@ -1,0 +1,184 @@
+"""The workload of speech to text by a decoder: see `trialfleet.workloads.asr.speech`."""
+
+import csv
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trialfleet.config.asr_decoder import AsrDecoderConfig
+from trialfleet.training import lora
+from trialfleet.training.published import PublishedWeights
+from trialfleet.training.workload import (
+    Batch,
+    Extra,
+    Hyperparameters,
+    Loss,
+    Params,
+    PyTree,
+    Rows,
+    Source,
+    Summary,
+    Workload,
+)
+from trialfleet.workloads.asr import speech
+from trialfleet.workloads.asr.encoder import EncoderWeights
+from trialfleet.workloads.asr.spoken import normalized
+from trialfleet.workloads.asr.utterances import Utterances
+from trialfleet.workloads.decoder import PAD, generation, tokenizer, transformer
+from trialfleet.workloads.decoder.published import DecoderWeights
+from trialfleet.workloads.decoder.tokenizer import Tokenizer
+from trialfleet.workloads.decoder.unembedding import say
+
+SAMPLES = 20  # recordings shown with each evaluation
+
+
+class Transcriber(Workload):
+    """See `trialfleet.training.workload.Workload`."""
+
+    config: AsrDecoderConfig
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer.of(self.config.model.decoder)
+
+    def source(self, split: str) -> Source:
+        return self._utterances(split)
+
+    def _utterances(self, split: str) -> Utterances:
+        if split not in self._sources:
+            self._sources[split] = Utterances(self.config, split, self.tokenizer)
+        return self._sources[split]
+
+    @cached_property
+    def _sources(self) -> dict[str, Utterances]:
+        return {}
+
+    # ---- parameters ---------------------------------------------------------------------------------------
+
+    def init(self, key: jax.Array) -> tuple[Params, Extra]:
+        return speech.init(self.config.model, key), ()
+
+    def axes(self) -> PyTree:
+        return speech.axes(self.config.model)
+
+    def group(self, path: str) -> str:
+        return path.partition("/")[0]  # encoder, projector, decoder
+
+    def trained(self, path: str) -> bool:
+        """The encoder never is; of a decoder with adapters they alone are."""
+        part = self.group(path)
+        if part != "decoder":
+            return part == "projector"
+        return self.config.model.decoder.lora_rank is None or lora.is_adapter(path)
+
+    def release_order(self) -> Sequence[str]:
+        """The projector learns first, where a schedule says so."""
+        return ("decoder",)
+
+    @cached_property
+    def _published(self) -> dict[str, EncoderWeights | DecoderWeights]:
+        model, found = self.config.model, dict[str, EncoderWeights | DecoderWeights]()
+        if model.encoder.weights is not None:
+            key = "model.encoder.weights"
+            found["encoder"] = EncoderWeights(model.encoder, PublishedWeights(Path(model.encoder.weights), key), key)
+        if model.decoder.weights is not None:
+            key = "model.decoder.weights"
+            found["decoder"] = DecoderWeights(model.decoder, PublishedWeights(Path(model.decoder.weights), key))
+        return found
+
+    def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
+        part, _, own = path.partition("/")
+        return self._published[part].read(own, index) if part in self._published else None
+
+    # ---- training -----------------------------------------------------------------------------------------
+
+    def norms(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"tokens": jnp.sum(batch["weight"][:, None] * (batch["tokens"] != PAD))}
+
+    def loss(
+        self,
+        params: Params,
+        extra: Extra,
+        batch: Batch,
+        norms: dict[str, jax.Array],
+        key: jax.Array,
+        hp: Hyperparameters,
+    ) -> tuple[jax.Array, Loss]:
+        """Nats for each token of the texts, the ends of their turns included."""
+        logs = self._logs(params, batch, hp)
+        return -jnp.sum(batch["weight"][:, None] * logs) / norms["tokens"], Loss(extra, {})
+
+    def _logs(self, params: Params, batch: Batch, hp: Hyperparameters) -> jax.Array:
+        """Log-probability of each token of the texts (B, S); 0 behind their ends."""
+        model, remat, tokens = self.config.model, self.config.training.remat, batch["tokens"]
+        read, there = speech.told(model, params, batch["features"], batch["frames"], remat)
+        written = transformer.embedded(model.decoder, params["decoder"], tokens[:, :-1])
+        x = jnp.concatenate([read.astype(written.dtype), written], 1)
+        valid = jnp.concatenate([there, (tokens[:, :-1] != PAD).astype(jnp.float32)], 1)
+        own = speech.of_decoder(hp)
+        stream = transformer.stream(model.decoder, params["decoder"], x, valid, own, remat=remat)
+        said = stream[:, read.shape[1] - 1 :]
+        return say(said, transformer.unembedding(params["decoder"]), tokens).logs
+
+    # ---- evaluation ---------------------------------------------------------------------------------------
+
+    def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
+        """A text of each recording, and the loss of the right one."""
+        model, own = self.config.model, self.config.transcription
+        read, there = speech.told(model, params, batch["features"], batch["frames"])
+        drawn = generation.complete(
+            model.decoder,
+            params["decoder"],
+            read.astype(transformer.unembedding(params["decoder"]).dtype),
+            own.max_tokens,
+            own.eos_tokens,
+            own.top_k,
+            hp["transcription.temperature"],
+            hp["transcription.top_p"],
+            speech.of_decoder(hp),
+            generation.keys_of(key, batch["id"]),
+            there,
+        )
+        return {
+            "id": batch["id"],
+            "weight": batch["weight"],
+            "drawn": drawn.tokens,
+            "loss": -jnp.sum(self._logs(params, batch, hp), 1),
+            "tokens": jnp.sum(batch["tokens"] != PAD, 1),
+        }
+
+    def summarize(self, rows: Rows, split: str) -> Summary:
+        """Word and character error rates of the drawn texts, in Whisper's normalised form, and the loss."""
+        import jiwer  # here, since it is not needed before the first evaluation
+
+        source, counted = self._utterances(split), rows["weight"] > 0
+        order: Any = np.argsort(rows["id"], kind="stable")
+        order = order[counted[order]]
+        said = [normalized(source.text(int(rows["id"][index]))) or "-" for index in order]
+        read = [normalized(self.tokenizer.decode(rows["drawn"][index])) for index in order]
+        words, characters = jiwer.process_words(said, read), jiwer.process_characters(said, read)
+        spoken = words.hits + words.substitutions + words.deletions
+        metrics = {
+            "wer": words.wer,
+            "cer": characters.cer,
+            "loss": float(rows["loss"][order].sum() / rows["tokens"][order].sum()),
+            "insertions": words.insertions / spoken,
+            "deletions": words.deletions / spoken,
+            "substitutions": words.substitutions / spoken,
+        }
+        shown = [(source.path(int(rows["id"][i])), *both) for i, *both in zip(order, said, read, strict=True)]
+        return Summary(metrics, {"samples.csv": _table(shown[:SAMPLES])})
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["recording", "said", "read"])
+    writer.writerows(rows)
+    return text.getvalue().encode()
