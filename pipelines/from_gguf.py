@@ -40,6 +40,8 @@ def entry() -> None:
             gguf.write(folder, model, content(path), options.dtype)
         except UserError as error:
             raise UserError(f"{path}: {error.message}", error.fix) from error
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error}", "name a folder with room for it") from error
     print(f"{options.model}, {options.dtype}: model.weights={folder}")
 
 
