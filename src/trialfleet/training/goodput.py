@@ -50,21 +50,27 @@ class Goodput:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
+        self._begun: dict[str, tuple[float, float]] = {}  # blocks that have not ended, with what was compiled before
         self._compiling_before = compilations.seconds
         self._cache_before = (compilations.compiled, compilations.hits, compilations.misses)
 
     @contextlib.contextmanager
     def spent(self, what: str) -> Iterator[None]:
         """Adds the block's time, less what jax compiled in it."""
-        began, compiling = time.monotonic(), compilations.seconds
+        self._begun[what] = time.monotonic(), compilations.seconds
         try:
             yield
         finally:
-            own = time.monotonic() - began - (compilations.seconds - compiling)
-            self._seconds[what] = self._seconds.get(what, 0.0) + max(0.0, own)
+            self._seconds[what] = self.of(what)
+            del self._begun[what]
 
     def of(self, what: str) -> float:
-        return self._seconds.get(what, 0.0)
+        """Seconds so far, those of a block that has not ended included: a report is made within one."""
+        own = 0.0
+        if what in self._begun:
+            began, compiling = self._begun[what]
+            own = time.monotonic() - began - (compilations.seconds - compiling)
+        return self._seconds.get(what, 0.0) + max(0.0, own)
 
     def seconds(self) -> dict[str, float]:
         """Seconds by purpose, compilation included."""

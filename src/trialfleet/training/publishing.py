@@ -6,7 +6,9 @@ header, the header in JSON (each array's type, shape and place), and the arrays,
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -19,6 +21,23 @@ from trialfleet.training.published import INDEX, ONE
 
 DTYPES: dict[str, tuple[Any, str]] = {"float32": (np.float32, "F32"), "bfloat16": (ml_dtypes.bfloat16, "BF16")}
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Path]:
+    """A folder that gets its name when all is in it."""
+    growing = folder.with_name(f".{folder.name}.{os.getpid()}")
+    growing.mkdir(parents=True)
+    try:
+        yield growing
+        growing.rename(folder)
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of settings."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write(folder: Path, shapes: Shapes, arrays: Iterator[tuple[str, np.ndarray]], dtype: str, most: float) -> int:

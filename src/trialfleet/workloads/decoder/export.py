@@ -1,10 +1,7 @@
 """Writes a checkpoint's decoder as others read it: a model of the library transformers, or an adapter of peft's."""
 
-import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,12 +71,12 @@ def export(config: Config, checkpoint: str, order: Order) -> int:
     setup = Setup(config)
     if order.form == "adapter":
         params = trained.read_trained(setup, checkpoint)
-        with _made(order.folder) as folder:
+        with publishing.made(order.folder) as folder:
             return _write_adapter(folder, model, params, order)
     state, frozen = trained.read(setup, checkpoint)
-    with _made(order.folder) as folder:
+    with publishing.made(order.folder) as folder:
         files = _write_merged(folder, model, trees.merge(state.params, frozen), order)
-        _write_json(folder / settings.FILE, beside)
+        publishing.write_json(folder / settings.FILE, beside)
         _copy_beside(model, folder)
     return files
 
@@ -97,18 +94,6 @@ def _decoder(config: Config, order: Order) -> Decoder:
     if order.folder.exists():
         raise UserError(f"to: {order.folder} is there already", "name another folder, or remove it")
     return model
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[Path]:
-    """A folder that gets its name when all is in it."""
-    growing = folder.with_name(f".{folder.name}.{os.getpid()}")
-    growing.mkdir(parents=True)
-    try:
-        yield growing
-        growing.rename(folder)
-    finally:
-        shutil.rmtree(growing, ignore_errors=True)
 
 
 def _write_merged(folder: Path, model: Decoder, params: Params, order: Order) -> int:
@@ -140,7 +125,7 @@ def _write_adapter(folder: Path, model: Decoder, params: Params, order: Order) -
         order.dtype,
     )
     base = order.base or (None if model.weights is None else str(Path(model.weights).expanduser().absolute()))
-    _write_json(folder / "adapter_config.json", adapter.settings(model, base, prefix))
+    publishing.write_json(folder / "adapter_config.json", adapter.settings(model, base, prefix))
     return 1
 
 
@@ -179,7 +164,3 @@ def _copy_beside(model: Decoder, folder: Path) -> None:
     if model.tokenizer is not None:
         own = tokenizer.file_of(model.tokenizer)
         shutil.copyfile(own, folder / f"tokenizer{own.suffix}")
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ import tokenizers
 
 from trialfleet.config.decoder import Decoder
 from trialfleet.errors import UserError
+from trialfleet.workloads.decoder import PAD
 
 KEY = "model.tokenizer"
 FILES = ("tokenizer.json", "tokenizer.model")  # in a folder, the first that is there
@@ -32,8 +33,9 @@ class Turns(NamedTuple):
 
 GEMMA = Turns("<start_of_turn>user\n", "<end_of_turn>", "\n<start_of_turn>model\n")
 CHATML = Turns("<|im_start|>user\n", "<|im_end|>", "\n<|im_start|>assistant\n")  # SmolLM2
+# Of each the first that a file knows: in Gemma's the others are words of HTML.
 _BEGINNINGS = ("<bos>", "<|begin_of_text|>", "<s>")
-_PADDINGS = ("<pad>", "<eos>", "<|endoftext|>", "</s>")
+_ENDINGS = ("<eos>", "<|endoftext|>", "</s>")
 
 
 class _Backend(Protocol):
@@ -64,14 +66,11 @@ class Tokenizer:
                 f"{KEY}: {name} knows no {ends}", "give the tokenizer of a model that has been tuned to chat"
             )
         self.turns = known[0]
-        end = backend.number(self.turns.end)
-        assert end is not None
-        self.end_of_turn = end
-        begin = [number for token in _BEGINNINGS if (number := backend.number(token)) is not None]
-        self._begin = begin[:1]
-        opening = backend.number(self.turns.user.partition("user")[0])
-        special = [backend.number(token) for token in (*_BEGINNINGS, *_PADDINGS)]
-        self._silent = {number for number in (0, end, opening, *special) if number is not None}
+        self.end_of_turn = _alone(backend, name, self.turns.end)
+        opening = _alone(backend, name, self.turns.user.partition("user")[0])
+        self._begin = _first(backend, _BEGINNINGS)
+        special = [*self._begin, *_first(backend, _ENDINGS), *_first(backend, ("<pad>",))]
+        self._silent = {PAD, self.end_of_turn, opening, *special}
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, nothing added."""
@@ -95,6 +94,23 @@ class Tokenizer:
         return self._backend.decode([int(token) for token in tokens if int(token) not in self._silent])
 
 
+def _first(backend: _Backend, tokens: Sequence[str]) -> list[int]:
+    """The first of some special tokens that there is."""
+    return [number for token in tokens if (number := backend.number(token)) is not None][:1]
+
+
+def _alone(backend: _Backend, name: str, token: str) -> int:
+    """A special token's number, if a text that has the token comes out with it, and with nothing besides."""
+    written = backend.encode(token)
+    if written != [backend.number(token)]:
+        raise UserError(
+            f"{KEY}: {name} writes {token} as {len(written)} tokens, {written}",
+            "give a tokenizer in which it is a special token; in a SentencePiece model, a user-defined symbol with no "
+            "space before it (add_dummy_prefix: false)",
+        )
+    return written[0]
+
+
 def of(config: Decoder) -> Tokenizer:
     """The tokenizer of a model.
 
@@ -107,7 +123,7 @@ def of(config: Decoder) -> Tokenizer:
             f"{KEY}: null, and model.weights, too",
             f"give the folder or file of a tokenizer: {' or '.join(FILES)}",
         )
-    found = _read(where)
+    found = read(where)
     if found.size > config.vocab_size:
         raise UserError(
             f"{KEY}: {where} has {found.size} tokens, but model.vocab_size is {config.vocab_size}",
@@ -117,7 +133,12 @@ def of(config: Decoder) -> Tokenizer:
 
 
 @lru_cache(maxsize=4)
-def _read(where: str) -> Tokenizer:
+def read(where: str) -> Tokenizer:
+    """The tokenizer in a file, a folder or `pkg://package/file`.
+
+    Raises:
+        UserError: it is not there, or cannot be read, or was not made for conversations.
+    """
     path = file_of(where)
     try:
         backend = _OfTokenizers(path) if path.suffix == ".json" else _OfSentencePiece(path)
