@@ -23,7 +23,7 @@ from trialfleet.errors import UserError
 
 PACKAGE_CONF = Path(inspect.getfile(Config)).parents[1] / "conf" / "hydra" / "sweeper"
 PRESETS = ("experiment", "search_space", "workload")  # groups that set keys of others
-MORE = {"grpo": ["training.init_from=PATH"]}  # what a workload must be told
+MORE = {"grpo": ["training.init_from=PATH"], "asr_decoder": ["dataset.train=[PATH]"]}  # what a workload must be told
 OF_MEMBER = {"dataset=gsm8k": ["dataset.train_path=PATH"]}  # and a member
 LIMITS = {limits.Ge: ("≥", "ge"), limits.Gt: (">", "gt"), limits.Le: ("≤", "le"), limits.Lt: ("<", "lt")}
 

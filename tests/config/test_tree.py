@@ -16,7 +16,10 @@ CONF = ROOT / "conf"
 GENERAL = ("optimizer", "scheduler", "freezing", "mesh", "runtime")  # groups of which any workload takes any member
 WORKLOADS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
 PRESETS = {"grpo_full_training": ["dataset.train_path=somewhere", "model.weights=somewhere"]}
-REQUIRED = {"grpo": ["training.init_from=somewhere"]}  # what a user must say
+REQUIRED = {
+    "grpo": ["training.init_from=somewhere"],
+    "asr_decoder": ["dataset.train=[somewhere]"],
+}  # what a user must say
 
 
 def schemas(root: type, seen: set[type] | None = None) -> set[type]:

@@ -107,6 +107,7 @@ def encode(
     config: AudioEncoder, params: Params, features: jax.Array, valid: jax.Array, remat: Remat = "none"
 ) -> jax.Array:
     """What the encoder hears in spectrograms (B, F, M): (B, T, D), normalised."""
+    features = features.astype(params["conv1"]["w"].dtype)
     x = jax.nn.gelu(_convolved(params["conv1"], features, 1), approximate=False)
     x = jax.nn.gelu(_convolved(params["conv2"], x, 2), approximate=False)
     x = constrain(x + positions(x.shape[1], config.width).astype(x.dtype), "batch", None, "embed")

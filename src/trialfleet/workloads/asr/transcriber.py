@@ -45,7 +45,7 @@ class Transcriber(Workload):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return tokenizer.of(self.config.model.decoder)
+        return tokenizer.of(self.config.model.decoder, self.config.dry_run)
 
     def source(self, split: str) -> Source:
         return self._utterances(split)

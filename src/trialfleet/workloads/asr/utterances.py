@@ -22,6 +22,7 @@ from trialfleet.workloads.held_out import split_of
 log = logging.getLogger(__name__)
 
 FRAMES = features.RATE // features.HOP  # a second
+BEHIND = 2  # frames of silence behind the longest recording of a bucket, into which the convolutions look
 READERS = 8  # threads that look at files' headers, which on a file system far away take their time
 
 
@@ -49,7 +50,7 @@ class Utterances:
         self._kept, self.dropped = _kept(data, split, found, tokenizer)
         self._cached: dict[int, np.ndarray] = {}
         self._room = data.cache_mb * 1_000_000
-        self._frames = [round(seconds * FRAMES) for seconds in data.buckets]
+        self._frames = [round(seconds * FRAMES) + BEHIND for seconds in data.buckets]
 
     def text(self, row: int) -> str:
         """What is said in a recording."""
@@ -91,7 +92,9 @@ class Utterances:
     def _heard(self, row: int, one: Utterance) -> np.ndarray:
         found = self._cached.get(row)
         if found is None:
-            found = features.log_mel(features.read(one.recording.path), self._bands)[: self._frames[one.bucket]]
+            found = features.log_mel(features.read(one.recording.path), self._bands)[
+                : self._frames[one.bucket] - BEHIND
+            ]
             if found.nbytes <= self._room:
                 self._cached[row] = found
                 self._room -= found.nbytes

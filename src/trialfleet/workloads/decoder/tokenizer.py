@@ -20,6 +20,7 @@ from trialfleet.workloads.decoder import PAD
 
 KEY = "model.tokenizer"
 FILES = ("tokenizer.json", "tokenizer.model")  # in a folder, the first that is there
+TINY = "pkg://trialfleet.workloads.decoder/tiny_tokenizer.json"
 PACKAGED = "pkg://"  # as Hydra writes what lies in a package: pkg://package/file
 
 
@@ -111,13 +112,16 @@ def _alone(backend: _Backend, name: str, token: str) -> int:
     return written[0]
 
 
-def of(config: Decoder) -> Tokenizer:
+def of(config: Decoder, shapes_alone: bool = False) -> Tokenizer:
     """The tokenizer of a model.
+
+    Args:
+        shapes_alone: where the model has none, any will do: a dry run asks for lengths, which no token changes.
 
     Raises:
         UserError: there is none, it cannot be read, or it has more tokens than the model.
     """
-    where = config.tokenizer or config.weights
+    where = config.tokenizer or config.weights or (TINY if shapes_alone else None)
     if where is None:
         raise UserError(
             f"{KEY}: null, and model.weights, too",

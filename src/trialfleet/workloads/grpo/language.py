@@ -1,7 +1,6 @@
 """What the base stage and reinforcement learning have in common: the model, its completions, their scores."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,7 @@ class Language(Workload):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's; a dry run, which asks for shapes alone, does without."""
-        model, tiny = self.config.model, f"{tokenizer.PACKAGED}{tokenizer.__package__}/tiny_tokenizer.json"
-        without = self.config.dry_run and model.tokenizer is None and model.weights is None
-        return tokenizer.of(replace(model, tokenizer=tiny) if without else model)
+        return tokenizer.of(self.config.model, self.config.dry_run)
 
     def source(self, split: str) -> Source:
         return Prompts(self.config, split, self.problems(split), self.tokenizer)

@@ -1,0 +1,160 @@
+"""Speech to text by a decoder: which recordings are used, their batches, and a training that learns."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.harness import RecordingRun, composed
+from tests.workloads.asr import speech_files
+from trialfleet.errors import UserError
+from trialfleet.training import train
+from trialfleet.workloads.asr import Transcriber, speech
+from trialfleet.workloads.asr.utterances import Utterances
+from trialfleet.workloads.decoder import PAD
+
+SMALL = (
+    "workload=asr_decoder",
+    "model.encoder.bands=20",
+    "model.encoder.width=16",
+    "model.encoder.hidden=16",
+    "model.encoder.heads=2",
+    "model.projector.hidden=16",
+    "model.decoder.width=16",
+    "model.decoder.hidden=16",
+    "model.decoder.heads=2",
+    "model.decoder.kv_heads=1",
+    "model.decoder.head_dim=8",
+    "dataset.buckets=[0.4,1.0]",
+    "dataset.max_audio_seconds=1.0",
+    "dataset.max_text_tokens=23",
+    "transcription.max_tokens=24",
+    "training.global_batch=4",
+    "training.eval_batch=4",
+    "mesh.data=1",
+    "runtime.compilation_cache=null",
+)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> str:
+    return speech_files.write(tmp_path_factory.mktemp("speech"), 40)
+
+
+def config(recordings: str, *overrides: str) -> Any:
+    return composed(*SMALL, f"dataset.train=[{recordings}]", *overrides)
+
+
+def source(recordings: str, split: str = "train", *overrides: str) -> Utterances:
+    found = Transcriber(config(recordings, *overrides)).source(split)
+    assert isinstance(found, Utterances)
+    return found
+
+
+def rows_of(utterances: Utterances, epoch: int = 0) -> list[int]:
+    return [row for plan in utterances.epoch(0, epoch) for row in plan.rows]
+
+
+def test_texts_that_are_held_out_are_not_trained_on(recordings):
+    parts = {split: source(recordings, split, "dataset.held_out=0.25") for split in ("train", "val", "test")}
+    texts = {split: {one.text(row) for row in rows_of(one)} for split, one in parts.items()}
+    assert not texts["train"] & (texts["val"] | texts["test"])
+    assert all(texts.values())
+
+
+def test_what_is_too_long_or_unreadable_is_left_out_and_counted(recordings, tmp_path, caplog):
+    more = ("dataset.held_out=0", f"dataset.val=[{recordings}]", f"dataset.test=[{recordings}]")
+    every = source(recordings, "train", *more)
+    assert every.dropped == 0
+    short = source(recordings, "train", *more, "dataset.max_audio_seconds=0.3")
+    wordy = source(recordings, "train", *more, "dataset.max_text_words=1")
+    assert short.dropped == wordy.dropped == sum(len(every.text(row).split()) > 1 for row in range(40))
+    broken = speech_files.write(tmp_path, 40)
+    (tmp_path / "7.wav").write_bytes(b"no audio")
+    few = (f"dataset.val=[{broken}]", f"dataset.test=[{broken}]", "dataset.held_out=0")
+    assert source(broken, "train", *few, "dataset.max_damaged=0.1").dropped == 1
+    assert "1 files cannot be read and are left out" in caplog.text
+    assert "7.wav" in caplog.text
+    with pytest.raises(UserError, match=r"dataset.train: 1 of 40 files cannot be read; the first: .*7.wav"):
+        source(broken, "train", *few)
+
+
+def test_a_file_that_breaks_later_weighs_nothing(tmp_path, caplog):
+    own = source(speech_files.write(tmp_path, 40))
+    row = rows_of(own)[0]
+    Path(own.path(row)).write_bytes(b"gone")
+    batch = own.collate([own.example(row, np.random.default_rng(0))], 1)
+    assert batch["weight"].tolist() == [0]
+    assert own.path(row) in caplog.text
+
+
+def test_batches_have_the_length_of_their_bucket_with_silence_behind(recordings):
+    own = source(recordings, "train", "dataset.time_masks=0", "dataset.band_masks=0")
+    for plan in own.epoch(0, 0):
+        batch = own.collate([own.example(row, np.random.default_rng(0)) for row in plan.rows], plan.bucket)
+        assert batch["features"].shape == (4, (42, 102)[plan.bucket], 20)
+        assert (batch["frames"] <= (40, 100)[plan.bucket]).all()
+        assert plan.bucket == 0 or (batch["frames"] > 40).all()
+        for index, frames in enumerate(batch["frames"]):
+            heard = batch["features"][index]
+            assert np.all(heard[frames:] == heard[:frames].max() - 2)
+        assert (batch["tokens"] != PAD).sum(1).min() > 1
+    assert {tuple(plan.rows) for plan in own.epoch(0, 0)} != {tuple(plan.rows) for plan in own.epoch(0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dataset.train=[/nowhere]"], "dataset.train: there is no folder /nowhere"),
+        (["dataset.max_audio_seconds=0.01"], "dataset.train: of .* recordings none is left"),
+        (["dataset.buckets=[0.5]"], "dataset.buckets: the longest is 0.5 s, and dataset.max_audio_seconds 1.0"),
+        (["dataset.buckets=[1.0,0.5]"], "dataset.buckets: must rise"),
+        (["dataset.held_out=0"], "dataset.held_out: 0, and dataset.val or dataset.test has no files"),
+        (["model.encoder.heads=3"], "model.encoder.width: 16 must be a multiple of heads=3"),
+        (["model.decoder.head_dim=7"], "model.decoder.head_dim: must be even"),
+        (["transcription.eos_tokens=[600]"], "transcription.eos_tokens: there are tokens beyond"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_key(recordings, words, message):
+    with pytest.raises(UserError, match=message):
+        source(recordings, "train", *words)
+
+
+def test_what_is_behind_a_recording_changes_nothing(recordings):
+    """The same speech in a longer bucket: what the decoder reads of it, and the loss, stay."""
+    own = config(recordings, "dataset.time_masks=0", "dataset.band_masks=0")
+    workload = Transcriber(own)
+    utterances = workload.source("train")
+    assert isinstance(utterances, Utterances)
+    params, _ = workload.init(jax.random.key(0))
+    rows = [row for plan in utterances.epoch(0, 0) if plan.bucket == 0 for row in plan.rows][:2]
+    examples = [utterances.example(row, np.random.default_rng(0)) for row in rows]
+    hp = {"model.decoder.lora_alpha": jnp.asarray(1.0)}
+    logs = []
+    for bucket in (0, 1):
+        batch = {name: jnp.asarray(leaf) for name, leaf in utterances.collate(examples, bucket).items()}
+        read, there = speech.told(own.model, params, batch["features"], batch["frames"])
+        assert read.shape[1] == there.shape[1] == speech.length(own.model, batch["features"].shape[1])
+        logs.append(workload._logs(params, batch, hp))
+    np.testing.assert_allclose(logs[0], logs[1], atol=1e-4, rtol=0)
+    assert np.all(np.asarray(logs[0])[np.asarray(batch["tokens"]) == PAD] == 0)
+
+
+@pytest.mark.slow
+def test_it_learns_what_the_tones_say(tmp_path):
+    """Projector and decoder on an encoder that nobody trained: the loss of texts that it has not heard falls."""
+    recordings = speech_files.write(tmp_path / "speech", 200, words=1)
+    run = RecordingRun(tmp_path / "run")
+    plain = ("dataset.time_masks=0", "dataset.band_masks=0", "dataset.held_out=0")  # a word is 20 frames
+    more = ("training.max_steps=150", "training.eval_every=75", "optimizer.learning_rate=1e-2", *plain)
+    own = f"[{recordings}]"
+    outcome = train(config(recordings, *more, f"dataset.val={own}", f"dataset.test={own}"), run)
+    assert outcome.metrics["val/wer"] < 0.3
+    parts = [run.reported(f"val/{name}") for name in ("insertions", "deletions", "substitutions", "wer")]
+    last = max(parts[3])
+    assert sum(part[last] for part in parts[:3]) == pytest.approx(parts[3][last])
+    shown = (run.artifacts / "val-samples.csv").read_text().splitlines()
+    assert shown[0] == "recording,said,read"
