@@ -110,8 +110,14 @@ def _own_words(guide: Guide, command: Command, place: Path) -> list[str]:
         return ["training.limit_eval_batches=1"]
     base = []
     if guide.name == "grpo":
-        model = [word for word in command.settled() if word.startswith("model")]
-        base = [f"training.init_from={_base(model, place)}"]
+        large = [word for word in command.settled() if word.startswith("model=gemma3_") and word != "model=gemma3_test"]
+        preset = "+experiment=grpo_full_training" in command.settled()
+        if large or preset:  # at the size that trains here, on problems that need no file
+            base = ["model=gemma3_test,gemma3_tiny" if any("," in word for word in large) else "model=gemma3_test"]
+        if preset:
+            base += ["dataset=sums", "generation=tiny"]
+        shape = [word for word in command.settled() if word.startswith("model.") and "lora" not in word]
+        base.append(f"training.init_from={_base(shape, place)}")
     small = [*SMALL[guide.name], *FOR_ALL, *base]
     if any(re.match(r"training.max_steps=.*,", word) for word in command.settled()):  # swept: so it stays
         small[0] = "training.max_steps=1,2"

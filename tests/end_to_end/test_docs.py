@@ -14,6 +14,7 @@ from tests.tasks.commands import Commands
 
 from .conftest import Run
 from .pages import DOCS, PAGES, ROOT, commands_of
+from .test_asr import COMMANDS as SPEECH
 from .test_export import COMMANDS as EXPORTS
 from .test_grpo import COMMANDS as GRPO
 from .test_memory import PUBLISHED
@@ -43,6 +44,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         EXPORTS, "tests/end_to_end/test_export.py::test_a_training_is_exported_by_the_commands_of_the_page"
     ),
+    **dict.fromkeys(SPEECH, "tests/end_to_end/test_asr.py::test_real_speech_is_fetched_and_trained_on"),
     **dict.fromkeys(GRPO, "tests/end_to_end/test_grpo.py::test_from_nothing_to_a_policy_and_its_scores"),
     "pip install trialfleet": "tests/end_to_end/test_wheel.py::test_an_application_runs_from_the_wheel_alone",
     "python train.py -m hydra/sweeper=trialfleet hydra/launcher=submitit_slurm 'lr=tag(log,interval(1e-5,1e-2))'": (
