@@ -17,13 +17,23 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from jobs import fetch_prompts
 from pipelines.guides import table
 from pipelines.guides.table import Guide
 from pipelines.guides.translate import Command, translate
 from trialfleet.errors import UserError
 
 SMALL = {
-    "asr": ["training.max_steps=4", "dataset.train_strings=64", "dataset.eval_strings=16"],
+    "asr": [
+        "training.max_steps=2",
+        "model=asr_mini",
+        "dataset.train=[speech/prompts.jsonl]",
+        "dataset.max_train_samples=64",
+        "dataset.max_eval_samples=8",
+        "dataset.buckets=[20]",
+        "training.per_device_batch=null",
+        "training.global_batch=4",
+    ],
     "grpo": ["training.max_steps=2", "dataset.train_problems=64", "dataset.eval_problems=16"],
     "mvfoul": ["training.max_steps=2", "dataset.train_clips=64", "dataset.eval_clips=16"],
 }
@@ -67,6 +77,7 @@ def _prepare(guide: Guide, place: Path) -> None:
             "defaults:\n  - override /optimizer: adamw\noptimizer:\n  learning_rate: 1e-5\ntags: [custom, testing]\n"
         )
     if guide.name == "asr":
+        fetch_prompts.fetch(place / "speech")
         folder = place / "configs/hydra/experiments"
         folder.mkdir(parents=True)
         (folder / "my_experiment.yaml").write_text(
@@ -127,7 +138,8 @@ def _own_words(guide: Guide, command: Command, place: Path) -> list[str]:
 def _trained(guide: Guide, model: list[str], place: Path) -> Path:
     """A checkpoint of the guide's workload."""
     base = [f"training.init_from={_base(model, place)}"] if guide.name == "grpo" else []
-    return _train(f"workload={guide.name}", [*SMALL[guide.name], *base], place / "trained" / guide.name)
+    (workload,) = guide.always["pipelines.evaluate"]
+    return _train(workload, [*SMALL[guide.name], *base], place / "trained" / guide.name)
 
 
 def _base(model: list[str], place: Path) -> Path:

@@ -15,19 +15,19 @@ from pipelines.guides import listing, table
 from pipelines.guides.translate import Command, translate
 from tests.config.test_load import composed
 from tests.training.harness import CONF
+from tests.workloads.asr import speech_files
 from trialfleet.config import Config
 from trialfleet.errors import UserError
 
 GUIDES = {name: table.load(name) for name in table.GUIDES}
 LINES = [(name, line) for name, guide in GUIDES.items() for line in guide.lines]
-REQUIRED = {"grpo": ["training.init_from=somewhere"]}
+SPEECH = "speech/list.jsonl"
+REQUIRED = {"grpo": ["training.init_from=somewhere"], "asr": [f"dataset.train=[{SPEECH}]"]}
 FILES = {"+experiment=grpo_full_training": ["dataset=sums"]}  # what stands for files that a preset wants
 JSON = "configs/experiments/test_config.json"
 # Of keys and members that the guides have and we do not, each one is here, so that the list can only shrink knowingly.
 LEFT_OUT = {
     "asr": {
-        "model=small": "refused",
-        "model=large": "refused",
         "training.fp16": "warned",
         "training.load_best_model_at_end": "warned",
         "training.report_to": "warned",
@@ -35,13 +35,9 @@ LEFT_OUT = {
         "data.dataset_configs": "warned",
         "data.train_splits": "warned",
         "data.eval_splits": "warned",
-        "data.max_audio_seconds": "warned",
         "data.sample_rate": "warned",
-        "model.lora_r": "warned",
-        "model.lora_alpha": "warned",
+        "model.lora_dropout": "warned",
         "model.lora_target_modules": "warned",
-        "model.encoder_model_name": "warned",
-        "model.decoder_model_name": "warned",
     },
     "grpo": {
         "model.mesh_shape": "refused",
@@ -95,6 +91,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / JSON).write_text(
         json.dumps({"learning_rate": 5e-5, "max_steps": 100, "per_device_train_batch_size": 2, "bf16": True})
     )
+    speech_files.write(tmp_path / "speech", 40)
     (tmp_path / "conf/presets").mkdir()
     (tmp_path / "conf/presets/my_best_run.yaml").write_text("training:\n  max_epochs: 7\n")
     return tmp_path
@@ -152,7 +149,7 @@ CHOICES = {
 @pytest.mark.parametrize("name", GUIDES)
 def test_each_key_becomes_one_of_ours(name: str) -> None:
     """Whatever a line can say: the key that it becomes is in the workload's config, or chooses a member of a group."""
-    base = [f"workload={name}", *REQUIRED.get(name, [])]
+    base = [*GUIDES[name].always["pipelines.train"], *REQUIRED.get(name, [])]
     with initialize_config_dir(str(CONF)):
         configs = [compose("config", overrides=[*base, *extra]) for extra in ([], *([one] for one in CHOICES[name]))]
     targets = {key.partition("=")[0] for one in GUIDES[name].keys.values() for key in one.to or ()}
