@@ -16,9 +16,9 @@ class Drawn(NamedTuple):
     """Completions, padded behind their end.
 
     Attributes:
-        tokens: (B, S).
-        counted: 1 for the tokens that are theirs (B, S), the end token included.
-        truncated: 1 for those that had not ended after S tokens (B,).
+        tokens: (B · R, S).
+        counted: 1 for the tokens that are theirs (B · R, S), the end token included.
+        truncated: 1 for those that had not ended after S tokens (B · R,).
     """
 
     tokens: jax.Array
@@ -28,11 +28,11 @@ class Drawn(NamedTuple):
 
 class _Going(NamedTuple):
     step: jax.Array
-    scores: jax.Array  # (B, vocabulary) of the next token
+    scores: jax.Array  # (B · R, vocabulary) of the next token
     cache: transformer.Cache
     tokens: jax.Array
     counted: jax.Array
-    open: jax.Array  # (B,) bool: not ended yet
+    open: jax.Array  # (B · R,) bool: not ended yet
 
 
 def complete(
@@ -48,18 +48,22 @@ def complete(
     keys: jax.Array,
     valid: jax.Array | None = None,
 ) -> Drawn:
-    """A completion of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
+    """Completions of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
 
     Args:
-        prompt: padded on the left; or what stands for its tokens (B, P, D).
+        prompt: padded on the left; or what stands for its tokens (B, P, D). It is read once, however many completions
+            it gets.
         ends: tokens that end a completion.
-        keys: one for each prompt (B,): what is drawn for one does not depend on which others are drawn beside it.
+        keys: one for each completion (B · R,), those of a prompt one after the other: what is drawn for one does not
+            depend on which others are drawn beside it.
         valid: which tokens of the prompt are there (B, P); None: all that are no padding.
     """
-    batch, length = prompt.shape[:2]
+    batch, length = len(keys), prompt.shape[1]
     if valid is None:
         valid = (prompt != PAD).astype(jnp.float32)
     scores, cache = transformer.start(config, params, prompt, valid, steps, hp)
+    count = batch // len(prompt)
+    scores, cache = jnp.repeat(scores, count, 0), transformer.repeated(cache, count)
     nothing, none = jnp.full((batch, steps), PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32)
     begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, none, jnp.ones(batch, bool))
 

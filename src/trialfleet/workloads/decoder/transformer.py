@@ -205,6 +205,12 @@ def start(
     return _last(params, x), Cache(kept(local, _reach(config, False, whole)), kept(everywhere, whole))
 
 
+def repeated(cache: Cache, count: int) -> Cache:
+    """The same for so many of each sequence, one after the other."""
+    axes = (1, 1, 0, 0)  # on which the sequences are, in the order of Seen
+    return Cache(*(Seen(*(jnp.repeat(x, count, axis) for x, axis in zip(seen, axes, strict=True))) for seen in cache))
+
+
 def append(
     config: Decoder, params: Params, token: jax.Array, number: jax.Array, cache: Cache, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:

@@ -70,7 +70,7 @@ class Language(Workload):
         drawn = generation.complete(
             self.config.model,
             params,
-            jnp.repeat(batch["prompt"], passes, 0),
+            batch["prompt"],
             self.config.generation.max_generation_steps,
             self.config.generation.eos_tokens,
             self.config.evaluation.top_k,

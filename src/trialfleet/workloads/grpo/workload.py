@@ -174,11 +174,10 @@ def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Arra
     readers = {"reference": False, **({"old": True} if config.grpo.num_iterations > 1 else {})}
 
     def of_one(params: Params, hp: Hyperparameters, prompts: jax.Array, keys: jax.Array) -> dict[str, jax.Array]:
-        prompt = jnp.repeat(prompts, count, 0)
         drawn = generation.complete(
             config.model,
             params,
-            prompt,
+            prompts,
             own.max_generation_steps,
             own.eos_tokens,
             own.top_k,
@@ -187,6 +186,7 @@ def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Arra
             hp,
             keys,
         )
+        prompt = jnp.repeat(prompts, count, 0)
         read = {
             name: policy.read(config.model, params, prompt, drawn.tokens, hp, adapter).logs
             for name, adapter in readers.items()
