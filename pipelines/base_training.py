@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 COMPLETE = "complete.json"  # in its folder, when it has ended: which checkpoint is its last
 SILENT = 60.0  # seconds after which another machine that trains it, and says nothing, is taken for gone
 BEAT = 5.0  # seconds between two signs of life
+MISSING = object()  # where a config has no such key
 POLL = 1.0  # seconds between two looks
 # Keys of a config that change nothing of what is learned.
 APART = ("hydra", "experiment_name", "tags", "tracking", "study", "dry_run")
@@ -84,27 +85,63 @@ def check(config: "Config") -> None:
 
     if config.training.base is None or config.training.init_from is not None:
         return
+    composed = _composed(_words(config, config.training.base))
     try:
-        base = load(_composed(_words(config, config.training.base)))
+        base = load(composed)
     except UserError as error:
         raise UserError(f"training.base.overrides: {error.message}", error.fix) from error
+    if base.dry_run:
+        raise UserError("training.base.overrides: dry_run, but a base must be trained", "leave it out")
     if base.training.base is not None:
         raise UserError("training.base.overrides: that training has a base, too", "give it training.init_from")
 
 
 def _words(config: "Config", base: "Base") -> list[str]:
     """What the training is told: what it has from this one, then its own, which wins."""
-    try:
-        same = [word for key in base.same for word in _overrides(key, attrgetter(key)(config))]
-    except AttributeError as error:
-        raise UserError(f"training.base.same: {error}", "give keys that this training has") from error
+    groups = [
+        word for key, one in base.overrides.items() if not isinstance(one, Mapping) for word in _overrides(key, one)
+    ]
+    chosen: Any = OmegaConf.to_container(
+        _composed(groups)
+    )  # what stands where the same is to stand: other keys, if it is another dataset's
+    same = []
+    for key in base.same:
+        try:
+            value = _plain(attrgetter(key)(config))
+        except AttributeError as error:
+            raise UserError(f"training.base.same: {error}", "give keys that this training has") from error
+        same += _replaced(key, value, _at(chosen, key))
     return [*same, *(word for key, value in base.overrides.items() for word in _overrides(key, value))]
+
+
+def _plain(value: Any) -> Any:
+    """A value of a config with mappings in place of dataclasses."""
+    if is_dataclass(value):
+        value = {one.name: getattr(value, one.name) for one in fields(value)}
+    if callable(value):
+        raise AttributeError(f"{value.__name__} is no key")
+    return {name: _plain(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+
+
+def _at(composed: Any, key: str) -> Any:
+    for name in key.split("."):
+        composed = composed.get(name, MISSING) if isinstance(composed, Mapping) else MISSING
+    return composed
+
+
+def _replaced(key: str, value: Any, there: Any) -> list[str]:
+    """What puts a value in the place of what is there, of which no key stays that the value does not have."""
+    if there is MISSING:
+        return [f"+{word}" for word in _overrides(key, value)]
+    if not isinstance(value, Mapping) or not isinstance(there, Mapping):
+        return _overrides(key, value)
+    gone = [f"~{key}.{name}" for name in there if name not in value]
+    kept = [_replaced(f"{key}.{name}", one, there.get(name, MISSING)) for name, one in value.items()]
+    return [*gone, *(word for words in kept for word in words)]
 
 
 def _overrides(key: str, value: Any) -> list[str]:
     """What sets a key, and all below it, to a value."""
-    if is_dataclass(value):
-        value = {one.name: getattr(value, one.name) for one in fields(value)}
     if isinstance(value, Mapping) and value:
         return [word for name, one in value.items() for word in _overrides(f"{key}.{name}", one)]
     if isinstance(value, str):
@@ -129,8 +166,10 @@ def _composed(overrides: list[str]) -> DictConfig:
     try:
         with nullcontext() if there else initialize_config_dir(str(conf_directory())):
             return compose("train", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"training.base.overrides: {error}", "correct it") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra's own of a group that is null
+        raise UserError(
+            f"training.base.overrides: {error}", "correct it; ~training.base.overrides.KEY leaves a key out"
+        ) from error
 
 
 def _learned(composed: DictConfig) -> dict[str, Any]:
@@ -153,8 +192,14 @@ def _shared(config: "Config") -> list[str]:
 
 def _last(folder: Path) -> Path | None:
     """The last checkpoint of a training that has ended; None if it is not there (any more)."""
-    record = records.read(folder / COMPLETE) if folder.is_dir() else None
-    checkpoint = None if record is None else folder / "checkpoints" / str(record["checkpoint"])
+    try:
+        record = records.read(folder / COMPLETE) if folder.is_dir() else None
+        checkpoint = None if record is None else folder / "checkpoints" / str(int(record["checkpoint"])).zfill(8)
+    except (records.Damaged, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"training.base: {folder / COMPLETE} is damaged: {error}",
+            "delete it: the training goes on from its newest checkpoint",
+        ) from error
     return checkpoint if checkpoint is not None and checkpoint.is_dir() else None
 
 

@@ -48,4 +48,5 @@ def test_from_nothing_to_a_policy_and_its_scores(run_quickly: Run, here: Path) -
     for name in ("accuracy", "pass_at_k", "majority_at_k", "partial_accuracy", "format_accuracy"):
         assert f"val/{name}" in shown
     samples = next((here / "outputs" / "evaluate").rglob("val-samples.csv")).read_text()
-    assert samples.startswith("question,answer,completion,right,answer,format_approximate,format_exact,number,reward")
+    own = ",".join(f"reward_{name}" for name in ("answer", "format_approximate", "format_exact", "number"))
+    assert samples.startswith(f"question,answer,completion,right,{own},reward\n")

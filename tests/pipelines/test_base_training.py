@@ -53,6 +53,29 @@ def test_what_it_is_told_is_what_it_shares_and_then_its_own(tmp_path):
     base_training.check(config)
 
 
+def test_it_has_the_keys_of_another_dataset_and_the_rewards_that_there_are(tmp_path):
+    same = (
+        "training.base.same=[model,dataset,rewards]",
+        "+rewards.own={function: math.pow, weight: 1}",
+        "~rewards.number",
+    )
+    config = config_with_base(tmp_path, "dataset=reasoning_gym", "++dataset.options={max_terms:3}", *same)
+    base = config.training.base
+    assert base is not None
+    base_training.check(config)
+    shared = base_training._composed(base_training._words(config, base))
+    assert shared.dataset.options == {"max_terms": 3}
+    assert "max_number" not in shared.dataset
+    assert set(shared.rewards) == {"answer", "format_approximate", "format_exact", "own"}
+
+
+@pytest.mark.parametrize("content", ["{}", '{"checkpoint":', '{"checkpoint": "../.."}'])
+def test_a_damaged_record_of_its_end_is_named(tmp_path, content):
+    (tmp_path / base_training.COMPLETE).write_text(content)
+    with pytest.raises(UserError, match=r"complete\.json is damaged"):
+        base_training._last(tmp_path)
+
+
 def test_trials_that_need_the_same_one_train_it_once(tmp_path, trainer):
     calls = trainer()
     configs = [config_with_base(tmp_path, f"model.lora_rank={rank}", "tags=[x]") for rank in (2, 4, 6)]
@@ -107,6 +130,9 @@ def test_a_request_to_stop_reaches_it_and_the_next_run_goes_on_in_its_folder(tmp
         (["training.base.same=[modle]"], "training.base.same: .*modle"),
         (["++training.base.overrides.training.max_stepz=3"], "training.base.overrides: .*max_stepz"),
         (["++training.base.overrides.training.max_epochs=0"], "training.base.overrides: training.max_epochs"),
+        (["training.base.same=[problems]"], "training.base.same: problems is no key"),
+        (["++training.base.overrides.dataset=null"], "training.base.overrides: Config group"),
+        (["++training.base.overrides.dry_run=true"], "training.base.overrides: dry_run"),
         (["++training.base.overrides.workload=nothing"], "training.base.overrides: .*nothing"),
     ],
 )

@@ -38,6 +38,13 @@ def test_a_held_out_problem_is_never_trained_on(words):
     assert problems_of("train", *words, *sizes) == problems_of("train", *words, *sizes)
 
 
+def test_a_seed_of_reasoning_gym_shares_no_run_of_problems_with_the_next():
+    words = ("dataset=reasoning_gym", "dataset.train_problems=20", "dataset.eval_problems=20", "dataset.held_out=0")
+    first, other = ({one.question for one in problems_of("train", *words, f"dataset.seed={seed}")} for seed in (0, 1))
+    assert len(first & other) < 5
+    assert len(first & {one.question for one in problems_of("val", *words)}) < 5
+
+
 def test_without_anything_held_out_each_split_draws_from_all():
     words = ("dataset.max_number=1", "dataset.held_out=0")
     assert all(len({one.question for one in problems_of(split, *words)}) > 1 for split in problems.SPLITS)
@@ -59,7 +66,7 @@ def test_a_task_of_reasoning_gym_shows_how_it_is_worked_out():
     chain, *_ = problems_of("train", *words, "dataset.options={min_terms:2,max_terms:2,max_digits:1}")
     assert chain.reasoning == f"{chain.question} {chain.answer}"
     symbolic, *_ = problems_of("train", *words, "dataset.task=gsm_symbolic")
-    assert symbolic.reasoning.endswith(symbolic.answer)  # what stands before the mark
+    assert symbolic.answer in symbolic.reasoning  # what stands before the mark
     assert symbolic.question not in symbolic.reasoning
 
 
@@ -67,6 +74,7 @@ def test_a_task_of_reasoning_gym_shows_how_it_is_worked_out():
     ("words", "message"),
     [
         (("dataset.task=chain_sums",), r"dataset.task: .*no task 'chain_sums'; did you mean 'chain_sum'"),
+        (("dataset.task=graph_color",), r"dataset.task: graph_color has problems of many right answers"),
         (("dataset.options={terms:2}",), r"dataset.options: chain_sum refuses them: .*'terms'"),
         (("dataset.options={min_terms:0}",), r"dataset.options: chain_sum refuses them: min_terms must be positive"),
     ],
@@ -99,6 +107,15 @@ def test_files_of_gsm8k_are_read_and_split_by_question(tmp_path, caplog):
     assert beside["test"][0] == ("What is 1150 and 1?", "1150 + 1 = 1151", "1151")
 
 
+def test_a_file_may_come_from_another_program(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('\ufeff{"question": "a\u2028b", "answer": "#### 1,234,567.5"}\r\n', "utf-8", newline="")
+    words = ("dataset=gsm8k", f"dataset.train_path={path}", "dataset.held_out=0")
+    assert problems_of("train", *words) == (("a\u2028b", "", "1234567.5"),)
+    with pytest.raises(UserError, match=r"dataset.train_path: all problems of .* are in"):
+        problems_of("train", *words, f"dataset.test_path={path}")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -106,6 +123,8 @@ def test_files_of_gsm8k_are_read_and_split_by_question(tmp_path, caplog):
         ("", "dataset.train_path: .* it is empty"),
         ('{"question": "?", "answer": "12"}', "dataset.train_path: .*1 of 1 lines are no problems; line 1: ValueError"),
         ("[1]", "dataset.train_path: .*line 1: TypeError"),
+        ("[" * 100_000, "dataset.train_path: .*line 1: RecursionError"),
+        ('{"question": "\\ud800", "answer": "#### 1"}', "dataset.train_path: .*line 1: UnicodeEncodeError"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path, content, message):
@@ -153,6 +172,7 @@ def test_the_base_stage_learns_every_token_first_and_then_only_answers():
         (("dataset.num_batches=10",), 10),  # more than the problems fill: they come again
         (("dataset.num_batches=10", "dataset.train_fraction=0.5"), 5),
         (("dataset.train_fraction=0.5",), 2),
+        (("dataset.num_batches=100", "dataset.train_fraction=0.29"), 29),  # floating-point numbers make 28.999… of it
     ],
 )
 def test_an_epoch_has_the_batches_that_are_asked_for(words, batches):
@@ -331,6 +351,9 @@ REWARDS = ("format_exact", "format_approximate", "answer", "number")
         (["model.heads=3", "model.kv_heads=2"], "model.heads: 3 must be a multiple of model.kv_heads=2"),
         (["model.head_dim=7"], "model.head_dim: must be even, got 7"),
         (["generation.eos_tokens=[1,512]"], "generation.eos_tokens: 512 is no token"),
+        (["+rewards.a-b={function:a.b,weight:1}"], "rewards.a-b: no metric"),
+        (["+rewards.running={function:a.b,weight:1}"], "rewards.running: no metric"),
+        (["rewards.number.weight=.nan"], "rewards.number.weight: must be a number"),
         (["rewards={}", *(f"~rewards.{name}" for name in REWARDS)], "rewards: there is none"),
     ],
 )

@@ -1,5 +1,7 @@
 """Schemas of the workloads `grpo` (reinforcement fine-tuning of a language model) and `grpo_base` (its base)."""
 
+import re
+from math import isfinite
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -9,6 +11,8 @@ from pydantic.dataclasses import dataclass
 from trialfleet.config.decoder import Decoder, Generation, Temperature, TopK, TopP
 from trialfleet.config.schema import Config
 from trialfleet.config.traced import STRICT, Gated, Host, Traced
+
+_NAME = re.compile(r"[A-Za-z0-9_]+")  # of a reward: part of its metrics' names
 
 Count = Annotated[int, Ge(1)]
 Option = bool | int | float | str | tuple[int | float | str, ...]
@@ -36,7 +40,7 @@ class Sums(_Generated):
     """Generated sums of whole numbers."""
 
     name: Literal["sums"]
-    max_number: Count  # the largest term
+    max_number: Annotated[int, Ge(1), Le(10**18)]  # the largest term
     terms: Annotated[int, Ge(2)]  # of a sum
     # how an answer is worked out where one is shown. whole: the sum and its result; columns: digit by digit, the last
     # ones first, each column with what the one before carries over
@@ -141,6 +145,15 @@ class LanguageConfig(Config):
             problems.append(
                 f"generation.eos_tokens: {max(ends)} is no token, as model.vocab_size is {vocabulary}; take it out"
             )
+        for name, reward in self.rewards.items():
+            if not _NAME.fullmatch(name) or name == "running":  # train/reward_running_mean is another mean
+                problems.append(
+                    f"rewards.{name}: no metric can have this name; take letters, digits and _, not running"
+                )
+            if not isfinite(reward.weight):
+                problems.append(
+                    f"rewards.{name}.weight: must be a number, got {reward.weight}; ~rewards.{name} drops it"
+                )
         if not self.rewards:
             problems.append("rewards: there is none, so all completions are worth the same; rewards=default has four")
         return problems

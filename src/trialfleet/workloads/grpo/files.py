@@ -15,6 +15,8 @@ MARK = "####"  # stands before the result
 MOST_DAMAGED = 0.01  # share of a file's lines that may be damaged
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's notes of what a calculator would say
 
+_SEPARATOR = re.compile(r"(?<=\d),(?=\d{3})")  # of thousands
+
 Row = tuple[str, str, str]  # question, reasoning, answer
 
 
@@ -30,7 +32,8 @@ def rows(key: str, path: str) -> Sequence[Row]:
     """
     where = Path(path).expanduser()
     try:
-        lines = where.read_text(encoding="utf-8").splitlines()
+        # JSON's texts may hold what splitlines() would cut at; some programs write a mark at a file's beginning.
+        lines = where.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{key}: {where} cannot be read: {error}", "give a file of JSON lines") from error
     found, damaged = [], []
@@ -39,7 +42,7 @@ def rows(key: str, path: str) -> Sequence[Row]:
             continue
         try:
             found.append(_row(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             damaged.append(f"line {number}: {type(error).__name__}: {error}")
     if not found or len(damaged) > MOST_DAMAGED * (len(found) + len(damaged)):
         raise UserError(
@@ -58,4 +61,5 @@ def _row(line: str) -> Row:
     reasoning, mark, answer = whole.rpartition(MARK)
     if not question or not mark or not answer.strip():
         raise ValueError(f"a question and an answer with its result behind {MARK} are needed")
-    return question, _CALCULATION.sub("", reasoning).strip(), answer.strip().replace(",", "")
+    (question + whole).encode()  # JSON can name half a character, which no tokenizer takes
+    return question, _CALCULATION.sub("", reasoning).strip(), _SEPARATOR.sub("", answer.strip())

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from trialfleet.config.grpo import ReasoningGym
 from trialfleet.errors import UserError, nearest
 from trialfleet.workloads.grpo.files import MARK
 
 SIZE = 1_000_000  # problems of a generator: some lay a plan for all of them beforehand
-SPLITS = 3  # each has a generator of its own
 Row = tuple[str, str, str]  # question, reasoning, answer
 
 
@@ -23,9 +24,19 @@ def problems(data: ReasoningGym, part: int) -> Iterator[Row]:
     made = _dataset(data, part)
     for number in range(SIZE):
         one = made[number]
+        if one["answer"] is None:
+            raise UserError(
+                f"dataset.task: {data.task} has problems of many right answers, and names none of them",
+                "choose a task whose problems have one",
+            )
         question, answer = str(one["question"]).strip(), str(one["answer"]).strip()
         worked = str(one["metadata"].get("answer_cot", "")).rpartition(MARK)[0].strip()
         yield question, worked or f"{question} {answer}", answer
+
+
+def _seed(seed: int, part: int) -> int:
+    """Far from all others: problem n of a generator is problem n - 1 of the one whose seed is greater by one."""
+    return int(np.random.SeedSequence([seed, part]).generate_state(1)[0] >> 1)
 
 
 def _dataset(data: ReasoningGym, part: int) -> Any:
@@ -39,6 +50,6 @@ def _dataset(data: ReasoningGym, part: int) -> Any:
         )
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in data.options.items()}
     try:
-        return reasoning_gym.create_dataset(data.task, size=SIZE, seed=SPLITS * data.seed + part, **options)
+        return reasoning_gym.create_dataset(data.task, size=SIZE, seed=_seed(data.seed, part), **options)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"dataset.options: {data.task} refuses them: {error}", "correct them") from error

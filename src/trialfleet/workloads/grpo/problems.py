@@ -82,6 +82,11 @@ def _of_files(data: Gsm8k, split: str) -> Sequence[Problem]:
         return tuple(Problem(*row) for row in files.rows("dataset.test_path", data.test_path))
     tested = set() if data.test_path is None else {row[0] for row in files.rows("dataset.test_path", data.test_path)}
     every = [Problem(*row) for row in files.rows("dataset.train_path", data.train_path) if row[0] not in tested]
+    if not every:
+        raise UserError(
+            f"dataset.train_path: all problems of {data.train_path} are in {data.test_path}, too",
+            "give another dataset.test_path, or null, which holds some out of the one for training",
+        )
     if data.held_out == 0:
         return tuple(every)
     # With a file of its own test takes nothing from this one.

@@ -1,5 +1,6 @@
 """Sources of a language model's batches: prompts to answer, and whole texts to learn from."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property, partial
 
@@ -46,7 +47,7 @@ class Prompts:
         """Of an epoch: where more are wanted than the problems fill, they come again."""
         data = self._config.dataset
         wanted = len(self._problems) // self._batch if data.num_batches is None else data.num_batches
-        found = int(wanted * data.train_fraction)
+        found = math.floor(round(wanted * data.train_fraction, 6))  # .29 of 100 are 29, not 28.999999999999996
         if found == 0:
             raise UserError(
                 f"training.global_batch: {self._batch}, but an epoch has {len(self._problems)} problems, of which "

@@ -10,6 +10,8 @@ from trialfleet.config.grpo import Reward
 from trialfleet.errors import UserError
 from trialfleet.workloads.grpo.tags import ANSWER, END_OF_ANSWER, END_OF_REASONING, REASONING, TAGS
 
+LARGEST = 1e6  # of what a function may return: beyond it single precision forgets what is between
+
 Function = Callable[[str, str], float]
 
 _WHOLE = re.compile(rf"^\s*{REASONING}.+?{END_OF_REASONING}.*?{ANSWER}(.+?){END_OF_ANSWER}\s*$", re.DOTALL)
@@ -96,9 +98,9 @@ def _imported(name: str, path: str) -> Function:
     module, _, own = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), own)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the module does
         raise UserError(
-            f"rewards.{name}.function: {path} cannot be imported: {error}",
+            f"rewards.{name}.function: {path} cannot be imported: {type(error).__name__}: {error}",
             "give package.module.function, and put the package's folder on PYTHONPATH",
         ) from error
     if not callable(found):
@@ -117,8 +119,9 @@ def _called(name: str, path: str, completion: str, gold: str) -> float:
             f"{type(error).__name__}: {error}",
             "it is called with a completion and the right answer, and returns a number for any completion",
         ) from error
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         raise UserError(
-            f"rewards.{name}.function: {path} returned {value} for the completion {completion!r}", "return a number"
+            f"rewards.{name}.function: {path} returned {value} for the completion {completion!r}",
+            f"return a number from -{LARGEST:g} to {LARGEST:g}",
         )
     return value

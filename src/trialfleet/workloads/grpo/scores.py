@@ -47,7 +47,7 @@ def table(samples: Sequence[Sample], functions: Mapping[str, Reward]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = rewards.names(functions)
-    writer.writerow(["question", "answer", "completion", "right", *names, "reward"])
+    writer.writerow(["question", "answer", "completion", "right", *(f"reward_{name}" for name in names), "reward"])
     for sample in samples[:SAMPLES]:
         for completion in sample.completions:
             worth = rewards.judged(functions, completion, sample.gold)
