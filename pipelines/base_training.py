@@ -101,9 +101,8 @@ def _words(config: "Config", base: "Base") -> list[str]:
     groups = [
         word for key, one in base.overrides.items() if not isinstance(one, Mapping) for word in _overrides(key, one)
     ]
-    chosen: Any = OmegaConf.to_container(
-        _composed(groups)
-    )  # what stands where the same is to stand: other keys, if it is another dataset's
+    # What stands where the same is to stand: it has other keys, if it is another dataset's.
+    chosen: Any = OmegaConf.to_container(_composed(groups))
     same = []
     for key in base.same:
         try:
