@@ -53,12 +53,15 @@ def run(name: str, task: Callable[[DictConfig], None]) -> None:
         ) from error
 
 
-def checked(cfg: DictConfig, own: Collection[str], members: Mapping[str, Collection[str]]) -> "Config":
+def checked(
+    cfg: DictConfig, own: Collection[str], members: Mapping[str, Collection[str]], begun: bool = True
+) -> "Config":
     """The training's config, without the keys of the command.
 
     Args:
         own: keys of the command, which no training has.
         members: what some of them must be one of.
+        begun: whether what the training began from is needed, too.
 
     Raises:
         UserError: naming the key.
@@ -71,7 +74,7 @@ def checked(cfg: DictConfig, own: Collection[str], members: Mapping[str, Collect
                 f"{name}: must be one of {', '.join(choices)}, got {cfg[name]!r}", f"give one of them: {name}=…"
             )
     config = load(OmegaConf.masked_copy(cfg, [str(each) for each in cfg if each not in own]))
-    return config if config.dry_run else base_training.ready(config)
+    return config if config.dry_run or not begun else base_training.ready(config)
 
 
 def _chosen(words: list[str]) -> Chosen:

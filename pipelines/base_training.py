@@ -69,6 +69,7 @@ def ready(config: "Config", stop: Callable[[], Stop | None] = lambda: None) -> "
     composed = _composed(words)
     folder = Path(base.folder).expanduser().absolute() / records.digest(_learned(composed))
     while (checkpoint := _last(folder)) is None:
+        _make(folder)
         with _turn(folder, stop) as ours:
             if ours and _last(folder) is None:
                 _train(folder, [*words, *_shared(config)], stop)
@@ -200,6 +201,17 @@ def _last(folder: Path) -> Path | None:
             "delete it: the training goes on from its newest checkpoint",
         ) from error
     return checkpoint if checkpoint is not None and checkpoint.is_dir() else None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"training.base.folder: {folder} cannot be made: {error.strerror}", "give a folder that can be written to"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"training.base.folder: {folder} cannot be written to", "give one that can")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def export(cfg: DictConfig) -> None:
     Raises:
         UserError: the config is wrong, or does not fit the checkpoint.
     """
-    config = as_trained.checked(cfg, OWN, MEMBERS)
+    config = as_trained.checked(cfg, OWN, MEMBERS, begun=cfg.form != "adapter")
     folder = _folder(cfg)
     from trialfleet import training
     from trialfleet.training import environment

@@ -46,7 +46,7 @@ def settings_of_override(word: str) -> list[Setting]:
     if override.is_discrete_sweep():
         try:
             values = tuple(override.sweep_string_iterator())
-        except HydraException as error:  # glob, which looks for members in a config
+        except (HydraException, ValueError) as error:  # glob, which looks for members in a config; a step of 0
             raise UserError(f"{word}: cannot be translated", "list the values: KEY=A,B") from error
         typed = tuple(word.split("=", 1)[1].split(","))  # 1e-6 stays as it was typed
         return [Setting(key, typed if len(typed) == len(values) and "(" not in word else values, word)]

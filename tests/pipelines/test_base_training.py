@@ -69,6 +69,12 @@ def test_it_has_the_keys_of_another_dataset_and_the_rewards_that_there_are(tmp_p
     assert set(shared.rewards) == {"answer", "format_approximate", "format_exact", "own"}
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "bases").touch()
+    with pytest.raises(UserError, match=r"training.base.folder: .* cannot be made"):
+        base_training.ready(config_with_base(tmp_path))
+
+
 @pytest.mark.parametrize("content", ["{}", '{"checkpoint":', '{"checkpoint": "../.."}'])
 def test_a_damaged_record_of_its_end_is_named(tmp_path, content):
     (tmp_path / base_training.COMPLETE).write_text(content)

@@ -277,6 +277,7 @@ def test_what_is_typed_wins_over_presets_in_any_order(line: str, expected: set[s
         ("asr", "train_hydra.py ~model", "a group cannot be taken out"),
         ("asr", "train_hydra.py --config-name=", "--config-name: has no value"),
         ("asr", "train_hydra.py -m 'training.learning_rate=glob(*)'", "list the values"),
+        ("grpo", "run_training.py -m 'training.num_batches=range(1,9,0)'", "list the values"),
         ("asr", "train_hydra.py model@other=tiny", "leave out @other"),
         ("grpo", "run_training.py training.num_batches=nan", "must be numbers above 0"),
         ("grpo", "run_training.py -m grpo.num_iterations=1,2", "would have to change together"),

@@ -12,6 +12,7 @@ import pytest
 
 from tests.training.harness import composed
 from tests.workloads.decoder.small import SMALL, small
+from trialfleet.config import signature
 from trialfleet.errors import UserError
 from trialfleet.training.data import total_steps
 from trialfleet.training.workload import Source
@@ -257,6 +258,8 @@ def test_a_function_of_ones_own_counts_with_its_weight():
         "rewards.answer.weight=2",
     )
     config = small(*words)
+    # No training goes on with other functions, whose metrics its checkpoint does not have.
+    assert signature(config)["rewards.short.function"] != signature(small()).get("rewards.short.function")
     names = rewards.names(config.rewards)
     assert dict(zip(names, rewards.judged(config.rewards, said("12"), "12"), strict=True)) == {
         "answer": 3,

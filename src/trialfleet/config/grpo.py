@@ -83,7 +83,9 @@ class Evaluation:
 class Reward:
     """One of the functions by which a completion is judged."""
 
-    function: Host[str]  # package.module.function, called with a completion and the right answer; it returns a number
+    # package.module.function, called with a completion and the right answer; it returns a number. Static, since a
+    # program has metrics of each, and a training goes on with those that it began with
+    function: str
     weight: Host[float]  # with which its number counts in the sum
 
 
