@@ -118,7 +118,8 @@ def _own_words(guide: Guide, command: Command, place: Path) -> list[str]:
         saved = _trained(guide, [], place)
         if not (place / wanted).exists():
             shutil.copytree(saved.parent.parent, place / wanted, dirs_exist_ok=True)
-        return ["training.limit_eval_batches=1"]
+        chosen = [word for word in SMALL[guide.name] if word.startswith("model=") and "model=" in str(command)]
+        return ["training.limit_eval_batches=1", *chosen]
     base = []
     if guide.name == "grpo":
         large = [word for word in command.settled() if word.startswith("model=gemma3_") and word != "model=gemma3_test"]
