@@ -1,5 +1,6 @@
 """Reinforcement learning on the trainer: a base, adapters on it, exact resume within a round, meshes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,19 @@ def base(tmp_path_factory) -> Path:
 def uncut(base, tmp_path_factory) -> tuple[RecordingRun, Any]:
     """A whole training of a policy, and its outcome."""
     run = RecordingRun(tmp_path_factory.mktemp("whole"))
-    return run, train(policy_on(base), run)
+    compiled: Counter[str] = Counter()
+
+    def took(event: str, seconds: float, **more: str | int) -> None:
+        compiled[str(more.get("fun_name"))] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(took)
+    outcome = train(policy_on(base), run)
+    jax.monitoring.unregister_event_duration_listener(took)
+    # Three rounds of two updates, two evaluations; prefill, decoding and reading are one program. (The others a test
+    # before this one may have compiled.)
+    assert compiled["jit(evaluate)"] == 1
+    assert max(compiled[f"jit({name})"] for name in ("init", "roll", "step")) <= 1
+    return run, outcome
 
 
 def policy_on(base: Path, *overrides: str) -> Config:

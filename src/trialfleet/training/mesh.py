@@ -10,6 +10,7 @@ error.
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import gcd, prod
 from typing import Any, TypeVar
 
@@ -176,12 +177,17 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def on_mesh(mesh: Mesh, function: Callable[..., T]) -> Callable[..., T]:
-    """The function, traced where `constrain` finds the mesh: without one it pins nothing, and says nothing."""
+    """The function, traced where `constrain` finds the mesh: without one it pins nothing, and says nothing.
+
+    What is compiled of it has its name, in profiles and in what jax logs.
+    """
 
     def traced(*args: Any) -> T:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return function(*args)
 
+    named = function.func if isinstance(function, partial) else function
+    traced.__name__ = getattr(named, "__name__", traced.__name__).lstrip("_")
     return traced
 
 
