@@ -82,6 +82,7 @@ def test_a_damaged_record_of_its_end_is_named(tmp_path, content):
         base_training._last(tmp_path)
 
 
+@pytest.mark.slow
 def test_trials_that_need_the_same_one_train_it_once(tmp_path, trainer):
     calls = trainer()
     configs = [config_with_base(tmp_path, f"model.lora_rank={rank}", "tags=[x]") for rank in (2, 4, 6)]
@@ -98,6 +99,7 @@ def test_trials_that_need_the_same_one_train_it_once(tmp_path, trainer):
     assert len(calls.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_it_is_no_process_of_the_trials(tmp_path, trainer, monkeypatch):
     seen = trainer(f"env > {tmp_path}/environment")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
@@ -109,6 +111,7 @@ def test_it_is_no_process_of_the_trials(tmp_path, trainer, monkeypatch):
     assert "PATH" in names
 
 
+@pytest.mark.slow
 def test_one_that_fails_says_why_and_where(tmp_path, trainer):
     trainer("echo error: training.global_batch: too large; exit 2")
     with pytest.raises(UserError) as refused:
@@ -118,6 +121,7 @@ def test_one_that_fails_says_why_and_where(tmp_path, trainer):
     assert "python -m pipelines.train " in refused.value.fix
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_reaches_it_and_the_next_run_goes_on_in_its_folder(tmp_path, trainer):
     calls = trainer("sleep 60 & wait")
     with pytest.raises(Preempted):

@@ -123,6 +123,7 @@ def test_what_does_not_fit_is_refused_by_its_key(recordings, words, message):
         source(recordings, "train", *words)
 
 
+@pytest.mark.slow
 def test_what_is_behind_a_recording_changes_nothing(recordings):
     """The same speech in a longer bucket: what the decoder reads of it, and the loss, stay."""
     own = config(recordings, "dataset.time_masks=0", "dataset.band_masks=0")
