@@ -64,7 +64,7 @@ class Size(NamedTuple):
 
 MODELS = {
     "gemma3_tiny": Size((), 8, 2, 8),
-    "width 256, 6 layers": Size((*(f"model.{word}" for word in LARGER), "training.global_batch=4"), 4, 1, 4),
+    "width 256, 6 layers": Size((*(f"model.{word}" for word in LARGER), "training.global_batch=4"), 3, 1, 4),
 }
 
 
@@ -105,6 +105,9 @@ def measure(name: str, size: Size) -> None:
 
 
 def timed(call: Callable[[int], Any]) -> Call:
+    """The call with its seconds. It is made once beforehand."""
+    call(0)
+
     def seconds(number: int) -> Seconds:
         wall, processor = time.perf_counter(), time.process_time()
         call(number)
@@ -114,8 +117,7 @@ def timed(call: Callable[[int], Any]) -> Call:
 
 
 def in_turns(a: Call, b: Call, rounds: int) -> tuple[list[Seconds], list[Seconds]]:
-    """Seconds of both, in turns A B B A, after a first call of each that is not counted."""
-    a(0), b(0)
+    """Seconds of both, in turns A B B A."""
     one, other = [], []
     for n in range(rounds):
         one.append(a(n))
