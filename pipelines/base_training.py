@@ -12,22 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import fields, is_dataclass, replace
-from operator import attrgetter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 import trialfleet
-from trialfleet.config.location import conf_directory
+from pipelines import base_overrides
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.ui import command_line
@@ -37,14 +31,12 @@ from trialfleet.trial.run import Preempted, Stop
 
 if TYPE_CHECKING:
     from trialfleet.config import Config
-    from trialfleet.config.schema import Base
 
 log = logging.getLogger(__name__)
 
 COMPLETE = "complete.json"  # in its folder, when it has ended: which checkpoint is its last
 SILENT = 60.0  # seconds after which another machine that trains it, and says nothing, is taken for gone
 BEAT = 5.0  # seconds between two signs of life
-MISSING = object()  # where a config has no such key
 POLL = 1.0  # seconds between two looks
 # Keys of a config that change nothing of what is learned.
 APART = ("hydra", "experiment_name", "tags", "tracking", "study", "dry_run")
@@ -65,8 +57,8 @@ def ready(config: "Config", stop: Callable[[], Stop | None] = lambda: None) -> "
     base = config.training.base
     if base is None or config.training.init_from is not None:
         return config
-    words = _words(config, base)
-    composed = _composed(words)
+    words = base_overrides.told(config, base)
+    composed = base_overrides.composed(words)
     folder = Path(base.folder).expanduser().absolute() / records.digest(_learned(composed))
     while (checkpoint := _last(folder)) is None:
         _make(folder)
@@ -86,7 +78,7 @@ def check(config: "Config") -> None:
 
     if config.training.base is None or config.training.init_from is not None:
         return
-    composed = _composed(_words(config, config.training.base))
+    composed = base_overrides.composed(base_overrides.told(config, config.training.base))
     try:
         base = load(composed)
     except UserError as error:
@@ -95,81 +87,6 @@ def check(config: "Config") -> None:
         raise UserError("training.base.overrides: dry_run, but a base must be trained", "leave it out")
     if base.training.base is not None:
         raise UserError("training.base.overrides: that training has a base, too", "give it training.init_from")
-
-
-def _words(config: "Config", base: "Base") -> list[str]:
-    """What the training is told: what it has from this one, then its own, which wins."""
-    groups = [
-        word for key, one in base.overrides.items() if not isinstance(one, Mapping) for word in _overrides(key, one)
-    ]
-    # What stands where the same is to stand: it has other keys, if it is another dataset's.
-    chosen: Any = OmegaConf.to_container(_composed(groups))
-    same = []
-    for key in base.same:
-        try:
-            value = _plain(attrgetter(key)(config))
-        except AttributeError as error:
-            raise UserError(f"training.base.same: {error}", "give keys that this training has") from error
-        same += _replaced(key, value, _at(chosen, key))
-    return [*same, *(word for key, value in base.overrides.items() for word in _overrides(key, value))]
-
-
-def _plain(value: Any) -> Any:
-    """A value of a config with mappings in place of dataclasses."""
-    if is_dataclass(value):
-        value = {one.name: getattr(value, one.name) for one in fields(value)}
-    if callable(value):
-        raise AttributeError(f"{value.__name__} is no key")
-    return {name: _plain(one) for name, one in value.items()} if isinstance(value, Mapping) else value
-
-
-def _at(composed: Any, key: str) -> Any:
-    for name in key.split("."):
-        composed = composed.get(name, MISSING) if isinstance(composed, Mapping) else MISSING
-    return composed
-
-
-def _replaced(key: str, value: Any, there: Any) -> list[str]:
-    """What puts a value in the place of what is there, of which no key stays that the value does not have."""
-    if there is MISSING:
-        return [f"+{word}" for word in _overrides(key, value)]
-    if not isinstance(value, Mapping) or not isinstance(there, Mapping):
-        return _overrides(key, value)
-    gone = [f"~{key}.{name}" for name in there if name not in value]
-    kept = [_replaced(f"{key}.{name}", one, there.get(name, MISSING)) for name, one in value.items()]
-    return [*gone, *(word for words in kept for word in words)]
-
-
-def _overrides(key: str, value: Any) -> list[str]:
-    """What sets a key, and all below it, to a value."""
-    if isinstance(value, Mapping) and value:
-        return [word for name, one in value.items() for word in _overrides(f"{key}.{name}", one)]
-    if isinstance(value, str):
-        return [command_line.override(key, value)]  # as a person would write it
-    return [f"{key}={_said(value)}"]
-
-
-def _said(value: Any) -> str:
-    """A value in the words of Hydra's overrides."""
-    if isinstance(value, Mapping):
-        return "{}"
-    if isinstance(value, tuple | list):
-        return "[" + ",".join(map(_said, value)) + "]"
-    if isinstance(value, str):
-        return QuotedString(text=value, quote=Quote.single).with_quotes()
-    return "null" if value is None else str(value).lower()
-
-
-def _composed(overrides: list[str]) -> DictConfig:
-    # Within a command of Hydra's its own search path is heeded, too; a job has none.
-    there = GlobalHydra.instance().is_initialized()
-    try:
-        with nullcontext() if there else initialize_config_dir(str(conf_directory())):
-            return compose("train", overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra's own of a group that is null
-        raise UserError(
-            f"training.base.overrides: {error}", "correct it; ~training.base.overrides.KEY leaves a key out"
-        ) from error
 
 
 def _learned(composed: DictConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from pipelines import base_training
+from pipelines import base_overrides, base_training
 from tests.config.test_load import composed
 from tests.training.harness import CONF
 from trialfleet.config import Config
@@ -47,7 +47,7 @@ def test_what_it_is_told_is_what_it_shares_and_then_its_own(tmp_path):
     config = config_with_base(tmp_path, "model.width=48", "model.window=null", "dataset.max_number=9")
     base = config.training.base
     assert base is not None
-    words = base_training._words(config, base)
+    words = base_overrides.told(config, base)
     assert {"model.width=48", "model.window=null", "dataset.max_number=9", "model.tied=true"} <= set(words)
     assert words.index("model.lora_rank=8") < words.index("model.lora_rank=null")
     base_training.check(config)
@@ -63,7 +63,7 @@ def test_it_has_the_keys_of_another_dataset_and_the_rewards_that_there_are(tmp_p
     base = config.training.base
     assert base is not None
     base_training.check(config)
-    shared = base_training._composed(base_training._words(config, base))
+    shared = base_overrides.composed(base_overrides.told(config, base))
     assert shared.dataset.options == {"max_terms": 3}
     assert "max_number" not in shared.dataset
     assert set(shared.rewards) == {"answer", "format_approximate", "format_exact", "own"}
