@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trialfleet.errors import UserError
+from trialfleet.training.publishing import made
 
 PACKAGES = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")
 LIST = "prompts.jsonl"
@@ -44,18 +45,17 @@ def fetch(folder: Path) -> int:
         raise UserError(f"{folder}: is there already", "give another folder, or remove it")
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise UserError("apt-get and dpkg-deb are needed", "run it on Debian or Ubuntu, and copy the folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
+    with tempfile.TemporaryDirectory(prefix="prompts-") as place:
         root = _unpacked(Path(place))
-        made = Path(place) / "made"
         sounds = next((root / "usr/share/asterisk/sounds").glob("*/*.wav")).parent
-        shutil.copytree(sounds, made)
-        shutil.copy(root / f"usr/share/doc/{PACKAGES[0]}/copyright", made / "copyright")
         texts = gzip.decompress((root / f"usr/share/doc/{PACKAGES[1]}/core-sounds-en.txt.gz").read_bytes()).decode()
-        lines = [json.dumps({"path": name, "text": text}) for name, text in spoken(texts) if (made / name).is_file()]
-        (made / LIST).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        made.rename(folder)
-    return len(lines)
+        there = [(name, text) for name, text in spoken(texts) if (sounds / name).is_file()]
+        with made(folder) as growing:
+            shutil.copytree(sounds, growing, dirs_exist_ok=True)
+            shutil.copy(root / f"usr/share/doc/{PACKAGES[0]}/copyright", growing / "copyright")
+            lines = [json.dumps({"path": name, "text": text}) for name, text in there]
+            (growing / LIST).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(there)
 
 
 def _unpacked(place: Path) -> Path:

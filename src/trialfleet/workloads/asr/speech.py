@@ -86,11 +86,6 @@ def told(
     return constrain(x, "batch", None, "embed"), jnp.concatenate([one, there, one], 1)
 
 
-def length(config: SpeechModel, frames: int) -> int:
-    """How many places speech of so many spectrogram frames takes in the decoder."""
-    return -(-((frames + 1) // 2) // config.projector.stack) + 2
-
-
 def _normed(scale: jax.Array, x: jax.Array) -> jax.Array:
     """RMS norm."""
     wide = x.astype(jnp.float32)

@@ -45,7 +45,7 @@ class Utterances:
         data, training = config.dataset, config.training
         self._data, self._split, self._bands = data, split, config.model.encoder.bands
         self._batch = training.global_batch if split == "train" else training.eval_batch
-        self._tokens = max(config.transcription.max_tokens, data.max_text_tokens + 1)
+        self._tokens = data.max_text_tokens + 1  # and the end
         found = _recordings(data, split)
         self._kept, self.dropped = _kept(data, split, found, tokenizer)
         self._cached: dict[int, np.ndarray] = {}
