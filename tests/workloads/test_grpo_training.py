@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from tests.training.harness import RecordingRun, after, composed
 from tests.workloads.decoder.small import SMALL
 from trialfleet.config import Config
-from trialfleet.training import checkpoints, train, trees
+from trialfleet.errors import UserError
+from trialfleet.training import checkpoints, evaluate, train, trees
 from trialfleet.training.mesh import batch_sharding, replicated
 from trialfleet.training.setup import Setup
 from trialfleet.trial.run import Preempted, Stop
@@ -143,6 +145,17 @@ def rolled_out(setup: Setup, params: Any) -> dict[str, np.ndarray]:
     return {
         name: np.asarray(leaf, np.int32 if "int" in str(leaf.dtype) else np.float32) for name, leaf in found.items()
     }
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_not_judged_beside_another_base(base, uncut, new_run):
+    """Say of one that was lost, and made anew on another machine."""
+    whole, _ = uncut
+    config, last = policy_on(base), str(whole.checkpoints / "00000006")
+    assert evaluate(config, new_run(), last)["val/accuracy"] >= 0
+    drawn = replace(config, training=replace(config.training, init_from=None))
+    with pytest.raises(UserError, match=r"the frozen weights are not those that .*00000006 was trained on"):
+        evaluate(drawn, new_run(), last)
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """A trained model: what a checkpoint holds, and what was frozen beside it, which is in no checkpoint of its own."""
 
+from pathlib import Path
+
 import jax
 
+from trialfleet.config import Config
 from trialfleet.errors import UserError
 from trialfleet.training import restore, trees
 from trialfleet.training.saved_parameters import SavedParameters
 from trialfleet.training.setup import Setup
 from trialfleet.training.state import State
 from trialfleet.training.workload import Params
+from trialfleet.trial import records
 
 
 def read(setup: Setup, checkpoint: str) -> tuple[State, Params]:
@@ -30,6 +34,7 @@ def read(setup: Setup, checkpoint: str) -> tuple[State, Params]:
         checkpoint, program, state, frozen, "checkpoint", verify, own=True
     )
     _refuse(checkpoint, set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
+    _refuse_other_frozen(config, checkpoint, frozen)
     return state, frozen
 
 
@@ -44,6 +49,20 @@ def read_trained(setup: Setup, checkpoint: str) -> Params:
     shapes, places = (trees.flatten(tree) for tree in (layout.shapes.params, layout.shardings.params))
     _refuse(checkpoint, {path for path, leaf in shapes.items() if not saved.fits(path, leaf.shape)})
     return trees.unflatten({path: saved.read(path, leaf.shape, places[path]) for path, leaf in shapes.items()})
+
+
+def _refuse_other_frozen(config: Config, checkpoint: str, frozen: Params) -> None:
+    """What was trained beside other frozen weights says nothing beside these, and a base that was made anew is another.
+
+    In another dtype than they had then, nobody can tell.
+    """
+    meta = records.read(Path(checkpoint).expanduser() / "meta.json") or {}
+    same_dtype = meta.get("signature", {}).get("training.compute_dtype") == config.training.compute_dtype
+    if same_dtype and meta.get("frozen", "") != restore.digest(frozen):
+        raise UserError(
+            f"checkpoint: the frozen weights are not those that {checkpoint} was trained on",
+            "put those back that training.init_from, training.base or the published weights were",
+        )
 
 
 def _refuse(checkpoint: str, lacking: set[str]) -> None:
