@@ -1,11 +1,11 @@
 """GRPO of the trainer beside the same in plain JAX, part by part: `python -m benchmarks.trainer_grpo`.
 
-Of each model: drawing completions and reading them, the same with judging them, the update, and whole iterations of
-the trainer's loop. Both have the same weights, prompts and lengths: no completion ends early. First it is checked that
-both say the same of each token and that a few updates lead to the same adapters, without which no time means anything.
-Calls take turns (A B B A), so that whatever else the machine does hits both. A ratio is one of median times, and beside
-it one of the least processor times, which hardly knows of others on the machine. Then: what was compiled in a short
-training with two evaluations. `--tunix PYTHON` names an interpreter that has google-tunix, whose
+Of each model: drawing completions, drawing and reading them, the same with judging them, the update, and whole
+iterations of the trainer's loop. Both have the same weights, prompts and lengths: no completion ends early. First it is
+checked that both say the same of each token and that a few updates lead to the same adapters, without which no time
+means anything. Calls take turns (A B B A), so that whatever else the machine does hits both. A ratio is one of median
+times, and beside it one of the least processor times, which hardly knows of others on the machine. Then: what was
+compiled in a short training with two evaluations. `--tunix PYTHON` names an interpreter that has google-tunix, whose
 step then stands beside ours.
 """
 
@@ -87,6 +87,7 @@ def measure(name: str, size: Size) -> None:
     own = ours.config
     tokens = own.training.global_batch * own.grpo.num_generations * own.generation.max_generation_steps
     parts: dict[str, tuple[Call, Call, int]] = {
+        "draw": (timed(ours.draw), timed(peer.draw), size.calls),
         "draw and read": (timed(ours.rollout), timed(peer.rollout), size.calls),
         "draw, read, judge": (timed(ours.prepare), timed(peer.prepare), size.calls),
         "update": (timed(ours.update), timed(peer.update), size.calls),

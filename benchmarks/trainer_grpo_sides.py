@@ -53,6 +53,7 @@ class Ours:
         feed = Feed(loader, config.seed, Position(0, 0, 0), None, 1)
         self.batch = feed.next().batch
         feed.close()
+        self._draw = jax.jit(self._drawn)
         self.prepared = self.prepare(0)
 
     def stop(self) -> bool:
@@ -69,6 +70,10 @@ class Ours:
         given = (self.params, self.state.extra, self.batch, jax.random.key(number), self.setup.hp)
         with jax.set_mesh(self.mesh):
             return jax.block_until_ready(self.setup.workload.prepared(self.mesh, *given))
+
+    def draw(self, number: int) -> Tree:
+        """Drawn alone, with the settings of the training."""
+        return jax.block_until_ready(self._draw(self.params, self.batch["prompt"][0], jax.random.key(number)))
 
     def prepare(self, number: int) -> Tree:
         """The first batch as the trainer prepares it: drawn, read, judged."""
@@ -87,6 +92,13 @@ class Ours:
         last = self.config.training.max_steps
         assert last == WARM + count
         return per_iteration(run.times[WARM], run.times[last], count)
+
+    def _drawn(self, params: Tree, prompts: jax.Array, key: jax.Array) -> jax.Array:
+        own, count = self.config.generation, self.config.grpo.num_generations
+        keys = generation.keys_of(key, jnp.arange(len(prompts) * count))
+        heat, share = jnp.float32(own.temperature), jnp.float32(own.top_p)
+        settings = (own.max_generation_steps, own.eos_tokens, own.top_k, heat, share, self.setup.hp, keys)
+        return generation.complete(self.config.model, params, prompts, *settings).tokens
 
     def prompts(self) -> jax.Array:
         """Each prompt as often as it is answered (B · R, P)."""
@@ -122,6 +134,7 @@ class Peer:
             "beta": jnp.float32(config.grpo.beta),
         }
         self._grpo = Grpo(config)  # for its problems and its tokenizer
+        self._draw = jax.jit(partial(plain.generate, self.shape))
         self._rollout = jax.jit(partial(plain.rollout, self.shape))
         self._update = jax.jit(partial(plain.update, self.shape, self.tx), donate_argnums=(0, 1))
         self.prepared = self._as_ours(ours.prepared)
@@ -129,6 +142,10 @@ class Peer:
     def rollout(self, number: int) -> Tree:
         key = jax.random.key(number)
         return jax.block_until_ready(self._rollout(self.base, self.adapters, self.prompts, key, self.hp))
+
+    def draw(self, number: int) -> Tree:
+        key = jax.random.key(number)
+        return jax.block_until_ready(self._draw(self.base, self.adapters, self.prompts, key, self.hp))
 
     def prepare(self, number: int) -> Tree:
         key = jax.random.key(number)
