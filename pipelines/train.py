@@ -5,7 +5,6 @@ whether that fits `runtime.device`, and trains nothing. Its exit code is 0 if it
 alone does not; 4 if the peak that a compiler has planned does not.
 """
 
-import difflib
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipelines import base_training, cli, single
 from pipelines.single import Objectives
 from trialfleet.config.location import conf_directory
-from trialfleet.errors import UserError
+from trialfleet.errors import UserError, nearest
 from trialfleet.trial import run
 
 if TYPE_CHECKING:
@@ -148,10 +147,11 @@ def _refuse_no_device(cfg: DictConfig) -> None:
 
 def _refuse_missing_start(config: "Config") -> None:
     """What each trial would begin with: without it all of them fail alike."""
-    weights: str | None = getattr(getattr(config, "model", None), "weights", None)
+    from trialfleet.training.published import INDEX, ONE
+
     for key, folder, files in (
         ("training.init_from", config.training.init_from, ("manifest.json",)),
-        ("model.weights", weights, ("model.safetensors", "model.safetensors.index.json")),
+        *((key, folder, (ONE, INDEX)) for key, folder in config.published().items()),
     ):
         if folder is not None and not any((Path(folder).expanduser() / name).is_file() for name in files):
             raise UserError(
@@ -167,10 +167,8 @@ def _refuse_unknown_bounds(cfg: DictConfig, config: "Config") -> None:
     known = sorted(known_metrics(config))
     for metric in OmegaConf.select(cfg, "hydra.sweeper.constraints") or ():
         if metric not in known:
-            near = difflib.get_close_matches(metric, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"hydra.sweeper.constraints: {config.workload.name} logs no metric {metric!r}{hint}",
+                f"hydra.sweeper.constraints: {config.workload.name} logs no metric {metric!r}{nearest(metric, known)}",
                 f"choose of {', '.join(known)}",
             )
 

@@ -100,9 +100,15 @@ class AsrDecoderConfig(Config):
     dataset: Recordings
     transcription: Transcription
 
+    def published(self) -> dict[str, str | None]:
+        return {
+            "model.encoder.weights": self.model.encoder.weights,
+            "model.decoder.weights": self.model.decoder.weights,
+        }
+
     def problems(self) -> list[str]:
         data, problems = self.dataset, [*super().problems(), *self.model.encoder.problems()]
-        problems += [line.replace("model.", "model.decoder.", 1) for line in self.model.decoder.problems()]
+        problems += self.model.decoder.problems("model.decoder")
         if list(data.buckets) != sorted(set(data.buckets)):
             problems.append(f"dataset.buckets: must rise, got {list(data.buckets)}")
         if data.buckets[-1] < data.max_audio_seconds:

@@ -39,13 +39,17 @@ class Decoder:
     lora_alpha: Annotated[Traced[float], Gt(0)]  # the adapters' output is scaled by lora_alpha / lora_rank
     lora_module_path: str  # a regular expression of the weights that are adapted
 
-    def problems(self) -> list[str]:
-        """What contradicts itself, a line for each."""
+    def problems(self, at: str = "model") -> list[str]:
+        """What contradicts itself, a line for each.
+
+        Args:
+            at: where the model stands in the config.
+        """
         problems = []
         if self.heads % self.kv_heads:
-            problems.append(f"model.heads: {self.heads} must be a multiple of model.kv_heads={self.kv_heads}")
+            problems.append(f"{at}.heads: {self.heads} must be a multiple of {at}.kv_heads={self.kv_heads}")
         if self.head_dim % 2:
-            problems.append(f"model.head_dim: must be even, got {self.head_dim}")
+            problems.append(f"{at}.head_dim: must be even, got {self.head_dim}")
         return problems
 
 

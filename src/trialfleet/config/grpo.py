@@ -140,6 +140,9 @@ class LanguageConfig(Config):
     evaluation: Evaluation
     rewards: dict[str, Reward]
 
+    def published(self) -> dict[str, str | None]:
+        return {"model.weights": self.model.weights}
+
     def problems(self) -> list[str]:
         vocabulary, ends = self.model.vocab_size, self.generation.eos_tokens
         problems = [*super().problems(), *self.model.problems()]

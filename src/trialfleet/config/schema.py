@@ -201,6 +201,10 @@ class Config:
         """The metrics that the workload logs; to be overridden where they depend on the config."""
         return self.METRICS
 
+    def published(self) -> dict[str, str | None]:
+        """The folders of published weights that a training begins from, by their keys; null: there is none."""
+        return {}
+
     def problems(self) -> list[str]:
         """What contradicts itself across fields; each a line that names the keys and the fix."""
         return [*_objective_problems(self), *_training_problems(self)]

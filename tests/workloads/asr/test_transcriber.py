@@ -1,5 +1,6 @@
 """Speech to text by a decoder: which recordings are used, their batches, and a training that learns."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.training.harness import RecordingRun, composed
 from tests.workloads.asr import speech_files
+from tests.workloads.decoder.reference import GOLDEN as DECODERS
+from tests.workloads.decoder.reference import MODELS
 from trialfleet.errors import UserError
-from trialfleet.training import train
+from trialfleet.training import train, trees
 from trialfleet.workloads.asr import Transcriber, speech
 from trialfleet.workloads.asr.utterances import Utterances
 from trialfleet.workloads.decoder import PAD
@@ -116,6 +120,13 @@ def test_batches_have_the_length_of_their_bucket_with_silence_behind(recordings)
         (["model.encoder.heads=3"], "model.encoder.width: 16 must be a multiple of heads=3"),
         (["model.decoder.head_dim=7"], "model.decoder.head_dim: must be even"),
         (["transcription.eos_tokens=[600]"], "transcription.eos_tokens: there are tokens beyond"),
+        (
+            ["transcription.eos_tokens=[1]"],
+            r"transcription.eos_tokens: \[1\] do not have 106, with which",
+        ),
+        (["model.decoder.tokenizer=null"], "model.decoder.tokenizer: null, and model.decoder.weights, too"),
+        (["model.decoder.tokenizer=/nowhere"], "model.decoder.tokenizer: there is no /nowhere"),
+        (["model.decoder.vocab_size=500"], "model.decoder.tokenizer: .* but model.decoder.vocab_size is 500"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_key(recordings, words, message):
@@ -138,10 +149,70 @@ def test_what_is_behind_a_recording_changes_nothing(recordings):
     for bucket in (0, 1):
         batch = {name: jnp.asarray(leaf) for name, leaf in utterances.collate(examples, bucket).items()}
         read, there = speech.told(own.model, params, batch["features"], batch["frames"])
-        assert read.shape[1] == there.shape[1] == speech.length(own.model, batch["features"].shape[1])
+        # A mark, a place for two of the encoder's frames, of which each is two of the spectrogram's, and a mark.
+        assert read.shape[1] == there.shape[1] == 2 + -(-batch["features"].shape[1] // 4)
         logs.append(workload._logs(params, batch, hp))
     np.testing.assert_allclose(logs[0], logs[1], atol=1e-4, rtol=0)
     assert np.all(np.asarray(logs[0])[np.asarray(batch["tokens"]) == PAD] == 0)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "whisper"
+OF_GOLDEN = (
+    "model.encoder.bands=10",
+    "model.encoder.width=24",
+    "model.encoder.heads=3",
+    "model.encoder.hidden=40",
+    f"model.encoder.weights={GOLDEN}",
+    *(word.replace("model.", "model.decoder.") for word in MODELS["llama"] if re.match(r"model\.\w+=", word)),
+    f"model.decoder.weights={DECODERS / 'llama'}",
+    "model.decoder.lora_rank=2",
+    "transcription.eos_tokens=[1,5]",
+)
+
+
+def test_a_training_begins_from_both_published_weights(recordings):
+    """And trains neither: the encoder never is, nor what a decoder's adapters are beside."""
+    workload = Transcriber(config(recordings, *OF_GOLDEN))
+    shapes = trees.flatten(jax.eval_shape(lambda: workload.init(jax.random.key(0))[0]))
+    loaded = {path: workload.load(path, (slice(None),) * leaf.ndim) for path, leaf in shapes.items()}
+    there = {path for path, leaf in loaded.items() if leaf is not None}
+    assert {path for path in shapes if path not in there} == {
+        path for path in shapes if path.startswith("projector/") or "_lora_" in path
+    }
+    assert all(np.shape(loaded[path]) == shapes[path].shape for path in there)
+    conv = load_file(GOLDEN / "model.safetensors")["model.encoder.conv1.weight"]
+    np.testing.assert_array_equal(loaded["encoder/conv1/w"], conv.transpose(2, 1, 0))
+    assert not any(workload.trained(path) for path in there)
+    assert all(workload.trained(path) for path in set(shapes) - there)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.decoder.width=32"], "model.decoder.weights: model.embed_tokens.weight has the shape"),
+        (["model.decoder.norm_epsilon=1e-3"], "model.decoder.weights: .*model.decoder.norm_epsilon is 0.001"),
+        (["model.encoder.layers=1"], "model.encoder.weights: there are more than 1 layers"),
+        ([f"model.decoder.weights={GOLDEN}"], "model.decoder.weights: there is no array model.embed_tokens.weight"),
+        ([f"model.encoder.weights={DECODERS / 'llama'}"], "model.encoder.weights: there is no array encoder.conv1"),
+    ],
+)
+def test_weights_of_another_model_are_refused_by_their_key(recordings, words, message):
+    with pytest.raises(UserError, match=message):
+        Transcriber(config(recordings, *OF_GOLDEN, *words)).load("encoder/conv1/w", (slice(None),) * 3)
+
+
+@pytest.mark.slow
+def test_a_schedule_holds_the_decoder_back_until_the_projector_has_learned(recordings, tmp_path):
+    run = RecordingRun(tmp_path)
+    often = ("training.report_every=1", "training.max_steps=null", "training.max_epochs=2", "training.eval_every=1000")
+    train(config(recordings, *often, "freezing=scheduled", "freezing.epochs=[1]"), run)
+    norms, epochs = run.reported("train/grad_norm/decoder"), run.reported("train/epoch")
+    held = [norms[step] for step in norms if epochs[step] <= 1]
+    released = [norms[step] for step in norms if epochs[step] > 1]
+    assert held
+    assert set(held) == {0.0}
+    assert min(released) > 0
+    assert min(run.reported("train/grad_norm/projector").values()) > 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tests.training.harness import composed
 from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
 from trialfleet.workloads.decoder import transformer
-from trialfleet.workloads.decoder.published import KEY, DecoderWeights
+from trialfleet.workloads.decoder.published import DecoderWeights
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = (
@@ -55,7 +55,7 @@ def config_of(family: str, *overrides: str) -> Any:
 
 def weights_of(config: Any) -> dict[str, np.ndarray]:
     """All leaves that are published, by path."""
-    reader = DecoderWeights(config.model, PublishedWeights(Path(config.model.weights), KEY))
+    reader = DecoderWeights(config.model, PublishedWeights(Path(config.model.weights), "model.weights"))
     paths = {path: len(axes) for path, axes in trees.flatten(transformer.axes(config.model)).items()}
     found = {path: reader.read(path, (slice(None),) * axes) for path, axes in paths.items()}
     return {path: leaf for path, leaf in found.items() if leaf is not None}

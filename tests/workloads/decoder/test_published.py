@@ -12,7 +12,7 @@ from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.setup import Setup
 from trialfleet.workloads.decoder import settings
-from trialfleet.workloads.decoder.published import HEADS, KEY, DecoderWeights, shapes
+from trialfleet.workloads.decoder.published import HEADS, DecoderWeights, shapes
 
 FAMILIES = list(MODELS)
 
@@ -24,7 +24,7 @@ def arrays_of(family: str) -> dict[str, np.ndarray]:
 
 
 def reader(config, folder=None) -> DecoderWeights:
-    return DecoderWeights(config.model, PublishedWeights(Path(folder or config.model.weights), KEY))
+    return DecoderWeights(config.model, PublishedWeights(Path(folder or config.model.weights), "model.weights"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.asr_decoder import AsrDecoderConfig
+from trialfleet.errors import UserError
 from trialfleet.training import lora
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.workload import (
@@ -45,7 +46,15 @@ class Transcriber(Workload):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return tokenizer.of(self.config.model.decoder, self.config.dry_run)
+        found = tokenizer.of(self.config.model.decoder, self.config.dry_run, "model.decoder")
+        ends = self.config.transcription.eos_tokens
+        if found.end_of_turn not in ends and not self.config.dry_run:
+            raise UserError(
+                f"transcription.eos_tokens: {list(ends)} do not have {found.end_of_turn}, with which the tokenizer of "
+                "model.decoder ends a text, so that none would end",
+                f"say transcription.eos_tokens=[{found.end_of_turn}]",
+            )
+        return found
 
     def source(self, split: str) -> Source:
         return self._utterances(split)
@@ -88,8 +97,8 @@ class Transcriber(Workload):
             key = "model.encoder.weights"
             found["encoder"] = EncoderWeights(model.encoder, PublishedWeights(Path(model.encoder.weights), key), key)
         if model.decoder.weights is not None:
-            key = "model.decoder.weights"
-            found["decoder"] = DecoderWeights(model.decoder, PublishedWeights(Path(model.decoder.weights), key))
+            there = PublishedWeights(Path(model.decoder.weights), "model.decoder.weights")
+            found["decoder"] = DecoderWeights(model.decoder, there, "model.decoder")
         return found
 
     def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:

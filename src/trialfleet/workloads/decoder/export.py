@@ -16,7 +16,7 @@ from trialfleet.training.published import PublishedWeights
 from trialfleet.training.setup import Setup
 from trialfleet.training.workload import Params
 from trialfleet.workloads.decoder import adapter, settings, tokenizer
-from trialfleet.workloads.decoder.published import KEY, PREFIX, DecoderWeights, published, shapes
+from trialfleet.workloads.decoder.published import PREFIX, DecoderWeights, published, shapes
 
 _KEPT = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")  # of the base's config.json
 # What the weights' folder has besides, and the model needs, too.
@@ -143,7 +143,7 @@ def _base_prefix(model: Decoder) -> str:
     """What stands before the names of the layers in the model that the library makes of the base."""
     if model.weights is None:
         return PREFIX
-    there = DecoderWeights(model, PublishedWeights(Path(model.weights), KEY)).prefix
+    there = DecoderWeights(model, PublishedWeights(Path(model.weights), "model.weights")).prefix
     return PREFIX if there == PREFIX else "model.language_model."
 
 

@@ -16,7 +16,6 @@ from trialfleet.training.published import PublishedWeights
 from trialfleet.workloads.decoder import families, settings
 from trialfleet.workloads.decoder.transformer import norms
 
-KEY = "model.weights"
 PREFIX = "model."
 # What stands before the names of all but the scores' matrix, and the name of that. Where there is a vision part, too,
 # the text part's names are longer: in two ways, by the library's version.
@@ -73,6 +72,7 @@ class DecoderWeights:
 
     Args:
         weights: the folder's.
+        at: where the model stands in the config, for messages.
 
     Attributes:
         prefix: what stands before the names of its layers.
@@ -81,19 +81,20 @@ class DecoderWeights:
         UserError: the arrays are not those of the model, or have other shapes, or the config beside them is another.
     """
 
-    def __init__(self, config: Decoder, weights: PublishedWeights) -> None:
+    def __init__(self, config: Decoder, weights: PublishedWeights, at: str = "model") -> None:
+        self._key, self._at = f"{at}.weights", at
         self._config, self._weights, self._matrices = config, weights, matrices(config)
         self._norms = families.of(config).norms
         found = [prefix for prefix in HEADS if f"{prefix}embed_tokens.weight" in weights.names]
         if not found:
             raise UserError(
-                f"{KEY}: there is no array {PREFIX}embed_tokens.weight", "give the folder of a published decoder"
+                f"{self._key}: there is no array {PREFIX}embed_tokens.weight", "give the folder of a published decoder"
             )
         self.prefix = found[0]
         self._check_arrays()
-        if wrong := settings.contradictions(config, settings.read(weights.folder)):
+        if wrong := settings.contradictions(config, settings.read(weights.folder), at):
             raise UserError(
-                f"{KEY}: {weights.folder / settings.FILE} is of another model: {'; '.join(wrong)}",
+                f"{self._key}: {weights.folder / settings.FILE} is of another model: {'; '.join(wrong)}",
                 "set these keys as they are there; to do otherwise, take that file away",
             )
 
@@ -106,15 +107,17 @@ class DecoderWeights:
             of_vocabulary = name in (f"{self.prefix}embed_tokens.weight", HEADS[self.prefix])
             longer = of_vocabulary and there[1:] == shape[1:] and there[0] >= shape[0]
             if there != shape and not longer:
-                raise UserError(f"{KEY}: {name} has the shape {there}, and the config's model wants {shape}", _CHOOSE)
+                raise UserError(
+                    f"{self._key}: {name} has the shape {there}, and the config's model wants {shape}", _CHOOSE
+                )
         if HEADS[self.prefix] in self._weights.names - wanted.keys():
             raise UserError(
-                f"{KEY}: scores of tokens have a matrix of their own there, {HEADS[self.prefix]}",
-                "say model.tied=false",
+                f"{self._key}: scores of tokens have a matrix of their own there, {HEADS[self.prefix]}",
+                f"say {self._at}.tied=false",
             )
         others = sorted(name for name in self._weights.names - wanted.keys() if name.startswith(self.prefix))
         if unknown := [name for name in others if not name.endswith(_BUFFER)]:
-            raise UserError(f"{KEY}: the config's model has no {', '.join(unknown[:5])}", _CHOOSE)
+            raise UserError(f"{self._key}: the config's model has no {', '.join(unknown[:5])}", _CHOOSE)
 
     def read(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
         """One slice of a leaf; None for what is not published: adapters.
@@ -152,7 +155,7 @@ class DecoderWeights:
         return part[(slice(None), *index[1:count], slice(None), *index[count + 1 :])]
 
 
-_CHOOSE = "choose the model of these weights: model=gemma3_270m|smollm2_360m|…"
+_CHOOSE = "choose the model of these weights, such as gemma3_270m or smollm2_360m"
 
 
 def _merged(sizes: Sequence[int], index: Sequence[slice]) -> slice:

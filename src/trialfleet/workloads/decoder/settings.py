@@ -113,15 +113,19 @@ _SAID = {
 }
 
 
-def contradictions(config: Decoder, said: Settings) -> list[str]:
-    """Keys of ours that a file contradicts, each with what it says. What a file does not say it leaves to us."""
+def contradictions(config: Decoder, said: Settings, at: str) -> list[str]:
+    """Keys of ours that a file contradicts, each with what it says. What a file does not say it leaves to us.
+
+    Args:
+        at: where the model stands in the config.
+    """
     found = {key: said[name] for name, key in _SAID.items() if said.get(name) is not None} | _rotary(said)
     own = {key: getattr(config, key) for key in found}
     if "query_scale" in own:
         own["query_scale"] = config.query_scale or config.head_dim
-    lines = [f"model.{key} is {own[key]}, and there {value}" for key, value in found.items() if own[key] != value]
+    lines = [f"{at}.{key} is {own[key]}, and there {value}" for key, value in found.items() if own[key] != value]
     if said.get("layer_types") not in (None, _layer_types(config)):
-        lines.append(f"model.global_every is {config.global_every}, and there other layers are global")
+        lines.append(f"{at}.global_every is {config.global_every}, and there other layers are global")
     return lines
 
 

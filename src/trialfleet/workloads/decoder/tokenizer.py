@@ -18,7 +18,6 @@ from trialfleet.config.decoder import Decoder
 from trialfleet.errors import UserError
 from trialfleet.workloads.decoder import PAD
 
-KEY = "model.tokenizer"
 FILES = ("tokenizer.json", "tokenizer.model")  # in a folder, the first that is there
 TINY = "pkg://trialfleet.workloads.decoder/tiny_tokenizer.json"
 PACKAGED = "pkg://"  # as Hydra writes what lies in a package: pkg://package/file
@@ -57,18 +56,18 @@ class Tokenizer:
         end_of_turn: the token that ends a turn.
     """
 
-    def __init__(self, backend: _Backend, name: str) -> None:
+    def __init__(self, backend: _Backend, name: str, key: str) -> None:
         self._backend = backend
         self.size = backend.size()
         known = [turns for turns in (GEMMA, CHATML) if backend.number(turns.end) is not None]
         if not known:
             ends = " or ".join(turns.end for turns in (GEMMA, CHATML))
             raise UserError(
-                f"{KEY}: {name} knows no {ends}", "give the tokenizer of a model that has been tuned to chat"
+                f"{key}: {name} knows no {ends}", "give the tokenizer of a model that has been tuned to chat"
             )
         self.turns = known[0]
-        self.end_of_turn = _alone(backend, name, self.turns.end)
-        opening = _alone(backend, name, self.turns.user.partition("user")[0])
+        self.end_of_turn = _alone(backend, f"{key}: {name}", self.turns.end)
+        opening = _alone(backend, f"{key}: {name}", self.turns.user.partition("user")[0])
         self._begin = _first(backend, _BEGINNINGS)
         special = [*self._begin, *_first(backend, _ENDINGS), *_first(backend, ("<pad>",))]
         self._silent = {PAD, self.end_of_turn, opening, *special}
@@ -100,22 +99,23 @@ def _first(backend: _Backend, tokens: Sequence[str]) -> list[int]:
     return [number for token in tokens if (number := backend.number(token)) is not None][:1]
 
 
-def _alone(backend: _Backend, name: str, token: str) -> int:
+def _alone(backend: _Backend, what: str, token: str) -> int:
     """A special token's number, if a text that has the token comes out with it, and with nothing besides."""
     written = backend.encode(token)
     if written != [backend.number(token)]:
         raise UserError(
-            f"{KEY}: {name} writes {token} as {len(written)} tokens, {written}",
+            f"{what} writes {token} as {len(written)} tokens, {written}",
             "give a tokenizer in which it is a special token; in a SentencePiece model, a user-defined symbol with no "
             "space before it (add_dummy_prefix: false)",
         )
     return written[0]
 
 
-def of(config: Decoder, shapes_alone: bool = False) -> Tokenizer:
+def of(config: Decoder, shapes_alone: bool = False, at: str = "model") -> Tokenizer:
     """The tokenizer of a model.
 
     Args:
+        at: where the model stands in the config, for messages.
         shapes_alone: where the model has none, any will do: a dry run asks for lengths, which no token changes.
 
     Raises:
@@ -124,34 +124,37 @@ def of(config: Decoder, shapes_alone: bool = False) -> Tokenizer:
     where = config.tokenizer or config.weights or (TINY if shapes_alone else None)
     if where is None:
         raise UserError(
-            f"{KEY}: null, and model.weights, too",
+            f"{at}.tokenizer: null, and {at}.weights, too",
             f"give the folder or file of a tokenizer: {' or '.join(FILES)}",
         )
-    found = read(where)
+    found = read(where, f"{at}.tokenizer")
     if found.size > config.vocab_size:
         raise UserError(
-            f"{KEY}: {where} has {found.size} tokens, but model.vocab_size is {config.vocab_size}",
+            f"{at}.tokenizer: {where} has {found.size} tokens, but {at}.vocab_size is {config.vocab_size}",
             "give the tokenizer that belongs to the model",
         )
     return found
 
 
 @lru_cache(maxsize=4)
-def read(where: str) -> Tokenizer:
+def read(where: str, key: str = "model.tokenizer") -> Tokenizer:
     """The tokenizer in a file, a folder or `pkg://package/file`.
+
+    Args:
+        key: of the config, for messages.
 
     Raises:
         UserError: it is not there, or cannot be read, or was not made for conversations.
     """
-    path = file_of(where)
+    path = file_of(where, key)
     try:
         backend = _OfTokenizers(path) if path.suffix == ".json" else _OfSentencePiece(path)
     except Exception as error:  # each library has its own, and tokenizers raises plain Exception
-        raise UserError(f"{KEY}: {path} cannot be read: {error}", "put the published file back") from error
-    return Tokenizer(backend, str(path))
+        raise UserError(f"{key}: {path} cannot be read: {error}", "put the published file back") from error
+    return Tokenizer(backend, str(path), key)
 
 
-def file_of(where: str) -> Path:
+def file_of(where: str, key: str = "model.tokenizer") -> Path:
     """The file that is meant by a file, a folder or `pkg://package/file`.
 
     Raises:
@@ -162,19 +165,19 @@ def file_of(where: str) -> Path:
         try:
             path = Path(str(resources.files(package).joinpath(name)))
         except ModuleNotFoundError as error:
-            raise UserError(f"{KEY}: {where}: there is no package {package}", "correct it") from error
+            raise UserError(f"{key}: {where}: there is no package {package}", "correct it") from error
     else:
         path = Path(where).expanduser()
     if path.is_dir():
         there = [path / name for name in FILES if (path / name).is_file()]
         if not there:
             raise UserError(
-                f"{KEY}: {path} has no {' or '.join(FILES)}",
-                f"put the model's tokenizer into it, or give its file by {KEY}",
+                f"{key}: {path} has no {' or '.join(FILES)}",
+                f"put the model's tokenizer into it, or give its file by {key}",
             )
         return there[0]
     if not path.is_file():
-        raise UserError(f"{KEY}: there is no {path}", f"give the folder or file of a tokenizer: {' or '.join(FILES)}")
+        raise UserError(f"{key}: there is no {path}", f"give the folder or file of a tokenizer: {' or '.join(FILES)}")
     return path
 
 

@@ -13,7 +13,7 @@ from trialfleet.config.grpo import LanguageConfig
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Source, Summary, Workload
 from trialfleet.workloads.decoder import generation, tokenizer, transformer
-from trialfleet.workloads.decoder.published import KEY, DecoderWeights
+from trialfleet.workloads.decoder.published import DecoderWeights
 from trialfleet.workloads.decoder.tokenizer import Tokenizer
 from trialfleet.workloads.grpo import rewards, scores
 from trialfleet.workloads.grpo.problems import Problem, of_split
@@ -50,8 +50,10 @@ class Language(Workload):
 
     @cached_property
     def _published(self) -> DecoderWeights | None:
-        folder = self.config.model.weights
-        return None if folder is None else DecoderWeights(self.config.model, PublishedWeights(Path(folder), KEY))
+        model = self.config.model
+        if model.weights is None:
+            return None
+        return DecoderWeights(model, PublishedWeights(Path(model.weights), "model.weights"))
 
     def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
         return None if self._published is None else self._published.read(path, index)
