@@ -9,6 +9,7 @@ from trialfleet.config.decoder import Decoder
 from trialfleet.training.mesh import constrain
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.decoder import PAD, transformer
+from trialfleet.workloads.decoder.held_back import NO_RULES, Rules, held_back
 from trialfleet.workloads.decoder.unembedding import without_padding
 
 
@@ -47,6 +48,7 @@ def complete(
     hp: Hyperparameters,
     keys: jax.Array,
     valid: jax.Array | None = None,
+    rules: Rules = NO_RULES,
 ) -> Drawn:
     """Completions of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
 
@@ -57,6 +59,7 @@ def complete(
         keys: one for each completion (B · R,), those of a prompt one after the other: what is drawn for one does not
             depend on which others are drawn beside it.
         valid: which tokens of the prompt are there (B, P); None: all that are no padding.
+        rules: what is held against tokens; by default nothing is.
     """
     batch, length = len(keys), prompt.shape[1]
     if valid is None:
@@ -72,7 +75,8 @@ def complete(
 
     def step(now: _Going) -> _Going:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, now.step)
-        token = draw(now.scores, top_k, temperature, top_p, own)
+        scores = held_back(now.scores, now.tokens, now.step, ends, rules)
+        token = draw(scores, top_k, temperature, top_p, own)
         token = jnp.where(now.open, token, PAD)
         tokens = now.tokens.at[:, now.step].set(token)
         counted = now.counted.at[:, now.step].set(now.open.astype(jnp.float32))
