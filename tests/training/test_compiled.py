@@ -168,6 +168,8 @@ WORKLOADS = {
         "dataset.buckets=[1.0]",
         "dataset.max_audio_seconds=1.0",
         "dataset.max_text_tokens=23",
+        "transcription.beams=3",
+        "transcription.repetition_penalty=1.2",
         "training.global_batch=16",
         "training.eval_batch=16",
     ),

@@ -94,6 +94,9 @@ class Transcription:
     top_p: TopP  # only the likeliest tokens of together this probability are drawn
     top_k: TopK  # only so many of the likeliest tokens are drawn; 1: always the likeliest; null: all
     eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a text
+    # weights of the decoder that fsdp splits are gathered once before a text is written; false: for each token, where a
+    # device has no room for all of them
+    gather_weights: bool
 
     def problems(self, tokens: int, vocabulary: int) -> list[str]:
         """What contradicts itself, a line for each.

@@ -37,6 +37,7 @@ from trialfleet.workloads.decoder.published import DecoderWeights
 from trialfleet.workloads.decoder.tokenizer import Tokenizer
 from trialfleet.workloads.decoder.unembedding import say
 
+Told = tuple[jax.Array, jax.Array]  # what `speech.told` gives
 SAMPLES = 20  # recordings shown with each evaluation
 
 
@@ -130,34 +131,39 @@ class Transcriber(Workload):
         Args:
             key: of a training step, for the adapters' dropout.
         """
-        model, remat, tokens = self.config.model, self.config.training.remat, batch["tokens"]
-        read, there = speech.told(model, params, batch["features"], batch["frames"], remat)
-        written = transformer.embedded(model.decoder, params["decoder"], tokens[:, :-1])
+        told = speech.told(self.config.model, params, batch["features"], batch["frames"], self.config.training.remat)
+        return self._logs_after(told, params["decoder"], batch, hp, key)
+
+    def _logs_after(
+        self, told: Told, decoder: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None = None
+    ) -> jax.Array:
+        """The same, after what the decoder was told of the recordings."""
+        model, remat, tokens, (read, there) = self.config.model, self.config.training.remat, batch["tokens"], told
+        written = transformer.embedded(model.decoder, decoder, tokens[:, :-1])
         x = jnp.concatenate([read.astype(written.dtype), written], 1)
         valid = jnp.concatenate([there, (tokens[:, :-1] != PAD).astype(jnp.float32)], 1)
-        own = speech.of_decoder(hp)
-        stream = transformer.stream(model.decoder, params["decoder"], x, valid, own, remat=remat, key=key)
+        stream = transformer.stream(model.decoder, decoder, x, valid, speech.of_decoder(hp), remat=remat, key=key)
         said = stream[:, read.shape[1] - 1 :]
-        return say(said, transformer.unembedding(params["decoder"]), tokens).logs
+        return say(said, transformer.unembedding(decoder), tokens).logs
 
     # ---- evaluation ---------------------------------------------------------------------------------------
 
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
         """A text of each recording, and the loss of the right one."""
-        found = self._found(params, batch, key, hp)
+        told, decoder = speech.told(self.config.model, params, batch["features"], batch["frames"]), params["decoder"]
+        if self.config.transcription.gather_weights:
+            decoder = transformer.gathered(self.config.model.decoder, decoder)
         return {
             "id": batch["id"],
             "weight": batch["weight"],
-            "found": found.tokens,
-            "loss": -jnp.sum(self._logs(params, batch, hp), 1),
+            "found": self._found(told, decoder, batch, key, hp).tokens,
+            "loss": -jnp.sum(self._logs_after(told, decoder, batch, hp), 1),
             "tokens": jnp.sum(batch["tokens"] != PAD, 1),
         }
 
-    def _found(self, params: Params, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Drawn:
+    def _found(self, told: Told, decoder: Params, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Drawn:
         """A text of each recording: drawn token by token, or the likeliest that some beams find."""
-        model, own, steps = self.config.model, self.config.transcription, self.config.drawn_tokens
-        read, there = speech.told(model, params, batch["features"], batch["frames"])
-        decoder = params["decoder"]
+        model, own, steps, (read, there) = self.config.model, self.config.transcription, self.config.drawn_tokens, told
         given = read.astype(transformer.unembedding(decoder).dtype)
         rules = Rules(hp.get("transcription.repetition_penalty"), hp["transcription.min_tokens"], own.no_repeat_ngram)
         if own.beams > 1:
