@@ -194,12 +194,13 @@ def check_against_theory(workload: str, mesh: str, folder: Path) -> None:
     gathered, exchanged = (found.get("all-gather", (0, 0))[1] for found in (step, evaluation))
     if mesh == "8 data":
         assert gathered == 0
+        assert exchanged < 0.02 * whole  # the rows, which go to the host; no scores of tokens
     assert step.get("all-to-all", (0, 0))[1] < 0.05 * whole
     assert gathered < 2.1 * whole
     assert exchanged < 1.1 * whole
     if estimation.PREPARE in estimate.programs:  # completions are drawn, and read by the reference
         rolled = dict(estimate.programs[estimation.PREPARE].collectives)
-        assert rolled.get("all-gather", (0, 0))[1] < 2.1 * whole
+        assert rolled.get("all-gather", (0, 0))[1] < (0.02 if mesh == "8 data" else 2.1) * whole
     if setup.mesh.shape["tp"] == 1:
         added = sum(step.get(kind, (0, 0))[1] for kind in ("all-reduce", "reduce-scatter"))
         assert 0.9 * trained < added < 1.1 * trained

@@ -8,13 +8,14 @@ transformers, whose `length_penalty` is that power; Wu et al. 2016 (arXiv:1609.0
 Shapes: B prompts, K beginnings of each, S tokens, V tokens of the vocabulary.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from trialfleet.config.decoder import Decoder
-from trialfleet.training.mesh import constrain
+from trialfleet.training.mesh import by_rows, constrain
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.decoder import PAD, transformer
 from trialfleet.workloads.decoder.generation import Drawn
@@ -87,11 +88,10 @@ def likeliest(
 
     def step(now: _Going) -> _Going:
         flat = held_back(without_padding(now.scores), now.tokens.reshape(-1, steps), now.step, ends, rules)
-        # Each device looks through its own texts: a mesh that splits the vocabulary would gather all scores on all.
         said = jax.nn.log_softmax(constrain(flat, "batch", None)).reshape(batch, beams, -1)
         vocabulary = said.shape[-1]
         count = min((1 + len(ends)) * beams, beams * vocabulary)
-        logs, which = jax.lax.top_k((now.logs[..., None] + said).reshape(batch, -1), count)
+        logs, which = by_rows(partial(jax.lax.top_k, k=count), (now.logs[..., None] + said).reshape(batch, -1))
         source, token = which // vocabulary, which % vocabulary
         ended = jnp.isin(token, jnp.asarray(ends))
 
@@ -101,7 +101,7 @@ def likeliest(
         text = text.at[:, now.step].set(jnp.take_along_axis(token, best, 1)[:, 0])
         candidate = _Found(jnp.take_along_axis(first, best, 1)[:, 0], text, jnp.full(batch, now.step + 1))
 
-        logs, going = jax.lax.top_k(jnp.where(ended, -jnp.inf, logs), beams)
+        logs, going = by_rows(partial(jax.lax.top_k, k=beams), jnp.where(ended, -jnp.inf, logs))
         source, token = jnp.take_along_axis(source, going, 1), jnp.take_along_axis(token, going, 1)
         tokens = _chosen(now.tokens, source).at[:, :, now.step].set(token)
         kept = transformer.rearranged(now.cache, source)

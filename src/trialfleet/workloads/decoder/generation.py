@@ -1,12 +1,13 @@
 """Drawing completions: temperature, top-k, top-p, several end tokens, a cache of keys and values."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from trialfleet.config.decoder import Decoder
-from trialfleet.training.mesh import constrain
+from trialfleet.training.mesh import by_rows, constrain
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.decoder import PAD, transformer
 from trialfleet.workloads.decoder.held_back import NO_RULES, Rules, held_back
@@ -99,9 +100,8 @@ def draw(scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: ja
     It is one of the `top_k` most probable ones, of which the first that make up `top_p` of the probability are left.
     """
     count = min(top_k or scores.shape[-1], scores.shape[-1])
-    # Each device looks through its own sequences: a mesh that splits the vocabulary would gather all scores on all.
     scores = constrain(without_padding(scores), "batch", None)
-    best, which = jax.lax.top_k(scores / temperature, count)
+    best, which = by_rows(partial(jax.lax.top_k, k=count), scores / temperature)
     shares = jax.nn.softmax(best)
     before = jnp.cumsum(shares, -1) - shares  # the first one is always left
     kept = jnp.where(before < top_p, best, -jnp.inf)

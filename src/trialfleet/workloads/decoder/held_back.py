@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from trialfleet.training.mesh import by_rows
 from trialfleet.workloads.decoder import PAD
 
 NEVER = -1e9  # a score with which a token is not chosen; finite, so that no probability becomes no number
@@ -70,5 +71,9 @@ def _repeating(vocabulary: int, tokens: jax.Array, step: jax.Array, size: int) -
 
 def _marked(vocabulary: int, tokens: jax.Array, where: jax.Array) -> jax.Array:
     """Which tokens of the vocabulary stand in a text (N, V), at the places `where` (N, S)."""
-    rows = jnp.arange(len(tokens))[:, None]
-    return jnp.zeros((len(tokens), vocabulary), bool).at[rows, tokens].max(where)
+
+    def of_own(tokens: jax.Array, where: jax.Array) -> jax.Array:
+        rows = jnp.arange(len(tokens))[:, None]
+        return jnp.zeros((len(tokens), vocabulary), bool).at[rows, tokens].max(where)
+
+    return by_rows(of_own, tokens, where)
