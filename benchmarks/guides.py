@@ -32,15 +32,31 @@ SMALL = {
         "dataset.train=[speech/prompts.jsonl]",
         "dataset.max_train_samples=64",
         "dataset.max_eval_samples=8",
-        "dataset.buckets=[20]",
+        "dataset.max_audio_seconds=3",
+        "dataset.buckets=[3]",
         "training.per_device_batch=null",
         "training.global_batch=4",
+        "training.eval_batch=8",
     ],
     "grpo": ["training.max_steps=2", "dataset.train_problems=64", "dataset.eval_problems=16"],
     "mvfoul": ["training.max_steps=2", "dataset.train_clips=64", "dataset.eval_clips=16"],
 }
 FOR_ALL = ["training.report_every=1", "training.eval_every=2", "training.limit_eval_batches=1"]
 JSON = "configs/experiments/test_config.json"
+LEGACY = {
+    "dataset_name": "librispeech_asr",
+    "sample_rate": 16000,
+    "max_audio_seconds": 20.0,
+    "learning_rate": 5e-5,
+    "max_steps": 100,
+    "per_device_train_batch_size": 2,
+    "lora_r": 8,
+    "lora_dropout": 0.05,
+    "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "resume_from_checkpoint": None,
+    "load_best_model_at_end": True,
+    "bf16": True,
+}
 ASKS_ONLY = ("--cfg", "--info", "--help", "--hydra-help", "--dry-run")
 
 
@@ -86,7 +102,7 @@ def _prepare(guide: Guide, place: Path) -> None:
             "training:\n  output_dir: ./outputs/my_experiment\n  learning_rate: 3e-5\nmodel:\n  lora_r: 16\n"
         )
         (place / JSON).parent.mkdir(parents=True)
-        (place / JSON).write_text(json.dumps({"learning_rate": 5e-5, "max_steps": 100, "lora_r": 8, "bf16": True}))
+        (place / JSON).write_text(json.dumps(LEGACY))
 
 
 def _run(guide: Guide, line: str, place: Path) -> Row:

@@ -85,7 +85,19 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / JSON).parent.mkdir(parents=True)
     (tmp_path / JSON).write_text(
-        json.dumps({"learning_rate": 5e-5, "max_steps": 100, "per_device_train_batch_size": 2, "bf16": True})
+        json.dumps(
+            {
+                "dataset_name": SPEECH,
+                "sample_rate": 16000,
+                "learning_rate": 5e-5,
+                "max_steps": 100,
+                "per_device_train_batch_size": 2,
+                "lora_target_modules": ["q_proj", "o_proj"],
+                "resume_from_checkpoint": None,
+                "load_best_model_at_end": True,
+                "bf16": True,
+            }
+        )
     )
     speech_files.write(tmp_path / "speech", 40)
     (tmp_path / "conf/presets").mkdir()
