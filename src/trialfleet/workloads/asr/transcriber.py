@@ -15,6 +15,7 @@ from trialfleet.config.asr_decoder import AsrDecoderConfig
 from trialfleet.errors import UserError
 from trialfleet.training import lora
 from trialfleet.training.published import PublishedWeights
+from trialfleet.training.publishing import Publisher
 from trialfleet.training.workload import (
     Batch,
     Extra,
@@ -28,7 +29,8 @@ from trialfleet.training.workload import (
     Workload,
 )
 from trialfleet.workloads.asr import speech
-from trialfleet.workloads.asr.encoder import EncoderWeights
+from trialfleet.workloads.asr.export import SpeechPublisher
+from trialfleet.workloads.asr.published import EncoderWeights
 from trialfleet.workloads.asr.spoken import normalized
 from trialfleet.workloads.asr.utterances import Utterances
 from trialfleet.workloads.decoder import PAD, generation, tokenizer, transformer
@@ -104,6 +106,9 @@ class Transcriber(Workload):
     def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
         part, _, own = path.partition("/")
         return self._published[part].read(own, index) if part in self._published else None
+
+    def publisher(self) -> Publisher:
+        return SpeechPublisher(self.config.model, self.config.transcription.eos_tokens)
 
     # ---- training -----------------------------------------------------------------------------------------
 
