@@ -58,7 +58,8 @@ def axes(config: SpeechModel) -> dict[str, Any]:
 
 def of_decoder(hp: Hyperparameters) -> Hyperparameters:
     """The hyperparameters by the names that the decoder knows."""
-    return {**hp, "model.lora_alpha": hp["model.decoder.lora_alpha"]}
+    own = {name: hp.get(f"model.decoder.{name}") for name in ("lora_alpha", "lora_dropout")}
+    return {**hp, **{f"model.{name}": value for name, value in own.items() if value is not None}}
 
 
 def told(

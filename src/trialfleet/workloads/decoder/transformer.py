@@ -50,6 +50,9 @@ class Seen(NamedTuple):
     valid: jax.Array
 
 
+_SEQUENCES = (1, 1, 0, 0)  # the axis of Seen's leaves on which the sequences are
+
+
 class Cache(NamedTuple):
     """What was seen: local layers keep a window of it, global ones all."""
 
@@ -165,14 +168,16 @@ def stream(
     hp: Hyperparameters,
     adapter: bool = True,
     remat: Remat = "none",
+    key: jax.Array | None = None,
 ) -> jax.Array:
     """The residual stream behind the last layer, normalised (B, T, D).
 
     Args:
         sequence: tokens (B, T) int32, or what stands for them, as `embedded` gives it (B, T, D).
         adapter: False gives the model without its adapters.
+        key: for what adapters do not see of their inputs in training; None: they see all.
     """
-    return _read(config, params, sequence, valid, hp, adapter, remat)[0]
+    return _read(config, params, sequence, valid, hp, adapter, remat, key)[0]
 
 
 def start(
@@ -209,8 +214,21 @@ def start(
 
 def repeated(cache: Cache, count: int) -> Cache:
     """The same for so many of each sequence, one after the other."""
-    axes = (1, 1, 0, 0)  # on which the sequences are, in the order of Seen
-    return Cache(*(Seen(*(jnp.repeat(x, count, axis) for x, axis in zip(seen, axes, strict=True))) for seen in cache))
+    return Cache(
+        *(Seen(*(jnp.repeat(x, count, axis) for x, axis in zip(seen, _SEQUENCES, strict=True))) for seen in cache)
+    )
+
+
+def rearranged(cache: Cache, source: jax.Array) -> Cache:
+    """What was seen by the sequences at places (G, K) of their group of K, group after group."""
+    groups, size = source.shape
+
+    def moved(leaf: jax.Array, axis: int) -> jax.Array:
+        grouped = leaf.reshape(*leaf.shape[:axis], groups, size, *leaf.shape[axis + 1 :])
+        taken = jax.vmap(lambda own, places: jnp.take(own, places, axis, mode="clip"), (axis, 0), axis)(grouped, source)
+        return taken.reshape(leaf.shape)
+
+    return Cache(*(Seen(*map(moved, seen, _SEQUENCES)) for seen in cache))
 
 
 def unstacked(config: Decoder, params: Params, cache: Cache) -> tuple[Params, Cache]:
@@ -339,6 +357,7 @@ def _read(
     hp: Hyperparameters,
     adapter: bool = True,
     remat: Remat = "none",
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """All layers over whole sequences: the stream, normalised, and all keys and values (layers, B, T, K, H)."""
     positions, scale = _positions(valid), _scale(config, hp)
@@ -347,25 +366,36 @@ def _read(
     masks = jnp.stack([_mask(config, kind, positions, positions, valid) for kind in kinds])
     turns = jnp.stack([_turns(config, positions, kind) for kind in kinds])
 
-    def one(x: jax.Array, of_layer: tuple[Params, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        layer, kind = of_layer
+    keys = None  # of the layers' dropout
+    if key is not None and config.lora_rank is not None and config.lora_dropout != 0:
+        keys = jax.random.split(key, config.layers)
+
+    def one(x: jax.Array, of_layer: tuple[Params, jax.Array, Any]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        layer, kind, own = of_layer
+        dropout = None if own is None else lora.Dropout(hp["model.lora_dropout"], own)
         h = _norm(config, layer, "pre_attention_norm", x)
-        q, k, v = _projected(config, layer["attn"], h, turns[kind], scale, adapter)
-        mixed = _mixed(config, layer["attn"], q, k, v, masks[kind], scale, adapter)
-        return _behind(config, layer, x, mixed, scale, adapter), (k, v)
+        q, k, v = _projected(config, layer["attn"], h, turns[kind], scale, adapter, dropout)
+        mixed = _mixed(config, layer["attn"], q, k, v, masks[kind], scale, adapter, dropout)
+        return _behind(config, layer, x, mixed, scale, adapter, dropout), (k, v)
 
     numbers = jnp.asarray([kinds.index(kind) for kind in of_layers])
     x = sequence if sequence.ndim == 3 else embedded(config, params, sequence)
-    x, (keys, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], numbers))
-    return _norm(config, params, "final_norm", x), keys, values
+    x, (seen, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], numbers, keys))
+    return _norm(config, params, "final_norm", x), seen, values
 
 
 def _projected(
-    config: Decoder, params: Params, x: jax.Array, turns: jax.Array, scale: jax.Array | float, adapter: bool
+    config: Decoder,
+    params: Params,
+    x: jax.Array,
+    turns: jax.Array,
+    scale: jax.Array | float,
+    adapter: bool,
+    dropout: lora.Dropout | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries (B, T, N, H), keys and values (B, T, K, H), turned by their positions."""
-    q = lora.linear(params, "q_einsum", x, scale, adapter)
-    pair = lora.linear(params, "kv_einsum", x, scale, adapter)
+    q = lora.linear(params, "q_einsum", x, scale, adapter, dropout)
+    pair = lora.linear(params, "kv_einsum", x, scale, adapter, dropout)
     q = _rotated(_norm(config, params, "query_norm", q), turns)
     k = _rotated(_norm(config, params, "key_norm", pair[:, :, 0]), turns)
     return constrain(q, "batch", None, "heads", None), k, pair[:, :, 1]
@@ -380,26 +410,40 @@ def _mixed(
     mask: jax.Array,
     scale: jax.Array | float,
     adapter: bool,
+    dropout: lora.Dropout | None = None,
 ) -> jax.Array:
     """Grouped-query attention: what each token takes from those that the mask (B, T, L) lets it see (B, T, D)."""
     mixed = attention(q, k, v, mask, None if config.query_scale is None else config.query_scale**-0.5)
-    return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter, inputs=2)
+    return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter, dropout, inputs=2)
 
 
 def _behind(
-    config: Decoder, params: Params, x: jax.Array, mixed: jax.Array, scale: jax.Array | float, adapter: bool
+    config: Decoder,
+    params: Params,
+    x: jax.Array,
+    mixed: jax.Array,
+    scale: jax.Array | float,
+    adapter: bool,
+    dropout: lora.Dropout | None = None,
 ) -> jax.Array:
     """The residual stream behind a layer, from that before it and what its attention gave."""
     x = x + _norm(config, params, "post_attention_norm", mixed)
-    h = _feed_forward(config, params["mlp"], _norm(config, params, "pre_ffw_norm", x), scale, adapter)
+    h = _feed_forward(config, params["mlp"], _norm(config, params, "pre_ffw_norm", x), scale, adapter, dropout)
     return constrain(x + _norm(config, params, "post_ffw_norm", h), "batch", None, "embed")
 
 
-def _feed_forward(config: Decoder, params: Params, x: jax.Array, scale: jax.Array | float, adapter: bool) -> jax.Array:
+def _feed_forward(
+    config: Decoder,
+    params: Params,
+    x: jax.Array,
+    scale: jax.Array | float,
+    adapter: bool,
+    dropout: lora.Dropout | None,
+) -> jax.Array:
     """A gated linear unit (Shazeer 2020, arXiv:2002.05202)."""
-    gate = families.of(config).gate(lora.linear(params, "gate_proj", x, scale, adapter))
-    hidden = constrain(gate * lora.linear(params, "up_proj", x, scale, adapter), "batch", None, "mlp")
-    return lora.linear(params, "down_proj", hidden, scale, adapter)
+    gate = families.of(config).gate(lora.linear(params, "gate_proj", x, scale, adapter, dropout))
+    hidden = constrain(gate * lora.linear(params, "up_proj", x, scale, adapter, dropout), "batch", None, "mlp")
+    return lora.linear(params, "down_proj", hidden, scale, adapter, dropout)
 
 
 def _norm(config: Decoder, params: Params, name: str, x: jax.Array) -> jax.Array:
