@@ -135,6 +135,9 @@ class AsrDecoderConfig(Config):
     dataset: Recordings
     transcription: Transcription
 
+    def metrics(self) -> frozenset[str]:
+        return self.METRICS | ({"train/ctc"} if self.model.projector.ctc_weight != 0 else set())
+
     def published(self) -> dict[str, str | None]:
         return {
             "model.encoder.weights": self.model.encoder.weights,
