@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from trialfleet.config.decoder import Decoder, Temperature, TopK, TopP
 from trialfleet.config.schema import Config
-from trialfleet.config.traced import STRICT, Host, Traced
+from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
 Count = Annotated[int, Ge(1)]
 
@@ -40,6 +40,8 @@ class Projector:
     stack: Count  # so many of the encoder's frames, of 20 ms, become one of the decoder's
     hidden: Count  # between the two layers
     scale: Annotated[float, Gt(0)]  # of the last layer's first weights: small, so that speech begins as a whisper
+    # weight of a second loss: what the projector gives, scored by the decoder's embeddings, spells the text (CTC)
+    ctc_weight: Annotated[Gated[float], Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -132,6 +134,9 @@ class AsrDecoderConfig(Config):
     model: SpeechModel
     dataset: Recordings
     transcription: Transcription
+
+    def metrics(self) -> frozenset[str]:
+        return self.METRICS | ({"train/ctc"} if self.model.projector.ctc_weight != 0 else set())
 
     def published(self) -> dict[str, str | None]:
         return {

@@ -67,3 +67,6 @@ class Generation:
     # weights that fsdp splits are gathered once before completions are drawn; false: for each token, where a device has
     # no room for all of them
     gather_weights: bool
+    # layers are taken out of their stack once before completions are drawn: quicker on a CPU, with room for them twice;
+    # false: for each token, which costs a GPU nothing
+    unstack_weights: bool

@@ -155,14 +155,16 @@ def test_what_is_behind_a_recording_changes_nothing(recordings):
     rows = [row for plan in utterances.epoch(0, 0) if plan.bucket == 0 for row in plan.rows][:2]
     examples = [utterances.example(row, np.random.default_rng(0)) for row in rows]
     hp = {"model.decoder.lora_alpha": jnp.asarray(1.0)}
-    logs = []
+    logs, spelled = [], []
     for bucket in (0, 1):
         batch = {name: jnp.asarray(leaf) for name, leaf in utterances.collate(examples, bucket).items()}
-        read, there = speech.told(own.model, params, batch["features"], batch["frames"])
+        told = speech.told(own.model, params, batch["features"], batch["frames"])
         # A mark, a place for two of the encoder's frames, of which each is two of the spectrogram's, and a mark.
-        assert read.shape[1] == there.shape[1] == 2 + -(-batch["features"].shape[1] // 4)
-        logs.append(workload._logs(params, batch, hp))
+        assert told.read.shape[1] == told.there.shape[1] == 2 + -(-batch["features"].shape[1] // 4)
+        logs.append(workload._logs_after(told, params["decoder"], batch, hp))
+        spelled.append(speech.spelled(told, params["decoder"], batch["tokens"]))
     np.testing.assert_allclose(logs[0], logs[1], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(*spelled, rtol=1e-5)
     assert np.all(np.asarray(logs[0])[np.asarray(batch["tokens"]) == PAD] == 0)
 
 

@@ -13,6 +13,7 @@ from trialfleet.config.asr_decoder import AsrDecoderConfig
 from trialfleet.errors import UserError
 from trialfleet.training import lora
 from trialfleet.training.published import PublishedWeights
+from trialfleet.training.publishing import Publisher
 from trialfleet.training.workload import (
     Batch,
     Extra,
@@ -26,8 +27,10 @@ from trialfleet.training.workload import (
     Workload,
 )
 from trialfleet.workloads.asr import samples, speech
-from trialfleet.workloads.asr.encoder import EncoderWeights
+from trialfleet.workloads.asr.export import SpeechPublisher
+from trialfleet.workloads.asr.published import EncoderWeights
 from trialfleet.workloads.asr.samples import Sample
+from trialfleet.workloads.asr.speech import Told
 from trialfleet.workloads.asr.spoken import normalized
 from trialfleet.workloads.asr.utterances import Utterances
 from trialfleet.workloads.decoder import PAD, beam, generation, tokenizer, transformer
@@ -37,7 +40,6 @@ from trialfleet.workloads.decoder.published import DecoderWeights
 from trialfleet.workloads.decoder.tokenizer import Tokenizer
 from trialfleet.workloads.decoder.unembedding import say
 
-Told = tuple[jax.Array, jax.Array]  # what `speech.told` gives
 SAMPLES = 20  # recordings shown with each evaluation
 
 
@@ -107,6 +109,9 @@ class Transcriber(Workload):
         part, _, own = path.partition("/")
         return self._published[part].read(own, index) if part in self._published else None
 
+    def publisher(self) -> Publisher:
+        return SpeechPublisher(self.config.model, self.config.transcription.eos_tokens)
+
     # ---- training -----------------------------------------------------------------------------------------
 
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
@@ -121,23 +126,24 @@ class Transcriber(Workload):
         key: jax.Array,
         hp: Hyperparameters,
     ) -> tuple[jax.Array, Loss]:
-        """Nats for each token of the texts, the ends of their turns included."""
-        logs = self._logs(params, batch, hp, key)
-        return -jnp.sum(batch["weight"][:, None] * logs) / norms["tokens"], Loss(extra, {})
-
-    def _logs(self, params: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None = None) -> jax.Array:
-        """Log-probability of each token of the texts (B, S); 0 behind their ends.
-
-        Args:
-            key: of a training step, for the adapters' dropout.
-        """
+        """Nats for each token of the texts, the ends of their turns included; and those of a second loss, weighted."""
+        decoder = params["decoder"]
         told = speech.told(self.config.model, params, batch["features"], batch["frames"], self.config.training.remat)
-        return self._logs_after(told, params["decoder"], batch, hp, key)
+        logs = self._logs_after(told, decoder, batch, hp, key)
+        loss = -jnp.sum(batch["weight"][:, None] * logs) / norms["tokens"]
+        if self.config.model.projector.ctc_weight == 0:
+            return loss, Loss(extra, {})
+        spelled = jnp.sum(batch["weight"] * speech.spelled(told, decoder, batch["tokens"])) / norms["tokens"]
+        return loss + hp["model.projector.ctc_weight"] * spelled, Loss(extra, {"ctc": spelled})
 
     def _logs_after(
         self, told: Told, decoder: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None = None
     ) -> jax.Array:
-        """The same, after what the decoder was told of the recordings."""
+        """Log-probability of each token of the texts (B, S), after what was told of them; 0 behind their ends.
+
+        Args:
+            key: of a training step, for the adapters' dropout.
+        """
         model, remat, tokens, (read, there) = self.config.model, self.config.training.remat, batch["tokens"], told
         written = transformer.embedded(model.decoder, decoder, tokens[:, :-1])
         x = jnp.concatenate([read.astype(written.dtype), written], 1)

@@ -50,6 +50,7 @@ def complete(
     keys: jax.Array,
     valid: jax.Array | None = None,
     rules: Rules = NO_RULES,
+    unstacked: bool = False,
 ) -> Drawn:
     """Completions of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
 
@@ -61,6 +62,8 @@ def complete(
             depend on which others are drawn beside it.
         valid: which tokens of the prompt are there (B, P); None: all that are no padding.
         rules: what is held against tokens; by default nothing is.
+        unstacked: layers are taken out of their stack before the first token: quicker on a CPU, which does it for each
+            token else, and with room for the layers' weights twice.
     """
     batch, length = len(keys), prompt.shape[1]
     if valid is None:
@@ -68,6 +71,8 @@ def complete(
     scores, cache = transformer.start(config, params, prompt, valid, steps, hp)
     count = batch // len(prompt)
     scores, cache = jnp.repeat(scores, count, 0), transformer.repeated(cache, count)
+    if unstacked:
+        params, cache = transformer.unstacked(config, params, cache)
     nothing, none = jnp.full((batch, steps), PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32)
     begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, none, jnp.ones(batch, bool))
 

@@ -30,6 +30,8 @@ from trialfleet.workloads.decoder import families
 from trialfleet.workloads.decoder.unembedding import scores
 
 Remat = Literal["none", "dots", "full"]
+Index = Any  # of a layer: a traced one, or an int where layers are not stacked
+Layered = Any  # an array (layers, ...), or a tuple with one (...) for each layer
 
 
 class Seen(NamedTuple):
@@ -38,12 +40,12 @@ class Seen(NamedTuple):
     A token with the number n stands at place n of the L; in the ring of a local layer at n modulo L.
 
     Attributes:
-        keys, values: one (B, L, K, H) for each layer of this kind.
+        keys, values: one (B, L, K, H) for each layer of this kind, stacked or one by one.
         positions, valid: of the tokens (B, L).
     """
 
-    keys: jax.Array  # (layers, B, L, K, H)
-    values: jax.Array
+    keys: Layered
+    values: Layered
     positions: jax.Array
     valid: jax.Array
 
@@ -229,6 +231,21 @@ def rearranged(cache: Cache, source: jax.Array) -> Cache:
     return Cache(*(Seen(*map(moved, seen, _SEQUENCES)) for seen in cache))
 
 
+def unstacked(config: Decoder, params: Params, cache: Cache) -> tuple[Params, Cache]:
+    """Weights and cache with layers one by one, as `append` takes them, too.
+
+    A CPU's compiler copies a layer out of a stack for each token; a GPU's does not.
+    """
+
+    def layer(number: int) -> Params:
+        return jax.tree.map(lambda leaf: leaf[number], params["layers"])
+
+    def apart(seen: Seen) -> Seen:
+        return seen._replace(keys=tuple(seen.keys), values=tuple(seen.values))
+
+    return {**params, "layers": [layer(number) for number in range(config.layers)]}, Cache(*map(apart, cache))
+
+
 def append(
     config: Decoder, params: Params, token: jax.Array, number: jax.Array, cache: Cache, hp: Hyperparameters
 ) -> tuple[jax.Array, Cache]:
@@ -236,11 +253,11 @@ def append(
     position = jnp.max(cache.everything.positions * cache.everything.valid, 1).astype(jnp.int32) + 1
     position = jnp.where(jnp.any(cache.everything.valid > 0, 1), position, 0)[:, None]
     cache = Cache(*(_with_token(seen, position, number) for seen in cache))
-    scale, every = _scale(config, hp), config.global_every
+    scale, every, layers = _scale(config, hp), config.global_every, params["layers"]
 
-    def read(x: jax.Array, cache: Cache, n: jax.Array, own: jax.Array, everywhere: bool) -> tuple[jax.Array, Cache]:
+    def read(x: jax.Array, cache: Cache, n: Index, own: Index, everywhere: bool) -> tuple[jax.Array, Cache]:
         """Layer `n`, which is number `own` of its kind."""
-        layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, n, keepdims=False), params["layers"])
+        layer = layers[n] if isinstance(layers, list) else _taken(layers, n)
         seen = cache.everything if everywhere else cache.local
         turns = _turns(config, position, everywhere)
         q, k, v = _projected(config, layer["attn"], _norm(config, layer, "pre_attention_norm", x), turns, scale, True)
@@ -250,7 +267,7 @@ def append(
         grown = cache._replace(everything=seen) if everywhere else cache._replace(local=seen)
         return _behind(config, layer, x, mixed, scale, True), grown
 
-    def period(now: tuple[jax.Array, Cache], index: jax.Array) -> tuple[tuple[jax.Array, Cache], None]:
+    def period(now: tuple[jax.Array, Cache], index: Index) -> tuple[tuple[jax.Array, Cache], None]:
         """The layers up to a global one, which is the last of them."""
         for n in range(every - 1):
             now = read(*now, index * every + n, index * (every - 1) + n, everywhere=False)
@@ -258,21 +275,31 @@ def append(
 
     periods, rest = divmod(config.layers, every)
     now = (embedded(config, params, token[:, None]), cache)
-    if periods:
+    if isinstance(layers, list):
+        for index in range(periods):
+            now, _ = period(now, index)
+    elif periods:
         now, _ = jax.lax.scan(period, now, jnp.arange(periods))
     for n in range(rest):
-        number_of_all, own = jnp.asarray(periods * every + n), jnp.asarray(periods * (every - 1) + n)
-        now = read(*now, number_of_all, own, everywhere=False)
+        now = read(*now, periods * every + n, periods * (every - 1) + n, everywhere=False)
     return _last(params, _norm(config, params, "final_norm", now[0])), now[1]
 
 
-def _with_seen(seen: Seen, layer: jax.Array, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:
+def _taken(layers: Params, number: Index) -> Params:
+    """One of the layers of a stack."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), layers)
+
+
+def _with_seen(seen: Seen, layer: Index, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:
     """With the key and the value (B, 1, K, H) of a new token in one of the layers."""
-    at = (layer, 0, place, 0, 0)
-    return seen._replace(
-        keys=jax.lax.dynamic_update_slice(seen.keys, key[None], at),
-        values=jax.lax.dynamic_update_slice(seen.values, value[None], at),
-    )
+
+    def added(all_layers: Layered, one: jax.Array) -> Layered:
+        if isinstance(all_layers, tuple):
+            own = jax.lax.dynamic_update_slice(all_layers[layer], one, (0, place, 0, 0))
+            return (*all_layers[:layer], own, *all_layers[layer + 1 :])
+        return jax.lax.dynamic_update_slice(all_layers, one[None], (layer, 0, place, 0, 0))
+
+    return seen._replace(keys=added(seen.keys, key), values=added(seen.values, value))
 
 
 def _with_token(seen: Seen, position: jax.Array, number: jax.Array) -> Seen:
