@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.decoder import Decoder, Temperature, TopK, TopP
@@ -42,6 +42,7 @@ class Projector:
     scale: Annotated[float, Gt(0)]  # of the last layer's first weights: small, so that speech begins as a whisper
     # weight of a second loss: what the projector gives, scored by the decoder's embeddings, spells the text (CTC)
     ctc_weight: Annotated[Gated[float], Ge(0)]
+    merges: bool  # frames that spell the same token become one, those that spell none are left out; wants ctc_weight
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -49,6 +50,7 @@ class SpeechModel:
     """An audio encoder, a projector and a decoder with adapters."""
 
     name: Literal["speech"]
+    text_dropout: Annotated[Gated[float], Ge(0), Lt(1)]  # share of a text's tokens that are not seen in training
     encoder: AudioEncoder
     projector: Projector
     decoder: Decoder
@@ -152,6 +154,11 @@ class AsrDecoderConfig(Config):
     def problems(self) -> list[str]:
         data, problems = self.dataset, [*super().problems(), *self.model.encoder.problems()]
         problems += self.model.decoder.problems("model.decoder")
+        if self.model.projector.merges and self.model.projector.ctc_weight == 0:
+            problems.append(
+                "model.projector.merges: what a frame spells is learned by a second loss; "
+                "set model.projector.ctc_weight above 0"
+            )
         if list(data.buckets) != sorted(set(data.buckets)):
             problems.append(f"dataset.buckets: must rise, got {list(data.buckets)}")
         if data.buckets[-1] < data.max_audio_seconds:

@@ -142,12 +142,17 @@ class Transcriber(Workload):
         """Log-probability of each token of the texts (B, S), after what was told of them; 0 behind their ends.
 
         Args:
-            key: of a training step, for the adapters' dropout.
+            key: of a training step, for dropout.
         """
-        model, remat, tokens, (read, there) = self.config.model, self.config.training.remat, batch["tokens"], told
+        model, remat, tokens, read = self.config.model, self.config.training.remat, batch["tokens"], told.read
         written = transformer.embedded(model.decoder, decoder, tokens[:, :-1])
+        if key is not None and model.text_dropout != 0:
+            # What was written is seen in part alone, so that the speech must be (Bowman et al. 2016, arXiv:1511.06349).
+            own = jax.random.fold_in(key, 0)
+            seen = jax.random.bernoulli(own, 1 - hp["model.text_dropout"], written.shape[:2])
+            written = written * seen[..., None].astype(written.dtype)
         x = jnp.concatenate([read.astype(written.dtype), written], 1)
-        valid = jnp.concatenate([there, (tokens[:, :-1] != PAD).astype(jnp.float32)], 1)
+        valid = jnp.concatenate([told.there, (tokens[:, :-1] != PAD).astype(jnp.float32)], 1)
         stream = transformer.stream(model.decoder, decoder, x, valid, speech.of_decoder(hp), remat=remat, key=key)
         said = stream[:, read.shape[1] - 1 :]
         return say(said, transformer.unembedding(decoder), tokens).logs
@@ -169,8 +174,8 @@ class Transcriber(Workload):
 
     def _found(self, told: Told, decoder: Params, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Drawn:
         """A text of each recording: drawn token by token, or the likeliest that some beams find."""
-        model, own, steps, (read, there) = self.config.model, self.config.transcription, self.config.drawn_tokens, told
-        given = read.astype(transformer.unembedding(decoder).dtype)
+        model, own, steps = self.config.model, self.config.transcription, self.config.drawn_tokens
+        given, there = told.read.astype(transformer.unembedding(decoder).dtype), told.there
         rules = Rules(hp.get("transcription.repetition_penalty"), hp["transcription.min_tokens"], own.no_repeat_ngram)
         if own.beams > 1:
             power = hp["transcription.length_penalty"]
