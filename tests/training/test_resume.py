@@ -11,8 +11,8 @@ import pytest
 from tests.training.harness import SMALL, TOY, after
 from tests.training.lives import arrays_of, killed_at, newest, start, values_of
 from tests.workloads.decoder.small import SMALL as SMALL_GRPO
+from tests.workloads.mvfoul.rendered import SMALL as SMALL_MVFOUL
 from tests.workloads.test_grpo_training import BASE, POLICY
-from tests.workloads.test_mvfoul import SMALL as SMALL_MVFOUL
 from trialfleet.trial import metrics, records
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from jax.sharding import NamedSharding
 
 from tests.training.harness import SMALL, TOY, composed
 from tests.workloads.decoder.small import SMALL as SMALL_GRPO
+from tests.workloads.mvfoul.rendered import SMALL as SMALL_MVFOUL
 from tests.workloads.test_grpo_training import BASE
-from tests.workloads.test_mvfoul import SMALL as SMALL_MVFOUL
 from trialfleet.errors import UserError
 from trialfleet.training.arrays import ArraySource
 from trialfleet.training.contract import batch_of
