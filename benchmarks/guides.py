@@ -150,11 +150,17 @@ def _own_words(guide: Guide, command: Command, place: Path) -> list[str]:
         shape = [word for word in command.settled() if word.startswith("model.") and "lora" not in word]
         base.append(f"training.init_from={_base(shape, place)}")
     if guide.name == "mvfoul":
-        base = CLIPS if "dataset=mvfoul" in command.settled() else COLLISIONS
+        base = [*(CLIPS if "dataset=mvfoul" in command.settled() else COLLISIONS), *_smaller(command)]
     small = [*SMALL[guide.name], *FOR_ALL, *base]
     if any(re.match(r"training.max_steps=.*,", word) for word in command.settled()):  # swept: so it stays
         small[0] = "training.max_steps=1,2"
     return small
+
+
+def _smaller(command: Command) -> list[str]:
+    """The networks that a line chooses, at the size that trains here."""
+    chosen = [word.partition("=")[2] for word in command.settled() if word.startswith("model=")]
+    return [f"model={','.join(f'{one}_tiny' for one in names.split(','))}" for names in chosen]
 
 
 def _trained(guide: Guide, model: list[str], place: Path) -> Path:

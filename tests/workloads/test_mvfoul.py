@@ -11,7 +11,7 @@ from tests.training.harness import composed
 from tests.workloads.mvfoul.rendered import SMALL
 from trialfleet.config.mvfoul import ClassBalanced, MvfoulConfig, NoBalance, Progressive
 from trialfleet.errors import UserError
-from trialfleet.workloads.mvfoul import class_balance, clips, losses, pictures, resnet3d, scores
+from trialfleet.workloads.mvfoul import class_balance, clips, factored, losses, network, pictures, scores
 
 SEVERITY_COUNTS = np.asarray([353, 1402, 403, 687, 44, 27])
 HP = {"model.dropout": jnp.asarray(0.0), "model.norm_momentum": jnp.asarray(0.25)}
@@ -119,25 +119,26 @@ def test_disagreement_is_the_symmetric_divergence_of_the_pairs_there_are():
 
 
 # Compiled whole: operation by operation takes longer.
-init = jax.jit(resnet3d.init, static_argnums=(0, 1, 2))
-network = jax.jit(resnet3d.scores, static_argnums=0)
+SHAPE = network.Shape(4, 16, (6, 10))
+init = jax.jit(network.init, static_argnums=(0, 1))
+seen_by = jax.jit(network.scores, static_argnums=0)
 
 
-def seen(norm: str, video: np.ndarray, mask: np.ndarray, hp: Any, key: Any, aggregator: str = "attention") -> Any:
-    config = small(f"model.norm={norm}", f"model.aggregator={aggregator}").model
-    params, extra = init(config, 4, (6, 10), jax.random.key(0))
-    return network(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, key)
+def seen(norm: str, video: np.ndarray, mask: np.ndarray, hp: Any, key: Any, pooling: str = "attention") -> Any:
+    config = small(f"model.norm={norm}", f"model.pooling={pooling}").model
+    params, extra = init(config, SHAPE, jax.random.key(0))
+    return seen_by(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, key)
 
 
 @pytest.mark.parametrize(
-    ("norm", "aggregator"), [pytest.param("group", "mean", marks=pytest.mark.slow), ("batch", "attention")]
+    ("norm", "pooling"), [pytest.param("group", "mean", marks=pytest.mark.slow), ("batch", "attention")]
 )
-def test_what_a_masked_view_shows_changes_nothing(norm, aggregator):
+def test_what_a_masked_view_shows_changes_nothing(norm, pooling):
     video = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 16, 16, 3)).astype(np.uint8)
     mask = np.asarray([[1, 1, 0], [1, 1, 1]], np.float32)
     other = video.copy()
     other[0, 2] = 255 - other[0, 2]
-    one, two = (seen(norm, pixels, mask, HP, jax.random.key(1), aggregator) for pixels in (video, other))
+    one, two = (seen(norm, pixels, mask, HP, jax.random.key(1), pooling) for pixels in (video, other))
     assert jnp.array_equal(one.joined.severity, two.joined.severity)
     assert jnp.array_equal(one.joined.action, two.joined.action)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, one.extra, two.extra))
@@ -148,25 +149,25 @@ def test_batch_norm_stores_statistics_of_the_views_there_are_unless_its_unit_is_
     video = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 16, 16, 3)).astype(np.uint8)
     mask = np.asarray([[1, 1, 0], [1, 0, 1]], np.float32)
     config = small("model.norm=batch").model
-    params, extra = init(config, 4, (6, 10), jax.random.key(0))
+    params, extra = init(config, SHAPE, jax.random.key(0))
     hp = {**HP, "on.stage0": jnp.asarray(0.0), "on.stem": jnp.asarray(1.0)}
-    new = network(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, jax.random.key(1)).extra
+    new = seen_by(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, jax.random.key(1)).extra
     views = jnp.asarray(video.reshape(6, 4, 16, 16, 3)[mask.reshape(-1) > 0]) / 127.5 - 1
-    x = np.asarray(resnet3d._space(views.astype(jnp.float32), params["backbone"]["stem"]["space"], 2))
+    x = np.asarray(factored._space(views.astype(jnp.float32), params["backbone"]["stem"]["space"], 2))
     for name, value, fresh in (("mean", x.mean((0, 1, 2, 3)), 0), ("var", x.var((0, 1, 2, 3)), 1)):
         wanted = fresh + 0.25 * (value - fresh)
         assert np.asarray(new["backbone/stem/norm"][name]) == pytest.approx(wanted, abs=1e-4)
         assert jnp.array_equal(new["backbone/stage0/space_norm"][name], extra["backbone/stage0/space_norm"][name])
         assert not jnp.array_equal(new["backbone/stage1/space_norm"][name], extra["backbone/stage1/space_norm"][name])
-    still = network(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, None).extra
+    still = seen_by(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, None).extra
     assert jax.tree.all(jax.tree.map(jnp.array_equal, still, extra))
 
 
 def test_axes_fit_the_parameters():
-    for overrides in ([], ["model.norm=batch", "model.aggregator=mean"]):
+    for overrides in ([], ["model.norm=batch", "model.pooling=mean"]):
         config = small(*overrides).model
-        params, _ = jax.eval_shape(lambda key, config=config: resnet3d.init(config, 4, (6, 10), key), jax.random.key(0))
-        axes = jax.tree.map(len, resnet3d.axes(config), is_leaf=lambda x: isinstance(x, tuple))
+        params, _ = jax.eval_shape(lambda key, config=config: network.init(config, SHAPE, key), jax.random.key(0))
+        axes = jax.tree.map(len, network.axes(config, SHAPE), is_leaf=lambda x: isinstance(x, tuple))
         assert jax.tree.map(jnp.ndim, params) == axes
 
 

@@ -3,29 +3,16 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
+from annotated_types import Ge, Le, Lt, MultipleOf
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from trialfleet.config.mvfoul_models import Mvit, Network, Resnet3d
 from trialfleet.config.schema import Config
 from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
 Count = Annotated[int, Ge(0)]
 Factor = Annotated[Host[float], Ge(1)]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Resnet3d:
-    """Residual convolutions over space and time for each view, the views joined, and one head for each question."""
-
-    name: Literal["resnet3d"]
-    widths: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]  # channels of each stage; each halves all axes
-    norm: Literal["group", "batch"]  # batch: stored statistics, over the views that are there
-    norm_groups: Annotated[int, Ge(1)]  # of channels, with norm: group
-    norm_momentum: Annotated[Traced[float], Gt(0), Le(1)]  # weight of a new batch in stored statistics
-    aggregator: Literal["mean", "attention"]  # how views are joined
-    head_hidden: Annotated[int, Ge(1)]  # width of each head
-    dropout: Annotated[Traced[float], Ge(0), Lt(1)]  # in the heads
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -90,6 +77,9 @@ class PlainLoss:
     severity_weight: Annotated[Traced[float], Ge(0)]  # of the severity's loss in the sum
     action_weight: Annotated[Traced[float], Ge(0)]  # of the action's loss in the sum
     view_consistency: Annotated[Gated[float], Ge(0)]  # weight of the divergence between what single views say
+    expert_load: Annotated[
+        Gated[float], Ge(0)
+    ]  # weight of how unevenly views are sent to experts, with model.aggregator=moe
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -176,10 +166,16 @@ class MvfoulConfig(Config):
         }
     )
 
-    model: Resnet3d
+    model: Network
     dataset: FoulData
     loss: FoulLoss
     class_balance: ClassBalance
+
+    def metrics(self) -> frozenset[str]:
+        return self.METRICS | ({"train/expert_load"} if self.model.aggregator == "moe" else frozenset())
+
+    def published(self) -> dict[str, str | None]:
+        return {"model.weights": self.model.weights} if isinstance(self.model, Resnet3d | Mvit) else {}
 
     def problems(self) -> list[str]:
         return [*super().problems(), *self._data_problems(), *self._model_problems()]
@@ -201,15 +197,7 @@ class MvfoulConfig(Config):
         return problems
 
     def _model_problems(self) -> list[str]:
-        model, loss, problems = self.model, self.loss, []
-        stages = len(model.widths)
-        shrunk = 2 ** (stages + 1)  # the stem and every stage halve the sides, all stages but the first the frames
-        if self.dataset.size % shrunk:
-            problems.append(f"dataset.size: must be a multiple of {shrunk}, as model.widths has {stages} stages")
-        if self.dataset.frames % (shrunk // 4):
-            problems.append(f"dataset.frames: must be a multiple of {shrunk // 4}, as model.widths has {stages} stages")
-        if model.norm == "group" and any(width % model.norm_groups for width in model.widths):
-            problems.append(f"model.widths: {list(model.widths)} must be multiples of norm_groups={model.norm_groups}")
+        loss, problems = self.loss, self.model.problems(self.dataset.frames, self.dataset.size)
         classes = len(CLASSES[self.dataset.classes].severities)
         if isinstance(loss, AdaptiveFocalLoss) and len(loss.severity_gammas) != classes:
             problems.append(f"loss.severity_gammas: {len(loss.severity_gammas)} given for {classes} severities")

@@ -21,9 +21,8 @@ from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.random import normals
-from trialfleet.training.remat import rematerialized
+from trialfleet.training.remat import Remat, rematerialized
 from trialfleet.training.workload import Params
-from trialfleet.workloads.decoder.transformer import Remat
 
 EPSILON = 1e-5  # of the layer norms
 PREFIXES = ("model.encoder.", "encoder.", "")  # before the published names, by what was saved
