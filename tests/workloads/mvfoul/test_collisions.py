@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -47,6 +48,16 @@ def test_other_settings_are_another_set(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"dataset.folder: .* cannot be written"):
         collision_set.ensure(composed(*SMALL, f"dataset.folder={tmp_path / 'file'}").dataset, "val")
+
+
+def test_trials_that_start_together_render_a_set_once(tmp_path, caplog):
+    few = ("dataset.train_actions=2", "dataset.eval_actions=1", f"dataset.folder={tmp_path}")
+    data = composed(*SMALL, *few).dataset
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(4) as pool:
+        (folder,) = {*pool.map(lambda _: collision_set.ensure(data, "train"), range(4))}
+    assert caplog.text.count("rendering 2 collisions") == 1
+    assert [path.name for path in folder.iterdir()] == ["train"]
 
 
 def test_training_has_the_real_frequencies_and_tests_enough_of_each_class():

@@ -3,11 +3,13 @@
 Class frequencies of the training split are those of the real one; severities and actions are combined at random.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,21 @@ def ensure(data: Collisions, split: str) -> Path:
     name = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     folder = Path(data.folder).expanduser() / name
     try:
-        write(wanted, split, folder)
+        with _in_turn(folder.with_name(f".{name}.{split}.lock")):
+            write(wanted, split, folder)
     except OSError as error:
         raise UserError(f"dataset.folder: {folder} cannot be written: {error}", "name one that can") from error
     return folder
+
+
+@contextlib.contextmanager
+def _in_turn(lock: Path) -> Iterator[None]:
+    """Waits while another process of this machine has it: trials that start together render a set once."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        with contextlib.suppress(OSError):  # where files cannot be locked each renders it, and one copy stays
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write(wanted: Rendered, split: str, folder: Path) -> None:
