@@ -1,6 +1,7 @@
 """The few rendered collisions that all tests share: made once, and kept between test runs."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 from tests.training.harness import composed
@@ -44,6 +45,7 @@ def as_files(folder: Path) -> Path:
     return folder
 
 
+@cache
 def shared_set() -> Path:
     """The folder of the few collisions, which nobody may change."""
     from trialfleet.workloads.mvfoul import collision_set

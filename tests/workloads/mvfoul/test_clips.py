@@ -179,6 +179,7 @@ def test_a_blended_batch_says_of_what(folder):
     assert all(np.array_equal(batch[name], again[name]) for name in batch)
 
 
+@pytest.mark.slow
 def test_decoding_processes_make_the_same_batches(folder, tmp_path):
     from contextlib import closing
 
