@@ -26,6 +26,11 @@ def over_time(x: jax.Array, weight: jax.Array, stride: int = 1, dilation: int = 
 
 
 Strides = tuple[int, int, int]  # between frames, rows and columns of the result
+_LARGE = 1 << 22  # elements from which on nobody convolves on a CPU but to see, in a dry run, what accelerators need
+
+
+def _small_on_cpu(x: jax.Array) -> bool:
+    return jax.default_backend() == "cpu" and x.size < _LARGE
 
 
 def over_frames(x: jax.Array, weight: jax.Array, stride: int = 1) -> jax.Array:
@@ -55,7 +60,7 @@ def _of_frames(x: jax.Array, weight: jax.Array, strides: tuple[int, int]) -> jax
 def over_volume(x: jax.Array, weight: jax.Array, strides: Strides = (1, 1, 1)) -> jax.Array:
     """A convolution over frames, rows and columns; zeros stand around them.
 
-    On a CPU it is one within frames of whose channels there are as many as taps over frames: the gradient of XLA's own
+    Small ones are, on a CPU, within frames of more channels, some for each tap over frames: the gradient of XLA's own
     takes some twenty times as long there.
 
     Args:
@@ -65,7 +70,7 @@ def over_volume(x: jax.Array, weight: jax.Array, strides: Strides = (1, 1, 1)) -
     Returns:
         (N, ⌈T / stride⌉, ⌈H / stride⌉, ⌈W / stride⌉, width).
     """
-    return (_within_frames if jax.default_backend() == "cpu" else _within_volumes)(x, weight, strides)
+    return (_within_frames if _small_on_cpu(x) else _within_volumes)(x, weight, strides)
 
 
 def _within_frames(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Array:
@@ -88,7 +93,7 @@ def _within_volumes(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Ar
 def of_each_channel(x: jax.Array, weight: jax.Array, strides: Strides = (1, 1, 1)) -> jax.Array:
     """A convolution over frames, rows and columns of each channel by itself; zeros stand around them.
 
-    On a CPU it is a sum of shifted copies: XLA's own convolution by groups is many times slower there.
+    Small ones are, on a CPU, sums of shifted copies: XLA's own by groups takes some ten times as long there.
 
     Args:
         x: (N, T, H, W, …, C).
@@ -97,7 +102,7 @@ def of_each_channel(x: jax.Array, weight: jax.Array, strides: Strides = (1, 1, 1
     Returns:
         (N, ⌈T / stride⌉, ⌈H / stride⌉, ⌈W / stride⌉, …, C).
     """
-    return (_as_sum if jax.default_backend() == "cpu" else _by_groups)(x, weight, strides)
+    return (_as_sum if _small_on_cpu(x) else _by_groups)(x, weight, strides)
 
 
 def _as_sum(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Array:
