@@ -44,6 +44,9 @@ class FoulClips:
         self._batch = training.global_batch if self._train else training.eval_batch
         found, unclassified = _found(data, split)
         self.actions = _readable(data, split, found)
+        if unclassified:
+            total = unclassified + len(found)
+            log.info("%d of %d actions for %s are of no class, and are left out", unclassified, total, split)
         self.dropped = unclassified + len(found) - len(self.actions)
         self.severity, self.action = (
             np.asarray([getattr(one, question) for one in self.actions], np.int32) for question in QUESTIONS
