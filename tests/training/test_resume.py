@@ -29,6 +29,7 @@ ASR = [
 ]
 MVFOUL = [
     *SMALL_MVFOUL,
+    "freezing=mvfoul_progressive",
     "model.norm=batch",
     "loss.view_consistency=0.3",
     "training.ema_decay=0.99",

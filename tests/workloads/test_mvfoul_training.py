@@ -16,11 +16,12 @@ from trialfleet.workloads.mvfoul import Mvfoul
 # One worker: most programs are made once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mvfoul")]
 
+RELEASED = "freezing=mvfoul_progressive"
 SHORT = ("training.max_epochs=3", "training.report_every=1", "training.max_steps=18")
 
 
 def test_a_cut_training_goes_on_bit_for_bit(new_run):
-    config = small(*SHORT, "model.norm=batch", "loss.view_consistency=0.3", "training.ema_decay=0.99")
+    config = small(RELEASED, *SHORT, "model.norm=batch", "loss.view_consistency=0.3", "training.ema_decay=0.99")
     whole, first = new_run(), new_run(stop=after(11, Stop.PREEMPT))  # units have been released by then
     uncut = train(config, whole)
     with pytest.raises(Preempted):
@@ -35,7 +36,10 @@ def test_a_cut_training_goes_on_bit_for_bit(new_run):
 
 def test_layers_are_released_last_first_and_those_that_are_held_keep_their_statistics(new_run):
     run = new_run()
-    outcome = train(small("training.max_epochs=2", "training.report_every=1", "model.norm=batch"), run)
+    outcome = train(
+        small("freezing=mvfoul_progressive", "training.max_epochs=2", "training.report_every=1", "model.norm=batch"),
+        run,
+    )
     ratio, epoch = run.reported("train/update_ratio/backbone"), run.reported("train/epoch")
     assert all((value == 0) == (epoch[step] <= 1) for step, value in ratio.items())
     assert all(value > 0 for value in run.reported("train/update_ratio/heads").values())

@@ -12,13 +12,14 @@ from trialfleet.workloads.mvfoul.collision_scene import Limb
 FRAMES, CONTACT = 125, 75  # of a clip, as in SoccerNet-MVFoul
 _WINDOW = 7.5  # frames from the contact to what a scene calls 1
 _NEAR, _SKIPPED = 20, 3  # further from the contact only each third frame is drawn, and stands until the next
+_ASIDE = 0.3  # how far from the middle of a picture the contact may be, in halves of its side
 _KITS = ((224, 62, 50), (235, 235, 245), (245, 200, 40))  # who comes, who is hit, who stands by
 _SKINS = ((240, 200, 170), (150, 105, 75))
 _LINE = (225, 235, 225)
 
 
 class Camera(NamedTuple):
-    """Far away, looking at the contact.
+    """Far away, looking somewhere near the contact.
 
     Attributes:
         azimuth, elevation: radians.
@@ -44,10 +45,11 @@ def cameras(count: int, rng: np.random.Generator) -> list[Camera]:
         live = number == 0
         azimuth = first + number * 2 * np.pi / max(count, 2) + rng.normal(0, 0.25)
         elevation = rng.uniform(0.5, 0.75) if live else rng.uniform(0.2, 0.6)
-        reach = rng.uniform(1.9, 2.3) if live else rng.uniform(1.4, 1.8)
+        reach = rng.uniform(1.5, 1.8) if live else rng.uniform(1.2, 1.5)
         slow = 1.0 if live else round(float(rng.uniform(1.0, 1.4)), 1)
         blocked = not live and bool(rng.random() < 0.3)
-        found.append(Camera(azimuth, elevation, reach, slow, _shake(rng), blocked))
+        aside = rng.uniform(-_ASIDE, _ASIDE, 2) * reach
+        found.append(Camera(azimuth, elevation, reach, slow, aside + _shake(rng), blocked))
     return found
 
 
