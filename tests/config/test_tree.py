@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 GENERAL = ("optimizer", "scheduler", "freezing", "mesh", "runtime")  # groups of which any workload takes any member
 WORKLOADS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
-PRESETS = {"grpo_full_training": ["dataset.train_path=somewhere", "model.weights=somewhere"]}
+PRESETS = {
+    "grpo_full_training": ["dataset.train_path=somewhere", "model.weights=somewhere"],
+    **{f"asr_{name}": ["dataset.train=[somewhere]"] for name in ("test", "mac_minimal", "production")},
+}
 REQUIRED = {
     "grpo": ["training.init_from=somewhere"],
     "asr_decoder": ["dataset.train=[somewhere]"],

@@ -114,7 +114,7 @@ def _as_loop(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Array:
     @jax.checkpoint  # else each tap's copy is kept for the gradient
     def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         place, own = tap
-        starts = (0, place[0], place[1], place[2], *(0 for _ in rest))
+        starts: list[int | jax.Array] = [0, *place, *(0 for _ in rest)]
         seen = jax.lax.dynamic_slice(padded, starts, (len(x), *ends, *rest))
         return total + seen[:, ::frames, ::rows, ::columns] * own, None
 

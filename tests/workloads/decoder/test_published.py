@@ -134,7 +134,7 @@ def test_a_config_that_is_not_the_folders_is_refused(family, words, message):
     ],
 )
 def test_older_and_newer_words_for_rotary_positions_are_understood(said, found):
-    lines = settings.contradictions(config_of("llama").model, said)
+    lines = settings.contradictions(config_of("llama").model, said, "model")
     assert len(lines) == len(found)
     assert all(part in line for part, line in zip(found, lines, strict=True))
 
