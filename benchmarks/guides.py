@@ -27,6 +27,8 @@ SMALL = {
     "asr": [
         "training.max_steps=2",
         "model=asr_mini",
+        "transcription.eos_tokens=[1,106]",
+        "transcription.max_tokens=8",
         "dataset.train=[speech/prompts.jsonl]",
         "dataset.max_train_samples=64",
         "dataset.max_eval_samples=8",
@@ -137,8 +139,8 @@ def _own_words(guide: Guide, command: Command, place: Path) -> list[str]:
         saved = _trained(guide, [], place)
         if not (place / wanted).exists():
             shutil.copytree(saved.parent.parent, place / wanted, dirs_exist_ok=True)
-        chosen = [word for word in SMALL[guide.name] if word.startswith("model=") and "model=" in str(command)]
-        return ["training.limit_eval_batches=1", *chosen]
+        chosen = [word for word in SMALL[guide.name] if word.startswith(("model=", "transcription.eos_tokens="))]
+        return ["training.limit_eval_batches=1", *(chosen if "model=" in str(command) else [])]
     base = []
     if guide.name == "grpo":
         large = [word for word in command.settled() if word.startswith("model=gemma3_") and word != "model=gemma3_test"]

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -102,17 +103,17 @@ def _of_clip(clip: np.ndarray) -> np.ndarray:
     return np.concatenate([part.ravel() for part in parts])
 
 
-def _probe(seed: int) -> object:
+def _probe(seed: int) -> Any:
     return make_pipeline(
         StandardScaler(), LogisticRegression(C=0.01, max_iter=2000, class_weight="balanced", random_state=seed)
     )
 
 
-def _judged(classifier: object, seen: dict[str, np.ndarray], train: FoulClips, test: FoulClips) -> dict[str, float]:
+def _judged(classifier: Any, seen: dict[str, np.ndarray], train: FoulClips, test: FoulClips) -> dict[str, float]:
     found = {}
     for question in QUESTIONS:
         true, short = getattr(test, question), SHORT[question]
-        said = classifier.fit(seen["train"], getattr(train, question)).predict(seen["test"])  # type: ignore[attr-defined]
+        said = classifier.fit(seen["train"], getattr(train, question)).predict(seen["test"])
         found[f"{short}_acc"] = float(accuracy_score(true, said))
         found[f"{short}_balanced_acc"] = float(balanced_accuracy_score(true, said))
         found[f"{short}_f1"] = float(f1_score(true, said, average="weighted"))

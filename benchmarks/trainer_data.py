@@ -110,12 +110,13 @@ def rate(loader: Loader, workers: int) -> float:
 
 
 def waiting(loader: Loader, workers: int, step: float) -> float:
-    """The share of a loop's time that it waits for data, with steps of so many seconds."""
+    """The share of a loop's time that it waits for data, with steps of so many seconds; not of the first steps, before
+    batches wait ready."""
     with contextlib.closing(Feed(loader, 0, Position(0, 0, 0), None, 2, workers)) as feed:
-        for _ in range(WARM):
-            feed.next()
-        began, waited = time.perf_counter(), 0.0
-        for _ in range(STEPS):
+        waited = 0.0
+        for number in range(WARM + STEPS):
+            if number == WARM:
+                began, waited = time.perf_counter(), 0.0
             asked = time.perf_counter()
             feed.next()
             waited += time.perf_counter() - asked

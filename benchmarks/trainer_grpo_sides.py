@@ -98,7 +98,7 @@ class Ours:
         keys = generation.keys_of(key, jnp.arange(len(prompts) * count))
         heat, share = jnp.float32(own.temperature), jnp.float32(own.top_p)
         settings = (own.max_generation_steps, own.eos_tokens, own.top_k, heat, share, self.setup.hp, keys)
-        return generation.complete(self.config.model, params, prompts, *settings).tokens
+        return generation.complete(self.config.model, params, prompts, *settings, unstacked=own.unstack_weights).tokens
 
     def prompts(self) -> jax.Array:
         """Each prompt as often as it is answered (B · R, P)."""

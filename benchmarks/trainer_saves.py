@@ -16,12 +16,20 @@ os.environ["PJRT_NPROC"] = "1"
 import jax
 import jax.numpy as jnp
 
-from trialfleet.config.schema import CheckpointManager as Keep
+from trialfleet.config.schema import Checkpoints
 from trialfleet.training.checkpoints import CheckpointManager
 
 
 def main() -> None:
-    keep = Keep(every_steps=None, every_seconds=None, keep_last=1, keep_best=0, keep_every=None, at_end=True)
+    keep = Checkpoints(
+        every_steps=None,
+        every_seconds=None,
+        keep_last=1,
+        keep_best=0,
+        keep_every=None,
+        at_end=True,
+        verify=False,
+    )
     for megabytes in (1, 16, 64, 256):
         leaf = megabytes * 2**20 // 4 // 16
         state = {f"leaf{n}": jax.block_until_ready(jnp.full((leaf,), float(n))) for n in range(16)}

@@ -184,7 +184,8 @@ def check(name: str, ours: Ours, peer: Peer) -> None:
 
     before = jax.tree.map(jnp.copy, peer.weights)
     for n in range(3):
-        ours.step(n), peer.step(n)
+        ours.step(n)
+        peer.step(n)
     moved = norm(jax.tree.map(jnp.subtract, peer.weights, before))
     share = float(norm(jax.tree.map(jnp.subtract, peer.weights, ours.state.params)) / moved)
     print(f"{name}: three updates move weights alike but for {share:.1e} of the way", file=sys.stderr)

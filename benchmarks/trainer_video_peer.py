@@ -42,7 +42,7 @@ def loss(shape: Shape, weights: Tree, batch: Tree, key: jax.Array) -> jax.Array:
     scores = (jnp.tanh(x @ own["attention"]["w"]) @ own["attention"]["score"])[..., 0]
     shares = jax.nn.softmax(jnp.where(mask > 0, scores, -1e9), 1)
     clips = jnp.einsum("bvc,bv->bc", x, shares)
-    total = 0.0
+    total = jnp.zeros(())
     for number, head in enumerate(("severity", "action")):
         hidden = jax.nn.relu(clips @ own[head]["w"] + own[head]["b"])
         if shape.dropout:

@@ -19,6 +19,7 @@ from trialfleet.errors import UserError
 if TYPE_CHECKING:
     from trialfleet.config import Config
 
+DECODING = {"asr_decoder": "transcription"}  # by workload, the group of its decoding presets; else evaluation
 QUESTIONS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # for which no checkpoint is looked for
 
 
@@ -39,7 +40,8 @@ def run(name: str, task: Callable[[DictConfig], None]) -> None:
                 file=sys.stderr,
             )
         # The decoding presets are a group that is chosen already: +evaluation=greedy chooses another member.
-        typed = [word.removeprefix("+") if word.startswith("+evaluation=") else word for word in words]
+        group = DECODING.get(str(chosen.workload), "evaluation")
+        typed = [f"{group}={text(word)}" if word.startswith("+evaluation=") else word for word in words]
         typed = [word for word in typed if key(word) != "checkpoint"]
         sys.argv[1:] = merged(chosen.overrides, [*typed, f"checkpoint={quoted(str(chosen.folder))}"])
     try:
@@ -49,7 +51,7 @@ def run(name: str, task: Callable[[DictConfig], None]) -> None:
             raise
         raise UserError(
             "evaluation: this workload's scores need no decoding that could be chosen",
-            "leave it out; workload=grpo has presets of it",
+            "leave it out; workload=grpo and workload=asr_decoder have presets of it",
         ) from error
 
 

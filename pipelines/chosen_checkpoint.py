@@ -32,6 +32,11 @@ class Chosen(NamedTuple):
     def step(self) -> int:
         return int(self.folder.name)
 
+    @property
+    def workload(self) -> object:
+        """The name of its workload; None if it is not known."""
+        return _workload_of(self.meta)
+
 
 def choose(word: str, workload: str, place: Path) -> Chosen:
     """The checkpoint that a person means.
@@ -118,7 +123,11 @@ def _meta(folder: Path) -> dict[str, object]:
 
 
 def _workload(folder: Path) -> object:
-    signature = _meta(folder).get("signature")
+    return _workload_of(_meta(folder))
+
+
+def _workload_of(meta: dict[str, object]) -> object:
+    signature = meta.get("signature")
     return signature.get("workload.name") if isinstance(signature, dict) else None
 
 

@@ -36,8 +36,8 @@ def export(cfg: DictConfig) -> None:
         print(training.describe(config))
         return
     environment.prepare(config)  # before jax is imported, which reads it once
-    from trialfleet.workloads.decoder.export import Order
-    from trialfleet.workloads.decoder.export import export as write
+    from trialfleet.training.exporting import export as write
+    from trialfleet.training.publishing import Order
 
     files = write(config, cfg.checkpoint, Order(folder, cfg.form, cfg.dtype, cfg.part_gb * 1e9, cfg.base))
     print(f"{cfg.checkpoint}, {cfg.form}, {cfg.dtype}: {files} file{'s' if files > 1 else ''} of weights in {folder}")

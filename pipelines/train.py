@@ -147,6 +147,7 @@ def _refuse_no_device(cfg: DictConfig) -> None:
 
 def _refuse_missing_start(config: "Config") -> None:
     """What each trial would begin with: without it all of them fail alike."""
+    from trialfleet.config.schema import RESUME
     from trialfleet.training.published import INDEX, ONE
 
     for key, folder, files in (
@@ -158,6 +159,11 @@ def _refuse_missing_start(config: "Config") -> None:
                 f"{key}: {folder} has no {' or '.join(files)}",
                 "give the folder that has it, by its path from here or from the root",
             )
+    if config.training.resume not in RESUME and not Path(config.training.resume).expanduser().is_dir():
+        raise UserError(
+            f"training.resume: there is no folder {config.training.resume}",
+            f"give that of a training or of a checkpoint, or one of {', '.join(RESUME)}",
+        )
 
 
 def _refuse_unknown_bounds(cfg: DictConfig, config: "Config") -> None:

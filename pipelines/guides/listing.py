@@ -57,14 +57,17 @@ def _rows(guide: Guide) -> Iterator[tuple[str, str]]:
 
 
 def _what(meaning: Meaning) -> str:
+    but = f", but for {', '.join(meaning.same)}" if meaning.same else ""
     if meaning.refuse:
-        return f"refused: {meaning.refuse}"
+        return f"refused{but}: {meaning.refuse}"
     if meaning.warn:
-        return f"left out: {meaning.warn}"
+        return f"left out{but}: {meaning.warn}"
     if meaning.factor_of:
         return " and ".join([*(meaning.to or ()), f"a factor of {meaning.factor_of}"])
     if meaning.says:
-        return f"the guide's {' '.join(meaning.says)}"
+        own = f"{' '.join(meaning.to)}, and " if meaning.to else ""
+        return f"{own}the guide's {' '.join(meaning.says)}"
     words = " ".join(meaning.to or ()) or "(the default here)"
-    values = ", ".join(f"{old} → {new}" for old, new in meaning.values.items() if old != new)
+    pairs = {**meaning.values, **meaning.parts}
+    values = ", ".join(f"{old} → {new}" for old, new in pairs.items() if old != new)
     return f"{words} ({values})" if values else words

@@ -33,8 +33,11 @@ class Meaning:
 
     Attributes:
         to: our key, or for a member our overrides; None if it has no meaning here.
-        says: for a member, what it sets in the guide's own words.
+        says: for a member, what it sets in the guide's own words, besides `to`.
         values: the guide's values and ours, where they differ.
+        others: whether values that `values` does not have stay as they are.
+        parts: where the value is a list, its parts and ours, of which one alternative is made.
+        same: values that say what is so here anyway, of which nobody need be warned.
         within: our value, in which the guide's stands at {}; None if it is the value itself.
         also: overrides that come before all others.
         factor_of: our key to whose value this one contributes a factor.
@@ -48,6 +51,9 @@ class Meaning:
     to: tuple[str, ...] | None = None
     says: tuple[str, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
+    others: bool = False
+    parts: dict[str, str] = field(default_factory=dict)
+    same: tuple[str, ...] = ()
     within: str | None = None
     also: tuple[str, ...] = ()
     factor_of: str | None = None
@@ -104,4 +110,5 @@ def _meaning(what: Any) -> Meaning:
         fields["to"] = (fields["to"],) if isinstance(fields["to"], str) else tuple(fields["to"])
     if "values" in fields:
         fields["values"] = {str(old): str(new) for old, new in fields["values"].items()}
-    return Meaning(**{**fields, "also": tuple(fields.get("also", ())), "says": tuple(fields.get("says", ()))})
+    several = {name: tuple(map(str, fields.get(name, ()))) for name in ("also", "says", "same")}
+    return Meaning(**{**fields, **several})

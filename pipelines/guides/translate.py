@@ -3,7 +3,7 @@
 import difflib
 import itertools
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nan, prod
 from pathlib import Path
@@ -204,12 +204,13 @@ class _Translator:
         return [setting._replace(key=OUR_EXPERIMENT)]
 
     def _said_by_member(self, setting: Setting) -> list[Setting]:
-        """A member whose meaning stands in the guide's words is these words; all else is itself."""
+        """A member whose meaning stands in the guide's words is these words, besides what it is; all else is itself."""
         members = self.guide.groups.get(setting.key, {})
         if setting.values is None or len(setting.values) != 1 or setting.values[0] not in members:
             return [setting]
-        says = members[setting.values[0]].says
-        return [one for word in says for one in settings_of_override(word)] if says else [setting]
+        meaning = members[setting.values[0]]
+        said = [one for word in meaning.says for one in settings_of_override(word)]
+        return [setting, *said] if meaning.to or not said else said
 
     def _ranked(self, settings: Sequence[Setting]) -> list[Setting]:
         """The settings, and last those of several keys that mean the same key here.
@@ -308,6 +309,8 @@ class _Translator:
             self.command.module = meaning.command
 
     def _check(self, setting: Setting, meaning: Meaning) -> None:
+        if setting.values is not None and {value.strip("'\"") for value in setting.values} <= set(meaning.same):
+            return
         if meaning.refuse is not None:
             raise UserError(f"{setting.shown}: {meaning.refuse}")
         if meaning.warn is not None:
@@ -366,7 +369,9 @@ def _valued(setting: Setting, meaning: Meaning, value: str) -> str:
         raise UserError(f"{setting.shown}: {meaning.refused_values[value]}")
     if meaning.within is not None and value != "null":
         return meaning.within.replace("{}", value)
-    if not meaning.values:
+    if meaning.parts:
+        return _alternative(setting, meaning.parts, value)
+    if not meaning.values or (meaning.others and value not in meaning.values):
         return value
     if value not in meaning.values:
         raise UserError(
@@ -374,6 +379,17 @@ def _valued(setting: Setting, meaning: Meaning, value: str) -> str:
             f"use one of {', '.join(meaning.values)}",
         )
     return meaning.values[value]
+
+
+def _alternative(setting: Setting, parts: Mapping[str, str], value: str) -> str:
+    """A list's parts in our words, as one regular expression."""
+    found = [one.strip(" '\"") for one in value.strip("[]").split(",")]
+    if strange := [one for one in found if one not in parts]:
+        raise UserError(
+            f"{setting.shown}: {strange[0]} has no meaning here{_nearest(strange[0], parts)}",
+            f"use some of {', '.join(parts)}",
+        )
+    return "|".join(dict.fromkeys(parts[one] for one in found))
 
 
 def _value(option: str, left: list[str]) -> str:

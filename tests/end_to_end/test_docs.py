@@ -77,7 +77,7 @@ ONE_STUDY = {
 # What these search over would compile anew, or as ONE_STUDY does: that it is a space is seen without.
 SPACES = ("study_name=rates", "+search_space=asr_small", "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))")
 ONLY_CHECKED = [command for command in EVERY if any(space in command for space in SPACES)]
-CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command and command not in GRPO]
+CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command and command not in [*GRPO, *SPEECH]]
 OWN_APP = [command for command in EVERY if command.startswith("python train.py ") and command not in ELSEWHERE]
 SINGLE = [
     command

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,11 @@ JSON = "configs/experiments/test_config.json"
 # Of keys and members that the guides have and we do not, each one is here, so that the list can only shrink knowingly.
 LEFT_OUT = {
     "asr": {
-        "training.fp16": "warned",
-        "training.load_best_model_at_end": "warned",
-        "training.report_to": "warned",
-        "data.dataset_name": "warned",
+        "training.report_to": "warned",  # of all but MLflow
         "data.dataset_configs": "warned",
         "data.train_splits": "warned",
         "data.eval_splits": "warned",
-        "data.sample_rate": "warned",
-        "model.lora_dropout": "warned",
-        "model.lora_target_modules": "warned",
+        "data.sample_rate": "refused",  # but for 16000
     },
     "grpo": {
         "model.mesh_shape": "refused",
@@ -137,6 +133,15 @@ def test_what_a_line_would_train_can_be_built(name: str) -> None:
                 described[tuple(words)] = training.describe(config)
     assert len(described) > 5
     assert all(f"workload    {name}" in text for text in described.values())
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("name", ["test", "mac_minimal", "production"])
+def test_a_preset_of_the_guide_is_one_of_ours(name: str) -> None:
+    """Both ways lead to the same training."""
+    line = composed(*first_of_each("asr", translated("asr", f"train_hydra.py +experiments={name}")))
+    preset = composed(f"+experiment=asr_{name}", *REQUIRED["asr"])
+    assert replace(preset, experiment_name=line.experiment_name, tags=line.tags) == line
 
 
 def test_what_has_no_meaning_here_is_known() -> None:
@@ -234,6 +239,15 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
         ("grpo", "agent-tunix evaluate --temperature 0.5", "evaluation.temperature=0.5"),
         ("grpo", "run_training.py -m training.num_batches=10,20 training.epochs=1,2", "training.max_steps=10,20,40"),
         ("asr", "train_hydra.py eval_checkpoint=null", ""),
+        ("asr", "train_hydra.py training.resume_from_checkpoint=null", "training.resume=auto"),
+        ("asr", "train_hydra.py training.resume_from_checkpoint=./out/run", "training.resume=./out/run"),
+        (
+            "asr",
+            "train_hydra.py 'model.lora_target_modules=[q_proj,k_proj,v_proj]' model.lora_dropout=0.1",
+            "'model.decoder.lora_module_path=.*q_einsum|.*kv_einsum' model.decoder.lora_dropout=0.1",
+        ),
+        ("asr", "train_hydra.py data.sample_rate=16000 training.report_to=mlflow", ""),
+        ("asr", "train_hydra.py data.dataset_name=./speech", "dataset.train=[./speech]"),
         (
             "mvfoul",
             "train_hydra.py dataset.batch_size=8 -- training.max_steps=3 seed=2",
@@ -251,13 +265,13 @@ def test_a_line_means(name: str, line: str, expected: str) -> None:
     [
         (
             "training=production",
-            {"training.global_batch=32", "training.per_device_batch=8", "training.max_steps=50000"},
+            {"training.global_batch=32", "training.per_device_batch=8", "training=asr_production"},
         ),
         ("training.max_steps=7 training=production", {"training.global_batch=32", "training.max_steps=7"}),
         ("training=production training.per_device_train_batch_size=4", {"training.global_batch=16"}),
-        ("training.max_steps=7 +experiments=test", {"training.max_steps=7", "optimizer.learning_rate=5e-5"}),
-        ("+experiments=test training=mac", {"training.max_steps=100", "training.checkpoints.keep_last=2"}),
-        ("+experiments=production", {"training.global_batch=32", "scheduler.warmup_ratio=0.05"}),
+        ("training.max_steps=7 +experiments=test", {"training.max_steps=7", "optimizer=asr_default"}),
+        ("+experiments=test training=mac", {"training.max_steps=100", "training=asr_mac", "training.global_batch=16"}),
+        ("+experiments=production", {"training.global_batch=32", "scheduler=asr_cosine"}),
     ],
 )
 def test_what_is_typed_wins_over_presets_in_any_order(line: str, expected: set[str]) -> None:
@@ -285,6 +299,8 @@ def test_what_is_typed_wins_over_presets_in_any_order(line: str, expected: set[s
         ("mvfoul", "train_hydra.py experiment.debug=maybe", "is a switch"),
         ("asr", "train_hydra.py +experiments=test,production -m", "presets cannot be swept"),
         ("asr", "train_hydra.py -m training=default,production", "cannot be swept together"),
+        ("asr", "train_hydra.py data.sample_rate=8000", "hear 16 kHz"),
+        ("asr", "train_hydra.py model.lora_target_modules=[q_pro]", "q_pro has no meaning here; did you mean q_proj?"),
         ("asr", "train_hydra.py ~model", "a group cannot be taken out"),
         ("asr", "train_hydra.py --config-name=", "--config-name: has no value"),
         ("asr", "train_hydra.py -m 'training.learning_rate=glob(*)'", "list the values"),

@@ -133,3 +133,40 @@ def test_an_adapter_begins_as_nothing_and_can_be_merged_in():
     assert jnp.array_equal(lora.linear(params["a"], "w", x, 2.0, adapter=False), x @ base["a"]["w"])
     with pytest.raises(ValueError, match="fits no parameter; there are a/w, b/w"):
         lora.attach(base, "c/.*", 2, jax.random.key(1))
+
+
+def test_an_adapter_does_not_see_all_of_its_input_in_training():
+    x = jnp.ones((400, 50))
+    half = lora.Dropout(jnp.asarray(0.5), jax.random.key(0))
+    dropped = half.dropped("w", x)
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.05)
+    assert jnp.array_equal(dropped, half.dropped("w", x))
+    assert not jnp.array_equal(dropped, half.dropped("v", x))
+    params = {"w": jnp.eye(50), "w_lora_a": jnp.eye(50), "w_lora_b": jnp.eye(50)}
+    assert jnp.array_equal(lora.linear(params, "w", x, 1.0, dropout=half), x + dropped)
+
+
+def test_the_rule_of_stages_holds_again_what_was_trained(toy):
+    config = toy("freezing=asr_stages", "freezing.stages=[[head],[layer2],[head,layer2]]", "freezing.epochs=[2,3]")
+    facts = control.Facts([], {("head", "head"): 1, ("body", "layer2"): 1}, {})
+    known, held = control.start(), []
+    held.append(sorted(control.knobs(known, config, facts).on))
+    for epoch in range(1, 5):
+        known = control.control(known, control.Event(8 * epoch, epoch, True, None), config, facts)
+        held.append(sorted(control.knobs(known, config, facts).on))
+    assert held == [["layer2"], ["layer2"], ["head"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("stages", "epochs", "message"),
+    [
+        ("[[head],[layer0,layer1,layer2]]", "[]", "freezing.epochs: .* there are 2 stages"),
+        ("[[head],[layer0],[layer1,layer2]]", "[2,1]", "freezing.epochs: .* in rising order"),
+        ("[[head],[tail]]", "[1]", "freezing.stages: no unit 'tail' is trained; there are head, layer0"),
+        ("[[head],[layer0,layer1]]", "[1]", "freezing.stages: layer2 is trained in none of them"),
+    ],
+)
+def test_stages_that_cannot_be_meant_are_refused(toy, new_run, stages, epochs, message):
+    with pytest.raises(UserError, match=message):
+        train(toy("freezing=asr_stages", f"freezing.stages={stages}", f"freezing.epochs={epochs}"), new_run())

@@ -76,3 +76,24 @@ def test_a_loss_that_is_not_finite_fails_with_step_and_value(config, new_run):
 def test_must_resume_is_refused_without_a_checkpoint(config, new_run):
     with pytest.raises(UserError, match=r"training\.resume"):
         train(config("training.resume=must"), new_run())
+    with pytest.raises(UserError, match=r"training\.resume: /nowhere, and there is no checkpoint"):
+        train(config("training.resume=/nowhere"), new_run())
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_is_named(config, new_run):
+    """Of two that are there, as it would have gone on itself; then from its own."""
+    whole, cut = new_run(), new_run(stop=after(8, Stop.PREEMPT))
+    often = ("training.report_every=1", "training.checkpoints.every_steps=2", "training.checkpoints.keep_last=9")
+    train(config(*often), whole)
+    named = f"training.resume={whole.checkpoints / '00000002'}"
+    with pytest.raises(Preempted):
+        train(config(*often, named), cut)
+    assert cut.notes["resumed_from"] == 2
+    rest = new_run(earlier=[cut])
+    train(config(*often, named), rest)
+    assert rest.notes["resumed_from"] > 2
+    both = [*cut.untimed(), *rest.untimed()]
+    assert [line for line in both if line[1]] == [line for line in whole.untimed() if line[0] > 2]
+    folder = new_run()
+    train(config(*often, f"training.resume={whole.directory}"), folder)
+    assert folder.notes["resumed_from"] == 6  # the furthest there

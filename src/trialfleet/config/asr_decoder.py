@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from trialfleet.config.decoder import Decoder, Temperature, TopK, TopP
 from trialfleet.config.schema import Config
-from trialfleet.config.traced import STRICT, Host
+from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
 Count = Annotated[int, Ge(1)]
 
@@ -40,6 +40,8 @@ class Projector:
     stack: Count  # so many of the encoder's frames, of 20 ms, become one of the decoder's
     hidden: Count  # between the two layers
     scale: Annotated[float, Gt(0)]  # of the last layer's first weights: small, so that speech begins as a whisper
+    # weight of a second loss: what the projector gives, scored by the decoder's embeddings, spells the text (CTC)
+    ctc_weight: Annotated[Gated[float], Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -75,17 +77,50 @@ class Recordings:
     band_mask_bands: Count  # bands in each, at most
     max_damaged: Annotated[float, Ge(0), Le(1)]  # share of files that may be unreadable; they are named and counted
     cache_mb: Annotated[Host[int], Ge(0)]  # of spectrograms that a process keeps in memory
+    disk_cache: Host[str | None]  # a folder in which spectrograms are kept for all trainings; null: none
+    disk_cache_mb: Annotated[Host[int], Ge(1)]  # of spectrograms there; those that were not used for longest go
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Transcription:
-    """How a text is drawn in an evaluation."""
+    """How a text is found in an evaluation."""
 
-    max_tokens: Count  # of a text, at most
-    temperature: Temperature  # logits are divided by it
+    max_tokens: Count | None  # of a text, its end included; null: as many as a text of the data may have
+    min_tokens: Annotated[Traced[int], Ge(0)]  # before the end of a text
+    beams: Count  # beginnings that are kept in search of the likeliest text; 1: none is searched for, tokens are drawn
+    length_penalty: Traced[float]  # of beams: a text's log-probability is divided by its length to this power
+    # by this much the score of a token is divided once the text has it (below 0: multiplied); null: never
+    repetition_penalty: Annotated[Traced[float], Gt(0)] | None
+    no_repeat_ngram: Count | None  # so many tokens in a row come once in a text; null: as often as they may
+    temperature: Temperature  # logits are divided by it, where tokens are drawn
     top_p: TopP  # only the likeliest tokens of together this probability are drawn
     top_k: TopK  # only so many of the likeliest tokens are drawn; 1: always the likeliest; null: all
     eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a text
+    # weights of the decoder that fsdp splits are gathered once before a text is written; false: for each token, where a
+    # device has no room for all of them
+    gather_weights: bool
+
+    def problems(self, tokens: int, vocabulary: int) -> list[str]:
+        """What contradicts itself, a line for each.
+
+        Args:
+            tokens: of a text, at most.
+            vocabulary: tokens that the model knows.
+        """
+        found = []
+        if self.min_tokens >= tokens:
+            found.append(
+                f"transcription.min_tokens: {self.min_tokens}, and a text has {tokens} at most with its end; choose "
+                "fewer, or more in transcription.max_tokens"
+            )
+        if self.beams > 1 and self.top_k != 1:
+            found.append(
+                f"transcription.top_k: {self.top_k}, and with transcription.beams={self.beams} nothing is drawn; set "
+                "it to 1"
+            )
+        if max(self.eos_tokens) >= vocabulary:
+            found.append("transcription.eos_tokens: there are tokens beyond model.decoder.vocab_size; take them out")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -100,11 +135,19 @@ class AsrDecoderConfig(Config):
     dataset: Recordings
     transcription: Transcription
 
+    def metrics(self) -> frozenset[str]:
+        return self.METRICS | ({"train/ctc"} if self.model.projector.ctc_weight != 0 else set())
+
     def published(self) -> dict[str, str | None]:
         return {
             "model.encoder.weights": self.model.encoder.weights,
             "model.decoder.weights": self.model.decoder.weights,
         }
+
+    @property
+    def drawn_tokens(self) -> int:
+        """Tokens of a text that is found, at most, its end included."""
+        return self.transcription.max_tokens or self.dataset.max_text_tokens + 1
 
     def problems(self) -> list[str]:
         data, problems = self.dataset, [*super().problems(), *self.model.encoder.problems()]
@@ -118,6 +161,4 @@ class AsrDecoderConfig(Config):
             )
         if data.held_out == 0 and not (data.val and data.test):
             problems.append("dataset.held_out: 0, and dataset.val or dataset.test has no files; set one of them")
-        if max(self.transcription.eos_tokens) >= self.model.decoder.vocab_size:
-            problems.append("transcription.eos_tokens: there are tokens beyond model.decoder.vocab_size; take them out")
-        return problems
+        return [*problems, *self.transcription.problems(self.drawn_tokens, self.model.decoder.vocab_size)]

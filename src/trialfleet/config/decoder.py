@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
-from trialfleet.config.traced import STRICT, Host, Traced
+from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
 Temperature = Annotated[Traced[float], Gt(0)]
 TopP = Annotated[Traced[float], Gt(0), Le(1)]
@@ -37,6 +37,7 @@ class Decoder:
     tied: bool  # scores of tokens come from their embeddings; false: from a matrix of their own
     lora_rank: Annotated[int, Ge(1)] | None  # null: no adapters, all weights are trained
     lora_alpha: Annotated[Traced[float], Gt(0)]  # the adapters' output is scaled by lora_alpha / lora_rank
+    lora_dropout: Annotated[Gated[float], Ge(0), Lt(1)]  # share of their inputs that adapters do not see in training
     lora_module_path: str  # a regular expression of the weights that are adapted
 
     def problems(self, at: str = "model") -> list[str]:
@@ -66,3 +67,6 @@ class Generation:
     # weights that fsdp splits are gathered once before completions are drawn; false: for each token, where a device has
     # no room for all of them
     gather_weights: bool
+    # layers are taken out of their stack once before completions are drawn: quicker on a CPU, with room for them twice;
+    # false: for each token, which costs a GPU nothing
+    unstack_weights: bool

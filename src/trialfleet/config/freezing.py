@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -61,4 +61,22 @@ class Scheduled(_Freezing):
     rate_boost: Host[RateBoost | None]  # raises a group's rate once enough of it is trained; null: never
 
 
-Freezing = Annotated[NoFreezing | Progressive | Adaptive | Scheduled, Field(discriminator="name")]
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Staged(_Freezing):
+    """Stages, in each of which some units are trained: what one trains another may hold again."""
+
+    name: Literal["staged"]
+    stages: Annotated[Host[tuple[tuple[str, ...], ...]], MinLen(1)]  # the units that are trained, for each stage
+    epochs: Host[tuple[int, ...]]  # at the start of each the next stage begins
+
+    def problems(self) -> list[str]:
+        """What contradicts itself, a line for each."""
+        if len(self.epochs) == len(self.stages) - 1 and list(self.epochs) == sorted(set(self.epochs)):
+            return []
+        return [
+            f"freezing.epochs: {list(self.epochs)}, and there are {len(self.stages)} stages; give the epoch at whose "
+            "start each of them begins but for the first, in rising order"
+        ]
+
+
+Freezing = Annotated[NoFreezing | Progressive | Adaptive | Scheduled | Staged, Field(discriminator="name")]

@@ -146,6 +146,11 @@ class LanguageConfig(Config):
     def problems(self) -> list[str]:
         vocabulary, ends = self.model.vocab_size, self.generation.eos_tokens
         problems = [*super().problems(), *self.model.problems()]
+        if self.model.lora_dropout != 0:
+            problems.append(
+                f"model.lora_dropout: {self.model.lora_dropout}, but a policy is read as it drew, with all of its "
+                "adapters; set it to 0"
+            )
         if max(ends) >= vocabulary:
             problems.append(
                 f"generation.eos_tokens: {max(ends)} is no token, as model.vocab_size is {vocabulary}; take it out"

@@ -10,12 +10,14 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.devices import DEVICES
-from trialfleet.config.freezing import Freezing
+from trialfleet.config.freezing import Freezing, Staged
 from trialfleet.config.optimizers import OptimizerConfig, Scheduler
 from trialfleet.config.traced import STRICT, Host, Traced
 from trialfleet.errors import nearest
 
 Direction = Literal["minimize", "maximize"]
+
+RESUME = ("auto", "must", "never")  # of training.resume; all else is a folder
 
 # What the trainer itself measures for every workload, besides `train/<name>` for whatever a loss reports.
 TRAINER_METRICS = frozenset(
@@ -149,8 +151,9 @@ class Training:
     remat: Literal["none", "dots", "full"]  # what the backward pass keeps: all, matrix products, nothing
     early_stopping: Host[EarlyStopping | None]  # ends training when the objective stands still; null: never
     checkpoints: Host[Checkpoints]
-    # auto: from the newest checkpoint if there is one; must: an error if there is none; never
-    resume: Host[Literal["auto", "must", "never"]]
+    # auto: from the run's newest checkpoint if it has one; must: an error if it has none; never; or a folder of another
+    # training, or a checkpoint there, from which a run goes on that has none
+    resume: Host[str]
     init_from: Host[str | None]  # a checkpoint whose parameters to start from
     base: Host[Base | None]  # a training whose last checkpoint is `init_from` where that is null: it is made first
     prefetch: Annotated[Host[int], Ge(0)]  # batches made ready ahead of the step
@@ -208,7 +211,8 @@ class Config:
 
     def problems(self) -> list[str]:
         """What contradicts itself across fields; each a line that names the keys and the fix."""
-        return [*_objective_problems(self), *_training_problems(self)]
+        staged = self.freezing.problems() if isinstance(self.freezing, Staged) else []
+        return [*_objective_problems(self), *_training_problems(self), *staged]
 
 
 def known_metrics(config: Config) -> frozenset[str]:

@@ -121,6 +121,12 @@ class CheckpointManager:
         """
         return self._whole(self._folders())
 
+    def within(self, folder: Path) -> Iterator[Saved]:
+        """Whole checkpoints of another run, the furthest first: of its folder, or of that of one checkpoint."""
+        if (folder / integrity.MANIFEST).is_file():
+            return self._whole([folder])
+        return self._whole(_numbered([folder, folder / "checkpoints"]))
+
     def best(self) -> Saved | None:
         """The whole checkpoint with the best score of all runs; only what may be it is read."""
         scored = []
@@ -141,14 +147,19 @@ class CheckpointManager:
 
     def _folders(self) -> list[Path]:
         """Whatever may be a checkpoint, the furthest first."""
-        folders = [
-            folder
-            for directory in (self._directory, *self._earlier)
-            if directory.is_dir()
-            for folder in directory.iterdir()
-            if folder.name.isdigit()
-        ]
-        return sorted(folders, key=lambda folder: -int(folder.name))
+        return _numbered([self._directory, *self._earlier])
+
+
+def _numbered(directories: Sequence[Path]) -> list[Path]:
+    """The folders in some directories whose names are steps, the furthest first."""
+    folders = [
+        folder
+        for directory in directories
+        if directory.is_dir()
+        for folder in directory.iterdir()
+        if folder.name.isdigit()
+    ]
+    return sorted(folders, key=lambda folder: -int(folder.name))
 
 
 def read(saved: Saved, shapes: Any, shardings: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trialfleet.config import Config
-from trialfleet.config.freezing import Adaptive, NoFreezing, Progressive, RateBoost, Scheduled
+from trialfleet.config.freezing import Adaptive, NoFreezing, Progressive, RateBoost, Scheduled, Staged
 from trialfleet.config.optimizers import Plateau
 from trialfleet.config.schema import Objective
 from trialfleet.trial import records
@@ -51,7 +51,7 @@ def start() -> Json:
         "last": None,
         "stopping": _WATCH,
         "plateau": {**_WATCH, "scale": 1.0, "cooldown": 0},
-        "freezing": {**_WATCH, "released": 0, "boosted": False},
+        "freezing": {**_WATCH, "released": 0, "boosted": False},  # units that are released, or stages that are over
     }
 
 
@@ -82,13 +82,23 @@ def _after_evaluation(state: Json, event: Event, values: Mapping[str, float], co
 def knobs(state: Json, config: Config, facts: Facts) -> Knobs:
     """What the steps to come are to be given."""
     early, stale = config.training.early_stopping, state["stopping"]["stale"]
-    held = [] if isinstance(config.freezing, NoFreezing) else facts.order[state["freezing"]["released"] :]
     return Knobs(
         scale=float(state["plateau"]["scale"]),
         group_scale=_boosted(config, facts) if state["freezing"]["boosted"] else {},
-        on=dict.fromkeys(held, False),
+        on=dict.fromkeys(_held(state["freezing"]["released"], config, facts), False),
         stop=f"no improvement in {stale} evaluations" if early and stale >= early.patience else None,
     )
+
+
+def _held(released: int, config: Config, facts: Facts) -> Sequence[str]:
+    """The units that are not trained now."""
+    match config.freezing:
+        case NoFreezing():
+            return ()
+        case Staged(stages=stages):
+            return sorted({unit for _, unit in facts.sizes} - set(stages[released]))
+        case _:
+            return facts.order[released:]
 
 
 # ---- the objective ----------------------------------------------------------------------------------------
@@ -163,6 +173,8 @@ def _freezing(state: Json, event: Event, config: Config, facts: Facts) -> Json:
             due = frozen["stale"] >= rule.patience and frozen["released"] < rule.max_units
             released = frozen["released"] + due
             frozen = {**frozen, "stale": 0} if due else frozen
+        case Staged():
+            return {**frozen, "released": sum(event.epochs >= epoch for epoch in rule.epochs)}
         case _:
             return frozen
     frozen = {**frozen, "released": min(released, len(facts.order))}
@@ -183,7 +195,7 @@ def _share(boost: RateBoost, frozen: Json, facts: Facts) -> float:
 
 
 def _boosted(config: Config, facts: Facts) -> dict[str, float]:
-    boost = None if isinstance(config.freezing, NoFreezing) else config.freezing.rate_boost
+    boost = None if isinstance(config.freezing, NoFreezing | Staged) else config.freezing.rate_boost
     if boost is None:
         return {}
     return {boost.group: boost.factor * facts.rates[boost.of_group] / facts.rates[boost.group]}

@@ -5,6 +5,7 @@ from math import prod
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def over_time(x: jax.Array, weight: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -93,7 +94,7 @@ def _within_volumes(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Ar
 def of_each_channel(x: jax.Array, weight: jax.Array, strides: Strides = (1, 1, 1)) -> jax.Array:
     """A convolution over frames, rows and columns of each channel by itself; zeros stand around them.
 
-    Small ones are, on a CPU, sums of shifted copies: XLA's own by groups takes some ten times as long there.
+    On a CPU it is a sum of shifted copies: XLA's own by groups takes some ten times as long there.
 
     Args:
         x: (N, T, H, W, …, C).
@@ -102,18 +103,25 @@ def of_each_channel(x: jax.Array, weight: jax.Array, strides: Strides = (1, 1, 1
     Returns:
         (N, ⌈T / stride⌉, ⌈H / stride⌉, ⌈W / stride⌉, …, C).
     """
-    return (_as_sum if _small_on_cpu(x) else _by_groups)(x, weight, strides)
+    return (_as_loop if jax.default_backend() == "cpu" else _by_groups)(x, weight, strides)
 
 
-def _as_sum(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Array:
-    taps = weight.shape[:3]
-    padded = jnp.pad(x, ((0, 0), *((size // 2, size // 2) for size in taps), *((0, 0),) * (x.ndim - 4)))
-    ends = x.shape[1:4]
-    total = jnp.zeros((), x.dtype)
-    for place in product(*map(range, taps)):
-        cut = tuple(slice(at, at + end, step) for at, end, step in zip(place, ends, strides, strict=True))
-        total = total + padded[(slice(None), *cut)] * weight[place]
-    return total
+def _as_loop(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Array:
+    taps, ends, rest = weight.shape[:3], x.shape[1:4], x.shape[4:]
+    padded = jnp.pad(x, ((0, 0), *((size // 2, size // 2) for size in taps), *((0, 0),) * len(rest)))
+    frames, rows, columns = strides
+
+    @jax.checkpoint  # else each tap's copy is kept for the gradient
+    def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        place, own = tap
+        starts: list[int | jax.Array] = [0, *place, *(0 for _ in rest)]
+        seen = jax.lax.dynamic_slice(padded, starts, (len(x), *ends, *rest))
+        return total + seen[:, ::frames, ::rows, ::columns] * own, None
+
+    kept = (-(-end // step) for end, step in zip(ends, strides, strict=True))
+    places = np.asarray(list(product(*map(range, taps))), np.int32)
+    each = weight.reshape(-1, weight.shape[-1])
+    return jax.lax.scan(add, jnp.zeros((len(x), *kept, *rest), x.dtype), (places, each))[0]
 
 
 def _by_groups(x: jax.Array, weight: jax.Array, strides: Strides) -> jax.Array:

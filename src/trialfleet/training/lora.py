@@ -7,6 +7,7 @@ adapted model begins as the model it adapts. Hu et al., LoRA (2021).
 """
 
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
@@ -25,6 +26,24 @@ class Axes(NamedTuple):
 
     stack: int = 0
     inputs: int = 1
+
+
+class Dropout(NamedTuple):
+    """How much of its input an adapter does not see while it is trained (Srivastava et al. 2014).
+
+    Attributes:
+        rate: the share, below 1.
+        key: of a layer at a step; each of its weights draws for itself.
+    """
+
+    rate: jax.Array
+    key: jax.Array
+
+    def dropped(self, name: str, x: jax.Array) -> jax.Array:
+        """x with zeros for what is not seen, and the rest so much larger that its expectation stays."""
+        own = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
+        seen = jax.random.uniform(own, x.shape) >= self.rate
+        return jnp.where(seen, x / (1 - self.rate).astype(x.dtype), 0)
 
 
 def _plain(path: str) -> Axes:
@@ -74,7 +93,7 @@ def linear(
     x: jax.Array,
     scale: jax.Array | float,
     adapter: bool = True,
-    dropout: tuple[jax.Array, jax.Array] | None = None,
+    dropout: Dropout | None = None,
     inputs: int = 1,
 ) -> jax.Array:
     """x (..., in ...) by the weight `name` of one layer, and by its adapter if it has one: (..., out ...).
@@ -82,15 +101,14 @@ def linear(
     Args:
         scale: alpha / rank.
         adapter: False gives the model as it was before it was adapted.
-        dropout: a rate and a key, for what the adapter sees of x.
+        dropout: of what the adapter sees of x; None: it sees all.
         inputs: how many axes of x the weight takes in.
     """
     y = jnp.tensordot(x, params[name], inputs)
     if not adapter or name + A not in params:
         return y
     if dropout is not None:
-        rate, key = dropout
-        x = jnp.where(jax.random.uniform(key, x.shape) >= rate, x / (1 - rate).astype(x.dtype), 0)
+        x = dropout.dropped(name, x)
     low = jnp.tensordot(x, params[name + A].astype(x.dtype), inputs)
     return y + jnp.asarray(scale).astype(y.dtype) * jnp.tensordot(low, params[name + B].astype(x.dtype), 1)
 

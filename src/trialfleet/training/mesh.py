@@ -176,6 +176,20 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return pinned
 
 
+def by_rows(function: Callable[..., T], *arrays: jax.Array) -> T:
+    """A function of the rows of arrays, of which each device calculates those of its own part of the batch.
+
+    Of what cannot be split by rows in XLA's eyes, such as top_k or a scatter, it would gather all rows on all devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else prod(mesh.shape[axis] for axis in BATCH)
+    if parts == 1 or len(arrays[0]) % parts:
+        return function(*arrays)
+    own = P(BATCH)
+    found: T = jax.shard_map(function, in_specs=own, out_specs=own, axis_names=set(BATCH))(*arrays)
+    return found
+
+
 def on_mesh(mesh: Mesh, function: Callable[..., T]) -> Callable[..., T]:
     """The function, traced where `constrain` finds the mesh: without one it pins nothing, and says nothing.
 

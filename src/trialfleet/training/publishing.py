@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,41 @@ from trialfleet.training.published import INDEX, ONE
 
 DTYPES: dict[str, tuple[Any, str]] = {"float32": (np.float32, "F32"), "bfloat16": (ml_dtypes.bfloat16, "BF16")}
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Order(NamedTuple):
+    """What is to be written.
+
+    Attributes:
+        folder: where; it must not be there yet.
+        form: merged, with adapters added into the weights; or adapter, what was trained alone.
+        dtype: of the arrays, float32 or bfloat16.
+        most: bytes of a file, at most.
+        base: what the adapter names as its base; None: the folder of the published weights.
+    """
+
+    folder: Path
+    form: str
+    dtype: str
+    most: float
+    base: str | None
+
+
+class Publisher(Protocol):
+    """Writes a workload's models as others read them."""
+
+    def check(self, order: Order) -> None:
+        """
+        Raises:
+            UserError: the order cannot be carried out.
+        """
+
+    def write(self, folder: Path, params: Any, order: Order) -> int:
+        """Write into a folder, and say how many files of weights there are.
+
+        Args:
+            params: all parameters; for adapters what was trained alone.
+        """
 
 
 @contextmanager

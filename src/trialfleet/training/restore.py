@@ -4,7 +4,8 @@
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from trialfleet.config import Config, signature
+from trialfleet.config.schema import RESUME
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, distributed, lora, trees
 from trialfleet.training.checkpoints import CheckpointManager, Saved
@@ -225,7 +227,7 @@ def with_parameters_of(
 def resumed(
     config: Config, program: Program, saves: CheckpointManager, frozen: str, make_room: Callable[[], None]
 ) -> Resumed | None:
-    """The trial's furthest whole checkpoint, or None if there is none or the config wants none.
+    """The trial's furthest whole checkpoint, else the one that the config names; None if it wants none, or has none.
 
     Args:
         frozen: the digest of the frozen parameters.
@@ -236,7 +238,7 @@ def resumed(
     """
     if config.training.resume == "never":
         return None
-    for saved in saves.newest():
+    for saved in _to_go_on_from(config, saves):
         _refuse_another(config, saved, frozen)
         batch = {
             name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in saved.meta["batch"].items()
@@ -249,9 +251,19 @@ def resumed(
             continue
         _say_where(saved, program)
         return Resumed(tree["state"], tree["batch"], saved)
-    if config.training.resume == "must":
-        raise UserError("training.resume: must, and there is no checkpoint", "training.resume=auto begins anew")
-    return None
+    if config.training.resume == "auto":
+        return None
+    raise UserError(
+        f"training.resume: {config.training.resume}, and there is no checkpoint that could be read",
+        "training.resume=auto begins anew where there is none; else give the folder of a training or of a checkpoint",
+    )
+
+
+def _to_go_on_from(config: Config, saves: CheckpointManager) -> Iterator[Saved]:
+    """The run's own, and then those that `training.resume` names, the furthest first."""
+    yield from saves.newest()
+    if config.training.resume not in RESUME:
+        yield from saves.within(Path(config.training.resume).expanduser().absolute())
 
 
 def _read(saved: Saved, shapes: Any, places: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trialfleet.config import Config, hyperparameters, static_part
+from trialfleet.config.freezing import NoFreezing, Staged
 from trialfleet.errors import UserError
 from trialfleet.training import contract, flops, trees
 from trialfleet.training.contract import CheckedWorkload, batch_of
@@ -67,6 +68,7 @@ class Setup:
         # float32 by construction: an integer where others have a float would compile anew.
         self._hp = np.asarray(list(values.values()), np.float32)
         self.program = program(factory, static_part(config), self.mesh, tuple(values))
+        _check_stages(config, self.program.layout)
         _check_divided(config, self.mesh, self.workload)
 
     @cached_property
@@ -264,6 +266,27 @@ def _check_divided(config: Config, mesh: Mesh, workload: CheckedWorkload) -> Non
     log.warning("mesh: does not divide %s: each device has these axes whole", shown)
 
 
+def _check_stages(config: Config, layout: Layout) -> None:
+    """Each unit is trained in some stage, and no other is named.
+
+    Raises:
+        UserError: naming the unit.
+    """
+    if not isinstance(config.freezing, Staged):
+        return
+    named = {unit for stage in config.freezing.stages for unit in stage}
+    if strange := sorted(named - set(layout.units)):
+        raise UserError(
+            f"freezing.stages: no unit {strange[0]!r} is trained; there are {', '.join(layout.units)}",
+            "use these names",
+        )
+    if idle := sorted(set(layout.units) - named):
+        raise UserError(
+            f"freezing.stages: {idle[0]} is trained in none of them",
+            "name it in one, or leave it out by freezing.never",
+        )
+
+
 def _check_groups(config: Config, workload: CheckedWorkload) -> None:
     groups = sorted({workload.group(path) for path in workload.shapes})
     boost = getattr(config.freezing, "rate_boost", None)
@@ -276,7 +299,8 @@ def _check_groups(config: Config, workload: CheckedWorkload) -> None:
                 f"{key}: there is no parameter group {group!r}; {config.workload.name} has {', '.join(groups)}",
                 "use one of these names",
             )
-    if getattr(config.freezing, "name", "none") != "none" and not workload.release_order():
+    by_order = not isinstance(config.freezing, NoFreezing | Staged)
+    if by_order and not workload.release_order():
         raise UserError(
             f"freezing: {config.workload.name} has no units that could be released one by one", "use freezing=none"
         )

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from trialfleet.training.publishing import Publisher
+
 PyTree = Any
 Params = Any  # a tree of float32 arrays; the trainer's own are nested dicts
 Extra = Any  # what a forward pass updates besides gradients, batch-norm statistics for example; () if nothing
@@ -174,6 +176,10 @@ class Workload(ABC):
 
     def load_extra(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
         """The same of what `init` gives besides parameters: statistics that were published with the weights."""
+        return None
+
+    def publisher(self) -> Publisher | None:
+        """Who writes trained models as others read them; None: nobody does."""
         return None
 
     # ---- training -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from trialfleet.config.asr_decoder import AudioEncoder
 from trialfleet.errors import UserError
 from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
-from trialfleet.workloads.asr import encoder
+from trialfleet.workloads.asr import encoder, published
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES: dict[str, Any] = {"bands": 10, "width": 24, "layers": 2, "heads": 3, "hidden": 40}
@@ -23,8 +23,8 @@ def small(**changes: Any) -> AudioEncoder:
     return AudioEncoder(weights=None, **{**SIZES, **changes})
 
 
-def read(config: AudioEncoder) -> encoder.EncoderWeights:
-    return encoder.EncoderWeights(
+def read(config: AudioEncoder) -> published.EncoderWeights:
+    return published.EncoderWeights(
         config, PublishedWeights(GOLDEN / "whisper", "model.encoder.weights"), "model.encoder"
     )
 

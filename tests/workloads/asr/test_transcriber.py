@@ -1,6 +1,10 @@
 """Speech to text by a decoder: which recordings are used, their batches, and a training that learns."""
 
+import contextlib
+import itertools
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +14,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.training.harness import RecordingRun, composed
+from tests.training.harness import RecordingRun, after, composed
 from tests.workloads.asr import speech_files
 from tests.workloads.decoder.reference import GOLDEN as DECODERS
 from tests.workloads.decoder.reference import MODELS
+from trialfleet.config import hyperparameters
 from trialfleet.errors import UserError
 from trialfleet.training import train, trees
+from trialfleet.training.goodput import compilations
+from trialfleet.training.setup import Setup
+from trialfleet.trial.run import Preempted, Stop
 from trialfleet.workloads.asr import Transcriber, speech
 from trialfleet.workloads.asr.utterances import Utterances
-from trialfleet.workloads.decoder import PAD
+from trialfleet.workloads.decoder import PAD, transformer
 
 SMALL = (
     "workload=asr_decoder",
@@ -124,6 +132,8 @@ def test_batches_have_the_length_of_their_bucket_with_silence_behind(recordings)
             ["transcription.eos_tokens=[1]"],
             r"transcription.eos_tokens: \[1\] do not have 106, with which",
         ),
+        (["transcription.min_tokens=24"], "transcription.min_tokens: 24, and a text has 24 at most"),
+        (["transcription.beams=2", "transcription.top_k=5"], "transcription.top_k: 5, and with .*beams=2 nothing is"),
         (["model.decoder.tokenizer=null"], "model.decoder.tokenizer: null, and model.decoder.weights, too"),
         (["model.decoder.tokenizer=/nowhere"], "model.decoder.tokenizer: there is no /nowhere"),
         (["model.decoder.vocab_size=500"], "model.decoder.tokenizer: .* but model.decoder.vocab_size is 500"),
@@ -145,14 +155,16 @@ def test_what_is_behind_a_recording_changes_nothing(recordings):
     rows = [row for plan in utterances.epoch(0, 0) if plan.bucket == 0 for row in plan.rows][:2]
     examples = [utterances.example(row, np.random.default_rng(0)) for row in rows]
     hp = {"model.decoder.lora_alpha": jnp.asarray(1.0)}
-    logs = []
+    logs, spelled = [], []
     for bucket in (0, 1):
         batch = {name: jnp.asarray(leaf) for name, leaf in utterances.collate(examples, bucket).items()}
-        read, there = speech.told(own.model, params, batch["features"], batch["frames"])
+        told = speech.told(own.model, params, batch["features"], batch["frames"])
         # A mark, a place for two of the encoder's frames, of which each is two of the spectrogram's, and a mark.
-        assert read.shape[1] == there.shape[1] == 2 + -(-batch["features"].shape[1] // 4)
-        logs.append(workload._logs(params, batch, hp))
+        assert told.read.shape[1] == told.there.shape[1] == 2 + -(-batch["features"].shape[1] // 4)
+        logs.append(workload._logs_after(told, params["decoder"], batch, hp))
+        spelled.append(speech.spelled(told, params["decoder"], batch["tokens"]))
     np.testing.assert_allclose(logs[0], logs[1], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(*spelled, rtol=1e-5)
     assert np.all(np.asarray(logs[0])[np.asarray(batch["tokens"]) == PAD] == 0)
 
 
@@ -201,18 +213,128 @@ def test_weights_of_another_model_are_refused_by_their_key(recordings, words, me
         Transcriber(config(recordings, *OF_GOLDEN, *words)).load("encoder/conv1/w", (slice(None),) * 3)
 
 
+ADAPTED = (
+    "model.decoder.lora_rank=2",
+    "training.report_every=1",
+    "training.max_steps=null",
+    "training.eval_every=1000",
+)
+
+
 @pytest.mark.slow
-def test_a_schedule_holds_the_decoder_back_until_the_projector_has_learned(recordings, tmp_path):
+def test_stages_train_the_projector_then_the_adapters_then_both(recordings, tmp_path):
     run = RecordingRun(tmp_path)
-    often = ("training.report_every=1", "training.max_steps=null", "training.max_epochs=2", "training.eval_every=1000")
-    train(config(recordings, *often, "freezing=scheduled", "freezing.epochs=[1]"), run)
-    norms, epochs = run.reported("train/grad_norm/decoder"), run.reported("train/epoch")
-    held = [norms[step] for step in norms if epochs[step] <= 1]
-    released = [norms[step] for step in norms if epochs[step] > 1]
-    assert held
-    assert set(held) == {0.0}
-    assert min(released) > 0
-    assert min(run.reported("train/grad_norm/projector").values()) > 0
+    rates = ("optimizer.learning_rate=1e-3", "optimizer.groups.decoder.learning_rate=4e-3", "scheduler=constant")
+    own = config(
+        recordings, *rates, *ADAPTED, "freezing=asr_stages", "training.max_epochs=3", "scheduler.warmup_ratio=0"
+    )
+    train(own, run)
+    epochs = run.reported("train/epoch")
+    moved = {part: run.reported(f"train/update_ratio/{part}") for part in ("projector", "decoder")}
+    for step, epoch in epochs.items():
+        assert (moved["projector"][step] > 0) == (epoch <= 1 or epoch > 2), step
+        assert (moved["decoder"][step] > 0) == (epoch > 1), step
+    assert max(epochs.values()) == 3
+    assert run.lines[-2][1]["train/learning_rate/decoder"] == pytest.approx(4e-3)
+    assert run.lines[-2][1]["train/learning_rate/projector"] == pytest.approx(1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("member", "part"), [("asr_projector", "projector"), ("asr_adapters", "decoder")])
+def test_one_part_alone_is_trained(recordings, member, part):
+    layout = Setup(config(recordings, *ADAPTED, f"freezing={member}", "training.max_epochs=1")).program.layout
+    assert {path.partition("/")[0] for path in layout.leaves} == {part}
+
+
+@pytest.mark.slow
+def test_dropout_is_an_input_and_a_resumed_training_drops_the_same(recordings, tmp_path):
+    def trained(name: str, *words: str, stop: Any = None, earlier: Sequence[Path] = ()) -> RecordingRun:
+        run = RecordingRun(tmp_path / name, earlier, stop)
+        own = config(recordings, *ADAPTED, "dataset.buckets=[1.0]", "training.max_epochs=1", *words)
+        with contextlib.suppress(Preempted):
+            train(own, run)
+        return run
+
+    whole = trained("whole", "model.decoder.lora_dropout=0.3")
+    before = compilations.compiled
+    other = trained("other", "model.decoder.lora_dropout=0.6")
+    assert compilations.compiled == before
+    assert other.reported("train/loss") != whole.reported("train/loss")
+    cut = trained("cut", "model.decoder.lora_dropout=0.3", stop=after(3, Stop.PREEMPT))
+    rest = trained("rest", "model.decoder.lora_dropout=0.3", earlier=[cut.checkpoints])
+    assert 0 < rest.notes["resumed_from"] < max(whole.reported("train/loss"))
+    both = {**cut.reported("train/loss"), **rest.reported("train/loss")}
+    assert both == whole.reported("train/loss")
+    assert rest.reported("val/loss") == whole.reported("val/loss")
+
+
+def test_without_dropout_none_of_it_is_in_the_program(recordings):
+    """Nor is it in an evaluation."""
+
+    def draws(rate: float, key: jax.Array | None) -> bool:
+        own = config(recordings, "model.decoder.lora_rank=2", f"model.decoder.lora_dropout={rate}").model.decoder
+        params = jax.eval_shape(lambda: transformer.init(own, jax.random.key(0)))
+        hp = {"model.lora_alpha": 1.0, "model.lora_dropout": jnp.asarray(rate)}
+        tokens = jnp.ones((2, 4), jnp.int32)
+        read = jax.make_jaxpr(lambda params: transformer.stream(own, params, tokens, jnp.ones((2, 4)), hp, key=key))
+        return "random_bits" in str(read(params))
+
+    assert draws(0.1, jax.random.key(0))
+    assert not draws(0.1, None)
+    assert not draws(0.0, jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_each_bucket_compiles_a_step_and_an_evaluation_and_nothing_else_does(recordings, tmp_path):
+    def compiled(*words: str) -> int:
+        before = compilations.compiled
+        own = (f"dataset.val=[{recordings}]", f"dataset.test=[{recordings}]", "training.max_epochs=1", *words)
+        run = RecordingRun(tmp_path / words[0])
+        train(config(recordings, *ADAPTED, "training.checkpoints.at_end=false", *own), run)
+        return compilations.compiled - before
+
+    compiled("dataset.buckets=[1.0]")  # and what every first training of a process does
+    one, two = compiled("dataset.buckets=[1.2]"), compiled("dataset.buckets=[0.3,1.3]")
+    assert two - one == 2
+    assert compiled("dataset.buckets=[0.3,1.3]") == 0
+
+
+@pytest.mark.slow
+def test_texts_keep_to_their_rules_with_beams_and_without(recordings):
+    """Through the workload, by what an evaluation calls."""
+    own = ("transcription.max_tokens=6", "transcription.repetition_penalty=1.5", "transcription.no_repeat_ngram=2")
+    texts = {}
+    for beams in (1, 4):
+        workload = Transcriber(config(recordings, f"transcription.beams={beams}", "transcription.min_tokens=2", *own))
+        utterances = workload.source("val")
+        plan = utterances.epoch(0, 0)[0]
+        examples = [utterances.example(row, np.random.default_rng(0)) for row in plan.rows]
+        batch = {name: jnp.asarray(leaf) for name, leaf in utterances.collate(examples, plan.bucket).items()}
+        params, _ = workload.init(jax.random.key(0))
+        hp = {key: jnp.asarray(value) for key, value in hyperparameters(workload.config).items()}
+        rows = jax.jit(workload.eval_step)(params, (), batch, jax.random.key(1), hp)
+        texts[beams] = np.asarray(rows["found"])
+        assert texts[beams].shape == (len(plan.rows), 6)
+        for text in texts[beams]:
+            pairs = list(itertools.pairwise(text.tolist()))
+            assert len(set(pairs)) == len(pairs) or PAD in text
+            assert not set(text[:2].tolist()) & {1, 106}
+    assert not np.array_equal(texts[1], texts[4])
+
+
+def test_a_second_training_finds_the_spectrograms_of_the_first(tmp_path, monkeypatch):
+    recordings = speech_files.write(tmp_path / "one", 40)
+    keep = f"dataset.disk_cache={tmp_path / 'kept'}"
+    first = source(recordings, "train", keep)
+    row = rows_of(first)[0]
+    heard = first.example(row, np.random.default_rng(0))["features"]
+    shutil.move(tmp_path / "one", tmp_path / "two")
+    monkeypatch.setattr("trialfleet.workloads.asr.features.log_mel", None)
+    second = source(str(tmp_path / "two" / "list.jsonl"), "train", keep)
+    np.testing.assert_array_equal(second.example(row, np.random.default_rng(0))["features"], heard)
+    Path(second.path(row)).unlink()
+    third = source(str(tmp_path / "two" / "list.jsonl"), "train", keep, "dataset.max_damaged=0.1")
+    assert third.dropped == 1
 
 
 @pytest.mark.slow
@@ -229,4 +351,5 @@ def test_it_learns_what_the_tones_say(tmp_path):
     last = max(parts[3])
     assert sum(part[last] for part in parts[:3]) == pytest.approx(parts[3][last])
     shown = (run.artifacts / "val-samples.csv").read_text().splitlines()
-    assert shown[0] == "recording,said,read"
+    assert shown[0] == "recording,audio,said,read,errors,wrong"
+    assert sum(path.suffix == ".flac" for path in run.artifacts.iterdir()) == min(20, len(shown) - 1)

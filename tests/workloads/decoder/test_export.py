@@ -16,8 +16,9 @@ from trialfleet.config import Config
 from trialfleet.errors import UserError
 from trialfleet.training import lora, trees
 from trialfleet.training.checkpoints import CheckpointManager
+from trialfleet.training.exporting import export
+from trialfleet.training.publishing import Order
 from trialfleet.training.setup import Setup
-from trialfleet.workloads.decoder.export import Order, export
 
 FAMILIES = list(MODELS)
 RANK, ALPHA = 3, 12.0  # as golden/make.py says it to peft
@@ -163,7 +164,7 @@ def test_a_refusal_or_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     for wrong, given, message in (
         (config, order(tmp_path / "there"), "is there already"),
         (config, order(tmp_path / "out", "adapter"), "form=adapter: the model has no adapters"),
-        (composed("workload=asr"), order(tmp_path / "out"), "workload=asr: its model is no decoder"),
+        (composed("workload=asr"), order(tmp_path / "out"), "workload=asr: its model has no published form"),
     ):
         with pytest.raises(UserError, match=message):
             export(wrong, checkpoint, given)

@@ -11,10 +11,12 @@ from tests.workloads.decoder.small import HP, logits, model, prompts
 from trialfleet.workloads.decoder import PAD, generation
 from trialfleet.workloads.grpo import policy
 
-complete = jax.jit(generation.complete, static_argnums=(0, 3, 4, 5))
+complete = jax.jit(generation.complete, static_argnums=(0, 3, 4, 5), static_argnames="unstacked")
 
 
-def completed(params: Any, config: Any, ends: tuple[int, ...], top_k: int | None, temperature: float) -> Any:
+def completed(
+    params: Any, config: Any, ends: tuple[int, ...], top_k: int | None, temperature: float, unstacked: bool = False
+) -> Any:
     return complete(
         config,
         params,
@@ -26,6 +28,7 @@ def completed(params: Any, config: Any, ends: tuple[int, ...], top_k: int | None
         jnp.asarray(1.0),
         HP,
         generation.keys_of(jax.random.key(0), jnp.arange(2)),
+        unstacked=unstacked,
     )
 
 
@@ -44,6 +47,8 @@ def test_the_cache_gives_what_reading_anew_gives_and_any_end_token_ends():
     read = policy.read(config, params, prompts(), drawn.tokens, HP)
     assert np.asarray(read.logs) == pytest.approx(np.asarray(logs.max(-1)), abs=1e-4)
     assert np.asarray(read.entropy) == pytest.approx(np.asarray(-(jnp.exp(logs) * logs).sum(-1)), abs=1e-4)
+    apart = completed(params, config, (111, 110), 1, 1.0, unstacked=True)
+    assert np.array_equal(apart.tokens, greedy)
     # The tokens in the middle of both completions are made ends: each stops at its own.
     ends = tuple(int(row[4]) for row in greedy)
     short = completed(params, config, ends, 1, 1.0)

@@ -1,4 +1,4 @@
-"""The encoder of Whisper (Radford et al. 2022, arXiv:2212.04356), and its weights under their published names.
+"""The encoder of Whisper (Radford et al. 2022, arXiv:2212.04356).
 
 Shapes: B recordings of F frames with M mel bands, D the width, N heads of H. Behind the second convolution there is a
 frame for every two, T = ⌈F / 2⌉. Whisper hears 30 s with silence behind; here recordings may be shorter: `valid` (B, T)
@@ -15,44 +15,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.asr_decoder import AudioEncoder
-from trialfleet.errors import UserError
 from trialfleet.training import trees
 from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
-from trialfleet.training.published import PublishedWeights
 from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat, rematerialized
 from trialfleet.training.workload import Params
 
 EPSILON = 1e-5  # of the layer norms
-PREFIXES = ("model.encoder.", "encoder.", "")  # before the published names, by what was saved
 _TAPS = 3  # of both convolutions
-# Ours, and the published name of each leaf of a layer: kind of array, and where it stands.
-_NORMS = {"attn_norm": "self_attn_layer_norm", "mlp_norm": "final_layer_norm"}
-_MATRICES = {
-    "attn/query": "self_attn.q_proj",
-    "attn/key": "self_attn.k_proj",
-    "attn/value": "self_attn.v_proj",
-    "attn/out": "self_attn.out_proj",
-    "mlp/up": "fc1",
-    "mlp/down": "fc2",
-}
+_NORMS = ("attn_norm", "mlp_norm")  # of a layer
 _WITHOUT_BIAS = ("attn/key",)
 
 
 def init(config: AudioEncoder, key: jax.Array) -> Params:
     """Weights with the variance that keeps a signal's size; norms multiply by 1, biases are 0."""
-    shapes = _shapes(config)
-    drawn = {path: shape for path, shape in shapes.items() if path.endswith("/w")}
-    deviations = {path: prod(shape[_stack(path) : -_outputs(path)]) ** -0.5 for path, shape in drawn.items()}
+    every = shapes(config)
+    drawn = {path: shape for path, shape in every.items() if path.endswith("/w")}
+    deviations = {path: prod(shape[stack(path) : -outputs(path)]) ** -0.5 for path, shape in drawn.items()}
     flat = normals(key, drawn, deviations)
-    for path, shape in shapes.items():
+    for path, shape in every.items():
         if path not in drawn:
             flat[path] = jnp.full(shape, 1.0 if path.endswith("/scale") else 0.0)
     return trees.unflatten(flat)
 
 
-def _shapes(config: AudioEncoder) -> dict[str, tuple[int, ...]]:
+def shapes(config: AudioEncoder) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `init` gives."""
     width, head = config.width, (config.heads, config.width // config.heads)
     layer: dict[str, tuple[int, ...]] = {}
     for name in _NORMS:
@@ -73,11 +62,12 @@ def _shapes(config: AudioEncoder) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _stack(path: str) -> int:
+def stack(path: str) -> int:
+    """The axes that a leaf has because layers are stacked."""
     return 1 if path.startswith("layers/") else 0
 
 
-def _outputs(path: str) -> int:
+def outputs(path: str) -> int:
     """The axes of a weight that its output has."""
     return 2 if path.startswith(("layers/attn/query", "layers/attn/key", "layers/attn/value")) else 1
 
@@ -93,7 +83,7 @@ def axes(config: AudioEncoder) -> dict[str, Any]:
     }
     for name in ("attn/query", "attn/key", "attn/value"):
         of_layer |= {f"{name}/w": ("embed", *heads), f"{name}/b": heads}
-    for path, shape in _shapes(config).items():
+    for path, shape in shapes(config).items():
         name = path.removeprefix("layers/")
         if path.startswith("layers/"):
             named[path] = ("stack", *of_layer.get(name, (None,) * (len(shape) - 1)))
@@ -153,73 +143,3 @@ def positions(count: int, width: int) -> np.ndarray:
     rates = np.exp(-np.log(10_000) / (width // 2 - 1) * np.arange(width // 2))
     angles = np.arange(count)[:, None] * rates
     return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
-
-
-class EncoderWeights:
-    """Reads published weights in slices of our leaves.
-
-    Args:
-        weights: the folder's.
-        key: of the config, for messages.
-
-    Raises:
-        UserError: the arrays are not those of the model, or have other shapes.
-    """
-
-    def __init__(self, config: AudioEncoder, weights: PublishedWeights, key: str) -> None:
-        self._weights, self._config = weights, config
-        found = [prefix for prefix in PREFIXES if f"{prefix}conv1.weight" in weights.names]
-        if not found:
-            raise UserError(f"{key}: there is no array encoder.conv1.weight", "give the folder of a published Whisper")
-        self._prefix = found[0]
-        for path, shape in _shapes(config).items():
-            wanted = _published_shape(path, shape)
-            for name in self._names(path):
-                there = weights.shape(name)
-                if there != wanted:
-                    raise UserError(
-                        f"{key}: {name} has the shape {there}, and the config's model wants {wanted}",
-                        "choose the encoder of these weights",
-                    )
-        if f"{self._prefix}layers.{config.layers}.fc1.weight" in weights.names:
-            raise UserError(f"{key}: there are more than {config.layers} layers", "choose the encoder of these weights")
-
-    def _names(self, path: str) -> list[str]:
-        """The published arrays that a leaf is stacked of."""
-        if not path.startswith("layers/"):
-            module, _, kind = path.rpartition("/")
-            name = "layer_norm" if module == "final_norm" else module
-            return [f"{self._prefix}{name}.{_KINDS[kind]}"]
-        module, _, kind = path.removeprefix("layers/").rpartition("/")
-        name = (_NORMS | _MATRICES)[module]
-        return [f"{self._prefix}layers.{layer}.{name}.{_KINDS[kind]}" for layer in range(self._config.layers)]
-
-    def read(self, path: str, index: tuple[slice, ...]) -> np.ndarray:
-        """One slice of a leaf.
-
-        Args:
-            index: a slice for each axis of the leaf.
-        """
-        shape = _shapes(self._config)[path]
-        names, stack = self._names(path), _stack(path)
-        chosen = names[index[0]] if stack else names
-        whole = [_ours(path, self._weights.read(name), shape[stack:])[index[stack:]] for name in chosen]
-        return np.stack(whole) if stack else whole[0]
-
-
-_KINDS = {"w": "weight", "b": "bias", "scale": "weight"}
-
-
-def _published_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    own = shape[_stack(path) :]
-    if not path.endswith("/w"):
-        return (prod(own),)
-    if path.startswith("conv"):
-        return own[::-1]
-    count = _outputs(path)
-    return prod(own[-count:]), prod(own[:-count])
-
-
-def _ours(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A published array in the shape of a leaf: there outputs come first, and heads are part of an axis."""
-    return array.T.reshape(shape) if path.endswith("/w") else array.reshape(shape)

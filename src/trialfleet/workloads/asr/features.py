@@ -4,6 +4,7 @@ Radford et al. 2022, arXiv:2212.04356: windows of 25 ms, every 10 ms, mel bands 
 decades below the loudest band, shifted and scaled by 4.
 """
 
+import io
 from pathlib import Path
 
 import kaldi_native_fbank as knf
@@ -21,14 +22,19 @@ class UnreadableAudio(ValueError):
     """A file holds no audio that can be read, or none at all."""
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: Path, content: bytes | None = None) -> np.ndarray:
     """The samples of a recording (S,), float32, at 16 kHz, channels averaged; of any format that libsndfile reads.
+
+    Args:
+        content: of the file, if it was read already.
 
     Raises:
         UnreadableAudio: it cannot be read, or is empty.
     """
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(
+            path if content is None else io.BytesIO(content), dtype="float32", always_2d=True
+        )
     except (soundfile.SoundFileError, OSError) as error:
         raise UnreadableAudio(f"{path}: {error}") from error
     mono = samples.mean(1)

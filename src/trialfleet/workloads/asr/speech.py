@@ -4,10 +4,11 @@ What the decoder reads is: a mark, the projected frames of the recording, anothe
 recordings of F spectrogram frames, A projected frames, S tokens of text, D the decoder's width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from trialfleet.config.asr_decoder import SpeechModel
 from trialfleet.training.mesh import constrain
@@ -15,9 +16,22 @@ from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.asr import encoder
-from trialfleet.workloads.decoder import transformer
+from trialfleet.workloads.decoder import PAD, transformer
+from trialfleet.workloads.decoder.unembedding import scores
 
 EPSILON = 1e-6  # of the projector's norm
+
+
+class Told(NamedTuple):
+    """What the decoder reads of recordings.
+
+    Attributes:
+        read: (B, A + 2, D).
+        there: where there is something (B, A + 2).
+    """
+
+    read: jax.Array
+    there: jax.Array
 
 
 def init(config: SpeechModel, key: jax.Array) -> Params:
@@ -58,13 +72,12 @@ def axes(config: SpeechModel) -> dict[str, Any]:
 
 def of_decoder(hp: Hyperparameters) -> Hyperparameters:
     """The hyperparameters by the names that the decoder knows."""
-    return {**hp, "model.lora_alpha": hp["model.decoder.lora_alpha"]}
+    own = {name: hp.get(f"model.decoder.{name}") for name in ("lora_alpha", "lora_dropout")}
+    return {**hp, **{f"model.{name}": value for name, value in own.items() if value is not None}}
 
 
-def told(
-    config: SpeechModel, params: Params, features: jax.Array, frames: jax.Array, remat: Remat = "none"
-) -> tuple[jax.Array, jax.Array]:
-    """What the decoder reads of recordings (B, A + 2, D), and where there is something (B, A + 2).
+def told(config: SpeechModel, params: Params, features: jax.Array, frames: jax.Array, remat: Remat = "none") -> Told:
+    """What the decoder reads of recordings.
 
     Args:
         features: spectrograms (B, F, bands), with silence behind.
@@ -83,7 +96,26 @@ def told(
     one = jnp.ones((heard.shape[0], 1))
     there = jnp.pad(valid, ((0, 0), (0, padding))).reshape(heard.shape[0], -1, stack).max(-1)
     x = jnp.concatenate([marks[0].astype(projected.dtype), projected, marks[1].astype(projected.dtype)], 1)
-    return constrain(x, "batch", None, "embed"), jnp.concatenate([one, there, one], 1)
+    return Told(constrain(x, "batch", None, "embed"), jnp.concatenate([one, there, one], 1))
+
+
+def spelled(told: Told, decoder: Params, tokens: jax.Array) -> jax.Array:
+    """-log p(text | projected frames) of each recording (B,), in nats, by connectionist temporal classification.
+
+    Graves et al. 2006; as a second loss beside a decoder's Watanabe et al. 2017. Frames are scored by the decoder's own
+    matrix of scores, padding stands for the blank: the projector learns to speak in the decoder's words. A text that is
+    longer than its frames can spell counts nothing.
+
+    Args:
+        tokens: of the texts (B, S), with padding behind.
+    """
+    frames, there = told.read[:, 1:-1], told.there[:, 1:-1]
+    scored = scores(frames, transformer.unembedding(decoder))
+    padding = (tokens == PAD).astype(jnp.float32)
+    nats = optax.ctc_loss(scored, 1 - there, tokens, padding, blank_id=PAD)
+    twice = jnp.sum((tokens[:, 1:] == tokens[:, :-1]) & (tokens[:, 1:] != PAD), 1)  # a blank must be between them
+    fits = jnp.sum(1 - padding, 1) + twice <= jnp.sum(there, 1)
+    return jnp.where(fits, nats, 0)
 
 
 def _normed(scale: jax.Array, x: jax.Array) -> jax.Array:

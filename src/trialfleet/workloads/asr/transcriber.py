@@ -1,7 +1,5 @@
 """The workload of speech to text by a decoder: see `trialfleet.workloads.asr.speech`."""
 
-import csv
-import io
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ from trialfleet.config.asr_decoder import AsrDecoderConfig
 from trialfleet.errors import UserError
 from trialfleet.training import lora
 from trialfleet.training.published import PublishedWeights
+from trialfleet.training.publishing import Publisher
 from trialfleet.training.workload import (
     Batch,
     Extra,
@@ -27,11 +26,16 @@ from trialfleet.training.workload import (
     Summary,
     Workload,
 )
-from trialfleet.workloads.asr import speech
-from trialfleet.workloads.asr.encoder import EncoderWeights
+from trialfleet.workloads.asr import samples, speech
+from trialfleet.workloads.asr.export import SpeechPublisher
+from trialfleet.workloads.asr.published import EncoderWeights
+from trialfleet.workloads.asr.samples import Sample
+from trialfleet.workloads.asr.speech import Told
 from trialfleet.workloads.asr.spoken import normalized
 from trialfleet.workloads.asr.utterances import Utterances
-from trialfleet.workloads.decoder import PAD, generation, tokenizer, transformer
+from trialfleet.workloads.decoder import PAD, beam, generation, tokenizer, transformer
+from trialfleet.workloads.decoder.generation import Drawn
+from trialfleet.workloads.decoder.held_back import Rules
 from trialfleet.workloads.decoder.published import DecoderWeights
 from trialfleet.workloads.decoder.tokenizer import Tokenizer
 from trialfleet.workloads.decoder.unembedding import say
@@ -105,6 +109,9 @@ class Transcriber(Workload):
         part, _, own = path.partition("/")
         return self._published[part].read(own, index) if part in self._published else None
 
+    def publisher(self) -> Publisher:
+        return SpeechPublisher(self.config.model, self.config.transcription.eos_tokens)
+
     # ---- training -----------------------------------------------------------------------------------------
 
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
@@ -119,33 +126,71 @@ class Transcriber(Workload):
         key: jax.Array,
         hp: Hyperparameters,
     ) -> tuple[jax.Array, Loss]:
-        """Nats for each token of the texts, the ends of their turns included."""
-        logs = self._logs(params, batch, hp)
-        return -jnp.sum(batch["weight"][:, None] * logs) / norms["tokens"], Loss(extra, {})
+        """Nats for each token of the texts, the ends of their turns included; and those of a second loss, weighted."""
+        decoder = params["decoder"]
+        told = speech.told(self.config.model, params, batch["features"], batch["frames"], self.config.training.remat)
+        logs = self._logs_after(told, decoder, batch, hp, key)
+        loss = -jnp.sum(batch["weight"][:, None] * logs) / norms["tokens"]
+        if self.config.model.projector.ctc_weight == 0:
+            return loss, Loss(extra, {})
+        spelled = jnp.sum(batch["weight"] * speech.spelled(told, decoder, batch["tokens"])) / norms["tokens"]
+        return loss + hp["model.projector.ctc_weight"] * spelled, Loss(extra, {"ctc": spelled})
 
-    def _logs(self, params: Params, batch: Batch, hp: Hyperparameters) -> jax.Array:
-        """Log-probability of each token of the texts (B, S); 0 behind their ends."""
-        model, remat, tokens = self.config.model, self.config.training.remat, batch["tokens"]
-        read, there = speech.told(model, params, batch["features"], batch["frames"], remat)
-        written = transformer.embedded(model.decoder, params["decoder"], tokens[:, :-1])
+    def _logs_after(
+        self, told: Told, decoder: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Log-probability of each token of the texts (B, S), after what was told of them; 0 behind their ends.
+
+        Args:
+            key: of a training step, for the adapters' dropout.
+        """
+        model, remat, tokens, (read, there) = self.config.model, self.config.training.remat, batch["tokens"], told
+        written = transformer.embedded(model.decoder, decoder, tokens[:, :-1])
         x = jnp.concatenate([read.astype(written.dtype), written], 1)
         valid = jnp.concatenate([there, (tokens[:, :-1] != PAD).astype(jnp.float32)], 1)
-        own = speech.of_decoder(hp)
-        stream = transformer.stream(model.decoder, params["decoder"], x, valid, own, remat=remat)
+        stream = transformer.stream(model.decoder, decoder, x, valid, speech.of_decoder(hp), remat=remat, key=key)
         said = stream[:, read.shape[1] - 1 :]
-        return say(said, transformer.unembedding(params["decoder"]), tokens).logs
+        return say(said, transformer.unembedding(decoder), tokens).logs
 
     # ---- evaluation ---------------------------------------------------------------------------------------
 
     def eval_step(self, params: Params, extra: Extra, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Rows:
         """A text of each recording, and the loss of the right one."""
-        model, own = self.config.model, self.config.transcription
-        read, there = speech.told(model, params, batch["features"], batch["frames"])
-        drawn = generation.complete(
+        told, decoder = speech.told(self.config.model, params, batch["features"], batch["frames"]), params["decoder"]
+        if self.config.transcription.gather_weights:
+            decoder = transformer.gathered(self.config.model.decoder, decoder)
+        return {
+            "id": batch["id"],
+            "weight": batch["weight"],
+            "found": self._found(told, decoder, batch, key, hp).tokens,
+            "loss": -jnp.sum(self._logs_after(told, decoder, batch, hp), 1),
+            "tokens": jnp.sum(batch["tokens"] != PAD, 1),
+        }
+
+    def _found(self, told: Told, decoder: Params, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Drawn:
+        """A text of each recording: drawn token by token, or the likeliest that some beams find."""
+        model, own, steps, (read, there) = self.config.model, self.config.transcription, self.config.drawn_tokens, told
+        given = read.astype(transformer.unembedding(decoder).dtype)
+        rules = Rules(hp.get("transcription.repetition_penalty"), hp["transcription.min_tokens"], own.no_repeat_ngram)
+        if own.beams > 1:
+            power = hp["transcription.length_penalty"]
+            return beam.likeliest(
+                model.decoder,
+                decoder,
+                given,
+                there,
+                steps,
+                own.eos_tokens,
+                own.beams,
+                power,
+                rules,
+                speech.of_decoder(hp),
+            )
+        return generation.complete(
             model.decoder,
-            params["decoder"],
-            read.astype(transformer.unembedding(params["decoder"]).dtype),
-            own.max_tokens,
+            decoder,
+            given,
+            steps,
             own.eos_tokens,
             own.top_k,
             hp["transcription.temperature"],
@@ -153,24 +198,18 @@ class Transcriber(Workload):
             speech.of_decoder(hp),
             generation.keys_of(key, batch["id"]),
             there,
+            rules,
         )
-        return {
-            "id": batch["id"],
-            "weight": batch["weight"],
-            "drawn": drawn.tokens,
-            "loss": -jnp.sum(self._logs(params, batch, hp), 1),
-            "tokens": jnp.sum(batch["tokens"] != PAD, 1),
-        }
 
     def summarize(self, rows: Rows, split: str) -> Summary:
-        """Word and character error rates of the drawn texts, in Whisper's normalised form, and the loss."""
+        """Word and character error rates of the texts that were found, in Whisper's normalised form, and the loss."""
         import jiwer  # here, since it is not needed before the first evaluation
 
         source, counted = self._utterances(split), rows["weight"] > 0
         order: Any = np.argsort(rows["id"], kind="stable")
         order = order[counted[order]]
         said = [normalized(source.text(int(rows["id"][index]))) or "-" for index in order]
-        read = [normalized(self.tokenizer.decode(rows["drawn"][index])) for index in order]
+        read = [normalized(self.tokenizer.decode(rows["found"][index])) for index in order]
         words, characters = jiwer.process_words(said, read), jiwer.process_characters(said, read)
         spoken = words.hits + words.substitutions + words.deletions
         metrics = {
@@ -181,13 +220,8 @@ class Transcriber(Workload):
             "deletions": words.deletions / spoken,
             "substitutions": words.substitutions / spoken,
         }
-        shown = [(source.path(int(rows["id"][i])), *both) for i, *both in zip(order, said, read, strict=True)]
-        return Summary(metrics, {"samples.csv": _table(shown[:SAMPLES])})
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["recording", "said", "read"])
-    writer.writerows(rows)
-    return text.getvalue().encode()
+        shown = [
+            Sample(Path(source.path(int(rows["id"][index]))), said[n], read[n], words.alignments[n])
+            for n, index in enumerate(order[:SAMPLES])
+        ]
+        return Summary(metrics, samples.files(shown))

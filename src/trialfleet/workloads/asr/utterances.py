@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from trialfleet.training.plans import PlansOnDemand
 from trialfleet.training.workload import Batch, BatchPlan, Example
 from trialfleet.workloads.asr import features
 from trialfleet.workloads.asr.recordings import Recording, recordings
+from trialfleet.workloads.asr.spectrogram_cache import SpectrogramCache
 from trialfleet.workloads.asr.spoken import normalized
 from trialfleet.workloads.decoder import PAD
 from trialfleet.workloads.decoder.tokenizer import Tokenizer
@@ -50,6 +52,8 @@ class Utterances:
         self._kept, self.dropped = _kept(data, split, found, tokenizer)
         self._cached: dict[int, np.ndarray] = {}
         self._room = data.cache_mb * 1_000_000
+        folder = data.disk_cache
+        self._disk = None if folder is None else SpectrogramCache(Path(folder), data.disk_cache_mb * 1_000_000)
         self._frames = [round(seconds * FRAMES) + BEHIND for seconds in data.buckets]
 
     def text(self, row: int) -> str:
@@ -92,12 +96,25 @@ class Utterances:
     def _heard(self, row: int, one: Utterance) -> np.ndarray:
         found = self._cached.get(row)
         if found is None:
-            found = features.log_mel(features.read(one.recording.path), self._bands)[
-                : self._frames[one.bucket] - BEHIND
-            ]
+            found = self._spectrogram(one.recording.path)[: self._frames[one.bucket] - BEHIND]
             if found.nbytes <= self._room:
                 self._cached[row] = found
                 self._room -= found.nbytes
+        return found
+
+    def _spectrogram(self, path: Path) -> np.ndarray:
+        """Of a recording, from the disk if it was made before."""
+        if self._disk is None:
+            return features.log_mel(features.read(path), self._bands)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise features.UnreadableAudio(f"{path}: {error}") from error
+        key = self._disk.key(content, self._bands)
+        found = self._disk.get(key)
+        if found is None:
+            found = features.log_mel(features.read(path, content), self._bands)
+            self._disk.put(key, found)
         return found
 
     def collate(self, examples: Sequence[Example], bucket: int) -> Batch:

@@ -76,7 +76,7 @@ def settings(config: Decoder, base: str | None, prefix: str = PREFIX) -> dict[st
         "r": config.lora_rank,
         "lora_alpha": config.lora_alpha,
         "target_modules": ends if prefix == PREFIX else within,
-        "lora_dropout": 0.0,
+        "lora_dropout": config.lora_dropout,
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,

@@ -1,14 +1,16 @@
 """Drawing completions: temperature, top-k, top-p, several end tokens, a cache of keys and values."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from trialfleet.config.decoder import Decoder
-from trialfleet.training.mesh import constrain
+from trialfleet.training.mesh import by_rows, constrain
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.decoder import PAD, transformer
+from trialfleet.workloads.decoder.held_back import NO_RULES, Rules, held_back
 from trialfleet.workloads.decoder.unembedding import without_padding
 
 
@@ -47,6 +49,8 @@ def complete(
     hp: Hyperparameters,
     keys: jax.Array,
     valid: jax.Array | None = None,
+    rules: Rules = NO_RULES,
+    unstacked: bool = False,
 ) -> Drawn:
     """Completions of each prompt (B, P), of up to `steps` tokens; ends as soon as all of them have ended.
 
@@ -57,6 +61,9 @@ def complete(
         keys: one for each completion (B · R,), those of a prompt one after the other: what is drawn for one does not
             depend on which others are drawn beside it.
         valid: which tokens of the prompt are there (B, P); None: all that are no padding.
+        rules: what is held against tokens; by default nothing is.
+        unstacked: layers are taken out of their stack before the first token: quicker on a CPU, which does it for each
+            token else, and with room for the layers' weights twice.
     """
     batch, length = len(keys), prompt.shape[1]
     if valid is None:
@@ -64,6 +71,8 @@ def complete(
     scores, cache = transformer.start(config, params, prompt, valid, steps, hp)
     count = batch // len(prompt)
     scores, cache = jnp.repeat(scores, count, 0), transformer.repeated(cache, count)
+    if unstacked:
+        params, cache = transformer.unstacked(config, params, cache)
     nothing, none = jnp.full((batch, steps), PAD, jnp.int32), jnp.zeros((batch, steps), jnp.float32)
     begin = _Going(jnp.zeros((), jnp.int32), scores, cache, nothing, none, jnp.ones(batch, bool))
 
@@ -72,7 +81,8 @@ def complete(
 
     def step(now: _Going) -> _Going:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, now.step)
-        token = draw(now.scores, top_k, temperature, top_p, own)
+        scores = held_back(now.scores, now.tokens, now.step, ends, rules)
+        token = draw(scores, top_k, temperature, top_p, own)
         token = jnp.where(now.open, token, PAD)
         tokens = now.tokens.at[:, now.step].set(token)
         counted = now.counted.at[:, now.step].set(now.open.astype(jnp.float32))
@@ -95,9 +105,8 @@ def draw(scores: jax.Array, top_k: int | None, temperature: jax.Array, top_p: ja
     It is one of the `top_k` most probable ones, of which the first that make up `top_p` of the probability are left.
     """
     count = min(top_k or scores.shape[-1], scores.shape[-1])
-    # Each device looks through its own sequences: a mesh that splits the vocabulary would gather all scores on all.
     scores = constrain(without_padding(scores), "batch", None)
-    best, which = jax.lax.top_k(scores / temperature, count)
+    best, which = by_rows(partial(jax.lax.top_k, k=count), scores / temperature)
     shares = jax.nn.softmax(best)
     before = jnp.cumsum(shares, -1) - shares  # the first one is always left
     kept = jnp.where(before < top_p, best, -jnp.inf)

@@ -29,6 +29,9 @@ from trialfleet.training.workload import Hyperparameters, Params, Product
 from trialfleet.workloads.decoder import families
 from trialfleet.workloads.decoder.unembedding import scores
 
+Index = Any  # of a layer: a traced one, or an int where layers are not stacked
+Layered = Any  # an array (layers, ...), or a tuple with one (...) for each layer
+
 
 class Seen(NamedTuple):
     """What a kind of layer keeps of the tokens it may look back at.
@@ -36,14 +39,17 @@ class Seen(NamedTuple):
     A token with the number n stands at place n of the L; in the ring of a local layer at n modulo L.
 
     Attributes:
-        keys, values: one (B, L, K, H) for each layer of this kind.
+        keys, values: one (B, L, K, H) for each layer of this kind, stacked or one by one.
         positions, valid: of the tokens (B, L).
     """
 
-    keys: jax.Array  # (layers, B, L, K, H)
-    values: jax.Array
+    keys: Layered
+    values: Layered
     positions: jax.Array
     valid: jax.Array
+
+
+_SEQUENCES = (1, 1, 0, 0)  # the axis of Seen's leaves on which the sequences are
 
 
 class Cache(NamedTuple):
@@ -161,14 +167,16 @@ def stream(
     hp: Hyperparameters,
     adapter: bool = True,
     remat: Remat = "none",
+    key: jax.Array | None = None,
 ) -> jax.Array:
     """The residual stream behind the last layer, normalised (B, T, D).
 
     Args:
         sequence: tokens (B, T) int32, or what stands for them, as `embedded` gives it (B, T, D).
         adapter: False gives the model without its adapters.
+        key: for what adapters do not see of their inputs in training; None: they see all.
     """
-    return _read(config, params, sequence, valid, hp, adapter, remat)[0]
+    return _read(config, params, sequence, valid, hp, adapter, remat, key)[0]
 
 
 def start(
@@ -205,8 +213,36 @@ def start(
 
 def repeated(cache: Cache, count: int) -> Cache:
     """The same for so many of each sequence, one after the other."""
-    axes = (1, 1, 0, 0)  # on which the sequences are, in the order of Seen
-    return Cache(*(Seen(*(jnp.repeat(x, count, axis) for x, axis in zip(seen, axes, strict=True))) for seen in cache))
+    return Cache(
+        *(Seen(*(jnp.repeat(x, count, axis) for x, axis in zip(seen, _SEQUENCES, strict=True))) for seen in cache)
+    )
+
+
+def rearranged(cache: Cache, source: jax.Array) -> Cache:
+    """What was seen by the sequences at places (G, K) of their group of K, group after group."""
+    groups, size = source.shape
+
+    def moved(leaf: jax.Array, axis: int) -> jax.Array:
+        grouped = leaf.reshape(*leaf.shape[:axis], groups, size, *leaf.shape[axis + 1 :])
+        taken = jax.vmap(lambda own, places: jnp.take(own, places, axis, mode="clip"), (axis, 0), axis)(grouped, source)
+        return taken.reshape(leaf.shape)
+
+    return Cache(*(Seen(*map(moved, seen, _SEQUENCES)) for seen in cache))
+
+
+def unstacked(config: Decoder, params: Params, cache: Cache) -> tuple[Params, Cache]:
+    """Weights and cache with layers one by one, as `append` takes them, too.
+
+    A CPU's compiler copies a layer out of a stack for each token; a GPU's does not.
+    """
+
+    def layer(number: int) -> Params:
+        return jax.tree.map(lambda leaf: leaf[number], params["layers"])
+
+    def apart(seen: Seen) -> Seen:
+        return seen._replace(keys=tuple(seen.keys), values=tuple(seen.values))
+
+    return {**params, "layers": [layer(number) for number in range(config.layers)]}, Cache(*map(apart, cache))
 
 
 def append(
@@ -216,11 +252,11 @@ def append(
     position = jnp.max(cache.everything.positions * cache.everything.valid, 1).astype(jnp.int32) + 1
     position = jnp.where(jnp.any(cache.everything.valid > 0, 1), position, 0)[:, None]
     cache = Cache(*(_with_token(seen, position, number) for seen in cache))
-    scale, every = _scale(config, hp), config.global_every
+    scale, every, layers = _scale(config, hp), config.global_every, params["layers"]
 
-    def read(x: jax.Array, cache: Cache, n: jax.Array, own: jax.Array, everywhere: bool) -> tuple[jax.Array, Cache]:
+    def read(x: jax.Array, cache: Cache, n: Index, own: Index, everywhere: bool) -> tuple[jax.Array, Cache]:
         """Layer `n`, which is number `own` of its kind."""
-        layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, n, keepdims=False), params["layers"])
+        layer = layers[n] if isinstance(layers, list) else _taken(layers, n)
         seen = cache.everything if everywhere else cache.local
         turns = _turns(config, position, everywhere)
         q, k, v = _projected(config, layer["attn"], _norm(config, layer, "pre_attention_norm", x), turns, scale, True)
@@ -230,7 +266,7 @@ def append(
         grown = cache._replace(everything=seen) if everywhere else cache._replace(local=seen)
         return _behind(config, layer, x, mixed, scale, True), grown
 
-    def period(now: tuple[jax.Array, Cache], index: jax.Array) -> tuple[tuple[jax.Array, Cache], None]:
+    def period(now: tuple[jax.Array, Cache], index: Index) -> tuple[tuple[jax.Array, Cache], None]:
         """The layers up to a global one, which is the last of them."""
         for n in range(every - 1):
             now = read(*now, index * every + n, index * (every - 1) + n, everywhere=False)
@@ -238,21 +274,31 @@ def append(
 
     periods, rest = divmod(config.layers, every)
     now = (embedded(config, params, token[:, None]), cache)
-    if periods:
+    if isinstance(layers, list):
+        for index in range(periods):
+            now, _ = period(now, index)
+    elif periods:
         now, _ = jax.lax.scan(period, now, jnp.arange(periods))
     for n in range(rest):
-        number_of_all, own = jnp.asarray(periods * every + n), jnp.asarray(periods * (every - 1) + n)
-        now = read(*now, number_of_all, own, everywhere=False)
+        now = read(*now, periods * every + n, periods * (every - 1) + n, everywhere=False)
     return _last(params, _norm(config, params, "final_norm", now[0])), now[1]
 
 
-def _with_seen(seen: Seen, layer: jax.Array, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:
+def _taken(layers: Params, number: Index) -> Params:
+    """One of the layers of a stack."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), layers)
+
+
+def _with_seen(seen: Seen, layer: Index, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:
     """With the key and the value (B, 1, K, H) of a new token in one of the layers."""
-    at = (layer, 0, place, 0, 0)
-    return seen._replace(
-        keys=jax.lax.dynamic_update_slice(seen.keys, key[None], at),
-        values=jax.lax.dynamic_update_slice(seen.values, value[None], at),
-    )
+
+    def added(all_layers: Layered, one: jax.Array) -> Layered:
+        if isinstance(all_layers, tuple):
+            own = jax.lax.dynamic_update_slice(all_layers[layer], one, (0, place, 0, 0))
+            return (*all_layers[:layer], own, *all_layers[layer + 1 :])
+        return jax.lax.dynamic_update_slice(all_layers, one[None], (layer, 0, place, 0, 0))
+
+    return seen._replace(keys=added(seen.keys, key), values=added(seen.values, value))
 
 
 def _with_token(seen: Seen, position: jax.Array, number: jax.Array) -> Seen:
@@ -310,6 +356,7 @@ def _read(
     hp: Hyperparameters,
     adapter: bool = True,
     remat: Remat = "none",
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """All layers over whole sequences: the stream, normalised, and all keys and values (layers, B, T, K, H)."""
     positions, scale = _positions(valid), _scale(config, hp)
@@ -318,25 +365,36 @@ def _read(
     masks = jnp.stack([_mask(config, kind, positions, positions, valid) for kind in kinds])
     turns = jnp.stack([_turns(config, positions, kind) for kind in kinds])
 
-    def one(x: jax.Array, of_layer: tuple[Params, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        layer, kind = of_layer
+    keys = None  # of the layers' dropout
+    if key is not None and config.lora_rank is not None and config.lora_dropout != 0:
+        keys = jax.random.split(key, config.layers)
+
+    def one(x: jax.Array, of_layer: tuple[Params, jax.Array, Any]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        layer, kind, own = of_layer
+        dropout = None if own is None else lora.Dropout(hp["model.lora_dropout"], own)
         h = _norm(config, layer, "pre_attention_norm", x)
-        q, k, v = _projected(config, layer["attn"], h, turns[kind], scale, adapter)
-        mixed = _mixed(config, layer["attn"], q, k, v, masks[kind], scale, adapter)
-        return _behind(config, layer, x, mixed, scale, adapter), (k, v)
+        q, k, v = _projected(config, layer["attn"], h, turns[kind], scale, adapter, dropout)
+        mixed = _mixed(config, layer["attn"], q, k, v, masks[kind], scale, adapter, dropout)
+        return _behind(config, layer, x, mixed, scale, adapter, dropout), (k, v)
 
     numbers = jnp.asarray([kinds.index(kind) for kind in of_layers])
     x = sequence if sequence.ndim == 3 else embedded(config, params, sequence)
-    x, (keys, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], numbers))
-    return _norm(config, params, "final_norm", x), keys, values
+    x, (seen, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], numbers, keys))
+    return _norm(config, params, "final_norm", x), seen, values
 
 
 def _projected(
-    config: Decoder, params: Params, x: jax.Array, turns: jax.Array, scale: jax.Array | float, adapter: bool
+    config: Decoder,
+    params: Params,
+    x: jax.Array,
+    turns: jax.Array,
+    scale: jax.Array | float,
+    adapter: bool,
+    dropout: lora.Dropout | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries (B, T, N, H), keys and values (B, T, K, H), turned by their positions."""
-    q = lora.linear(params, "q_einsum", x, scale, adapter)
-    pair = lora.linear(params, "kv_einsum", x, scale, adapter)
+    q = lora.linear(params, "q_einsum", x, scale, adapter, dropout)
+    pair = lora.linear(params, "kv_einsum", x, scale, adapter, dropout)
     q = _rotated(_norm(config, params, "query_norm", q), turns)
     k = _rotated(_norm(config, params, "key_norm", pair[:, :, 0]), turns)
     return constrain(q, "batch", None, "heads", None), k, pair[:, :, 1]
@@ -351,26 +409,40 @@ def _mixed(
     mask: jax.Array,
     scale: jax.Array | float,
     adapter: bool,
+    dropout: lora.Dropout | None = None,
 ) -> jax.Array:
     """Grouped-query attention: what each token takes from those that the mask (B, T, L) lets it see (B, T, D)."""
     mixed = attention(q, k, v, mask, None if config.query_scale is None else config.query_scale**-0.5)
-    return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter, inputs=2)
+    return lora.linear(params, "attn_vec_einsum", mixed, scale, adapter, dropout, inputs=2)
 
 
 def _behind(
-    config: Decoder, params: Params, x: jax.Array, mixed: jax.Array, scale: jax.Array | float, adapter: bool
+    config: Decoder,
+    params: Params,
+    x: jax.Array,
+    mixed: jax.Array,
+    scale: jax.Array | float,
+    adapter: bool,
+    dropout: lora.Dropout | None = None,
 ) -> jax.Array:
     """The residual stream behind a layer, from that before it and what its attention gave."""
     x = x + _norm(config, params, "post_attention_norm", mixed)
-    h = _feed_forward(config, params["mlp"], _norm(config, params, "pre_ffw_norm", x), scale, adapter)
+    h = _feed_forward(config, params["mlp"], _norm(config, params, "pre_ffw_norm", x), scale, adapter, dropout)
     return constrain(x + _norm(config, params, "post_ffw_norm", h), "batch", None, "embed")
 
 
-def _feed_forward(config: Decoder, params: Params, x: jax.Array, scale: jax.Array | float, adapter: bool) -> jax.Array:
+def _feed_forward(
+    config: Decoder,
+    params: Params,
+    x: jax.Array,
+    scale: jax.Array | float,
+    adapter: bool,
+    dropout: lora.Dropout | None,
+) -> jax.Array:
     """A gated linear unit (Shazeer 2020, arXiv:2002.05202)."""
-    gate = families.of(config).gate(lora.linear(params, "gate_proj", x, scale, adapter))
-    hidden = constrain(gate * lora.linear(params, "up_proj", x, scale, adapter), "batch", None, "mlp")
-    return lora.linear(params, "down_proj", hidden, scale, adapter)
+    gate = families.of(config).gate(lora.linear(params, "gate_proj", x, scale, adapter, dropout))
+    hidden = constrain(gate * lora.linear(params, "up_proj", x, scale, adapter, dropout), "batch", None, "mlp")
+    return lora.linear(params, "down_proj", hidden, scale, adapter, dropout)
 
 
 def _norm(config: Decoder, params: Params, name: str, x: jax.Array) -> jax.Array:

@@ -11,8 +11,10 @@ import numpy as np
 
 from trialfleet.config.grpo import LanguageConfig
 from trialfleet.training.published import PublishedWeights
+from trialfleet.training.publishing import Publisher
 from trialfleet.training.workload import Batch, Extra, Hyperparameters, Params, PyTree, Rows, Source, Summary, Workload
 from trialfleet.workloads.decoder import generation, tokenizer, transformer
+from trialfleet.workloads.decoder.export import DecoderPublisher
 from trialfleet.workloads.decoder.published import DecoderWeights
 from trialfleet.workloads.decoder.tokenizer import Tokenizer
 from trialfleet.workloads.grpo import rewards, scores
@@ -58,6 +60,9 @@ class Language(Workload):
     def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
         return None if self._published is None else self._published.read(path, index)
 
+    def publisher(self) -> Publisher:
+        return DecoderPublisher(self.config.model, "model", self.config.generation.eos_tokens)
+
     def axes(self) -> PyTree:
         return transformer.axes(self.config.model)
 
@@ -80,6 +85,7 @@ class Language(Workload):
             hp["evaluation.top_p"],
             hp,
             generation.keys_of(key, jnp.repeat(batch["id"], passes) * passes + jnp.tile(jnp.arange(passes), examples)),
+            unstacked=self.config.generation.unstack_weights,
         )
         return {
             "prompt": batch["prompt"],

@@ -1,0 +1,119 @@
+"""Spectrograms kept in a folder, for all trainings that hear the same recordings.
+
+    <folder>/3f/3fa0…   an entry: the digest of what follows, frames and bands, and the numbers
+    <folder>/bytes      how much there is of it, at least
+    <folder>/lock       held by whoever writes
+
+An entry is named by what is in the recording's file and by what a spectrogram depends on besides. A file that is moved
+or copied keeps its entry, whatever its path and its time on this machine; one that is changed has another.
+
+Several processes may use a folder. An entry is written beside its place and put there whole; what was damaged all the
+same has another digest, and is made anew. Beyond its size the cache gives up what was not used for longest.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+FORM = 1  # of the spectrograms: raised whenever features.log_mel gives other numbers
+_DIGEST, _HEAD = 16, 24  # bytes of the digest, and of all that stands before the numbers
+_AFTER = 0.9  # the share of the size that is left when entries are given up, so that it is not done each time
+
+
+class SpectrogramCache:
+    """See the module.
+
+    Args:
+        most: bytes that all entries may take together.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder, self._most = folder.expanduser().absolute(), most
+        self._writes = True
+
+    @staticmethod
+    def key(content: bytes, bands: int) -> str:
+        """The name of the spectrogram of a recording.
+
+        Args:
+            content: of its file.
+        """
+        return hashlib.blake2b(content, digest_size=20, salt=f"{FORM}-{bands}".encode()).hexdigest()
+
+    def get(self, key: str) -> np.ndarray | None:
+        """A spectrogram (F, bands); None if it is not there."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        if len(content) < _HEAD or _digest(content[_DIGEST:]) != content[:_DIGEST]:
+            log.warning("%s is damaged, and made anew", path)
+            return None
+        shape = np.frombuffer(content, np.uint32, 2, _DIGEST)
+        return np.frombuffer(content, np.float32, offset=_HEAD).reshape(shape)
+
+    def put(self, key: str, spectrogram: np.ndarray) -> None:
+        """Keeps a spectrogram (F, bands), float32, if there is room on the disk: if not, this is said once."""
+        rest = np.asarray(spectrogram.shape, np.uint32).tobytes() + np.ascontiguousarray(spectrogram).tobytes()
+        content, path = _digest(rest) + rest, self._path(key)
+        if not self._writes or len(content) > self._most:
+            return
+        beside = path.with_name(f"{key}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                self._make_room(len(content))
+                beside.write_bytes(content)
+                beside.replace(path)
+        except OSError as error:
+            self._writes = False
+            log.warning("dataset.disk_cache: nothing more is kept in %s: %s", self._folder, error)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / key
+
+    def _make_room(self, more: int) -> None:
+        """Notes that so many bytes will come, and gives up entries if they are too many."""
+        note = self._folder / "bytes"
+        try:
+            held = int(note.read_text())
+        except (OSError, ValueError):
+            held = self._most  # nobody knows: they are counted
+        if held + more > self._most:
+            held = self._left(int(self._most * _AFTER) - more)
+        note.write_text(str(held + more))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _left(self, most: int) -> int:
+        """How many bytes are left once the entries that were not used for longest are gone."""
+        entries = []
+        for path in self._folder.glob("??/*"):
+            with contextlib.suppress(OSError):  # somebody else may take it away
+                stat = path.stat()
+                entries.append((stat.st_mtime, stat.st_size, path))
+        held = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if held <= most:
+                break
+            path.unlink(missing_ok=True)
+            held -= size
+        return held
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
