@@ -13,10 +13,10 @@ import optax
 from trialfleet.config.asr_decoder import SpeechModel
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
+from trialfleet.training.remat import Remat
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.asr import encoder
 from trialfleet.workloads.decoder import PAD, transformer
-from trialfleet.workloads.decoder.transformer import Remat
 from trialfleet.workloads.decoder.unembedding import scores
 
 EPSILON = 1e-6  # of the projector's norm
