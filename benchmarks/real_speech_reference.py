@@ -22,7 +22,8 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
     sounds = np.load(place / "sounds.npz")
-    encoded, texts = [], []
+    encoded: list[np.ndarray] = []
+    texts = []
     with torch.no_grad():
         for name in sounds.files:
             given = extractor(sounds[name], sampling_rate=16_000, return_tensors="pt").input_features
