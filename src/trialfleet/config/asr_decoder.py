@@ -98,6 +98,9 @@ class Transcription:
     top_p: TopP  # only the likeliest tokens of together this probability are drawn
     top_k: TopK  # only so many of the likeliest tokens are drawn; 1: always the likeliest; null: all
     eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a text
+    # of what the projector spells: it is taken where it is the likelier text, by so much of its own log-probability and
+    # by the rest of the decoder's; 0: never. Wants model.projector.ctc_weight
+    ctc_weight: Annotated[Gated[float], Ge(0), Le(1)]
     # weights of the decoder that fsdp splits are gathered once before a text is written; false: for each token, where a
     # device has no room for all of them
     gather_weights: bool
@@ -154,11 +157,15 @@ class AsrDecoderConfig(Config):
     def problems(self) -> list[str]:
         data, problems = self.dataset, [*super().problems(), *self.model.encoder.problems()]
         problems += self.model.decoder.problems("model.decoder")
-        if self.model.projector.merges and self.model.projector.ctc_weight == 0:
-            problems.append(
-                "model.projector.merges: what a frame spells is learned by a second loss; "
-                "set model.projector.ctc_weight above 0"
-            )
+        spells = {
+            "model.projector.merges": self.model.projector.merges,
+            "transcription.ctc_weight": self.transcription.ctc_weight != 0,
+        }
+        problems += [
+            f"{key}: what frames spell is learned by a second loss; set model.projector.ctc_weight above 0"
+            for key, wanted in spells.items()
+            if wanted and self.model.projector.ctc_weight == 0
+        ]
         if list(data.buckets) != sorted(set(data.buckets)):
             problems.append(f"dataset.buckets: must rise, got {list(data.buckets)}")
         if data.buckets[-1] < data.max_audio_seconds:
