@@ -23,6 +23,7 @@ from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import keep_task, write_payload
+from trialfleet.sweep.index_observer import IndexObserver
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.observers import Observers
@@ -30,9 +31,11 @@ from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Stopping
-from trialfleet.sweep.study import constraints
+from trialfleet.sweep.study import command, constraints
 from trialfleet.sweep.study.budget import Account
+from trialfleet.sweep.study.command import Command
 from trialfleet.sweep.study.databases import storage_failure, storage_is_transient
+from trialfleet.sweep.study.index import IndexWriter
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
@@ -46,7 +49,7 @@ from trialfleet.tracking.destination import on_network_file_system
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
 from trialfleet.tracking.study_export import ExportedStudy, StudyState
 from trialfleet.tracking.waiting import Waiting
-from trialfleet.trial import transient
+from trialfleet.trial import secrets, transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
@@ -194,6 +197,9 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         ),
     )
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
+    index = IndexWriter(folder, record.uids, list(plan.settings.constraints or ()))
+    index.open()
+    stack.callback(index.close)
     live = plan.settings.live and console.is_terminal
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
@@ -224,7 +230,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         fleets=fleets,
         fleet=fleet,
         payload=payload,
-        observers=Observers([*([mlflow] if mlflow else []), terminal]),
+        observers=Observers([IndexObserver(index), *([mlflow] if mlflow else []), terminal]),
         progress=StudyProgress(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(
@@ -235,9 +241,34 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         clock=Clock(sleep=partial(interruptible_sleep, interrupts)),
         stopping=stopping,
         memory_check=_memory_check(plan, terminal.notice),
+        token=lease.token,
     )
+    command.write(folder, _command(plan, code_snapshot.python_path(plan.code, copy)))
     stack.callback(_if_the_disk_lets_us, driver.account.save)
     return driver, terminal, interrupts
+
+
+def _command(plan: Plan, python_path: str) -> Command:
+    """What this command says, for those who look at the study."""
+    settings, sampler = plan.settings, OmegaConf.select(OmegaConf.create(dict(plan.request.node)), "sampler._target_")
+    to = plan.destination
+    keys = secrets.addresses(plan.request.config)
+    return Command(
+        resume=resume_command(plan.request.config),
+        n_trials=plan.n_trials,
+        n_jobs=settings.n_jobs,
+        metrics=plan.metrics,
+        directions=plan.directions,
+        constraints=dict(settings.constraints or {}),
+        reports=plan.metrics[0] if plan.pruner is not None else None,
+        takes_constraints=plan.samplers.takes_constraints,
+        sampler=str(sampler),
+        launcher=type(plan.request.launcher).__name__,
+        fixed=[secrets.masked_override(text, keys) for text in plan.space.fixed.values()],
+        python_path=python_path,
+        tracking={} if to is None else {"uri": to.shown, "experiment": to.experiment},
+        started=time.time(),
+    )
 
 
 def _note_of_unheard(trials: Sequence[FrozenTrial], notice: Callable[[str], None]) -> None:
