@@ -1,8 +1,6 @@
 """One driver's life: take the study, run it, hand everything over, and say how it stands."""
 
 import contextlib
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +34,7 @@ from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.command import Command
 from trialfleet.sweep.study.databases import storage_failure, storage_is_transient
 from trialfleet.sweep.study.index import IndexWriter
-from trialfleet.sweep.study.lease import Lease
+from trialfleet.sweep.study.lease import Lease, slurm_job_ended
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.study_record import StudyRecord
@@ -172,7 +170,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
 
     def new_lease() -> Lease:
         times = plan.settings.lease
-        return Lease(folder / "driver.lock", times.stale_after, times.beat, _slurm_job_ended)
+        return Lease(folder / "driver.lock", times.stale_after, times.beat, slurm_job_ended)
 
     finish_fresh_start(plan, new_lease, plan.request.study.fresh, notice)
     lease = new_lease()
@@ -348,13 +346,3 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
     poll = plan.settings.tracking.poll_interval
     exporter = stack.enter_context(Exporter(plan.folder, plan.destination, exported, poll, lease.held, anew))
     return MlflowObserver(exporter, plan.metrics, resume_command(plan.request.config))
-
-
-def _slurm_job_ended(job: str) -> bool | None:
-    """Whether the Slurm job of another driver is over; None if Slurm cannot tell."""
-    if shutil.which("squeue") is None:
-        return None
-    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
-    if done.returncode != 0:
-        return True if "Invalid job id" in done.stderr else None
-    return not done.stdout.strip()

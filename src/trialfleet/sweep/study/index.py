@@ -95,7 +95,7 @@ def row_of(directory: TrialDir, number: int, uids: Collection[str], wanted: Coll
         step=step,
         attempt=1 if record is None else record.attempt,
         started=_time(directory.run_dir(labels[0]) / "claim") if labels else None,
-        job=claims[-1].job if claims and claims[-1].job else job,
+        job=job or (claims[-1].job if claims else ""),
         node=claims[-1].node if claims else "",
         run=labels[-1] if labels else None,
         retry_of=None if record is None else record.retry_of,

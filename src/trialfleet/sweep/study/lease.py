@@ -10,6 +10,8 @@ import contextlib
 import math
 import os
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -326,3 +328,13 @@ def _read(file: Path) -> _Holder | None:
         pass
     found = file.lstat()  # as long as it stays as it is nobody writes it
     return _Holder(file, "", f"{found.st_ino} {found.st_mtime_ns} {found.st_size}", None, None)
+
+
+def slurm_job_ended(job: str) -> bool | None:
+    """Whether the Slurm job of another driver is over; None if Slurm cannot tell."""
+    if shutil.which("squeue") is None:
+        return None
+    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
+    if done.returncode != 0:
+        return True if "Invalid job id" in done.stderr else None
+    return not done.stdout.strip()

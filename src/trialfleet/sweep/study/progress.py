@@ -11,7 +11,7 @@ import yaml
 
 from trialfleet.trial.result import OUT_OF_MEMORY
 
-if TYPE_CHECKING:  # whoever reads a study without Optuna starts in a fifth of the time
+if TYPE_CHECKING:  # whoever reads a study without Optuna starts in half of the time
     from optuna.trial import FrozenTrial
 
 FAILURE = "trialfleet:error"  # user attribute of a failed trial: what went wrong

@@ -87,7 +87,11 @@ class Proposer:
         Raises:
             UserError: the space does not contain them.
         """
-        return known_point(params, self._space, self._custom_path, key)
+        try:
+            return known_point(params, self._space, self._custom_path)
+        except UserError as refusal:
+            said = refusal.message.removeprefix("hydra.sweeper.enqueue: ")
+            raise UserError(f"{key}: {said}", refusal.fix) from None
 
     def ask(self, point: AskedPoint) -> None:
         """Try these parameters before anything else, unless a trial bears the request already."""
@@ -209,13 +213,8 @@ def imported(path: str | None) -> CustomSpace | None:
     return extend
 
 
-def known_point(
-    point: Mapping[str, Any], space: Space, custom: str | None, said: str = "hydra.sweeper.enqueue"
-) -> dict[str, Any]:
+def known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> dict[str, Any]:
     """An enqueued point, which the space must contain (as far as it is known: a custom space may add to it).
-
-    Args:
-        said: what named the point.
 
     Returns:
         the point by the space's own names: a key that is `+key` there may be named without its plus.
@@ -232,11 +231,13 @@ def known_point(
                 create_trial(params={name: value}, distributions={name: distribution}, value=0.0)
             except ValueError:
                 written = secrets.masked(space.written[name])
-                raise UserError(f"{said}: {key}={given!r} is outside of {written}", "correct it") from None
+                raise UserError(
+                    f"hydra.sweeper.enqueue: {key}={given!r} is outside of {written}", "correct it"
+                ) from None
         elif custom is None:
             close = difflib.get_close_matches(key, names, 1)
             hint = f", did you mean {close[0]}?" if close else f", which has {', '.join(names) or 'no key'}"
-            raise UserError(f"{said}: {key} is not in the search space{hint}", "correct the key")
+            raise UserError(f"hydra.sweeper.enqueue: {key} is not in the search space{hint}", "correct the key")
         found[name] = value
     return found
 
