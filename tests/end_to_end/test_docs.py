@@ -81,6 +81,9 @@ OF_STUDY = {
     "python -m pipelines.study best asr-asr_tiny": "optimizer.learning_rate = ",
     "python -m pipelines.study compare asr-asr_tiny asr-asr_tiny": "trials to the best",
     "python -m pipelines.study watch asr-asr_tiny": "1/1 done",
+    "python -m pipelines.study export asr-asr_tiny": "python -m pipelines.train +experiment=asr-asr_tiny",
+    "python -m pipelines.train +experiment=asr-asr_tiny": "learning_rate",
+    "python -m pipelines.study rerun asr-asr_tiny 0": "trial 0 came out the same",
     "python -m pipelines.study reconcile asr-asr_tiny": "0 were told now",
     "python -m pipelines.study rebuild asr-asr_tiny": "1 trials from their files",
     "python -m pipelines.study retry asr-asr_tiny 0": "the next one is asked",
@@ -161,12 +164,16 @@ def test_the_commands_about_one_study_and_its_checkpoints(run_quickly: Run) -> N
         shown = run_quickly(*shlex.split(command)[2:], "training.limit_eval_batches=1").stdout
         record = json.loads(shown[shown.index("{") :]) if "format=json" in command else None
         assert "val/wer" in shown if record is None else "test/wer" in record["metrics"]
+    shutil.copytree(ROOT / "conf", "conf")
     for command, said in OF_STUDY.items():
         words = shlex.split(command)[2:]
         if "delete" in words:
             shutil.unpack_archive("sweeps/asr-asr_tiny.tar.gz", "sweeps", filter="data")
-        yes = ["--yes"] if {"archive", "delete"} & set(words) else []
-        assert said in run_quickly(*words, *yes, code=REFUSED.get(command, 0)).stdout, command
+        # The project's own conf/ stays as it is: other tests read it.
+        more = {"export": ["--conf", "conf"], "pipelines.train": ["--config-dir", "conf", "--cfg", "job"]}
+        more |= {"archive": ["--yes"], "delete": ["--yes"]}
+        extra = [option for word in words for option in more.get(word, [])]
+        assert said in run_quickly(*words, *extra, code=REFUSED.get(command, 0)).stdout, command
 
 
 @pytest.mark.slow

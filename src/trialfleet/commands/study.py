@@ -14,14 +14,15 @@ from trialfleet.review.studies import ASIDE, SWEEPS, Study, find, folders, load
 from trialfleet.sweep.study.index import ENDED, RUNNING, WAITING, TrialRow
 
 if TYPE_CHECKING:  # Optuna is loaded where it is needed
+    from trialfleet.review.exporting import Target
     from trialfleet.sweep.without_driver import Agreed
 
 SHOWN = 40  # trials in a table, unless --limit says otherwise
 WAIT = 30.0  # seconds for a driver's answer
 
 EPILOG = (
-    "exit codes: 0 done; 1 refused by the study's driver, or by who was asked; 2 the command is wrong; 3 the driver "
-    "has not answered yet"
+    "exit codes: 0 done; 1 refused by the study's driver, or by who was asked, or a rerun that differs; 2 the command "
+    "is wrong; 3 the driver has not answered yet"
 )
 
 
@@ -67,7 +68,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     )
     top.add_argument("--dir", type=Path, default=None, metavar="FOLDER", help=f"where studies lie ({SWEEPS})")
     subs = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_seeing, _add_asking, _add_upkeep):
+    for add in (_add_seeing, _add_taking, _add_asking, _add_upkeep):
         add(subs)
     return top
 
@@ -241,6 +242,70 @@ def _watch(arguments: argparse.Namespace) -> int | None:
     except KeyboardInterrupt:
         print()
     return None
+
+
+# -------------------------------------------------------------------- what is to be taken from a study
+
+
+def _add_taking(subs: Subparsers) -> None:
+    sub = _command(
+        subs, "export", _export, "write a trial's config as experiment/NAME.yaml of the application's configs"
+    )
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--trial", type=int, metavar="TRIAL", help="instead of the best")
+    which.add_argument("--front", action="store_true", help="the whole Pareto front, as NAME_TRIAL.yaml each")
+    sub.add_argument("--as", dest="name", metavar="NAME", help="of the file, instead of the study's")
+    sub.add_argument("--conf", type=Path, metavar="FOLDER", help="the application's configs, instead of conf")
+    sub.add_argument("--config-name", metavar="NAME", help="the primary config of a single run")
+    sub.add_argument("--force", action="store_true", help="replace a file that is there")
+    sub = _command(
+        subs, "rerun", _rerun, "repeat a trial from its folder, and say whether it came out the same, bit for bit"
+    )
+    sub.add_argument("trial", type=int, metavar="TRIAL")
+    sub.add_argument("--to", type=Path, metavar="FOLDER", help="for the new run, instead of one in outputs/rerun")
+
+
+def _export(arguments: argparse.Namespace) -> int | None:
+    from trialfleet.review import exporting  # Hydra takes its time
+
+    study = _study(arguments)
+    rows = study.front if arguments.trial is None else [study.trial(arguments.trial)]
+    if not rows:
+        raise UserError(f"study {study.name!r} has no best trial yet", "choose one with --trial")
+    if len(rows) > 1 and not arguments.front:
+        numbers = ", ".join(str(row.number) for row in rows)
+        raise UserError(
+            f"study {study.name!r} has a Pareto front: trials {numbers}", "choose --front, or --trial TRIAL"
+        )
+    name = arguments.name or exporting.name_of(study)
+    for row in rows:
+        target = _target(arguments, study, f"{name}_{row.number}" if arguments.front else name)
+        path = exporting.export(study, row, target, arguments.force)
+        print(f"trial {row.number}: {path}\n  {target.command}")
+    return None
+
+
+def _rerun(arguments: argparse.Namespace) -> int | None:
+    from trialfleet.review.rerunning import repeat
+
+    study = _study(arguments)
+    repeated = repeat(study, study.trial(arguments.trial), arguments.to)
+    for line in (*repeated.outcome, *repeated.differences):
+        print(line)
+    print(f"trial {arguments.trial} came out {'the same' if repeated.same else 'differently'}: {repeated.folder}")
+    return None if repeated.same else asking.REFUSED
+
+
+def _target(arguments: argparse.Namespace, study: Study, name: str) -> "Target":
+    from trialfleet.review.exporting import Target
+
+    known: Application = arguments.application
+    conf = arguments.conf or known.conf or Path("conf")
+    if not conf.is_dir():
+        raise UserError(f"{conf}: there is no such folder", "say where the application's configs are: --conf FOLDER")
+    script = study.record.code.get("script", "train.py")
+    train = known.train or f"python {Path(script).name}"
+    return Target(conf, arguments.config_name or known.config_name or "config", name, train)
 
 
 # -------------------------------------------------------------------- what is to be asked

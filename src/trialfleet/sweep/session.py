@@ -21,6 +21,7 @@ from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import keep_task, write_payload
+from trialfleet.sweep.hooks import BEST, END, FAILURE, Hooks
 from trialfleet.sweep.index_observer import IndexObserver
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver
@@ -95,6 +96,7 @@ def _run(request: Request, console: Console) -> None:
                 with terminal:
                     driver.run()
                 hand_over(driver, console, interrupts)
+                _tell_hooks_the_end(driver)
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
@@ -152,6 +154,21 @@ def hand_over(driver: Driver, console: Console, interrupts: Interrupts) -> None:
     stopping.request = request
 
 
+def _tell_hooks_the_end(driver: Driver) -> None:
+    """Unless the study was only left: then it has not ended."""
+    hooks = next((observer for observer in driver.observers.members if isinstance(observer, Hooks)), None)
+    if hooks is not None and not driver.stopping.leaves:
+        finished = driver.progress.finished >= driver.n_trials
+        hooks.end("finished" if finished else "stopped", driver.stopping.failure)
+
+
+def _hooks(plan: Plan, notice: Callable[[str], None]) -> Hooks:
+    settings = plan.settings
+    named = {BEST: settings.on_best, FAILURE: settings.on_failure, END: settings.on_end}
+    commands = {event: command for event, command in named.items() if command}
+    return Hooks(plan.folder, commands, settings.hook_seconds, notice)
+
+
 def _note_of_time(plan: Plan, notice: Callable[[str], None]) -> None:
     written = OmegaConf.to_container(plan.request.config.hydra.sweep, resolve=False)
     if isinstance(written, dict) and "${now" in str(written.get("dir")):
@@ -200,6 +217,8 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     stack.callback(index.close)
     live = plan.settings.live and console.is_terminal
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
+    hooks = _hooks(plan, terminal.notice)
+    stack.callback(hooks.close)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
     _keep_task(plan, record, fleet.blocks)
     payload = _payload(plan, record, copy) if not fleet.blocks else folder
@@ -228,7 +247,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         fleets=fleets,
         fleet=fleet,
         payload=payload,
-        observers=Observers([IndexObserver(index), *([mlflow] if mlflow else []), terminal]),
+        observers=Observers([IndexObserver(index), hooks, *([mlflow] if mlflow else []), terminal]),
         progress=StudyProgress(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(
@@ -263,6 +282,7 @@ def _command(plan: Plan, python_path: str) -> Command:
         sampler=str(sampler),
         launcher=type(plan.request.launcher).__name__,
         fixed=[secrets.masked_override(text, keys) for text in plan.space.fixed.values()],
+        ignored=settings.study.ignore_changes,
         python_path=python_path,
         tracking={} if to is None else {"uri": to.shown, "experiment": to.experiment},
         started=time.time(),

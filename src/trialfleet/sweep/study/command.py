@@ -28,6 +28,7 @@ class Command:
         sampler: its class.
         launcher: the class of the launcher.
         fixed: the overrides that all trials have.
+        ignored: keys of the application's config, or parents of them, that say nothing about what a trial computes.
         python_path: where jobs import the application's code from.
         tracking: MLflow's address without its password, and the experiment there; empty without MLflow.
         started: Unix seconds.
@@ -44,6 +45,7 @@ class Command:
     sampler: str = ""
     launcher: str = ""
     fixed: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     python_path: str = ""
     tracking: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
