@@ -12,17 +12,30 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "trialfleet"
 
-PARTS = ("commands", "compat", "config", "doctor", "sweep", "tracking", "training", "trial", "worker", "workloads")
-ABOVE_TRIAL = ("commands", "config", "doctor", "sweep", "tracking", "training", "worker", "workloads")
+PARTS = (
+    "commands",
+    "compat",
+    "config",
+    "doctor",
+    "review",
+    "sweep",
+    "tracking",
+    "training",
+    "trial",
+    "worker",
+    "workloads",
+)
+ABOVE_TRIAL = ("commands", "config", "doctor", "review", "sweep", "tracking", "training", "worker", "workloads")
 
 # part → what no file in it may import, at the top or inside of a function
 FORBIDDEN = {
     "compat": [f"trialfleet.{part}" for part in PARTS if part != "compat"],  # of ours, errors alone
     "commands": ["jax", "trialfleet.training", "trialfleet.workloads"],
     "doctor": ["jax", "mlflow", "trialfleet.commands", "trialfleet.training", "trialfleet.workloads"],
+    "review": ["jax", "mlflow", "trialfleet.commands", "trialfleet.training", "trialfleet.workloads"],
     "trial": ["jax", "optuna", "mlflow", *(f"trialfleet.{part}" for part in ABOVE_TRIAL)],
     "worker": ["jax", "optuna", "mlflow", "trialfleet.sweep", "trialfleet.tracking", "trialfleet.training"],
-    "sweep": ["jax", "jaxlib", "optax", "orbax", "trialfleet.training", "trialfleet.workloads"],
+    "sweep": ["jax", "jaxlib", "optax", "orbax", "trialfleet.review", "trialfleet.training", "trialfleet.workloads"],
     "training": ["optuna", "mlflow", "submitit", "trialfleet.sweep", "trialfleet.workloads"],
     "workloads": ["optuna", "mlflow", "submitit", "trialfleet.sweep"],
     "tracking": ["jax", "optuna", "trialfleet.sweep", "trialfleet.training", "trialfleet.workloads"],
@@ -57,6 +70,7 @@ def test_a_part_imports_nothing_above_it(part: str) -> None:
         ("trialfleet.config", ["optuna", "mlflow", "jax"]),
         ("trialfleet.training.loop", ["optuna", "mlflow", "submitit"]),
         ("trialfleet.sweep.session", ["jax", "mlflow"]),
+        ("trialfleet.commands.study", ["optuna", "mlflow", "jax", "pandas"]),
     ],
 )
 def test_importing_a_module_loads_no_more_than_it_needs(module: str, absent: list[str]) -> None:

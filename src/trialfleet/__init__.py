@@ -9,6 +9,10 @@ A study is started with `python train.py -m hydra/sweeper=trialfleet …`. What 
     trialfleet.earlier_checkpoint_dir()       where an earlier run of this trial saved
     trialfleet.artifact_dir()                 files to show in MLflow
     trialfleet.note(parameters=1200)          entries of the trial's record
+
+And to look at a study, in a notebook say:
+
+    trialfleet.study("name").trials()         a pandas frame
 """
 
 from typing import TYPE_CHECKING
@@ -21,6 +25,7 @@ from trialfleet.api import (
     raise_if_stopped,
     report,
     should_stop,
+    study,
 )
 from trialfleet.trial.run import Preempted, Pruned
 
@@ -34,6 +39,7 @@ __all__ = [
     "raise_if_stopped",
     "report",
     "should_stop",
+    "study",
 ]
 
 __version__: str

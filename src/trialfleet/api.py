@@ -8,12 +8,15 @@ import operator
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialfleet.trial import attached, run
 from trialfleet.trial.checkpoints import whole_entries
 from trialfleet.trial.run import Preempted, Pruned, Run, Stop
 from trialfleet.trial.sweep_run import FollowerRun
+
+if TYPE_CHECKING:
+    from trialfleet.review.studies import Study
 
 _STOPS = (None, Stop.PRUNE, Stop.PREEMPT, Stop.SUPERSEDED)  # later ones outweigh earlier ones
 
@@ -91,6 +94,24 @@ def note(**entries: Any) -> None:
     """Add entries (JSON values) to the trial's record, for example `note(parameters=1200)`."""
     if (current := _current()) is not None and _is_first():
         current.note(**entries)
+
+
+def study(name: str, folder: str | Path | None = None) -> "Study":
+    """A study to look at, from a notebook say, whether its driver is at work or not.
+
+    `.trials()` gives a pandas frame of all trials, `.best()` the best ones, `.state`, `.finished` and `.total` how it
+    stands. It is read when it is first asked for; call this again for news.
+
+    Args:
+        name: the study's, or the path of its folder.
+        folder: where studies lie; `sweeps` in the present folder by default.
+
+    Raises:
+        UserError: there is no such study; it names the nearest.
+    """
+    from trialfleet.review.studies import find  # jobs never look at studies
+
+    return find(name, None if folder is None else Path(folder))
 
 
 def _current() -> Run | None:

@@ -74,6 +74,28 @@ ONE_STUDY = {
     "python -m pipelines.sweep study.fresh=true": "a new study",
     "python -m pipelines.sweep study.rebuild=true": "goes on with",
 }
+# Commands of docs/studies.md on that study, in the order in which they are run after these, with what they show.
+OF_STUDY = {
+    "python -m pipelines.study list": "asr-asr_tiny  finished  1/1",
+    "python -m pipelines.study show asr-asr_tiny": "1 of 1 trials have ended",
+    "python -m pipelines.study show asr-asr_tiny 0": "trial 0 of asr-asr_tiny",
+    "python -m pipelines.study trials asr-asr_tiny --sort val/wer": "COMPLETE",
+    "python -m pipelines.study best asr-asr_tiny": "optimizer.learning_rate = ",
+    "python -m pipelines.study compare asr-asr_tiny asr-asr_tiny": "trials to the best",
+    "python -m pipelines.study watch asr-asr_tiny": "1/1 done",
+    "python -m pipelines.study export asr-asr_tiny": "python -m pipelines.train +experiment=asr-asr_tiny",
+    "python -m pipelines.train +experiment=asr-asr_tiny": "learning_rate",
+    "python -m pipelines.study rerun asr-asr_tiny 0": "trial 0 came out the same",
+    "python -m pipelines.study reconcile asr-asr_tiny": "0 were told now",
+    "python -m pipelines.study rebuild asr-asr_tiny": "1 trials from their files",
+    "python -m pipelines.study retry asr-asr_tiny 0": "the next one is asked",
+    "python -m pipelines.study enqueue asr-asr_tiny optimizer.learning_rate=1e-3": "the next one is asked",
+    "python -m pipelines.study cancel asr-asr_tiny 1": "has no trial 1",
+    "python -m pipelines.study stop asr-asr_tiny": "has no driver that could be stopped",
+    "python -m pipelines.study archive asr-asr_tiny": "sweeps/asr-asr_tiny.tar.gz",
+    "python -m pipelines.study delete asr-asr_tiny": "is deleted",
+}
+REFUSED = {command: 2 for command in OF_STUDY if " cancel " in command or " stop " in command}
 # What these search over would compile anew, or as ONE_STUDY does: that it is a space is seen without.
 SPACES = ("study_name=rates", "+search_space=asr_small", "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))")
 ONLY_CHECKED = [command for command in EVERY if any(space in command for space in SPACES)]
@@ -83,12 +105,12 @@ SINGLE = [
     command
     for command in EVERY
     if command.startswith("python -m pipelines.")
-    and command not in [*ELSEWHERE, *OWN_WORKLOAD, *ONE_STUDY, *CHECKPOINTS]
+    and command not in [*ELSEWHERE, *OWN_WORKLOAD, *ONE_STUDY, *OF_STUDY, *CHECKPOINTS]
 ]
 
 
 def test_each_command_is_run_by_a_test() -> None:
-    run = [*ELSEWHERE, *OWN_WORKLOAD, *ONE_STUDY, *CHECKPOINTS, *OWN_APP, *SINGLE]
+    run = [*ELSEWHERE, *OWN_WORKLOAD, *ONE_STUDY, *OF_STUDY, *CHECKPOINTS, *OWN_APP, *SINGLE]
     assert sorted(run) == sorted(EVERY)
 
 
@@ -144,6 +166,16 @@ def test_the_commands_about_one_study_and_its_checkpoints(run_quickly: Run) -> N
         shown = run_quickly(*shlex.split(command)[2:], "training.limit_eval_batches=1").stdout
         record = json.loads(shown[shown.index("{") :]) if "format=json" in command else None
         assert "val/wer" in shown if record is None else "test/wer" in record["metrics"]
+    shutil.copytree(ROOT / "conf", "conf")
+    for command, said in OF_STUDY.items():
+        words = shlex.split(command)[2:]
+        if "delete" in words:
+            shutil.unpack_archive("sweeps/asr-asr_tiny.tar.gz", "sweeps", filter="data")
+        # The project's own conf/ stays as it is: other tests read it.
+        more = {"export": ["--conf", "conf"], "pipelines.train": ["--config-dir", "conf", "--cfg", "job"]}
+        more |= {"archive": ["--yes"], "delete": ["--yes"]}
+        extra = [option for word in words for option in more.get(word, [])]
+        assert said in run_quickly(*words, *extra, code=REFUSED.get(command, 0)).stdout, command
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from trialfleet.commands.errors import shown
 SUBCOMMANDS = {
     "dashboard": "open MLflow's own pages on the results",
     "doctor": "say whether this machine and its cluster are ready for studies",
+    "study": "see studies and their trials, and ask something of them",
 }
 
 

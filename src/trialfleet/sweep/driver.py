@@ -27,6 +27,7 @@ from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.outages import Outages, make_sure_of_room
 from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Observation, reconcile
 from trialfleet.sweep.reports import Reports
+from trialfleet.sweep.requests import Requests
 from trialfleet.sweep.retries import Retries
 from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.study import budget
@@ -64,6 +65,7 @@ class Driver:
         ended_jobs: of trials that had ended before this driver: one that still runs has to leave.
         memory_check: whether trials fit their devices' memory; None if nobody is to be asked.
         stopping: the requests to stop that were made so far.
+        token: of the lease, by which people say which driver is to stop.
     """
 
     study: StudyFolder
@@ -86,6 +88,7 @@ class Driver:
     active_trials: dict[int, ActiveTrial] = field(default_factory=dict)
     stopping: Stopping = field(default_factory=Stopping)
     memory_check: MemoryCheck | None = None
+    token: str = ""
     _retention: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
     _reports: Reports = field(init=False)
@@ -98,6 +101,7 @@ class Driver:
     _file_system: FileSystemFailures = field(init=False)
     _retries: Retries = field(init=False)
     _ends: ForcedEnds = field(init=False)
+    _requests: Requests = field(init=False)
     _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
     _went_on: bool = False  # whether this turn told a trial or started one
@@ -141,6 +145,18 @@ class Driver:
             self.clock.now,
             self.observers.notice,
             self._submit_again,
+        )
+        self._requests = Requests(
+            self.study,
+            self.token,
+            self.store,
+            self.proposer,
+            self._ends,
+            self.active_trials,
+            self._wanted,
+            self._one_more,
+            self.request_stop,
+            self.observers.notice,
         )
         for fleet in self.fleets.values():
             fleet.notice = self.observers.notice
@@ -200,6 +216,7 @@ class Driver:
                 return
             self._end_lingering_jobs()
         self._look_at_trials()
+        self._requests.take()
         if self.stopping.request is not None and self.stopping.request.jobs is Jobs.CANCEL:
             self._cancel()
         self._check_unreadable()
@@ -250,6 +267,7 @@ class Driver:
                 self.progress.add(finished)
                 self._retention.add(finished)
                 self.observers.recovered(trial.number, self.study.trial_dir(trial.number))
+        self._requests.take_up()
         self._untracked.look(self.clock.now())
         self._best_is_new = bool(self.progress.front)
         rate = self.settings.max_failure_rate
@@ -401,6 +419,10 @@ class Driver:
     def slots(self) -> int:
         """Trials that may be in flight at a time."""
         return min(self.settings.n_jobs, self.fleet.limit)
+
+    def _one_more(self) -> None:
+        """Somebody asked to try a trial again: the new one is none of those that the study was to have."""
+        self.n_trials += 1
 
     def _wanted(self) -> int:
         """Trials still to be asked for."""

@@ -50,9 +50,9 @@ class ForcedEnds:
         trial.write()  # the record that a submission would have written
         self._fail(trial, OUT_OF_MEMORY, reason)
 
-    def cancel(self, trial: ActiveTrial) -> None:
-        """The study was cancelled."""
-        self._fail(trial, CANCELLED, "the study was cancelled")
+    def cancel(self, trial: ActiveTrial, reason: str = "the study was cancelled") -> None:
+        """Somebody cancelled the trial, or its study."""
+        self._fail(trial, CANCELLED, reason)
 
     def cancel_jobs(self, trials: Iterable[ActiveTrial]) -> None:
         """Ask the launchers to end the jobs of these trials."""

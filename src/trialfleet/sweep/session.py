@@ -1,8 +1,6 @@
 """One driver's life: take the study, run it, hand everything over, and say how it stands."""
 
 import contextlib
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +21,8 @@ from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import keep_task, write_payload
+from trialfleet.sweep.hooks import BEST, END, FAILURE, Hooks
+from trialfleet.sweep.index_observer import IndexObserver
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.observers import Observers
@@ -30,10 +30,12 @@ from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Stopping
-from trialfleet.sweep.study import constraints
+from trialfleet.sweep.study import command, constraints
 from trialfleet.sweep.study.budget import Account
+from trialfleet.sweep.study.command import Command
 from trialfleet.sweep.study.databases import storage_failure, storage_is_transient
-from trialfleet.sweep.study.lease import Lease
+from trialfleet.sweep.study.index import IndexWriter
+from trialfleet.sweep.study.lease import Lease, slurm_job_ended
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.study_record import StudyRecord
@@ -46,7 +48,7 @@ from trialfleet.tracking.destination import on_network_file_system
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
 from trialfleet.tracking.study_export import ExportedStudy, StudyState
 from trialfleet.tracking.waiting import Waiting
-from trialfleet.trial import transient
+from trialfleet.trial import secrets, transient
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
@@ -94,6 +96,7 @@ def _run(request: Request, console: Console) -> None:
                 with terminal:
                     driver.run()
                 hand_over(driver, console, interrupts)
+                _tell_hooks_the_end(driver)
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
@@ -151,6 +154,21 @@ def hand_over(driver: Driver, console: Console, interrupts: Interrupts) -> None:
     stopping.request = request
 
 
+def _tell_hooks_the_end(driver: Driver) -> None:
+    """Unless the study was only left: then it has not ended."""
+    hooks = next((observer for observer in driver.observers.members if isinstance(observer, Hooks)), None)
+    if hooks is not None and not driver.stopping.leaves:
+        finished = driver.progress.finished >= driver.n_trials
+        hooks.end("finished" if finished else "stopped", driver.stopping.failure)
+
+
+def _hooks(plan: Plan, notice: Callable[[str], None]) -> Hooks:
+    settings = plan.settings
+    named = {BEST: settings.on_best, FAILURE: settings.on_failure, END: settings.on_end}
+    commands = {event: command for event, command in named.items() if command}
+    return Hooks(plan.folder, commands, settings.hook_seconds, notice)
+
+
 def _note_of_time(plan: Plan, notice: Callable[[str], None]) -> None:
     written = OmegaConf.to_container(plan.request.config.hydra.sweep, resolve=False)
     if isinstance(written, dict) and "${now" in str(written.get("dir")):
@@ -169,7 +187,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
 
     def new_lease() -> Lease:
         times = plan.settings.lease
-        return Lease(folder / "driver.lock", times.stale_after, times.beat, _slurm_job_ended)
+        return Lease(folder / "driver.lock", times.stale_after, times.beat, slurm_job_ended)
 
     finish_fresh_start(plan, new_lease, plan.request.study.fresh, notice)
     lease = new_lease()
@@ -194,8 +212,13 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         ),
     )
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
+    index = IndexWriter(folder, record.uids, list(plan.settings.constraints or ()))
+    index.open()
+    stack.callback(index.close)
     live = plan.settings.live and console.is_terminal
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
+    hooks = _hooks(plan, terminal.notice)
+    stack.callback(hooks.close)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
     _keep_task(plan, record, fleet.blocks)
     payload = _payload(plan, record, copy) if not fleet.blocks else folder
@@ -224,7 +247,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         fleets=fleets,
         fleet=fleet,
         payload=payload,
-        observers=Observers([*([mlflow] if mlflow else []), terminal]),
+        observers=Observers([IndexObserver(index), hooks, *([mlflow] if mlflow else []), terminal]),
         progress=StudyProgress(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(
@@ -235,9 +258,35 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         clock=Clock(sleep=partial(interruptible_sleep, interrupts)),
         stopping=stopping,
         memory_check=_memory_check(plan, terminal.notice),
+        token=lease.token,
     )
+    command.write(folder, _command(plan, code_snapshot.python_path(plan.code, copy)))
     stack.callback(_if_the_disk_lets_us, driver.account.save)
     return driver, terminal, interrupts
+
+
+def _command(plan: Plan, python_path: str) -> Command:
+    """What this command says, for those who look at the study."""
+    settings, sampler = plan.settings, OmegaConf.select(OmegaConf.create(dict(plan.request.node)), "sampler._target_")
+    to = plan.destination
+    keys = secrets.addresses(plan.request.config)
+    return Command(
+        resume=resume_command(plan.request.config),
+        n_trials=plan.n_trials,
+        n_jobs=settings.n_jobs,
+        metrics=plan.metrics,
+        directions=plan.directions,
+        constraints=dict(settings.constraints or {}),
+        reports=plan.metrics[0] if plan.pruner is not None else None,
+        takes_constraints=plan.samplers.takes_constraints,
+        sampler=str(sampler),
+        launcher=type(plan.request.launcher).__name__,
+        fixed=[secrets.masked_override(text, keys) for text in plan.space.fixed.values()],
+        ignored=settings.study.ignore_changes,
+        python_path=python_path,
+        tracking={} if to is None else {"uri": to.shown, "experiment": to.experiment},
+        started=time.time(),
+    )
 
 
 def _note_of_unheard(trials: Sequence[FrozenTrial], notice: Callable[[str], None]) -> None:
@@ -317,13 +366,3 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
     poll = plan.settings.tracking.poll_interval
     exporter = stack.enter_context(Exporter(plan.folder, plan.destination, exported, poll, lease.held, anew))
     return MlflowObserver(exporter, plan.metrics, resume_command(plan.request.config))
-
-
-def _slurm_job_ended(job: str) -> bool | None:
-    """Whether the Slurm job of another driver is over; None if Slurm cannot tell."""
-    if shutil.which("squeue") is None:
-        return None
-    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
-    if done.returncode != 0:
-        return True if "Invalid job id" in done.stderr else None
-    return not done.stdout.strip()

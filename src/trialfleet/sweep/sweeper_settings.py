@@ -114,6 +114,10 @@ class Settings:
     budget: Budget
     watch: Watch
     lease: LeaseSettings
+    on_best: str | None
+    on_failure: str | None
+    on_end: str | None
+    hook_seconds: Annotated[float, Gt(0)]
     live: bool
     dry_run: bool
     study: StudySettings

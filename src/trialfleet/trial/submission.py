@@ -110,6 +110,8 @@ class TrialRecord:
         unclaimed: jobs in a row before the present one that ended without a claim.
         timeouts: jobs before the present one that their time limit killed.
         memory: factor on the memory that the launcher asks for; it grows when a job ran out of it.
+        request: id of the request by which a person asked for the trial; None if the sampler proposed it.
+        retry_of: number of the trial whose parameters that person asked to try again.
     """
 
     number: int
@@ -125,6 +127,8 @@ class TrialRecord:
     unclaimed: int = 0
     timeouts: int = 0
     memory: float = 1.0
+    request: str | None = None
+    retry_of: int | None = None
 
     @property
     def identity(self) -> Identity:
@@ -162,7 +166,7 @@ class TrialRecord:
             records.write(path, record, synced)
             return
         # A job of a study that an earlier version began may read this: it knows no other fields than these.
-        for name in ("study", "distributions", "memory"):
+        for name in ("study", "distributions", "memory", "request", "retry_of"):
             del record[name]
         if self.job is not None:
             record["job"] = {name: value for name, value in vars(self.job).items() if name != "marker"}

@@ -9,8 +9,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState as State
 
 from trialfleet.errors import UserError
+from trialfleet.sweep.study.progress import FAILURE
 from trialfleet.sweep.study.projection import told
-from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage, Told, values_when_pruned
+from trialfleet.sweep.study.storage import OWNER, StudyStorage, Told, values_when_pruned
 from trialfleet.trial import metrics
 from trialfleet.trial.result import Result, TrialState
 

@@ -10,7 +10,7 @@ from trialfleet.sweep.fleets.app_code import AppCode, git
 def code_version(code: AppCode) -> dict[str, str]:
     """`digest` of the files that jobs may import, and git's `commit` with a + behind it if files differ from it.
 
-    Besides `script`, the file of the task function.
+    Besides `script`, the file of the task function, and `lock`, name and digest of what pins the packages.
     """
     if code.root is None:
         return {"digest": digest_of((), Path())}
@@ -19,7 +19,19 @@ def code_version(code: AppCode) -> dict[str, str]:
     if commit:
         folders = sorted({path.parts[0] for path in code.files})
         version["commit"] = commit + ("+" if git(code.root, "status", "--porcelain", "--", *folders) else "")
-    return version
+    lock = lock_of(code.root)
+    return version if lock is None else {**version, "lock": lock}
+
+
+LOCKS = ("requirements.lock", "uv.lock", "poetry.lock", "pdm.lock", "pixi.lock", "conda-lock.yml", "requirements.txt")
+
+
+def lock_of(root: Path) -> str | None:
+    """Name and digest of the file in an application's folder that pins what is installed; None if there is none."""
+    for name in LOCKS:
+        if (root / name).is_file():
+            return f"{name} {hashlib.sha256((root / name).read_bytes()).hexdigest()[:16]}"
+    return None
 
 
 def digest_of(files: Sequence[Path], folder: Path) -> str:

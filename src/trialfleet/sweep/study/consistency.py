@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import job_of
+from trialfleet.sweep.study.progress import FAILURE
 from trialfleet.sweep.study.projection import Files, Projector, agrees, read_files
-from trialfleet.sweep.study.storage import FAILURE, OWNER, StudyStorage
+from trialfleet.sweep.study.storage import OWNER, StudyStorage, marks_of
 from trialfleet.trial import records, transient
 from trialfleet.trial.directory import TrialDir, trial_dir, trial_numbers
 from trialfleet.trial.identity import Identity
@@ -164,7 +165,8 @@ def _mended(
         if not any(damage.path == files.dir.trial_json for damage in files.damage):
             notice(f"{files.dir.trial_json}: was empty or missing, and is made again from the study")
         texts = {name: optuna.distributions.distribution_to_json(one) for name, one in trial.distributions.items()}
-        record = TrialRecord(trial.number, overrides(trial.params), dict(trial.params), texts, uid)
+        marks = marks_of(trial)
+        record = TrialRecord(trial.number, overrides(trial.params), dict(trial.params), texts, uid, **marks)
         record = with_claims(record, files.dir)
         record.write(files.dir.trial_json)
     if trial.state.is_finished() and result is None and record is not None:

@@ -7,8 +7,11 @@ still for a while of our own monotonic clock.
 """
 
 import contextlib
+import math
 import os
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -76,7 +79,7 @@ class Lease:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         while True:
-            epoch, holder = self._newest()
+            epoch, holder = self.newest()
             if holder is not None and not self._gone(holder):
                 self._outwait(epoch, holder, waiting)
             if records.create(self._file(epoch + 1), self._record()):
@@ -102,7 +105,7 @@ class Lease:
         state = self._state()
         if state is not None and state == self._checked:  # asked before each write: nothing changed since the last time
             return
-        newest, holder = self._newest()
+        newest, holder = self.newest()
         # A study that was put aside for a fresh one starts again at epoch 1, so the number alone does not tell.
         if newest < self.epoch and self._folder_now() == self._folder:
             raise LeaseLost(
@@ -161,7 +164,7 @@ class Lease:
                 records.write(self._file(self._epoch), {"released": True})
         self._epoch = None
 
-    def _newest(self) -> "tuple[int, _Holder | None]":
+    def newest(self) -> "tuple[int, _Holder | None]":
         """The highest epoch and its holder; (0, None) before the first, holder None once released."""
         while True:
             newest = max(self._epochs(), default=0)
@@ -195,7 +198,7 @@ class Lease:
         pause = min(0.2, self._beat_every / 4)
         still, told, looked = 0.0, False, time.monotonic()
         while True:
-            now_epoch, now = self._newest()
+            now_epoch, now = self.newest()
             if now is None:
                 return  # released meanwhile
             if now_epoch != epoch or now.nonce != holder.nonce:
@@ -234,6 +237,46 @@ class Lease:
 
     def _file(self, epoch: int) -> Path:
         return self._directory / f"{epoch:08d}.json"
+
+
+@dataclass(frozen=True)
+class Present:
+    """The driver that a study has, as its lease says.
+
+    Attributes:
+        token: tells it from all others: `Lease.token`.
+        who: process, host and job, for people.
+        alive: whether it lives; None where that can only be told by waiting, since it is on another machine.
+        silent: seconds since its last sign of life, by the file system's clock and ours.
+    """
+
+    token: str
+    who: str
+    alive: bool | None
+    silent: float
+
+
+def present(directory: Path) -> Present | None:
+    """The study's driver; None if it has none: never had one, it gave the lease back, or its process is gone.
+
+    Takes nothing and writes nothing. One on another machine counts as there, however long it has been silent: only
+    `Lease.acquire` finds out.
+
+    Args:
+        directory: the lease's folder, `sweeps/<study>/driver.lock`.
+    """
+    epoch, holder = Lease(directory, math.inf, math.inf).newest()
+    if holder is None:
+        return None
+    here = holder.process is not None and holder.process.is_here()
+    alive = None if not here else holder.process is not None and holder.process.is_alive()
+    if alive is False:
+        return None
+    try:
+        silent = max(0.0, time.time() - holder.file.stat().st_mtime)
+    except FileNotFoundError:  # a newer driver took it away just now
+        silent = 0.0
+    return Present(f"{epoch}:{holder.driver}", str(holder), alive, silent)
 
 
 _EPOCH_FILE = re.compile(r"[0-9]{8,}\.json")
@@ -285,3 +328,13 @@ def _read(file: Path) -> _Holder | None:
         pass
     found = file.lstat()  # as long as it stays as it is nobody writes it
     return _Holder(file, "", f"{found.st_ino} {found.st_mtime_ns} {found.st_size}", None, None)
+
+
+def slurm_job_ended(job: str) -> bool | None:
+    """Whether the Slurm job of another driver is over; None if Slurm cannot tell."""
+    if shutil.which("squeue") is None:
+        return None
+    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
+    if done.returncode != 0:
+        return True if "Invalid job id" in done.stderr else None
+    return not done.stdout.strip()

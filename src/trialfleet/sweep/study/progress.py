@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as OptunaState
 
-from trialfleet.sweep.study.storage import FAILURE
 from trialfleet.trial.result import OUT_OF_MEMORY
+
+if TYPE_CHECKING:  # whoever reads a study without Optuna starts in half of the time
+    from optuna.trial import FrozenTrial
+
+FAILURE = "trialfleet:error"  # user attribute of a failed trial: what went wrong
 
 CANCELLED = "Cancelled"  # the type of the error of trials that somebody cancelled
 NO_MEMORY = "OUT_OF_MEMORY"  # counts of its own, whichever of Optuna's states the sampler makes the most of
@@ -31,9 +33,9 @@ class Finished:
     feasible: bool = True  # whether all constraints are kept
 
     @classmethod
-    def of(cls, trial: FrozenTrial, seconds: float | None) -> "Finished":
+    def of(cls, trial: "FrozenTrial", seconds: float | None) -> "Finished":
         """A trial of the study that is told, for counting and comparing."""
-        values = trial.values if trial.state is OptunaState.COMPLETE else None
+        values = trial.values if trial.state.name == "COMPLETE" else None
         feasible = all(violation <= 0 for violation in trial.constraints.values())
         error = trial.user_attrs.get(FAILURE)
         return cls(trial.number, trial.state.name, values, trial.params, error, seconds, feasible)

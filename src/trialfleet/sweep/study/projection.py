@@ -11,7 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, json
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.sweep.study.constraints import Constraint
-from trialfleet.sweep.study.storage import FAILURE, OWNER, Told, values_when_pruned
+from trialfleet.sweep.study.progress import FAILURE
+from trialfleet.sweep.study.storage import OWNER, REQUEST, RETRY_OF, Told, values_when_pruned
 from trialfleet.trial import metrics, records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
@@ -134,8 +135,9 @@ class Projector:
         known = {name: json_to_distribution(text) for name, text in files.record.distributions.items()}
         known = {**self.distributions, **known}
         params = {name: _stored(known[name], value) for name, value in files.record.params.items() if name in known}
-        latest, reports = self._metrics(files)
-        attributes: dict[str, Any] = {OWNER: self.uid}
+        latest, reports = self.metrics_of(files)
+        marks = {OWNER: self.uid, REQUEST: files.record.request, RETRY_OF: files.record.retry_of}
+        attributes: dict[str, Any] = {key: value for key, value in marks.items() if value is not None}
         state, values, violations = TrialState.RUNNING, None, {}
         if files.result is not None:
             wanted = {one.metric: one.violation(latest) for one in self.constraints}
@@ -156,7 +158,7 @@ class Projector:
         _date(trial, files)
         return trial
 
-    def _metrics(self, files: Files) -> tuple[dict[str, float], dict[int, float]]:
+    def metrics_of(self, files: Files) -> tuple[dict[str, float], dict[int, float]]:
         """The last value of each metric, and the first one that the objective had at each step up to the verdict."""
         latest: dict[str, float] = {}
         reports: dict[int, float] = {}

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,31 @@ from trialfleet.errors import ShownError, UserError
 from trialfleet.sweep.study.databases import storage_failure
 from trialfleet.sweep.study.samplers import SamplerFactory
 from trialfleet.sweep.study.search_space import Space, stored
-from trialfleet.sweep.study.storage import StudyStorage, distribution_texts
+from trialfleet.sweep.study.storage import REQUEST, RETRY_OF, StudyStorage, distribution_texts, marks_of
 from trialfleet.trial import secrets
 from trialfleet.trial.directory import trial_dir
 from trialfleet.trial.submission import TrialRecord
 
 CustomSpace = Callable[[DictConfig, Trial], None]
+
+
+@dataclass(frozen=True)
+class AskedPoint:
+    """Parameters that a person asked to try.
+
+    Attributes:
+        request: the request's id, which the trial bears.
+        retry_of: number of the trial that they are of.
+    """
+
+    request: str
+    params: Mapping[str, Any]
+    retry_of: int | None = None
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """User attributes of the trial."""
+        return {REQUEST: self.request} | ({} if self.retry_of is None else {RETRY_OF: self.retry_of})
 
 
 class Proposer:
@@ -52,9 +72,40 @@ class Proposer:
         self._samplers = samplers
         store.study.sampler = samplers(0)  # samplers want to hear of trials that end before the first is asked for
         self._enqueued = [known_point(point, space, custom_space) for point in enqueued]
+        self._custom_path = custom_space
+        self._asked: list[AskedPoint] = []
         self._untried: list[dict[str, Any]] | None = None  # of these; None until the study is asked
         self._custom = imported(custom_space)
         self._config = config
+
+    def known(self, params: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Parameters that a person asks to try, by the space's own names.
+
+        Args:
+            key: begins the message if they are wrong.
+
+        Raises:
+            UserError: the space does not contain them.
+        """
+        try:
+            return known_point(params, self._space, self._custom_path)
+        except UserError as refusal:
+            said = refusal.message.removeprefix("hydra.sweeper.enqueue: ")
+            raise UserError(f"{key}: {said}", refusal.fix) from None
+
+    def ask(self, point: AskedPoint) -> None:
+        """Try these parameters before anything else, unless a trial bears the request already."""
+        if not self._was_made(point):
+            self._asked.append(point)
+
+    def _was_made(self, point: AskedPoint) -> bool:
+        return any(trial.user_attrs.get(REQUEST) == point.request for trial in self._store.trials())
+
+    def _next_asked(self) -> AskedPoint | None:
+        """The next that no trial was made for: a creation that failed may be there nevertheless."""
+        while self._asked and self._was_made(self._asked[0]):
+            del self._asked[0]
+        return self._asked[0] if self._asked else None
 
     def propose(self) -> tuple[int, TrialRecord]:
         """A new trial.
@@ -63,6 +114,9 @@ class Proposer:
             its storage id and what its trial.json is to say.
         """
         self._refuse_taken(self._store.next_number())
+        if (asked := self._next_asked()) is not None:
+            trial_id = self._store.create(self._uid, asked.params, asked.attributes)
+            return trial_id, self.complete(trial_id)
         if self._untried is None:
             self._untried = untried(self._enqueued, self._store.trials())
         left, self._untried = self._untried, None  # a creation that fails may be there nevertheless: ask again then
@@ -106,7 +160,8 @@ class Proposer:
             )
         keys = secrets.addresses(self._config)
         overrides = [secrets.masked_override(text, keys) for text in self._space.overrides(params)]
-        return TrialRecord(number, overrides, params, distribution_texts(frozen.distributions), self._uid)
+        texts = distribution_texts(frozen.distributions)
+        return TrialRecord(number, overrides, params, texts, self._uid, **marks_of(frozen))
 
     def _suggest_more(self, trial: Trial) -> None:
         """Let the user's own function suggest parameters.

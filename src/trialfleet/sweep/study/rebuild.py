@@ -22,9 +22,9 @@ from trialfleet.compat.optuna import study_id
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.fencing import TOKEN
 from trialfleet.sweep.study.journal import open_journal
+from trialfleet.sweep.study.progress import FAILURE
 from trialfleet.sweep.study.projection import Projector, placeholder, read_files
 from trialfleet.sweep.study.storage import (
-    FAILURE,
     FOLDER,
     JOURNAL,
     OWNER,

@@ -32,13 +32,15 @@ from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.databases import open_database
 from trialfleet.sweep.study.fencing import TOKEN, Fence, database_of
 from trialfleet.sweep.study.journal import OwnJournal, open_journal
+from trialfleet.sweep.study.progress import FAILURE
 from trialfleet.sweep.study.trusted import trusted
 from trialfleet.trial import secrets
 
 JOURNAL = "optuna_journal.log"  # in the study's folder: its storage where the user names none
 OWNER = "trialfleet:study"  # user attribute of our studies and trials: the study's uid
+REQUEST = "trialfleet:request"  # user attribute of a trial that a person asked for: the request's id
+RETRY_OF = "trialfleet:retry_of"  # and the number of the trial that it tries again, if it does
 FOLDER = "trialfleet:folder"  # user attribute of our studies: the sweep folder that they belong to
-FAILURE = "trialfleet:error"  # user attribute of a failed trial: what went wrong
 
 _INTEGER = range(-(2**31), 2**31)  # the steps that a database's INTEGER holds
 _ANY_STEP = range(-(2**63), 2**63)  # whatever metrics.jsonl holds
@@ -213,11 +215,17 @@ class StudyStorage:
         """The storage id of one of the study's trials."""
         return self.storage.get_trial_id_from_study_id_trial_number(study_id(self.study), trial.number)
 
-    def create(self, uid: str, fixed_params: Mapping[str, Any] | None = None) -> int:
+    def create(
+        self,
+        uid: str,
+        fixed_params: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> int:
         """A new RUNNING trial that bears our mark from its first moment on; its storage id.
 
         Args:
             fixed_params: values that the trial must take where its space has them.
+            attributes: user attributes that it bears from then on, too.
         """
         self._lease_check()
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
@@ -227,7 +235,8 @@ class StudyStorage:
             if self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                 return trial_id
         system = {FIXED_PARAMS: dict(fixed_params)} if fixed_params else None
-        template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: uid}, system_attrs=system)
+        marks = {OWNER: uid, **(attributes or {})}
+        template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=marks, system_attrs=system)
         return self.storage.create_new_trial(study_id(self.study), template_trial=template)
 
     def next_number(self) -> int:
@@ -301,6 +310,11 @@ class StudyStorage:
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # the grid sampler's way to end an optimize(); the trial is told
                 raise
+
+
+def marks_of(trial: FrozenTrial) -> dict[str, Any]:
+    """What trial.json says of the request by which a person asked for the trial."""
+    return {"request": trial.user_attrs.get(REQUEST), "retry_of": trial.user_attrs.get(RETRY_OF)}
 
 
 def values_when_pruned(reports: Mapping[int, float]) -> list[float] | None:

@@ -87,7 +87,7 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
     if progress.finished == finished_before and not stopping.reason:
         console.print(f"study {plan.name!r} is finished: {progress.finished} of {driver.n_trials} trials are done.")
         more = "raise hydra.sweeper.n_trials to go on, or start anew with hydra.sweeper.study.fresh=true"
-        whole = plan.samplers.grid_size == driver.n_trials
+        whole = plan.samplers.grid_size is not None and driver.n_trials >= plan.samplers.grid_size
         console.print(f"  {'that is the whole grid' if whole else more}", soft_wrap=True)
     _show_best(plan, driver, console)
     if stopping.reason and not stopping.failure:
@@ -126,7 +126,7 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
         console.print(f"  review:  {review}", soft_wrap=True)
     if progress.finished < driver.n_trials:
         console.print(f"  resume:  {resume_command(plan.request.config)}", soft_wrap=True)
-    elif plan.samplers.grid_size != driver.n_trials:
+    elif plan.samplers.grid_size is None or driver.n_trials < plan.samplers.grid_size:
         more = f"hydra.sweeper.n_trials={2 * driver.n_trials}"
         console.print(f"  resume:  {resume_command(plan.request.config, more)}", soft_wrap=True)
 

@@ -1,0 +1,232 @@
+"""A trial's config as a file of the application's, by which a single run does exactly what the trial did."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trialfleet.errors import UserError
+from trialfleet.review.studies import Study
+from trialfleet.sweep.study import study_record
+from trialfleet.sweep.study.index import TrialRow
+from trialfleet.trial import secrets
+from trialfleet.trial.directory import composed_config, trial_dir
+
+GROUP = "experiment"  # of the configs that are written
+ROUNDS = 8  # in which groups choose groups that choose groups
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a config is to go.
+
+    Attributes:
+        conf: the application's folder of configs.
+        config_name: the primary config of a single run.
+        name: of the new file in `experiment`.
+        train: what is typed before `+experiment=NAME`.
+    """
+
+    conf: Path
+    config_name: str
+    name: str
+    train: str
+
+    @property
+    def path(self) -> Path:
+        return self.conf / GROUP / f"{self.name}.yaml"
+
+    @property
+    def command(self) -> str:
+        return f"{self.train} +{GROUP}={self.name}"
+
+
+def name_of(study: Study) -> str:
+    """A study's name as a file's."""
+    return re.sub(r"[^\w.-]+", "_", study.name)
+
+
+def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> Path:
+    """Write a trial's config, and see whether it composes to that of the trial.
+
+    The file chooses the groups' members that the trial had, and sets what they do not say. What the study's command
+    says of no trial (`hydra.sweeper.study.ignore_changes`) is left out.
+
+    Args:
+        force: replace a file that is there.
+
+    Returns:
+        the file's path.
+
+    Raises:
+        UserError: the trial has no config, the file is there, or would compose to another config.
+    """
+    if target.path.exists() and not force:
+        raise UserError(f"{target.path}: is there already", "name another with --as, or replace it with --force")
+    ignored = [] if study.command is None else study.command.ignored
+    wanted, choices = _config_of(study, row)
+    chosen = _chosen(target, choices)
+    try:
+        values = _difference(_plain(_composed(target, chosen)), wanted, ignored)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _cannot(target, error) from error
+    text = _text(study, row, target, chosen, values)
+    target.path.parent.mkdir(exist_ok=True)
+    before = target.path.read_text() if target.path.exists() else None
+    target.path.write_text(text)
+    try:
+        found = _plain(_composed(target, {f"+{GROUP}": target.name}))
+        other = _difference(found, wanted, ignored)
+        if other:
+            keys = ", ".join(study_record.flat(other))
+            raise UserError(f"{target.path}: would not compose to the config of trial {row.number}: {keys}", _FIX)
+    except (HydraException, OmegaConfBaseException) as error:
+        _put_back(target.path, before)
+        raise _cannot(target, error) from error
+    except UserError:
+        _put_back(target.path, before)
+        raise
+    return target.path
+
+
+_FIX = "say where the application's configs are, as they were for the study: --conf FOLDER --config-name NAME"
+
+
+def _put_back(path: Path, before: str | None) -> None:
+    if before is None:
+        path.unlink()
+    else:
+        path.write_text(before)
+
+
+def _cannot(target: Target, error: Exception) -> UserError:
+    cause = f": {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
+    return UserError(f"{target.conf}, config {target.config_name}: {str(error).splitlines()[0]}{cause}", _FIX)
+
+
+# -------------------------------------------------------------------- the trial's config, and today's
+
+
+def _config_of(study: Study, row: TrialRow) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config that a trial ran, and the members of groups that were chosen for it.
+
+    Raises:
+        UserError: the trial has left none.
+    """
+    directory = trial_dir(study.folder, row.number)
+    path = None if row.run is None else composed_config(directory.run_dir(row.run))
+    if path is None or not path.with_name("hydra.yaml").exists():
+        raise UserError(
+            f"{directory.path}: has no config: no run of trial {row.number} has begun, or it is not kept",
+            "choose another trial with --trial, or keep configs with hydra.output_subdir=.hydra",
+        )
+    hydra = yaml.safe_load(path.with_name("hydra.yaml").read_text())
+    choices = hydra["hydra"]["runtime"]["choices"]
+    return _plain(OmegaConf.load(path)), {str(group): member for group, member in choices.items()}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def _chosen(target: Target, choices: Mapping[str, Any]) -> dict[str, str]:
+    """The groups of a single run whose members must be chosen for it to have those of the trial.
+
+    A member brings groups of its own: it is looked again until there is nothing more to choose.
+    """
+    chosen: dict[str, str] = {}
+    for _ in range(ROUNDS):
+        try:
+            there = _composed(target, chosen).hydra.runtime.choices
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _cannot(target, error) from error
+        more = {
+            str(group): str(choices[group])
+            for group, member in there.items()
+            if not str(group).startswith("hydra/")
+            and isinstance(choices.get(group), str)
+            and choices[group] != member
+            and group != GROUP
+        }
+        if not more:
+            break
+        chosen |= dict([next(iter(more.items()))])  # one at a time: it may choose the others itself
+    return chosen
+
+
+def _composed(target: Target, overrides: Mapping[str, str]) -> DictConfig:
+    with _apart(), initialize_config_dir(str(target.conf.absolute())):
+        words = [f"{group}={member}" for group, member in overrides.items()]
+        return compose(target.config_name, words, return_hydra_config=True)
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """For the length of a block Hydra composes as in a process of its own."""
+    state = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+        if state is not None:
+            GlobalHydra.instance().initialize(state)
+
+
+def _difference(
+    there: Mapping[str, Any], wanted: Mapping[str, Any], ignored: Sequence[str], prefix: str = ""
+) -> dict[str, Any]:
+    """What must be set for one config to become the other. A key that the wanted one has not is set to null."""
+    found: dict[str, Any] = {}
+    for key in [*wanted, *(key for key in there if key not in wanted)]:
+        name = f"{prefix}{key}"
+        now, then = there.get(key, MISSING), wanted.get(key, MISSING)
+        if study_record.covered(name, ignored) or (then is MISSING and now is None):
+            continue
+        if isinstance(now, Mapping) and isinstance(then, Mapping):
+            if inner := _difference(now, then, ignored, f"{name}."):
+                found[key] = inner
+        elif repr(now) != repr(then):
+            found[key] = None if then is MISSING else then
+    return found
+
+
+# -------------------------------------------------------------------- the file
+
+
+def _text(study: Study, row: TrialRow, target: Target, chosen: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    outcome = ", ".join(f"{name}={value}" for name, value in zip(study.metrics, row.values or (), strict=False))
+    code = study.record.code
+    lines = [
+        "# @package _global_",
+        f"# Trial {row.number} of study {study.name}: {outcome or row.state}",
+        f"# study {study.record.uid}, commit {code.get('commit', 'none')}, code {code.get('digest', 'unknown')}, "
+        f"lock {code.get('lock', 'none')}",
+        f"# {target.command}",
+        "defaults:",
+        *(f"  - override /{group}: {member}" for group, member in chosen.items()),
+        "  - _self_",
+    ]
+    body = yaml.safe_dump(_masked(values), sort_keys=False, allow_unicode=True) if values else ""
+    return "\n".join(lines) + "\n" + (f"\n{body}" if body else "")
+
+
+def _masked(value: Any) -> Any:
+    """The same value; passwords in URLs are *** in it."""
+    if isinstance(value, Mapping):
+        return {key: _masked(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_masked(one) for one in value]
+    return secrets.masked(value) if isinstance(value, str) else value

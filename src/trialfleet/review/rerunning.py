@@ -1,0 +1,201 @@
+"""A trial repeated from its folder, apart from its study, and compared with what it was."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+
+from trialfleet.errors import UserError
+from trialfleet.review.studies import Study
+from trialfleet.sweep.fleets.code_version import lock_of
+from trialfleet.sweep.study import study_record
+from trialfleet.sweep.study.index import TrialRow
+from trialfleet.sweep.ui.command_line import override
+from trialfleet.trial import metrics, records
+from trialfleet.trial.directory import TrialDir, composed_config, trial_dir
+from trialfleet.trial.records import Damaged
+from trialfleet.trial.result import Result
+from trialfleet.trial.submission import Assignment, Submission, TrialRecord
+
+WORKER = "trialfleet.worker"
+OF_LAUNCHERS = ("SLURM_", "SUBMITIT_", "TRIALFLEET_", "PMI_", "OMPI_")  # variables that say whose job a process is
+SHOWN = 12  # differences
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What came of it.
+
+    Attributes:
+        folder: of the new run.
+        same: whether the objectives, and what was reported of them, are equal bit for bit.
+        outcome: a sentence for each objective, and for what was reported.
+        differences: of code, lock, device and what else the two runs say of themselves.
+    """
+
+    folder: Path
+    same: bool
+    outcome: list[str]
+    differences: list[str]
+
+
+def repeat(study: Study, row: TrialRow, target: Path | None) -> Repeated:
+    """Run a trial again as its job ran it: the study's copy of the code and of the config, its overrides, its seeds.
+
+    One process of this machine does it, in a folder of its own: the study is not touched.
+
+    Args:
+        target: the folder; by default one in outputs/rerun.
+
+    Raises:
+        UserError: what the jobs of the study ran is not there any more, or never was.
+    """
+    directory = trial_dir(study.folder, row.number)
+    record, submission = _submitted(study, directory)
+    folder = _folder(study, row, target)
+    copied = TrialDir(folder / "trials" / f"{row.number:05d}")
+    uuid = uuid4().hex
+    overrides = [*record.overrides, override("hydra.sweep.dir", str(folder))]
+    assignment = Assignment(row.number, 1, str(copied.path), str(record.identity.params), overrides)
+    file = folder / ".submitit" / f"{uuid}.json"
+    replace(submission, uuid=uuid, sweep_dir=str(folder), trials=[assignment]).write(file)
+    replace(record, attempt=1, submission=uuid, launcher="", index=0, job=None).write(copied.trial_json, synced=False)
+    place = _place(directory, row)
+    subprocess.run([sys.executable, "-m", WORKER, str(file)], env=_environment(study), cwd=place, check=False)
+    return _compared(study, row, directory, copied, folder)
+
+
+def _submitted(study: Study, directory: TrialDir) -> tuple[TrialRecord, Submission]:
+    """What the trial's job was told.
+
+    Raises:
+        UserError: it was told nothing, or that is lost.
+    """
+    fix = "write its config by `export`, and run that"
+    try:
+        record = TrialRecord.read(directory.trial_json)
+        if record is None or record.submission is None:
+            raise UserError(f"{directory.trial_json}: names no job: the trial ran in its driver's process", fix)
+        path = study.folder / ".submitit" / f"{record.submission}.json"
+        submission = Submission.read(path)
+    except Damaged as damage:
+        raise UserError(str(damage), fix) from None
+    payload = study.folder / ".submitit" / Path(submission.payload).name  # wherever the study lies by now
+    if not payload.is_file():
+        raise UserError(f"{payload}: is not there, which the study's jobs ran", fix)
+    return record, replace(submission, payload=str(payload))
+
+
+def _folder(study: Study, row: TrialRow, target: Path | None) -> Path:
+    if target is None:
+        target = Path("outputs", "rerun", study.folder.name, f"{row.number:05d}", f"{datetime.now():%Y%m%d-%H%M%S-%f}")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target}: is not empty", "name another folder with --to")
+    target.mkdir(parents=True, exist_ok=True)
+    return target.absolute()
+
+
+def _place(directory: TrialDir, row: TrialRow) -> Path | None:
+    """Where the trial's job was started: paths in its config are as seen from there."""
+    config = None if row.run is None else composed_config(directory.run_dir(row.run))
+    if config is None or not config.with_name("hydra.yaml").exists():
+        return None
+    hydra = yaml.safe_load(config.with_name("hydra.yaml").read_text())["hydra"]
+    place = Path(hydra["runtime"]["cwd"])
+    return place if place.is_dir() else None
+
+
+def _environment(study: Study) -> dict[str, str]:
+    """That of a job of this machine."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_LAUNCHERS)}
+    path = "" if study.command is None else study.command.python_path
+    # A study that was moved has its copy of the code with it.
+    path = path.replace(f"{study.record.folder}{os.sep}", f"{study.folder}{os.sep}")
+    return {**kept, "TRIALFLEET_ELEMENT": "0", **({"PYTHONPATH": path} if path else {})}
+
+
+# -------------------------------------------------------------------- then and now
+
+
+def _compared(study: Study, row: TrialRow, then: TrialDir, now: TrialDir, folder: Path) -> Repeated:
+    try:
+        result = now.result()
+    except Damaged as damage:
+        raise UserError(str(damage), "repeat it again") from None
+    runs = now.run_labels()
+    log = now.run_dir(runs[-1]) / "log" if runs else None
+    if result is None:
+        said = records.tail(log, 2000) if log is not None else ""
+        raise UserError(f"trial {row.number} did not come to an end: {said.strip()[-1000:] or 'it left no word'}", "")
+    outcome, same = [], row.state == result.state.value
+    if not same:
+        said = "" if result.error is None else f" ({result.error['type']}: {result.error['message']})"
+        outcome.append(f"it was {row.state}, and is {result.state.value} now{said}")
+    for name, before, after in zip(study.metrics, row.values or (), result.objectives or (), strict=False):
+        equal = repr(before) == repr(after)
+        same &= equal
+        outcome.append(f"{name}: {before!r}, the same bits" if equal else f"{name}: {before!r} then, {after!r} now")
+    for name in study.metrics:
+        step, count = _first_other(_reports(then, name), _reports(now, name))
+        same &= step is None
+        word = "the same" if step is None else f"others from step {step} on"
+        outcome += [f"{name} was reported at {count} steps in both: {word}"] if count else []
+    return Repeated(folder, bool(same), outcome, [] if same else list(_differences(study, then, result)))
+
+
+def _reports(directory: TrialDir, name: str) -> dict[int, float]:
+    """The first value of a metric at each step, over all runs."""
+    found: dict[int, float] = {}
+    for label in directory.run_labels():
+        path, offset = directory.run_dir(label) / "metrics.jsonl", 0
+        while True:
+            lines, end = metrics.read_from(path, offset)
+            for line in lines:
+                if name in line.values:
+                    found.setdefault(line.step, line.values[name])
+            if end == offset:
+                break
+            offset = end
+    return found
+
+
+def _first_other(then: Mapping[int, float], now: Mapping[int, float]) -> tuple[int | None, int]:
+    """The first step that both reported with other values, if there is one; and how many both reported."""
+    both = sorted(then.keys() & now.keys())
+    return next((step for step in both if repr(then[step]) != repr(now[step])), None), len(both)
+
+
+def _differences(study: Study, then: TrialDir, now: Result) -> Iterator[str]:
+    """Why the bits may differ, as far as the runs and the study say."""
+    code = study.record.code
+    if not (study.folder / "code" / str(code.get("digest"))).is_dir():
+        yield f"code: the study's copy ({code.get('digest')}) is gone; today's was run"
+    script = Path(str(code.get("script", "")))
+    today = next((lock for parent in script.parents if (lock := lock_of(parent)) is not None), None)
+    if code.get("lock") != today:
+        yield f"lock: {code.get('lock', 'none')} → {today or 'none'}"
+    try:
+        before = then.result()
+    except Damaged:
+        before = None
+    if before is not None:
+        sides = (study_record.flat(_told(before.notes)), study_record.flat(_told(now.notes)))
+        changed = study_record.differences(*sides)
+        yield from (f"{key}: {sides[0].get(key)} → {sides[1].get(key)}" for key in changed[:SHOWN])
+        if len(changed) > SHOWN:
+            yield f"… and {len(changed) - SHOWN} more"
+
+
+# What two runs of the same training say differently of themselves, and what does not bear on its bits.
+_OF_A_RUN = ("compilations", "checkpoints", "resumed_from")
+
+
+def _told(notes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in notes.items() if key not in _OF_A_RUN}

@@ -1,0 +1,142 @@
+"""What is to be seen of a study: tables that fit, JSON and CSV whose fields are documented, and a frame."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import trialfleet
+from trialfleet.review import fields, tables
+from trialfleet.review.studies import find, load
+from trialfleet.sweep.study import command, index
+from trialfleet.sweep.study.lease import Lease
+
+from .conftest import Ask
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "studies.md"
+
+
+def test_studies_are_listed_and_those_put_aside_when_asked_for(place: Path, ask: Ask) -> None:
+    shutil.copytree(place / "sweeps" / "wide", place / "sweeps" / "wide.before-20261129-120000")
+    shutil.copytree(place / "sweeps" / "wide", place / "sweeps" / "group" / "deep")
+    code, said = ask("list")
+    assert code == 0
+    assert [line.split()[:3] for line in said.splitlines()[1:]] == [["wide", "finished", "12/12"]] * 2
+    assert len(json.loads(ask("list", "--all", "--json")[1])) == 3
+    assert ask("--dir", "nowhere", "list")[1].startswith("no studies in")
+
+
+def test_a_study_is_found_by_name_or_folder_and_the_nearest_is_named(place: Path, ask: Ask) -> None:
+    assert find("wide").folder == find(str(place / "sweeps" / "wide")).folder
+    code, said = ask("show", "wied")
+    assert code == 2
+    assert "there is no study 'wied' in" in said
+    assert "did you mean 'wide'?" in said
+    assert "the studies there: wide" in said
+    assert "has no trial 99" in ask("show", "wide", "99")[1]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_table_fits_its_terminal(ask: Ask, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words in (["list"], ["trials", "wide"], ["compare", "wide", "wide"]):
+        said = ask(*words)[1]
+        table = [line for line in said.splitlines() if "more column" not in line]
+        assert max(len(line.rstrip()) for line in table) <= columns, said
+        assert columns != 40 or "more column" in said
+        assert columns != 200 or words[0] == "compare" or "more column" not in said
+
+
+def test_the_best_come_first_by_an_objective(place: Path, ask: Ask) -> None:
+    study = find("wide")
+    values = [row.values[0] for row in study.rows if row.values]
+    listed = json.loads(ask("trials", "wide", "--sort", "val/loss", "--json")[1])
+    assert [one["objectives"]["val/loss"] for one in listed[: len(values)]] == sorted(values)
+    assert [one["objectives"] for one in listed[len(values) :]] == [{}] * (12 - len(values))
+    best = json.loads(ask("best", "wide", "--json")[1])
+    assert [one["number"] for one in best] == [listed[0]["number"]]
+    assert [one["best"] for one in listed] == [True] + [False] * 11
+    assert [one["number"] for one in json.loads(ask("best", "wide", "--top", "3", "--json")[1])] == [
+        one["number"] for one in listed[:3]
+    ]
+    failed = json.loads(ask("trials", "wide", "--state", "FAIL", "--json")[1])
+    assert {one["error"] for one in failed} == {"ValueError: too large"}
+    code, said = ask("trials", "wide", "--sort", "val/los")
+    assert (code, "did you mean 'val/loss'?" in said) == (2, True)
+
+
+def test_the_fields_are_those_of_the_page(place: Path, ask: Ask) -> None:
+    """What scripts rely on is documented, one line each, and nothing else is there."""
+    text = PAGE.read_text()
+    of_trial = re.findall(r"^\| `(\w+)` \|", text.partition("### A trial")[2].partition("\n## ")[0], re.MULTILINE)
+    of_study = re.findall(r"^\| `(\w+)` \|", text.partition("### A study")[2].partition("### A trial")[0], re.MULTILINE)
+    assert list(json.loads(ask("trials", "wide", "--json")[1])[0]) == of_trial == list(fields.OF_TRIAL)
+    assert list(json.loads(ask("show", "wide", "--json")[1])) == of_study
+
+
+def test_csv_and_frame_have_a_column_for_each_entry(place: Path, ask: Ask) -> None:
+    rows = list(csv.DictReader(io.StringIO(ask("trials", "wide", "--csv")[1])))
+    table = trialfleet.study("wide").trials()
+    assert [*table.reset_index().columns] == list(rows[0])
+    assert len(table) == len(rows) == 12
+    assert table["params.model.dropout"].tolist() == [float(row["params.model.dropout"]) for row in rows]
+    assert str(table["ended"].dt.tz) == "UTC"
+    assert table["objectives.val/loss"].isna().sum() == sum(row["objectives.val/loss"] == "" for row in rows)
+    assert trialfleet.study("wide", place / "sweeps").best()[0]["number"] == table["objectives.val/loss"].idxmin()
+
+
+def test_the_index_is_made_where_it_is_missing_and_nobody_drives(place: Path) -> None:
+    folder = place / "sweeps" / "wide"
+    lease = Lease(folder / "driver.lock", 60.0, 2.0)
+    lease.acquire()
+    study = load(folder)
+    assert (study.state, len(study.rows)) == ("running", 12)
+    assert not (folder / index.NAME).exists()  # it is the driver's to write
+    lease.release()
+    study = load(folder)
+    assert (study.state, study.rows) == ("finished", load(folder).rows)
+    assert (folder / index.NAME).exists()
+
+
+def test_a_bound_keeps_a_trial_from_being_best(place: Path) -> None:
+    folder = place / "sweeps" / "wide"
+    told = command.read(folder)
+    assert told is not None
+    command.write(folder, replace(told, constraints={"train/loss": "<= 0.5"}))
+    study = load(folder)
+    assert 0 < len(study.ranked()) < study.counts["COMPLETE"]
+    assert all(row.metrics["train/loss"] <= 0.5 for row in study.front)
+
+
+def test_what_differs_between_studies_is_shown(place: Path, ask: Ask) -> None:
+    other = shutil.copytree(place / "sweeps" / "wide", place / "sweeps" / "other")
+    record = other / "study.yaml"
+    record.write_text(record.read_text().replace("name: wide", "name: other") + "")
+    record.write_text(record.read_text().replace("identity:\n", "identity:\n  seed: 7\n"))
+    found = json.loads(ask("compare", "wide", "other", "--json")[1])
+    assert found["studies"] == ["wide", "other"]
+    assert found["differing"] == {"seed": [None, 7]}
+    assert found["outcomes"]["best"][0] == found["outcomes"]["best"][1]
+    assert "(not there)" in ask("compare", "wide", "other")[1]
+
+
+def test_names_are_cut_to_what_tells_them_apart() -> None:
+    names = ["optimizer.learning_rate", "adapter.learning_rate", "+seed", "model.size"]
+    assert list(tables.short_names(names).values()) == [
+        "optimizer.learning_rate",
+        "adapter.learning_rate",
+        "seed",
+        "size",
+    ]
+
+
+def test_watch_ends_with_the_driver_and_tells_how_to_go_on(place: Path, ask: Ask) -> None:
+    code, said = ask("watch", "wide")
+    assert code == 0
+    assert said.startswith("wide  12/12 done")
+    assert "best val/loss=" in said
