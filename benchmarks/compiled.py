@@ -98,7 +98,8 @@ def published() -> None:
 
 
 def vocabulary() -> None:
-    config = composed("workload=grpo_base", *VOCABULARY, "runtime.compilation_cache=null").model
+    whole: Any = composed("workload=grpo_base", *VOCABULARY, "runtime.compilation_cache=null")
+    config = whole.model
     params = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
     length = PROMPT + COMPLETION
     sequence = jax.ShapeDtypeStruct((SEQUENCES, length), jnp.int32)

@@ -154,9 +154,9 @@ def _weights(config: Any) -> Any:
     from trialfleet.training import trees
     from trialfleet.training.published import PublishedWeights
     from trialfleet.workloads.decoder import transformer
-    from trialfleet.workloads.decoder.published import KEY, DecoderWeights
+    from trialfleet.workloads.decoder.published import DecoderWeights
 
-    reader = DecoderWeights(config.model, PublishedWeights(Path(config.model.weights), KEY))
+    reader = DecoderWeights(config.model, PublishedWeights(Path(config.model.weights), "model.weights"))
     flat = {}
     for path, axes in trees.flatten(transformer.axes(config.model)).items():
         leaf = reader.read(path, (slice(None),) * len(axes))

@@ -60,7 +60,7 @@ def child_of_peer(cache: str, began: float) -> None:
     from benchmarks.trainer_peer import make
     from benchmarks.trainer_start import Settings
 
-    init, step = make(Settings(), 50)  # type: ignore[arg-type]
+    init, step = make(Settings(), 50)
     params, opt = init(jax.random.key(0))
     with np.load(Path(cache).parent / "batch.npz") as arrays:
         batch = {name: jax.device_put(arrays[name]) for name in arrays}

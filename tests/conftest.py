@@ -44,6 +44,11 @@ settings.load_profile("everyday")
 reads.record_attributes()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where collisions are rendered, once, and kept between test runs."""
+    os.environ["TRIALFLEET_TEST_COLLISIONS"] = str(config.rootpath / ".pytest_cache" / "collisions")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """A worker's notes of the keys that were read."""

@@ -24,7 +24,7 @@ from trialfleet.errors import UserError
 PACKAGE_CONF = Path(inspect.getfile(Config)).parents[1] / "conf" / "hydra" / "sweeper"
 PRESETS = ("experiment", "search_space", "workload")  # groups that set keys of others
 MORE = {"grpo": ["training.init_from=PATH"], "asr_decoder": ["dataset.train=[PATH]"]}  # what a workload must be told
-OF_MEMBER = {"dataset=gsm8k": ["dataset.train_path=PATH"]}  # and a member
+OF_MEMBER = {"dataset=gsm8k": ["dataset.train_path=PATH"], "dataset=mvfoul": ["dataset.data_dir=."]}  # and a member
 LIMITS = {limits.Ge: ("≥", "ge"), limits.Gt: (">", "gt"), limits.Le: ("≤", "le"), limits.Lt: ("<", "lt")}
 
 

@@ -64,8 +64,11 @@ def test_any_other_launcher_has_none() -> None:
     assert executor_of(BasicLauncher()) is None
 
 
-def test_a_script_has_what_the_launchers_keys_asked_for(tmp_path: Path) -> None:
+def test_a_script_has_what_the_launchers_keys_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parameters as `AutoExecutor` converts them from its public keys."""
+    (tmp_path / "srun").write_text("")  # submitit looks whether there is one
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     executor = submitit.AutoExecutor(folder=tmp_path, cluster="slurm")
     executor.update_parameters(timeout_min=7, mem_gb=3, slurm_partition="gpu", slurm_setup=["module load cuda"])
     script = batch_script("python -m work", tmp_path, **executor.parameters, map_count=4).splitlines()

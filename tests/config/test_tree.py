@@ -17,6 +17,7 @@ GENERAL = ("optimizer", "scheduler", "freezing", "mesh", "runtime")  # groups of
 WORKLOADS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
 PRESETS = {
     "grpo_full_training": ["dataset.train_path=somewhere", "model.weights=somewhere"],
+    "mvfoul_production": ["dataset.data_dir=."],
     **{f"asr_{name}": ["dataset.train=[somewhere]"] for name in ("test", "mac_minimal", "production")},
 }
 REQUIRED = {

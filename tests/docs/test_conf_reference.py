@@ -27,6 +27,7 @@ def test_a_row_has_default_type_and_meaning(page: str) -> None:
 
 
 def test_members_of_one_kind_stand_together(page: str) -> None:
-    members = ("adamw", "asr_default", "asr_production", "grpo", "grpo_base_tiny", "grpo_tiny", "mvfoul_tiny")
+    own = ("mvfoul", "mvfoul_aggressive", "mvfoul_tiny")
+    members = ("adamw", "asr_default", "asr_production", "grpo", "grpo_base_tiny", "grpo_tiny", *own)
     assert ", ".join(f"`optimizer={member}`" for member in members) in page
     assert "`0.002`; grpo: `3e-06`; grpo_base_tiny: `0.004`; grpo_tiny: `0.003`" in page

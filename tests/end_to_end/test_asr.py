@@ -13,7 +13,13 @@ COMMANDS = (  # as the page has them
     "python -m pipelines.train workload=asr_decoder 'dataset.train=[speech/prompts.jsonl]'",
     "python -m pipelines.evaluate workload=asr_decoder +evaluation=beam",
 )
-SMALL = ("dataset.max_train_samples=24", "dataset.max_eval_samples=8", "dataset.buckets=[20]", "training.eval_batch=8")
+SMALL = (
+    "dataset.max_audio_seconds=3",
+    "dataset.buckets=[3]",
+    "dataset.max_train_samples=24",
+    "dataset.max_eval_samples=8",
+    "training.eval_batch=8",
+)
 SHORT = ("training.max_steps=1", "training.global_batch=4", "transcription.max_tokens=8", "dataset.max_text_tokens=40")
 
 

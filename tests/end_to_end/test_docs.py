@@ -18,6 +18,7 @@ from .test_asr import COMMANDS as SPEECH
 from .test_export import COMMANDS as EXPORTS
 from .test_grpo import COMMANDS as GRPO
 from .test_memory import PUBLISHED
+from .test_mvfoul import COMMANDS as FOULS
 from .test_own_workload import COMMANDS as OWN_WORKLOAD
 
 QUICK = ("+experiment=quick_test",)
@@ -45,6 +46,7 @@ ELSEWHERE = {
         EXPORTS, "tests/end_to_end/test_export.py::test_a_training_is_exported_by_the_commands_of_the_page"
     ),
     **dict.fromkeys(SPEECH, "tests/end_to_end/test_asr.py::test_real_speech_is_fetched_and_trained_on"),
+    **dict.fromkeys(FOULS, "tests/end_to_end/test_mvfoul.py::test_clips_are_made_and_trained_on"),
     **dict.fromkeys(GRPO, "tests/end_to_end/test_grpo.py::test_from_nothing_to_a_policy_and_its_scores"),
     "pip install trialfleet": "tests/end_to_end/test_wheel.py::test_an_application_runs_from_the_wheel_alone",
     "python train.py -m hydra/sweeper=trialfleet hydra/launcher=submitit_slurm 'lr=tag(log,interval(1e-5,1e-2))'": (

@@ -18,7 +18,12 @@ from .conftest import Run
 @pytest.mark.usefixtures("database")
 def test_a_checkpoint_gets_the_scores_that_its_training_gave_it(here: Path, run: Run) -> None:
     recordings = speech_files.write(here / "speech", 60)
-    sizes = ("dataset.buckets=[20]", "dataset.max_text_tokens=30", "transcription.max_tokens=8")
+    sizes = (
+        "dataset.max_audio_seconds=1",
+        "dataset.buckets=[1]",
+        "dataset.max_text_tokens=30",
+        "transcription.max_tokens=8",
+    )
     small = (f"dataset.train=[{recordings}]", *sizes, "training.global_batch=4", "training.max_steps=10")
     run("pipelines.guide", "asr", "src/train_hydra.py", "--", "+experiment=quick_test", *small)
     (log,) = here.glob("outputs/quick_test/*/*/metrics.jsonl")

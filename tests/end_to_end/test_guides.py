@@ -10,7 +10,8 @@ from .conftest import Run
 
 TINY = (
     "training.global_batch=4",
-    "dataset.buckets=[20]",
+    "dataset.max_audio_seconds=1",
+    "dataset.buckets=[1]",
     "transcription.max_tokens=8",
     "dataset.max_text_tokens=30",
     "training.eval_batch=8",

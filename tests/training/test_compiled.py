@@ -9,6 +9,7 @@ import pytest
 
 from tests.training.harness import composed
 from tests.workloads.asr import speech_files
+from tests.workloads.mvfoul.rendered import FEW
 from trialfleet.training import compiled, estimation, restore, trees
 from trialfleet.training.mesh import on_mesh
 from trialfleet.training.setup import Setup, placed_shapes
@@ -151,7 +152,7 @@ def test_what_tells_frozen_weights_apart_gathers_none_of_them():
 
 WORKLOADS = {
     "asr": ("workload=asr", "model.width=256", "training.global_batch=16"),
-    "mvfoul": ("workload=mvfoul", "model.widths=[32,64,128]", "training.global_batch=16"),
+    "mvfoul": ("workload=mvfoul", *FEW, "model.widths=[32,64,128]", "training.global_batch=16"),
     "grpo": ("workload=grpo", *GEMMA[1:], "training.init_from=x"),
     "asr_decoder": (
         "workload=asr_decoder",

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.training.harness import composed
+from tests.workloads.mvfoul.rendered import FEW
 from trialfleet.errors import UserError
 from trialfleet.training import flops
 from trialfleet.training.contract import CheckedWorkload
@@ -53,7 +54,7 @@ def test_what_is_never_trained_has_no_gradient_and_what_lies_before_it_none_at_a
 
 
 def test_a_unit_that_is_held_back_is_not_counted():
-    setup = Setup(composed("workload=mvfoul", "mesh.data=1"))
+    setup = Setup(composed("workload=mvfoul", "freezing=mvfoul_progressive", *FEW, "mesh.data=1"))
     products = {product.weight: product.flops for product in setup.workload.flops(0)}
     everything = sum(products.values())
     stages = dict.fromkeys(("stem", "stage0", "stage1", "stage2"), False)

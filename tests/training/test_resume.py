@@ -11,8 +11,8 @@ import pytest
 from tests.training.harness import SMALL, TOY, after
 from tests.training.lives import arrays_of, killed_at, newest, start, values_of
 from tests.workloads.decoder.small import SMALL as SMALL_GRPO
+from tests.workloads.mvfoul.rendered import SMALL as SMALL_MVFOUL
 from tests.workloads.test_grpo_training import BASE, POLICY
-from tests.workloads.test_mvfoul import SMALL as SMALL_MVFOUL
 from trialfleet.trial import metrics, records
 
 pytestmark = pytest.mark.slow
@@ -29,6 +29,7 @@ ASR = [
 ]
 MVFOUL = [
     *SMALL_MVFOUL,
+    "freezing=mvfoul_progressive",
     "model.norm=batch",
     "loss.view_consistency=0.3",
     "training.ema_decay=0.99",

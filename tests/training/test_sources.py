@@ -9,15 +9,15 @@ from jax.sharding import NamedSharding
 
 from tests.training.harness import SMALL, TOY, composed
 from tests.workloads.decoder.small import SMALL as SMALL_GRPO
+from tests.workloads.mvfoul.rendered import SMALL as SMALL_MVFOUL
 from tests.workloads.test_grpo_training import BASE
-from tests.workloads.test_mvfoul import SMALL as SMALL_MVFOUL
 from trialfleet.errors import UserError
 from trialfleet.training.arrays import ArraySource
 from trialfleet.training.contract import batch_of
 from trialfleet.training.data import Feed, Loader, Position, examples_of
 from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh
 from trialfleet.training.plans import ShuffledPlans
-from trialfleet.training.setup import find_factory
+from trialfleet.training.setup import Setup, find_factory
 from trialfleet.training.workload import Source
 
 CONFIGS = {
@@ -164,3 +164,14 @@ def test_an_epoch_is_drawn_when_a_batch_of_it_is_asked_for():
     assert [plan.rows for plan in plans[:1]] == [(10, 9, 8, 7)]
     assert plans[-1].rows == (6, 5, 4, 3)
     assert drawn == [1]
+    first = plans[:1]
+    assert (len(first), drawn) == (1, [1])
+
+
+def test_an_epoch_can_be_cut_short(toy):
+    setup = Setup(toy("training.limit_train_batches=3", "training.max_steps=null", "training.max_epochs=4"))
+    assert (setup.plans(0), setup.total_steps) == (3, 12)
+    whole = Setup(toy())
+    assert whole.plans(0) > 3
+    cut, plans = setup.train_source.epoch(0, 1), whole.train_source.epoch(0, 1)
+    assert [plan.rows for plan in cut] == [plan.rows for plan in plans][:3]

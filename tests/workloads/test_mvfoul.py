@@ -1,4 +1,4 @@
-"""Fouls from several cameras: the clips, their sampling, the losses, the network and the scores."""
+"""Fouls from several cameras: sampling, losses, the network and the scores; clips are in tests/workloads/mvfoul."""
 
 from typing import Any
 
@@ -8,81 +8,17 @@ import numpy as np
 import pytest
 
 from tests.training.harness import composed
-from trialfleet.config.mvfoul import ACTIONS, ClassBalanced, MvfoulConfig, NoBalance, Progressive
+from tests.workloads.mvfoul.rendered import SMALL
+from trialfleet.config.mvfoul import ClassBalanced, MvfoulConfig, NoBalance, Progressive
 from trialfleet.errors import UserError
-from trialfleet.workloads.mvfoul import class_balance, clips, losses, rendering, resnet3d, scores
+from trialfleet.workloads.mvfoul import class_balance, clips, factored, losses, network, pictures, scores
 
 SEVERITY_COUNTS = np.asarray([353, 1402, 403, 687, 44, 27])
-SMALL = (
-    "workload=mvfoul",
-    "model.widths=[8,8]",
-    "model.norm_groups=4",
-    "model.head_hidden=8",
-    "dataset.size=16",
-    "dataset.frames=4",
-    "dataset.train_clips=64",
-    "dataset.eval_clips=16",
-    "training.global_batch=8",
-    "training.eval_batch=8",
-    "mesh.data=1",
-    "runtime.compilation_cache=null",
-)
 HP = {"model.dropout": jnp.asarray(0.0), "model.norm_momentum": jnp.asarray(0.25)}
 
 
 def small(*overrides: str) -> Any:
     return composed(*SMALL, *overrides)
-
-
-# ---- clips ------------------------------------------------------------------------------------------------
-
-
-def test_a_clip_is_the_same_whenever_it_is_rendered_and_splits_differ():
-    one, again = clips.CollisionClips(small(), "train"), clips.CollisionClips(small(), "train")
-    rng = np.random.default_rng(0)
-    assert np.array_equal(again.example(3, rng)["views"].shape, one.example(3, rng)["views"].shape)
-    assert np.array_equal(one._rendered(3), again._rendered(3))
-    held_out = clips.CollisionClips(small(), "val").example(3, rng)["views"]
-    assert not np.array_equal(held_out[:1], one._rendered(3)[:1])
-
-
-def test_batches_have_static_shapes_and_a_mask_of_the_views():
-    source = clips.CollisionClips(small(), "train")
-    plan = source.epoch(0, 0)[0]
-    examples = [source.example(row, np.random.default_rng(row)) for row in plan.rows]
-    batch = source.collate(examples, plan.bucket)
-    assert batch["video"].shape == (8, 3, 4, 16, 16, 3)
-    assert {int(views) for views in batch["mask"].sum(1)} == {2, 3}
-    assert not batch["video"][batch["mask"] == 0].any()
-    assert batch["severity_weights"].shape == (8, 6)
-    assert [int(source.severity[row]) for row in plan.rows] == list(batch["severity"])
-
-
-def test_class_counts_keep_their_shape_and_no_class_is_lost():
-    parts = clips.scaled(SEVERITY_COUNTS, 640)
-    assert parts.sum() == 640
-    assert np.abs(parts - SEVERITY_COUNTS / SEVERITY_COUNTS.sum() * 640).max() < 1
-    assert clips.scaled((11, 383, 28, 52, 178, 103, 361, 88, 1264, 448), 64).min() == 1
-    assert list(clips.scaled((5, 0, 5), 3)) in ([2, 0, 1], [1, 0, 2])
-
-
-def test_the_impact_and_the_approach_are_in_the_motion():
-    times = np.linspace(-1, 1, 21)
-
-    def moved(severity: float, action: str) -> tuple[Any, Any]:
-        return rendering.motion(severity, action, times, np.random.default_rng(0))
-
-    thrown = [np.linalg.norm(np.diff(moved(s, "run-behind")[1].feet[[10, -1]], axis=0)) for s in (0.0, 0.4, 1.0)]
-    assert thrown[0] < thrown[1] < thrown[2]
-    assert moved(1.0, "run-side")[1].head[-1, 2] < 0.2 < 0.9 < moved(0.0, "run-side")[1].head[-1, 2]
-    assert moved(0.5, "jump-front")[0].feet[10, 2] > 0.8
-    assert moved(0.5, "slide-front")[0].head[:, 2].max() < 0.4
-    for side, angle in (("run-behind", 1.0), ("run-side", 0.0), ("run-front", -1.0)):
-        comer, hit = (body.feet[5] - body.feet[0] for body in moved(0.5, side))
-        assert comer @ hit / np.linalg.norm(comer) / np.linalg.norm(hit) == pytest.approx(angle, abs=0.45)
-    pixels = rendering.clip(0.5, ACTIONS.index("hold"), 2, 4, 16, np.random.default_rng(0))
-    assert pixels.shape == (2, 4, 16, 16, 3)
-    assert pixels.dtype == np.uint8
 
 
 # ---- sampling ---------------------------------------------------------------------------------------------
@@ -121,7 +57,7 @@ def test_progressive_sampling_follows_its_formula():
 
 
 def test_epochs_differ_in_length_under_progressive_sampling():
-    source = clips.CollisionClips(small(), "train")
+    source = clips.FoulClips(small(), "train")
     lengths = [len(source.epoch(0, epoch)) for epoch in (0, 15)]
     assert lengths[0] < lengths[1]
     assert list(source.epoch(0, 3)) == list(source.epoch(0, 3)) != list(source.epoch(1, 3))
@@ -183,25 +119,26 @@ def test_disagreement_is_the_symmetric_divergence_of_the_pairs_there_are():
 
 
 # Compiled whole: operation by operation takes longer.
-init = jax.jit(resnet3d.init, static_argnums=(0, 1, 2))
-network = jax.jit(resnet3d.scores, static_argnums=0)
+SHAPE = network.Shape(4, 16, (6, 10))
+init = jax.jit(network.init, static_argnums=(0, 1))
+seen_by = jax.jit(network.scores, static_argnums=0)
 
 
-def seen(norm: str, video: np.ndarray, mask: np.ndarray, hp: Any, key: Any, aggregator: str = "attention") -> Any:
-    config = small(f"model.norm={norm}", f"model.aggregator={aggregator}").model
-    params, extra = init(config, 4, (6, 10), jax.random.key(0))
-    return network(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, key)
+def seen(norm: str, video: np.ndarray, mask: np.ndarray, hp: Any, key: Any, pooling: str = "attention") -> Any:
+    config = small(f"model.norm={norm}", f"model.pooling={pooling}").model
+    params, extra = init(config, SHAPE, jax.random.key(0))
+    return seen_by(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, key)
 
 
 @pytest.mark.parametrize(
-    ("norm", "aggregator"), [pytest.param("group", "mean", marks=pytest.mark.slow), ("batch", "attention")]
+    ("norm", "pooling"), [pytest.param("group", "mean", marks=pytest.mark.slow), ("batch", "attention")]
 )
-def test_what_a_masked_view_shows_changes_nothing(norm, aggregator):
+def test_what_a_masked_view_shows_changes_nothing(norm, pooling):
     video = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 16, 16, 3)).astype(np.uint8)
     mask = np.asarray([[1, 1, 0], [1, 1, 1]], np.float32)
     other = video.copy()
     other[0, 2] = 255 - other[0, 2]
-    one, two = (seen(norm, pixels, mask, HP, jax.random.key(1), aggregator) for pixels in (video, other))
+    one, two = (seen(norm, pixels, mask, HP, jax.random.key(1), pooling) for pixels in (video, other))
     assert jnp.array_equal(one.joined.severity, two.joined.severity)
     assert jnp.array_equal(one.joined.action, two.joined.action)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, one.extra, two.extra))
@@ -212,25 +149,25 @@ def test_batch_norm_stores_statistics_of_the_views_there_are_unless_its_unit_is_
     video = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 16, 16, 3)).astype(np.uint8)
     mask = np.asarray([[1, 1, 0], [1, 0, 1]], np.float32)
     config = small("model.norm=batch").model
-    params, extra = init(config, 4, (6, 10), jax.random.key(0))
+    params, extra = init(config, SHAPE, jax.random.key(0))
     hp = {**HP, "on.stage0": jnp.asarray(0.0), "on.stem": jnp.asarray(1.0)}
-    new = network(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, jax.random.key(1)).extra
+    new = seen_by(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, jax.random.key(1)).extra
     views = jnp.asarray(video.reshape(6, 4, 16, 16, 3)[mask.reshape(-1) > 0]) / 127.5 - 1
-    x = np.asarray(resnet3d._space(views.astype(jnp.float32), params["backbone"]["stem"]["space"], 2))
+    x = np.asarray(factored._space(views.astype(jnp.float32), params["backbone"]["stem"]["space"], 2))
     for name, value, fresh in (("mean", x.mean((0, 1, 2, 3)), 0), ("var", x.var((0, 1, 2, 3)), 1)):
         wanted = fresh + 0.25 * (value - fresh)
         assert np.asarray(new["backbone/stem/norm"][name]) == pytest.approx(wanted, abs=1e-4)
         assert jnp.array_equal(new["backbone/stage0/space_norm"][name], extra["backbone/stage0/space_norm"][name])
         assert not jnp.array_equal(new["backbone/stage1/space_norm"][name], extra["backbone/stage1/space_norm"][name])
-    still = network(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, None).extra
+    still = seen_by(config, params, extra, jnp.asarray(video), jnp.asarray(mask), hp, None).extra
     assert jax.tree.all(jax.tree.map(jnp.array_equal, still, extra))
 
 
 def test_axes_fit_the_parameters():
-    for overrides in ([], ["model.norm=batch", "model.aggregator=mean"]):
+    for overrides in ([], ["model.norm=batch", "model.pooling=mean"]):
         config = small(*overrides).model
-        params, _ = jax.eval_shape(lambda key, config=config: resnet3d.init(config, 4, (6, 10), key), jax.random.key(0))
-        axes = jax.tree.map(len, resnet3d.axes(config), is_leaf=lambda x: isinstance(x, tuple))
+        params, _ = jax.eval_shape(lambda key, config=config: network.init(config, SHAPE, key), jax.random.key(0))
+        axes = jax.tree.map(len, network.axes(config, SHAPE), is_leaf=lambda x: isinstance(x, tuple))
         assert jax.tree.map(jnp.ndim, params) == axes
 
 
@@ -254,7 +191,7 @@ def test_scores_are_those_of_scikit_learn():
 def test_collapsed_predictions_have_no_entropy():
     assert scores.prediction_entropy(scores.confusion(np.arange(4), np.full(4, 2), 4)) == 0
     assert scores.prediction_entropy(scores.confusion(np.arange(4), np.arange(4), 4)) == pytest.approx(1)
-    assert b"<svg" in scores.picture(np.eye(2, dtype=int), ("a", "b"), "t")
+    assert pictures.confusion(np.eye(2, dtype=int), ("a", "b"), "t").startswith(b"\x89PNG")
 
 
 # ---- config -----------------------------------------------------------------------------------------------
@@ -263,12 +200,11 @@ def test_collapsed_predictions_have_no_entropy():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["dataset.min_views=4"], "dataset.min_views: 4 is more than dataset.max_views=3"),
+        (["dataset.last_frame=69"], "dataset.frames: 4 are more than there are from dataset.first_frame=67 to"),
         (["dataset.size=20"], "dataset.size: must be a multiple of 8"),
         (["dataset.frames=3"], "dataset.frames: must be a multiple of 2"),
         (["model.norm_groups=3"], "must be multiples of norm_groups=3"),
-        (["loss=adaptive_focal", "loss.severity_gammas=[1.0]"], "1 given for 6 severities"),
-        (["dataset.severity_counts=[0,0]"], "dataset.severity_counts: up to 6 counts, not all of them 0"),
+        (["loss=adaptive_focal", "loss.severity_gammas=[1.0]"], "1 given for 4 severities"),
         (["+optimizer.groups.backbon={learning_rate:1.0,weight_decay:null}"], "there is no parameter group 'backbon'"),
     ],
 )

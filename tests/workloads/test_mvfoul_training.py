@@ -6,18 +6,22 @@ import pytest
 
 from tests.training.harness import after, losses_of
 from tests.workloads.test_mvfoul import small
+from trialfleet.config import hyperparameters
 from trialfleet.training import checkpoints, train
+from trialfleet.training.data import examples_of
 from trialfleet.training.setup import Setup
 from trialfleet.trial.run import Preempted, Stop
+from trialfleet.workloads.mvfoul import Mvfoul
 
 # One worker: most programs are made once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mvfoul")]
 
+RELEASED = "freezing=mvfoul_progressive"
 SHORT = ("training.max_epochs=3", "training.report_every=1", "training.max_steps=18")
 
 
 def test_a_cut_training_goes_on_bit_for_bit(new_run):
-    config = small(*SHORT, "model.norm=batch", "loss.view_consistency=0.3", "training.ema_decay=0.99")
+    config = small(RELEASED, *SHORT, "model.norm=batch", "loss.view_consistency=0.3", "training.ema_decay=0.99")
     whole, first = new_run(), new_run(stop=after(11, Stop.PREEMPT))  # units have been released by then
     uncut = train(config, whole)
     with pytest.raises(Preempted):
@@ -27,12 +31,15 @@ def test_a_cut_training_goes_on_bit_for_bit(new_run):
     assert second.notes["resumed_from"] > 0
     merged = {(step, tuple(values)): values for run in (first, second) for step, values in run.untimed()}
     assert merged == {(step, tuple(values)): values for step, values in whole.untimed()}
-    assert (whole.artifacts / "val-confusion-severity.svg").read_text().startswith("<svg")
+    assert (whole.artifacts / "val-confusion-severity.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_layers_are_released_last_first_and_those_that_are_held_keep_their_statistics(new_run):
     run = new_run()
-    outcome = train(small("training.max_epochs=2", "training.report_every=1", "model.norm=batch"), run)
+    outcome = train(
+        small("freezing=mvfoul_progressive", "training.max_epochs=2", "training.report_every=1", "model.norm=batch"),
+        run,
+    )
     ratio, epoch = run.reported("train/update_ratio/backbone"), run.reported("train/epoch")
     assert all((value == 0) == (epoch[step] <= 1) for step, value in ratio.items())
     assert all(value > 0 for value in run.reported("train/update_ratio/heads").values())
@@ -77,3 +84,25 @@ def test_the_other_ways_of_unfreezing_run_too(new_run, kind):
     ratios = np.asarray(list(run.reported("train/update_ratio/backbone").values()))
     assert ratios[0] == 0
     assert (ratios[-1] > 0) == (kind == "scheduled")
+
+
+def test_the_loss_of_blended_actions_is_that_of_both_by_their_shares():
+    workload = Mvfoul(small("model.dropout=0"))
+    source = workload.source("train")
+    plan = source.epoch(0, 0)[0]
+    batch = source.collate(examples_of(source, plan, 0, 0, 0, range(8)), plan.bucket)
+    params, extra = jax.jit(workload.init)(jax.random.key(0))
+    hp = {name: np.float32(value) for name, value in hyperparameters(workload.config).items()}
+
+    @jax.jit
+    def loss(labels, others, share):
+        named = {"severity": labels[0], "action": labels[1], "other_severity": others[0], "other_action": others[1]}
+        given = {**batch, **named, "share": share * np.ones(8, np.float32)}
+        return workload.loss(params, extra, given, workload.norms(given), jax.random.key(0), hp)[0]
+
+    one = np.stack([batch["severity"], batch["action"]])
+    other = one[:, ::-1]
+    mixed = loss(one, other, np.float32(0.3))
+    alone = [loss(labels, labels, np.float32(1)) for labels in (one, other)]
+    assert mixed == pytest.approx(0.3 * alone[0] + 0.7 * alone[1], rel=1e-4)
+    assert mixed == pytest.approx(loss(other, one, np.float32(0.7)), rel=1e-4)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.decoder import Decoder, Temperature, TopK, TopP
@@ -42,6 +42,7 @@ class Projector:
     scale: Annotated[float, Gt(0)]  # of the last layer's first weights: small, so that speech begins as a whisper
     # weight of a second loss: what the projector gives, scored by the decoder's embeddings, spells the text (CTC)
     ctc_weight: Annotated[Gated[float], Ge(0)]
+    merges: bool  # frames that spell the same token become one, those that spell none are left out; wants ctc_weight
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -49,6 +50,7 @@ class SpeechModel:
     """An audio encoder, a projector and a decoder with adapters."""
 
     name: Literal["speech"]
+    text_dropout: Annotated[Gated[float], Ge(0), Lt(1)]  # share of a text's tokens that are not seen in training
     encoder: AudioEncoder
     projector: Projector
     decoder: Decoder
@@ -96,6 +98,9 @@ class Transcription:
     top_p: TopP  # only the likeliest tokens of together this probability are drawn
     top_k: TopK  # only so many of the likeliest tokens are drawn; 1: always the likeliest; null: all
     eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a text
+    # of what the projector spells: it is taken where it is the likelier text, by so much of its own log-probability and
+    # by the rest of the decoder's; 0: never. Wants model.projector.ctc_weight
+    ctc_weight: Annotated[Gated[float], Ge(0), Le(1)]
     # weights of the decoder that fsdp splits are gathered once before a text is written; false: for each token, where a
     # device has no room for all of them
     gather_weights: bool
@@ -135,6 +140,9 @@ class AsrDecoderConfig(Config):
     dataset: Recordings
     transcription: Transcription
 
+    def metrics(self) -> frozenset[str]:
+        return self.METRICS | ({"train/ctc"} if self.model.projector.ctc_weight != 0 else set())
+
     def published(self) -> dict[str, str | None]:
         return {
             "model.encoder.weights": self.model.encoder.weights,
@@ -149,6 +157,15 @@ class AsrDecoderConfig(Config):
     def problems(self) -> list[str]:
         data, problems = self.dataset, [*super().problems(), *self.model.encoder.problems()]
         problems += self.model.decoder.problems("model.decoder")
+        spells = {
+            "model.projector.merges": self.model.projector.merges,
+            "transcription.ctc_weight": self.transcription.ctc_weight != 0,
+        }
+        problems += [
+            f"{key}: what frames spell is learned by a second loss; set model.projector.ctc_weight above 0"
+            for key, wanted in spells.items()
+            if wanted and self.model.projector.ctc_weight == 0
+        ]
         if list(data.buckets) != sorted(set(data.buckets)):
             problems.append(f"dataset.buckets: must rise, got {list(data.buckets)}")
         if data.buckets[-1] < data.max_audio_seconds:

@@ -1,11 +1,13 @@
 """Schema of the workload `mvfoul`: fouls in football, seen from several cameras."""
 
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Le, Lt, MultipleOf
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from trialfleet.config.mvfoul_models import Mvit, Network, Resnet3d
 from trialfleet.config.schema import Config
 from trialfleet.config.traced import STRICT, Gated, Host, Traced
 
@@ -14,37 +16,56 @@ Factor = Annotated[Host[float], Ge(1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Resnet3d:
-    """Residual convolutions over space and time for each view, the views joined, and one head for each question."""
+class Clips:
+    """How clips are read and changed, wherever they come from."""
 
-    name: Literal["resnet3d"]
-    widths: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]  # channels of each stage; each halves all axes
-    norm: Literal["group", "batch"]  # batch: stored statistics, over the views that are there
-    norm_groups: Annotated[int, Ge(1)]  # of channels, with norm: group
-    norm_momentum: Annotated[Traced[float], Gt(0), Le(1)]  # weight of a new batch in stored statistics
-    aggregator: Literal["mean", "attention"]  # how views are joined
-    head_hidden: Annotated[int, Ge(1)]  # width of each head
-    dropout: Annotated[Traced[float], Ge(0), Lt(1)]  # in the heads
+    # official: the 4 severities and 8 actions of the challenge, actions of no class left out and counted; all: the 6
+    # and 10 values of the annotations as they are
+    classes: Literal["official", "all"]
+    first_frame: Count  # of those that are decoded, counted from 0; the contact is at frame 75
+    last_frame: Count  # of those that are decoded
+    frames: Annotated[int, Ge(2)]  # evenly spread from first_frame to last_frame
+    size: Annotated[int, Ge(8)]  # pixels of a side, to which whole frames are scaled
+    # of an action, in a batch: fewer are masked; of more the first are taken, in training any
+    max_views: Annotated[int, Ge(1), Le(4)]
+    flip: Annotated[Host[float], Ge(0), Le(1)]  # chance that a training action is mirrored, all views of it
+    rotation: Annotated[Host[float], Ge(0), Le(180)]  # degrees that a training clip is turned, at most
+    # largest relative change of a training clip's brightness and contrast, and half of it of each colour
+    colour_jitter: Annotated[Host[float], Ge(0), Lt(1)]
+    # of the Beta distribution of the share that one of two blended training actions has; 0: none are blended
+    mixup: Annotated[Host[float], Ge(0)]
+    # as mixup, of two of which one shows in a window of the other; with both, each has half of the actions
+    cutmix: Annotated[Host[float], Ge(0)]
+    # share of an annotation's clips that may be missing or unreadable; they are named, counted and left out
+    max_damaged: Annotated[Host[float], Ge(0), Le(1)]
+    cache_mb: Host[Count]  # of decoded clips that each process keeps in memory
+    cache_dir: Host[str | None]  # a folder for decoded clips, which trials share; null: none
+    cache_dir_mb: Host[Count]  # of decoded clips in it, at most
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Collisions:
-    """Rendered collisions of two bodies; severity shows in the impact, action in the approach."""
+class FoulFiles(Clips):
+    """Clips in the layout of SoccerNet-MVFoul: SPLIT/annotations.json, SPLIT/action_N/clip_K.mp4."""
+
+    name: Literal["mvfoul"]
+    data_dir: Host[str]  # the folder that has train, valid and test
+    train_csv: Host[str | None]  # a table of actions instead of train/annotations.json; null: none
+    val_csv: Host[str | None]  # a table of actions instead of valid/annotations.json; null: none
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Collisions(Clips):
+    """Rendered collisions of two players, as files in the same layout, made once for all trials."""
 
     name: Literal["collisions"]
-    split_seed: Annotated[int, Ge(0)]  # decides which clips are held out
-    train_clips: Annotated[int, Ge(1)]  # in an epoch
-    eval_clips: Annotated[int, Ge(1)]  # of each held-out split
-    severity_counts: Annotated[tuple[Count, ...], MinLen(2)]  # of each class, in any unit: only their ratios count
-    action_counts: Annotated[tuple[Count, ...], MinLen(2)]  # as severity_counts
-    min_views: Annotated[int, Ge(1)]  # cameras of a clip, at least
-    max_views: Annotated[int, Ge(1)]  # shorter clips are padded to it, and masked
-    frames: Annotated[int, Ge(2)]  # of a clip
-    size: Annotated[int, Ge(8)]  # pixels of a frame's side
-    flip: Annotated[Host[float], Ge(0), Le(1)]  # chance of a mirrored training clip
-    colour_jitter: Annotated[
-        Host[float], Ge(0), Lt(1)
-    ]  # largest relative change of brightness and contrast in training
+    folder: Host[str]  # where they are made, each set in a folder of its own
+    seed: Annotated[int, Ge(0)]  # of all that is random in them
+    train_actions: Annotated[int, Ge(1)]  # with the class frequencies of the real training set
+    eval_actions: Annotated[int, Ge(1)]  # of val and of test each, with at least 20 of a class if there are enough
+    picture: Annotated[int, Ge(16), MultipleOf(2)]  # pixels of a side of the files' frames
+
+
+FoulData = Annotated[FoulFiles | Collisions, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,6 +77,9 @@ class PlainLoss:
     severity_weight: Annotated[Traced[float], Ge(0)]  # of the severity's loss in the sum
     action_weight: Annotated[Traced[float], Ge(0)]  # of the action's loss in the sum
     view_consistency: Annotated[Gated[float], Ge(0)]  # weight of the divergence between what single views say
+    expert_load: Annotated[
+        Gated[float], Ge(0)
+    ]  # weight of how unevenly views are sent to experts, with model.aggregator=moe
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -142,53 +166,69 @@ class MvfoulConfig(Config):
         }
     )
 
-    model: Resnet3d
-    dataset: Collisions
+    model: Network
+    dataset: FoulData
     loss: FoulLoss
     class_balance: ClassBalance
+
+    def metrics(self) -> frozenset[str]:
+        return self.METRICS | ({"train/expert_load"} if self.model.aggregator == "moe" else frozenset())
+
+    def published(self) -> dict[str, str | None]:
+        return {"model.weights": self.model.weights} if isinstance(self.model, Resnet3d | Mvit) else {}
 
     def problems(self) -> list[str]:
         return [*super().problems(), *self._data_problems(), *self._model_problems()]
 
     def _data_problems(self) -> list[str]:
         data, problems = self.dataset, []
-        if data.min_views > data.max_views:
-            problems.append(f"dataset.min_views: {data.min_views} is more than dataset.max_views={data.max_views}")
-        for name, counts, largest in (
-            ("severity_counts", data.severity_counts, len(SEVERITIES)),
-            ("action_counts", data.action_counts, len(ACTIONS)),
-        ):
-            if len(counts) > largest or not any(counts):
-                problems.append(f"dataset.{name}: up to {largest} counts, not all of them 0, got {list(counts)}")
+        if data.last_frame - data.first_frame + 1 < data.frames:
+            problems.append(
+                f"dataset.frames: {data.frames} are more than there are from dataset.first_frame={data.first_frame} to "
+                f"dataset.last_frame={data.last_frame}"
+            )
+        if isinstance(data, FoulFiles):
+            folder = Path(data.data_dir).expanduser()
+            if not folder.is_dir():
+                problems.append(
+                    f"dataset.data_dir: there is no folder {folder}; give the one that has train/annotations.json, or "
+                    "choose dataset=collisions, which renders clips of its own"
+                )
         return problems
 
     def _model_problems(self) -> list[str]:
-        model, loss, problems = self.model, self.loss, []
-        stages = len(model.widths)
-        shrunk = 2 ** (stages + 1)  # the stem and every stage halve the sides, all stages but the first the frames
-        if self.dataset.size % shrunk:
-            problems.append(f"dataset.size: must be a multiple of {shrunk}, as model.widths has {stages} stages")
-        if self.dataset.frames % (shrunk // 4):
-            problems.append(f"dataset.frames: must be a multiple of {shrunk // 4}, as model.widths has {stages} stages")
-        if model.norm == "group" and any(width % model.norm_groups for width in model.widths):
-            problems.append(f"model.widths: {list(model.widths)} must be multiples of norm_groups={model.norm_groups}")
-        classes = len(self.dataset.severity_counts)
+        loss, problems = self.loss, self.model.problems(self.dataset.frames, self.dataset.size)
+        classes = len(CLASSES[self.dataset.classes].severities)
         if isinstance(loss, AdaptiveFocalLoss) and len(loss.severity_gammas) != classes:
             problems.append(f"loss.severity_gammas: {len(loss.severity_gammas)} given for {classes} severities")
         return problems
 
 
-# What the generator can render; a dataset with fewer classes has the first of them.
-SEVERITIES = ("none", "slight", "careless", "reckless", "violent", "brutal")
-ACTIONS = (
-    "run-behind",
-    "run-side",
-    "run-front",
-    "slide-behind",
-    "slide-side",
-    "slide-front",
-    "jump-behind",
-    "jump-side",
-    "jump-front",
-    "hold",
-)
+class Classes(NamedTuple):
+    """The names of what is told apart, in the order of the logits."""
+
+    severities: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+CLASSES = {
+    "official": Classes(
+        ("No offence", "No card", "Yellow card", "Red card"),
+        ("Tackling", "Standing tackling", "High leg", "Holding", "Pushing", "Elbowing", "Challenge", "Dive"),
+    ),
+    "all": Classes(
+        ("none", "1.0", "2.0", "3.0", "4.0", "5.0"),
+        (
+            "none",
+            "Challenge",
+            "Dive",
+            "Dont know",
+            "Elbowing",
+            "High leg",
+            "Holding",
+            "Pushing",
+            "Standing tackling",
+            "Tackling",
+        ),
+    ),
+}

@@ -140,6 +140,7 @@ class Training:
     eval_batch: Annotated[int, Ge(1)]  # examples of a batch of an evaluation
     report_every: Annotated[Host[int], Ge(1)]  # steps
     eval_every: Annotated[Host[int], Ge(1)] | None  # steps; null: at the end of each epoch
+    limit_train_batches: Annotated[Host[int], Ge(1)] | None  # the first so many of an epoch; null: all
     limit_eval_batches: Annotated[Host[int], Ge(1)] | None  # the first so many of an evaluation; null: all
     evaluate_test: Host[bool]  # the test split, once, from the best checkpoint
     overfit_batches: Annotated[Host[int], Ge(1)] | None  # train on this many batches over and over

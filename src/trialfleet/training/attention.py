@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from trialfleet.training.mesh import TP
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float | None = None) -> jax.Array:
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: float | None = None
+) -> jax.Array:
     """Softmax attention with grouped queries.
 
     Args:
         q: queries (B, T, N, H).
         k, v: keys and values (B, S, K, H); N is a multiple of K.
-        mask: (B, T, S), True where a query may look.
+        mask: (B, T, S), True where a query may look; None: everywhere.
         scale: of the products of queries and keys; None: 1/√H.
 
     Returns:
@@ -24,7 +26,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: 
     chosen = implementation(q.shape[1], k.shape[2], q.shape[3], q.dtype)
     if chosen == "cudnn":
         return even(q, k, v, mask, chosen, scale)
-    mixed: jax.Array = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale, implementation=chosen)
+    seen = None if mask is None else mask[:, None]
+    mixed: jax.Array = jax.nn.dot_product_attention(q, k, v, mask=seen, scale=scale, implementation=chosen)
     return mixed
 
 
@@ -32,15 +35,22 @@ def even(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    mask: jax.Array,
+    mask: jax.Array | None,
     chosen: Literal["xla", "cudnn"],
     scale: float | None = None,
 ) -> jax.Array:
     """The same with lengths made even, as cuDNN's kernels want them: nobody looks at the key that is added."""
-    queries, keys = q.shape[1] % 2, k.shape[1] % 2
+    length, queries, keys = k.shape[1], q.shape[1] % 2, k.shape[1] % 2
     q, k, v = (jnp.pad(array, ((0, 0), (0, n), (0, 0), (0, 0))) for array, n in ((q, queries), (k, keys), (v, keys)))
-    mask = jnp.pad(jnp.pad(mask, ((0, 0), (0, 0), (0, keys))), ((0, 0), (0, queries), (0, 0)), mode="edge")
-    mixed: jax.Array = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale, implementation=chosen)
+    seen, lengths = None, None
+    if mask is not None:
+        mask = jnp.pad(jnp.pad(mask, ((0, 0), (0, 0), (0, keys))), ((0, 0), (0, queries), (0, 0)), mode="edge")
+        seen = mask[:, None]
+    elif keys:  # a length for each sequence costs the kernels nothing, as a mask would
+        lengths = jnp.full(len(k), length, jnp.int32)
+    mixed: jax.Array = jax.nn.dot_product_attention(
+        q, k, v, mask=seen, scale=scale, key_value_seq_lengths=lengths, implementation=chosen
+    )
     return mixed[:, : mixed.shape[1] - queries]
 
 

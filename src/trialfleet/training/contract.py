@@ -85,6 +85,10 @@ class CheckedWorkload(Workload):
         params, _ = jax.eval_shape(self.init, jax.random.key(0))
         return trees.flatten(params)
 
+    @cached_property
+    def _extra_shapes(self) -> trees.Flat:
+        return dict(trees.named_leaves(jax.eval_shape(self.init, jax.random.key(0))[1]))
+
     def init(self, key: jax.Array) -> tuple[Params, Extra]:
         made = self._own.init(key)
         if isinstance(made, tuple) and len(made) != 2:
@@ -202,13 +206,23 @@ class CheckedWorkload(Workload):
         return order
 
     def load(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
-        loaded = self._own.load(path, index)
+        return self._loaded("load", path, index, self.shapes[path].shape, self._own.load(path, index))
+
+    def load_extra(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
+        return self._loaded(
+            "load_extra", path, index, self._extra_shapes[path].shape, self._own.load_extra(path, index)
+        )
+
+    def _loaded(
+        self, method: str, path: str, index: tuple[slice, ...], whole: Sequence[int], loaded: Any
+    ) -> np.ndarray | None:
+        """What was loaded, if it is the slice that was asked for."""
         if loaded is None:
             return None
-        shape = tuple(len(range(*one.indices(size))) for one, size in zip(index, self.shapes[path].shape, strict=True))
+        shape = tuple(len(range(*one.indices(size))) for one, size in zip(index, whole, strict=True))
         if np.shape(loaded) != shape:
             self._refuse(
-                f"load({path!r})",
+                f"{method}({path!r})",
                 f"returned an array {np.shape(loaded)} for a slice {shape}",
                 "return that slice alone",
             )

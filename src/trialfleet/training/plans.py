@@ -6,7 +6,7 @@ from typing import overload
 
 import numpy as np
 
-from trialfleet.training.workload import BatchPlan
+from trialfleet.training.workload import Batch, BatchPlan, Example, Source
 
 
 class PlansOnDemand(Sequence[BatchPlan]):
@@ -37,7 +37,8 @@ class PlansOnDemand(Sequence[BatchPlan]):
 
     def __getitem__(self, index: int | slice) -> BatchPlan | Sequence[BatchPlan]:
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+            chosen = range(*index.indices(len(self)))
+            return PlansOnDemand(len(chosen), lambda: [self[number] for number in chosen])
         return self._plans[range(len(self))[index]]
 
 
@@ -57,3 +58,20 @@ class ShuffledPlans(PlansOnDemand):
             return [BatchPlan(tuple(map(int, part)), bucket) for part in rows]
 
         super().__init__(examples // batch, plans)
+
+
+class ShortEpochs:
+    """A source of which an epoch ends after so many batches."""
+
+    def __init__(self, source: Source, batches: int) -> None:
+        self._source, self._batches = source, batches
+        self.dropped = int(getattr(source, "dropped", 0))
+
+    def epoch(self, seed: int, epoch: int) -> Sequence[BatchPlan]:
+        return self._source.epoch(seed, epoch)[: self._batches]
+
+    def example(self, row: int, rng: np.random.Generator) -> Example:
+        return self._source.example(row, rng)
+
+    def collate(self, examples: Sequence[Example], bucket: int) -> Batch:
+        return self._source.collate(examples, bucket)

@@ -6,6 +6,7 @@ header, the header in JSON (each array's type, shape and place), and the arrays,
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ class Publisher(Protocol):
 @contextmanager
 def made(folder: Path) -> Iterator[Path]:
     """A folder that gets its name when all is in it."""
-    growing = folder.with_name(f".{folder.name}.{os.getpid()}")
+    growing = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     growing.mkdir(parents=True)
     try:
         yield growing

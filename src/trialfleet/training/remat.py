@@ -5,10 +5,11 @@ from typing import Literal, TypeVar, cast
 
 import jax
 
+Remat = Literal["none", "dots", "full"]
 Block = TypeVar("Block", bound=Callable[..., object])
 
 
-def rematerialized(block: Block, kind: Literal["none", "dots", "full"]) -> Block:
+def rematerialized(block: Block, kind: Remat) -> Block:
     """A block of a model, by `training.remat`: to be put around each layer.
 
     none keeps everything; dots keeps the results of matrix products with weights; full keeps the block's

@@ -24,9 +24,11 @@ from trialfleet.training.program import Program
 from trialfleet.training.saved_parameters import SavedParameters
 from trialfleet.training.setup import Setup, fingerprint
 from trialfleet.training.state import State
-from trialfleet.training.workload import Batch, Params, Workload
+from trialfleet.training.workload import Batch, Extra, Params, Workload
 
 log = logging.getLogger(__name__)
+
+Load = Callable[[str, tuple[slice, ...]], np.ndarray | None]  # one slice of what has a path
 
 # What may differ between the run that saved a state and the one that goes on from it.
 _FREE = ("mesh.", "runtime.", "training.per_device_batch", "training.eval_batch")
@@ -124,9 +126,10 @@ class _Drawn:
 def with_published(workload: Workload, program: Program, state: State, frozen: Params) -> tuple[State, Params]:
     """The first state with the weights that the workload loads, each device reading its own slices."""
     layout = program.layout
-    params = _loaded(workload, state.params, layout.shardings.params)
-    frozen = _loaded(workload, frozen, layout.frozen_shardings)
-    return state._replace(params=params, ema=_averages(state, params)), frozen
+    params = _loaded(workload.load, state.params, layout.shardings.params)
+    frozen = _loaded(workload.load, frozen, layout.frozen_shardings)
+    extra = _loaded_extra(workload, state.extra, layout.shardings.extra)
+    return state._replace(params=params, extra=extra, ema=_averages(state, params)), frozen
 
 
 def _averages(state: State, params: Params) -> Any:
@@ -141,22 +144,33 @@ def _averages(state: State, params: Params) -> Any:
     return jax.tree.map(jnp.copy, params)
 
 
-def _loaded(workload: Workload, tree: Params, shardings: Any) -> Params:
+def _loaded(load: Load, tree: Params, shardings: Any) -> Params:
     places: Mapping[str, NamedSharding] = trees.flatten(shardings)
-    flat = trees.flatten(tree)
-    for path, leaf in flat.items():
-        if workload.load(path, tuple(slice(0, 1) for _ in leaf.shape)) is None:
-            continue
+    return trees.unflatten(
+        {path: _read_in(load, path, leaf, places[path]) for path, leaf in trees.flatten(tree).items()}
+    )
 
-        leaf.delete()  # what was drawn in its place would take as much room again
 
-        def part(index: tuple[slice, ...] | None, path: str = path, dtype: Any = leaf.dtype) -> np.ndarray:
-            loaded = workload.load(path, index or ())
-            assert loaded is not None
-            return loaded.astype(dtype)
+def _loaded_extra(workload: Workload, tree: Extra, shardings: Any) -> Extra:
+    """In the workload's own tree: what a forward pass updates need be no nested dicts."""
+    leaves, structure = jax.tree.flatten(tree)
+    names, places = [path for path, _ in trees.named_leaves(tree)], jax.tree.leaves(shardings)
+    read = [_read_in(workload.load_extra, *each) for each in zip(names, leaves, places, strict=True)]
+    return jax.tree.unflatten(structure, read)
 
-        flat[path] = jax.make_array_from_callback(leaf.shape, places[path], part)
-    return trees.unflatten(flat)
+
+def _read_in(load: Load, path: str, leaf: jax.Array, place: NamedSharding) -> jax.Array:
+    """What is loaded in the place of a leaf; the leaf itself, if nothing is."""
+    if load(path, tuple(slice(0, 1) for _ in leaf.shape)) is None:
+        return leaf
+    leaf.delete()  # what was drawn in its place would take as much room again
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        loaded = load(path, index or ())
+        assert loaded is not None
+        return loaded.astype(leaf.dtype)
+
+    return jax.make_array_from_callback(leaf.shape, place, part)
 
 
 def with_parameters_of(

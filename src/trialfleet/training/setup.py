@@ -23,6 +23,7 @@ from trialfleet.training.contract import CheckedWorkload, batch_of
 from trialfleet.training.control import Facts, Knobs
 from trialfleet.training.data import examples_of, plans_of, total_steps
 from trialfleet.training.mesh import batch_sharding, eval_sharding, make_mesh, put, replicated, undivided
+from trialfleet.training.plans import ShortEpochs
 from trialfleet.training.program import REPORT_EVERY, TOTAL_STEPS, Inputs, program, stop_sharding
 from trialfleet.training.state import Layout, State
 from trialfleet.training.workload import Batch, BatchPlan, Factory, Hyperparameters, Params
@@ -48,6 +49,8 @@ class Setup:
         _check_groups(config, self.workload)
         self.updates_per_batch = self.workload.updates_per_batch
         self.train_source = self.workload.source("train")
+        if config.training.limit_train_batches is not None:
+            self.train_source = ShortEpochs(self.train_source, config.training.limit_train_batches)
         # What a source leaves out it may count, so that nobody wonders where examples went.
         self.dropped = int(getattr(self.train_source, "dropped", 0))
         self.total_steps = total_steps(self.train_source, config.seed, config.training, self.updates_per_batch)

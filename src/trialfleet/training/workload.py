@@ -174,6 +174,10 @@ class Workload(ABC):
         """One slice of published weights, or None to keep what `init` gave."""
         return None
 
+    def load_extra(self, path: str, index: tuple[slice, ...]) -> np.ndarray | None:
+        """The same of what `init` gives besides parameters: statistics that were published with the weights."""
+        return None
+
     def publisher(self) -> Publisher | None:
         """Who writes trained models as others read them; None: nobody does."""
         return None

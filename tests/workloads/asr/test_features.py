@@ -8,8 +8,6 @@ import soundfile
 
 from trialfleet.workloads.asr import features
 
-RNG = np.random.default_rng(0)
-
 
 def bands_of(count: int) -> np.ndarray:
     """Slaney's mel filters (bands, frequencies) up to 8 kHz, each of area 1, for windows of 400 samples."""
@@ -38,7 +36,7 @@ def by_formula(samples: np.ndarray, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("count", "samples"), [(80, 16_000), (128, 8_123), (80, 400)])
 def test_the_spectrogram_is_whispers(count, samples):
-    wave = (RNG.normal(size=samples) * np.linspace(0, 0.3, samples)).astype(np.float32)
+    wave = (np.random.default_rng(0).normal(size=samples) * np.linspace(0.01, 0.3, samples)).astype(np.float32)
     np.testing.assert_allclose(features.log_mel(wave, count), by_formula(wave, count), atol=2e-5, rtol=0)
 
 
@@ -76,7 +74,7 @@ def test_nothing_and_no_numbers_are_no_audio(tmp_path):
 
 
 def test_masks_are_so_many_and_so_large_at_most():
-    plain = RNG.normal(size=(100, 20)).astype(np.float32)
+    plain = np.random.default_rng(0).normal(size=(100, 20)).astype(np.float32)
     for seed in range(20):
         got = features.masked(plain, np.random.default_rng(seed), 2, 10, 1, 3)
         times, bands = (got == plain.mean()).all(1), (got == plain.mean()).all(0)

@@ -19,9 +19,8 @@ from trialfleet.training import trees
 from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
-from trialfleet.training.remat import rematerialized
+from trialfleet.training.remat import Remat, rematerialized
 from trialfleet.training.workload import Params
-from trialfleet.workloads.decoder.transformer import Remat
 
 EPSILON = 1e-5  # of the layer norms
 _TAPS = 3  # of both convolutions

@@ -4,34 +4,21 @@ What the decoder reads is: a mark, the projected frames of the recording, anothe
 recordings of F spectrogram frames, A projected frames, S tokens of text, D the decoder's width.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from trialfleet.config.asr_decoder import SpeechModel
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
+from trialfleet.training.remat import Remat
 from trialfleet.training.workload import Hyperparameters, Params
-from trialfleet.workloads.asr import encoder
-from trialfleet.workloads.decoder import PAD, transformer
-from trialfleet.workloads.decoder.transformer import Remat
-from trialfleet.workloads.decoder.unembedding import scores
+from trialfleet.workloads.asr import encoder, spelling
+from trialfleet.workloads.asr.spelling import Told
+from trialfleet.workloads.decoder import transformer
 
 EPSILON = 1e-6  # of the projector's norm
-
-
-class Told(NamedTuple):
-    """What the decoder reads of recordings.
-
-    Attributes:
-        read: (B, A + 2, D).
-        there: where there is something (B, A + 2).
-    """
-
-    read: jax.Array
-    there: jax.Array
 
 
 def init(config: SpeechModel, key: jax.Array) -> Params:
@@ -92,30 +79,15 @@ def told(config: SpeechModel, params: Params, features: jax.Array, frames: jax.A
     stacked = heard.reshape(heard.shape[0], -1, stack * heard.shape[2])
     hidden = jax.nn.gelu(_normed(own["norm"], stacked) @ own["up"] + own["up_b"])
     projected = constrain(hidden, "batch", None, "mlp") @ own["down"] + own["down_b"]
+    there = jnp.pad(valid, ((0, 0), (0, padding))).reshape(heard.shape[0], -1, stack).max(-1)
+    frames_read, there_read = projected, there
+    if config.projector.merges:
+        frames_read, there_read = spelling.merged(projected, there, transformer.unembedding(params["decoder"]))
     marks = jnp.broadcast_to(own["marks"][:, None, None], (2, heard.shape[0], 1, projected.shape[2]))
     one = jnp.ones((heard.shape[0], 1))
-    there = jnp.pad(valid, ((0, 0), (0, padding))).reshape(heard.shape[0], -1, stack).max(-1)
-    x = jnp.concatenate([marks[0].astype(projected.dtype), projected, marks[1].astype(projected.dtype)], 1)
-    return Told(constrain(x, "batch", None, "embed"), jnp.concatenate([one, there, one], 1))
-
-
-def spelled(told: Told, decoder: Params, tokens: jax.Array) -> jax.Array:
-    """-log p(text | projected frames) of each recording (B,), in nats, by connectionist temporal classification.
-
-    Graves et al. 2006; as a second loss beside a decoder's Watanabe et al. 2017. Frames are scored by the decoder's own
-    matrix of scores, padding stands for the blank: the projector learns to speak in the decoder's words. A text that is
-    longer than its frames can spell counts nothing.
-
-    Args:
-        tokens: of the texts (B, S), with padding behind.
-    """
-    frames, there = told.read[:, 1:-1], told.there[:, 1:-1]
-    scored = scores(frames, transformer.unembedding(decoder))
-    padding = (tokens == PAD).astype(jnp.float32)
-    nats = optax.ctc_loss(scored, 1 - there, tokens, padding, blank_id=PAD)
-    twice = jnp.sum((tokens[:, 1:] == tokens[:, :-1]) & (tokens[:, 1:] != PAD), 1)  # a blank must be between them
-    fits = jnp.sum(1 - padding, 1) + twice <= jnp.sum(there, 1)
-    return jnp.where(fits, nats, 0)
+    x = jnp.concatenate([marks[0].astype(projected.dtype), frames_read, marks[1].astype(projected.dtype)], 1)
+    read = constrain(x, "batch", None, "embed")
+    return Told(read, jnp.concatenate([one, there_read, one], 1), projected, there)
 
 
 def _normed(scale: jax.Array, x: jax.Array) -> jax.Array:

@@ -26,11 +26,11 @@ from trialfleet.training.workload import (
     Summary,
     Workload,
 )
-from trialfleet.workloads.asr import samples, speech
+from trialfleet.workloads.asr import samples, speech, spelling
 from trialfleet.workloads.asr.export import SpeechPublisher
 from trialfleet.workloads.asr.published import EncoderWeights
 from trialfleet.workloads.asr.samples import Sample
-from trialfleet.workloads.asr.speech import Told
+from trialfleet.workloads.asr.spelling import Told
 from trialfleet.workloads.asr.spoken import normalized
 from trialfleet.workloads.asr.utterances import Utterances
 from trialfleet.workloads.decoder import PAD, beam, generation, tokenizer, transformer
@@ -129,25 +129,31 @@ class Transcriber(Workload):
         """Nats for each token of the texts, the ends of their turns included; and those of a second loss, weighted."""
         decoder = params["decoder"]
         told = speech.told(self.config.model, params, batch["features"], batch["frames"], self.config.training.remat)
-        logs = self._logs_after(told, decoder, batch, hp, key)
+        logs = self._logs_after(told, decoder, batch["tokens"], hp, key)
         loss = -jnp.sum(batch["weight"][:, None] * logs) / norms["tokens"]
         if self.config.model.projector.ctc_weight == 0:
             return loss, Loss(extra, {})
-        spelled = jnp.sum(batch["weight"] * speech.spelled(told, decoder, batch["tokens"])) / norms["tokens"]
+        nats, fits = spelling.nats(told, decoder, batch["tokens"])
+        spelled = jnp.sum(batch["weight"] * jnp.where(fits, nats, 0)) / norms["tokens"]
         return loss + hp["model.projector.ctc_weight"] * spelled, Loss(extra, {"ctc": spelled})
 
     def _logs_after(
-        self, told: Told, decoder: Params, batch: Batch, hp: Hyperparameters, key: jax.Array | None = None
+        self, told: Told, decoder: Params, tokens: jax.Array, hp: Hyperparameters, key: jax.Array | None = None
     ) -> jax.Array:
-        """Log-probability of each token of the texts (B, S), after what was told of them; 0 behind their ends.
+        """Log-probability of each token of texts (B, S), after what was told of them; 0 behind their ends.
 
         Args:
-            key: of a training step, for the adapters' dropout.
+            key: of a training step, for dropout.
         """
-        model, remat, tokens, (read, there) = self.config.model, self.config.training.remat, batch["tokens"], told
+        model, remat, read = self.config.model, self.config.training.remat, told.read
         written = transformer.embedded(model.decoder, decoder, tokens[:, :-1])
+        if key is not None and model.text_dropout != 0:
+            # What was written is seen in part alone, so that the speech must be (Bowman et al. 2016, arXiv:1511.06349).
+            own = jax.random.fold_in(key, 0)
+            seen = jax.random.bernoulli(own, 1 - hp["model.text_dropout"], written.shape[:2])
+            written = written * seen[..., None].astype(written.dtype)
         x = jnp.concatenate([read.astype(written.dtype), written], 1)
-        valid = jnp.concatenate([there, (tokens[:, :-1] != PAD).astype(jnp.float32)], 1)
+        valid = jnp.concatenate([told.there, (tokens[:, :-1] != PAD).astype(jnp.float32)], 1)
         stream = transformer.stream(model.decoder, decoder, x, valid, speech.of_decoder(hp), remat=remat, key=key)
         said = stream[:, read.shape[1] - 1 :]
         return say(said, transformer.unembedding(decoder), tokens).logs
@@ -162,15 +168,30 @@ class Transcriber(Workload):
         return {
             "id": batch["id"],
             "weight": batch["weight"],
-            "found": self._found(told, decoder, batch, key, hp).tokens,
-            "loss": -jnp.sum(self._logs_after(told, decoder, batch, hp), 1),
+            "found": self._found(told, decoder, batch, key, hp),
+            "loss": -jnp.sum(self._logs_after(told, decoder, batch["tokens"], hp), 1),
             "tokens": jnp.sum(batch["tokens"] != PAD, 1),
         }
 
-    def _found(self, told: Told, decoder: Params, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Drawn:
-        """A text of each recording: drawn token by token, or the likeliest that some beams find."""
-        model, own, steps, (read, there) = self.config.model, self.config.transcription, self.config.drawn_tokens, told
-        given = read.astype(transformer.unembedding(decoder).dtype)
+    def _found(self, told: Told, decoder: Params, batch: Batch, key: jax.Array, hp: Hyperparameters) -> jax.Array:
+        """A text of each recording (B, S): the decoder's, or what the projector spells where that is likelier."""
+        written = self._written(told, decoder, batch, key, hp).tokens
+        if self.config.transcription.ctc_weight == 0:
+            return written
+        weight, ends = hp["transcription.ctc_weight"], self.config.transcription.eos_tokens
+        spelled = spelling.likeliest(told, decoder, written.shape[1], ends)
+
+        def score(tokens: jax.Array) -> jax.Array:
+            nats, fits = spelling.nats(told, decoder, tokens)
+            logs = jnp.sum(self._logs_after(told, decoder, tokens, hp), 1)
+            return jnp.where(fits, (1 - weight) * logs - weight * nats, -jnp.inf)
+
+        return jnp.where((score(spelled) > score(written))[:, None], spelled, written)
+
+    def _written(self, told: Told, decoder: Params, batch: Batch, key: jax.Array, hp: Hyperparameters) -> Drawn:
+        """A text of each recording by the decoder: drawn token by token, or the likeliest that some beams find."""
+        model, own, steps = self.config.model, self.config.transcription, self.config.drawn_tokens
+        given, there = told.read.astype(transformer.unembedding(decoder).dtype), told.there
         rules = Rules(hp.get("transcription.repetition_penalty"), hp["transcription.min_tokens"], own.no_repeat_ngram)
         if own.beams > 1:
             power = hp["transcription.length_penalty"]

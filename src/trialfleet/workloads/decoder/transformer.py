@@ -13,7 +13,7 @@ never splits a merged axis.
 import re
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,11 @@ from trialfleet.training import lora, trees
 from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
-from trialfleet.training.remat import rematerialized
+from trialfleet.training.remat import Remat, rematerialized
 from trialfleet.training.workload import Hyperparameters, Params, Product
 from trialfleet.workloads.decoder import families
 from trialfleet.workloads.decoder.unembedding import scores
 
-Remat = Literal["none", "dots", "full"]
 Index = Any  # of a layer: a traced one, or an int where layers are not stacked
 Layered = Any  # an array (layers, ...), or a tuple with one (...) for each layer
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.decoder import Decoder
+from trialfleet.training.remat import Remat
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.decoder import PAD, transformer
 from trialfleet.workloads.decoder.unembedding import Said, say
@@ -19,7 +20,7 @@ def read(
     drawn: jax.Array,
     hp: Hyperparameters,
     adapter: bool = True,
-    remat: transformer.Remat = "none",
+    remat: Remat = "none",
 ) -> Said:
     """Reads completions (B, S) of prompts (B, P) token by token; `adapter=False` is the base model.
 

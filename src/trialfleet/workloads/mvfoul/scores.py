@@ -1,11 +1,8 @@
-"""Scores of a classification with rare classes, and a picture of its confusions."""
+"""Scores of a classification with rare classes; they are those of scikit-learn."""
 
 from collections.abc import Sequence
 
 import numpy as np
-
-_CELL = 44  # pixels of a picture's square
-_MARGIN = 120
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -38,28 +35,20 @@ def prediction_entropy(table: np.ndarray) -> float:
     return abs(float(-(shares * np.log(shares)).sum() / np.log(len(table))))
 
 
-def picture(table: np.ndarray, names: Sequence[str], title: str) -> bytes:
-    """The confusion matrix as SVG; each row is shaded by the share of its class."""
-    side = _MARGIN + _CELL * len(names)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{side + 10}" height="{side + 10}" '
-        'font-family="sans-serif" font-size="11">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="8" y="18" font-weight="bold">{title}: true by row, predicted by column</text>',
-    ]
-    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+def by_class(table: np.ndarray, names: Sequence[str]) -> list[dict[str, str | int | float]]:
+    """What a confusion matrix says of each class: clips, how often it was predicted and was right, and three rates."""
+    rows: list[dict[str, str | int | float]] = []
     for index, name in enumerate(names):
-        middle = _MARGIN + _CELL * index + _CELL // 2
-        parts.append(f'<text x="{_MARGIN - 6}" y="{middle + 4}" text-anchor="end">{name}</text>')
-        parts.append(
-            f'<text x="{middle}" y="{_MARGIN - 6}" transform="rotate(-45 {middle} {_MARGIN - 6})">{name}</text>'
+        hits, true, predicted = int(table[index, index]), int(table[index].sum()), int(table[:, index].sum())
+        rows.append(
+            {
+                "class": name,
+                "clips": true,
+                "predicted": predicted,
+                "hits": hits,
+                "precision": round(hits / max(predicted, 1), 4),
+                "recall": round(hits / max(true, 1), 4),
+                "f1": round(2 * hits / max(true + predicted, 1), 4),
+            }
         )
-    for row, column in np.ndindex(table.shape):
-        x, y, share = _MARGIN + _CELL * column, _MARGIN + _CELL * row, float(shares[row, column])
-        light, ink = round(100 - 60 * share), "white" if share > 0.6 else "black"
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" fill="hsl(215 70% {light}%)" stroke="#ddd"/>'
-            f'<text x="{x + _CELL // 2}" y="{y + _CELL // 2 + 4}" text-anchor="middle" fill="{ink}">'
-            f"{table[row, column]}</text>"
-        )
-    return "\n".join([*parts, "</svg>\n"]).encode()
+    return rows

@@ -1,0 +1,132 @@
+"""Clips: frames by their number, what cannot be read, and what is kept of what was."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from trialfleet.workloads.mvfoul import video
+from trialfleet.workloads.mvfoul.clip_cache import ClipCache
+
+FRAMES = 125
+
+
+def brightness(number):
+    """Of a frame: far from those of its neighbours."""
+    return number * 37 % 200 + 20
+
+
+def frames(count):
+    return (np.full((32, 32, 3), brightness(number), np.uint8) for number in range(count))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clips") / "clip_0.mp4"
+    video.write(path, frames(FRAMES), 32)
+    return path
+
+
+@pytest.mark.parametrize("wanted", [[0, 1, 2], [67, 70, 82], [74, 75, 76], [100, 124]])
+def test_frames_are_those_that_were_asked_for(path, wanted):
+    found = video.read(path, wanted, 16)
+    assert found.shape == (len(wanted), 16, 16, 3)
+    assert found.dtype == np.uint8
+    assert found.mean((1, 2, 3)) == pytest.approx([brightness(number) for number in wanted], abs=5)
+
+
+def test_decoding_begins_at_the_key_frame_before(path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(video, "round", lambda x: seen.append(round(x)) or round(x), raising=False)
+    video.read(path, [67, 82], 16)
+    assert seen == list(range(50, 83))  # each 25th is one
+
+
+def test_another_rate_is_the_clips_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "RATE", 50)
+    path = tmp_path / "fast.mp4"
+    video.write(path, frames(90), 32)
+    monkeypatch.undo()
+    assert video.read(path, [80], 16).mean() == pytest.approx(brightness(80), abs=5)
+
+
+def test_what_cannot_be_read_is_named(path, tmp_path):
+    cut, empty, text = (tmp_path / name for name in ("cut.mp4", "empty.mp4", "text.mp4"))
+    cut.write_bytes(path.read_bytes()[:2000])
+    empty.touch()
+    text.write_text("no video")
+    for broken in (cut, empty, text, tmp_path / "nowhere.mp4", tmp_path):
+        with pytest.raises(video.UnreadableClip, match=broken.name):
+            video.check(broken, 82)
+        with pytest.raises(video.UnreadableClip, match=broken.name):
+            video.read(broken, [67], 16)
+    with pytest.raises(video.UnreadableClip, match="has 125 frames, and frame 200 is wanted"):
+        video.check(path, 200)
+    with pytest.raises(video.UnreadableClip, match="has no frame 130"):
+        video.read(path, [120, 130], 16)
+    video.check(path, 124)
+
+
+def test_a_clip_that_breaks_off_in_the_middle_is_not_read(path, tmp_path):
+    """Its header is whole, and says nothing of it."""
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"mdat") + 4
+    end = content.rindex(b"moov") - 4
+    content[middle:end] = bytes(end - middle)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(content)
+    video.check(broken, 82)
+    with pytest.raises(video.UnreadableClip, match=r"broken.mp4"):
+        video.read(broken, [67, 82], 16)
+
+
+class Decoder:
+    """Makes a clip of 1 MB, and counts how often."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return np.full(1_000_000, self.calls, np.uint8)
+
+
+def test_memory_is_bounded(tmp_path):
+    cache, decode = ClipCache("k", 2, None, 0), Decoder()
+    for _ in range(2):
+        for name in "abc":
+            cache.get(tmp_path / name, decode)
+    assert decode.calls == 4  # two are kept, the third is decoded each time
+    other = pickle.loads(pickle.dumps(cache))
+    assert other.get(tmp_path / "a", decode)[0] == 5
+    assert other.get(tmp_path / "a", decode)[0] == 5
+    with pytest.raises(ValueError, match="read-only"):
+        cache.get(tmp_path / "a", decode)[0] = 0
+
+
+def test_a_folder_is_shared_bounded_and_knows_files_that_changed(tmp_path):
+    files, folder = [tmp_path / name for name in "abc"], tmp_path / "cache"
+    for file in files:
+        file.write_text("x")
+    decode = Decoder()
+    for file in files:
+        ClipCache("k", 0, folder, 2).get(file, decode)
+    ClipCache("k", 0, folder, 2).get(files[0], decode)
+    assert decode.calls == 3
+    assert len(list(folder.iterdir())) == 1  # a header more than 1 MB, so two are too much
+    ClipCache("other", 0, folder, 9).get(files[0], decode)
+    files[0].write_text("more")
+    ClipCache("k", 0, folder, 9).get(files[0], decode)
+    assert decode.calls == 5
+    for kept in folder.iterdir():
+        kept.write_bytes(b"damaged")
+    assert ClipCache("k", 0, folder, 9).get(files[0], decode)[0] == 6
+
+
+def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path):
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "file").write_text("no folder")
+    decode = Decoder()
+    for _ in range(2):
+        assert len(ClipCache("k", 0, tmp_path / "file", 9).get(tmp_path / "a", decode))
+    assert decode.calls == 2
