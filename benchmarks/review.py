@@ -58,7 +58,7 @@ def make(folder: Path, trials: int) -> str:
 def write_trial(directory: TrialDir, record: TrialRecord, process: Process, chance: random.Random) -> None:
     """The files of one trial that has ended."""
     record.write(directory.trial_json, synced=False)
-    claim = {"study": record.study, "params": record.identity.params, "attempt": 1, "restart": 0}
+    claim: dict[str, object] = {"study": record.study, "params": record.identity.params, "attempt": 1, "restart": 0}
     claim |= {"job": f"slurm:{record.number}", "process": process.to_json(), "node": f"n{record.number % 64}"}
     records.write(directory.run_dir("1.0") / "claim", claim, synced=False)
     lines = [

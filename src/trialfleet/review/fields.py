@@ -77,8 +77,15 @@ def study_fields(study: Study) -> dict[str, Any]:
 def as_json(value: Any) -> str:
     """JSON for scripts; numbers that it has no word for are texts, as in a study's files."""
     if isinstance(value, list):  # of thousands, maybe: a line each
-        return "[\n" + ",\n".join(records.dumps(one) for one in value) + "\n]"
+        return "[\n" + ",\n".join(map(_line, value)) + "\n]"
     return json.dumps(json.loads(records.dumps(value)), indent=2, ensure_ascii=False)
+
+
+def _line(value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except ValueError:  # a number that JSON has no word for
+        return records.dumps(value)
 
 
 def columns(trials: Sequence[Mapping[str, Any]]) -> list[str]:
