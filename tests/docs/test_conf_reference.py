@@ -30,4 +30,4 @@ def test_members_of_one_kind_stand_together(page: str) -> None:
     own = ("mvfoul", "mvfoul_aggressive", "mvfoul_tiny")
     members = ("adamw", "asr_default", "asr_production", "grpo", "grpo_base_tiny", "grpo_tiny", *own)
     assert ", ".join(f"`optimizer={member}`" for member in members) in page
-    assert "`0.002`; grpo: `3e-06`; grpo_base_tiny: `0.004`; grpo_tiny: `0.003`" in page
+    assert "`0.002`; asr_default: `5e-05`; asr_production: `3e-05`; grpo: `3e-06`; grpo_base_tiny: `0.004`" in page
