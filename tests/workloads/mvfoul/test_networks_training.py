@@ -31,7 +31,8 @@ def of(name, *overrides):
 )
 def test_losses_are_the_same_on_a_mesh_and_in_micro_batches(name, others):
     kinds = {"r2plus1d": "moe", "resnet3d_tiny": "mlp", "mvit_tiny": "transformer"}
-    quiet = ("freezing=none", "model.dropout=0", f"model.aggregator={kinds[name]}")
+    # With a smaller epsilon, the sign of gradients that are nothing but rounding would move weights.
+    quiet = ("freezing=none", "model.dropout=0", "optimizer.eps=1e-3", f"model.aggregator={kinds[name]}")
     if name == "mvit_tiny":
         quiet += ("model.stochastic_depth=0",)
     one, *rest = (losses_of(Setup(of(name, *quiet, *overrides)), 5) for overrides in ((), *others))
