@@ -37,7 +37,7 @@ def test_a_line_is_shown_and_one_that_cannot_be_run_says_why(run_quickly: Run) -
     shown = run_quickly("pipelines.guide", "--show", "asr", "hatch", "run", "train-test").stdout
     assert shown.startswith("python -m pipelines.train workload=asr_decoder ")
     assert " experiment_name=test " in shown
-    assert "refused" in run_quickly("pipelines.guide", "--list", "mvfoul").stdout
+    assert "refused" in run_quickly("pipelines.guide", "--list", "grpo").stdout
     refused = run_quickly("pipelines.guide", "grpo", "run_training.py", "+optimizer.schedule_type=linear", code=2)
     assert "scheduler=polynomial" in refused.stdout
     wrong = run_quickly("pipelines.guide", "asr", "src/train_hydra.py", "training.learning_rate=abc", code=2).stdout
