@@ -1,5 +1,6 @@
 """Schema of the networks of the workload `mvfoul`: what sees a view, how views are joined, and two heads."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -16,7 +17,7 @@ Problems = list[str]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FoulModel:
+class FoulModel(ABC):
     """What all networks have: views that are seen one by one, joined, and judged by two heads."""
 
     pixel_mean: Colours  # of red, green and blue, from 0 to 1: taken away from pixels
@@ -40,9 +41,9 @@ class FoulModel:
             found.append(f"model.pixel_std: must be more than 0, got {list(self.pixel_std)}")
         return found
 
+    @abstractmethod
     def features(self, frames: int) -> int:
         """How many numbers a view becomes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
