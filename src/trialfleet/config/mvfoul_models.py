@@ -62,7 +62,10 @@ class Convolutional(FoulModel):
     def problems(self, frames: int, size: int) -> Problems:
         found = super().problems(frames, size)
         if self.norm == "group" and any(width % self.norm_groups for width in self.normed()):
-            found.append(f"model.widths: {list(self.normed())} must be multiples of norm_groups={self.norm_groups}")
+            found.append(
+                f"model.widths: {list(self.normed())} must be multiples of norm_groups={self.norm_groups}; norm=batch"
+                " takes any width"
+            )
         return found
 
 
