@@ -26,9 +26,24 @@ def attention(
     chosen = implementation(q.shape[1], k.shape[2], q.shape[3], q.dtype)
     if chosen == "cudnn":
         return even(q, k, v, mask, chosen, scale)
+    if jax.default_backend() == "cpu":
+        return grouped(q, k, v, mask, scale)
     seen = None if mask is None else mask[:, None]
     mixed: jax.Array = jax.nn.dot_product_attention(q, k, v, mask=seen, scale=scale, implementation=chosen)
     return mixed
+
+
+def grouped(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: float | None = None
+) -> jax.Array:
+    """The same as products over groups of queries that share a key, which a CPU's compiler moves around less."""
+    apart = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    scores = jnp.einsum("btkgh,bskh->bkgts", apart, k, preferred_element_type=jnp.float32)
+    scores *= q.shape[3] ** -0.5 if scale is None else scale
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, 0.7 * jnp.finfo(scores.dtype).min)
+    shares = jax.nn.softmax(scores).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", shares, v).reshape(q.shape)
 
 
 def even(
