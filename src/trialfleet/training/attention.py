@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from trialfleet.training.mesh import TP
 
+_NEVER = -2.4e38  # a score of what may not be seen: as little as float32 holds but for rounding
+
 
 def attention(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: float | None = None
@@ -33,15 +35,13 @@ def attention(
     return mixed
 
 
-def grouped(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: float | None = None
-) -> jax.Array:
+def grouped(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: float | None = None) -> jax.Array:
     """The same as products over groups of queries that share a key, which a CPU's compiler moves around less."""
     apart = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
     scores = jnp.einsum("btkgh,bskh->bkgts", apart, k, preferred_element_type=jnp.float32)
     scores *= q.shape[3] ** -0.5 if scale is None else scale
     if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, 0.7 * jnp.finfo(scores.dtype).min)
+        scores = jnp.where(mask[:, None, None], scores, _NEVER)
     shares = jax.nn.softmax(scores).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", shares, v).reshape(q.shape)
 
