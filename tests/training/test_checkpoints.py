@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.training.harness import RecordingRun
 from trialfleet.config.schema import Checkpoints as Keep
-from trialfleet.training import distributed, integrity, train
+from trialfleet.training import distributed, evaluate, integrity, train
 from trialfleet.training.checkpoints import CheckpointManager, retained
 
 pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
@@ -37,6 +38,17 @@ def test_one_a_second_would_be_too_many_but_a_clock_can_ask_for_saves(toy, new_r
     saved = saved_steps(run)
     assert {1, 16} <= set(saved)
     assert saved == sorted(saved)  # not each step: none is saved while the one before is still being written
+
+
+@pytest.mark.parametrize("name", ["optimizer.betas=[0.9,0.95]", "what?*"])
+def test_a_folder_may_have_any_name(toy, tmp_path, name):
+    whole, first = (RecordingRun(tmp_path / name / part) for part in ("whole", "first"))
+    uncut = train(toy(), whole)
+    train(toy("training.max_steps=8"), first)
+    second = RecordingRun(tmp_path / name / "second", earlier=[first.checkpoints])
+    assert train(toy(), second) == uncut
+    assert second.notes["resumed_from"] == 8
+    assert evaluate(toy(), RecordingRun(tmp_path / name / "judged"), second.notes["checkpoints"]["last"])
 
 
 @pytest.mark.parametrize("harm", ["truncated", "changed", "no manifest", "lost file"])

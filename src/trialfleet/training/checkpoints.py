@@ -14,8 +14,10 @@ process 0, which alone lists the folders; all processes read the same.
 # (jax's PartitionSpec, ShapeDtypeStruct and a few functions have no annotations.)
 
 import contextlib
+import glob
 import logging
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,7 +71,8 @@ class CheckpointManager:
         folder = self._directory / f"{step:08d}"
         saver = _saver()
         try:
-            saver.save(folder / "state", args=_orbax().args.StandardSave(named(state)), force=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            saver.save(_arrays(folder), args=_orbax().args.StandardSave(named(state)), force=True)
         except OSError as error:
             if distributed.place()[1] > 1:  # the other processes wait for this one: they all go on from the last save
                 raise
@@ -173,7 +176,7 @@ def read(saved: Saved, shapes: Any, shardings: Any) -> Any:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
 
     target = jax.tree.map(placed, shapes, shardings)
-    restored = _saver().restore(saved.path / "state", args=_orbax().args.StandardRestore(named(target)))
+    restored = _saver().restore(_arrays(saved.path), args=_orbax().args.StandardRestore(named(target)))
     return jax.tree.unflatten(jax.tree.structure(shapes), [restored[name] for name in named(shapes)])
 
 
@@ -189,7 +192,7 @@ def read_part(saved: Saved, shapes: Any, shardings: Any) -> Any:
 
 def contents(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every array in a checkpoint, by name."""
-    item = _reader().metadata(folder / "state").item_metadata.tree
+    item = _reader().metadata(_arrays(folder)).item_metadata.tree
     return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in item.items()}
 
 
@@ -198,7 +201,7 @@ def read_some(folder: Path, targets: Arrays) -> Arrays:
     ocp = _orbax()
     restore_args = ocp.checkpoint_utils.construct_restore_args(targets)
     arguments = ocp.args.PyTreeRestore(targets, restore_args=restore_args, partial_restore=True)
-    read: Arrays = _reader().restore(folder / "state", args=arguments)
+    read: Arrays = _reader().restore(_arrays(folder), args=arguments)
     return read
 
 
@@ -215,6 +218,29 @@ def retained(scores: dict[int, float | None], keep: schema.Checkpoints) -> set[i
     best = [step for *_, step in sorted(scored)[: keep.keep_best]]
     forever = [step for step in scores if keep.keep_every and step % keep.keep_every == 0]
     return {*newest, *best, *forever}
+
+
+def _arrays(folder: Path) -> Path:
+    """Where the arrays of a checkpoint are, by a path that Orbax can take.
+
+    It looks for what it has written by a pattern that begins with this path. Where a folder's name has [, * or ? in it,
+    as one named after overrides does, it would find nothing, and leave a checkpoint that nobody can read.
+    """
+    plain = glob.escape(str(folder)) == str(folder)
+    return (folder if plain else _alias(folder)) / "state"
+
+
+@cache
+def _alias(folder: Path) -> Path:
+    link = Path(_aliases().name) / str(len(list(Path(_aliases().name).iterdir())))
+    link.symlink_to(folder, target_is_directory=True)
+    return link
+
+
+@cache
+def _aliases() -> tempfile.TemporaryDirectory[str]:
+    """For as long as this process lives."""
+    return tempfile.TemporaryDirectory(prefix="trialfleet-checkpoints-")
 
 
 def _delete(folder: Path) -> None:
