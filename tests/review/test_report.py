@@ -31,6 +31,7 @@ from trialfleet.sweep.study.lease import Lease
 
 from .conftest import Ask
 
+pytestmark = pytest.mark.xdist_group("report")  # the studies are made once
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>%{x}&amp;'\""
 
 

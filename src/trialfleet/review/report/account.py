@@ -1,7 +1,7 @@
 """Where the hours of devices went, and what pruning saved of them."""
 
 import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ def account_of(study: Study, runs: Sequence[Run]) -> Account:
     """
     devices = _devices(study, runs)
     hours = devices / 3600
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     with_result = {run.trial: run for run in runs if run.state in ENDED}
     for row in study.rows:
         run = with_result.get(row.number)
@@ -79,7 +79,8 @@ def account_of(study: Study, runs: Sequence[Run]) -> Account:
     spent["before an interruption, and kept"] = kept
     spent["in trials that run now"] = going
     last = (FAILED, FAULTS)
-    named = [name for name, _ in spent.most_common() if name not in last and spent[name] > 0]
+    largest = sorted(spent, key=lambda name: -spent[name])
+    named = [name for name in largest if name not in last and spent[name] > 0]
     ordered = [*named[:SHOWN], *(name for name in last if spent[name] > 0)]
     shown = {name: spent[name] * hours for name in ordered}
     if rest := sum(spent[name] for name in named[SHOWN:]):
@@ -115,7 +116,7 @@ def _split(seconds: float, parts: dict[str, float]) -> dict[str, float]:
         return {UNTOLD: seconds}
     told = sum(known.values())
     scale = min(1.0, seconds / told)
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for name, part in known.items():
         found[PARTS.get(name, name)] += part * scale
     found[REST] += max(0.0, seconds - told)

@@ -18,9 +18,10 @@ Trace = dict[str, Any]
 
 # Seen on white and on black, and told apart by people who see red and green alike.
 COMPLETE, BEST, PRUNED, FAILED, RUNNING, OTHER = "#4a90d9", "#12a37f", "#e3a008", "#d9534f", "#9b6dd6", "#8b929c"
-STATE_COLORS = {"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED, "LOST": "#7a2e2b", "RUNNING": RUNNING}
+STATE_COLORS = {"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED, "LOST": "#b5589f", "RUNNING": RUNNING}
 STATE_WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "LOST": "lost", "RUNNING": "running"}
-SCALE = [[0.0, "rgba(74,144,217,0.08)"], [0.15, "rgba(74,144,217,0.45)"], [1.0, "rgba(28,78,148,1)"]]  # of counts
+# Of counts: the same on a light page and on a dark one.
+SCALE = [[0.0, "rgba(74,144,217,0.06)"], [0.4, "rgba(74,144,217,0.4)"], [1.0, "rgba(74,144,217,1)"]]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def importances(axes: Sequence[Axis], rows: Sequence[TrialRow], losses: NDArray[
     from optuna.trial import create_trial
 
     kinds: dict[str, BaseDistribution] = {}
-    columns = {}
+    columns: dict[str, list[float | int | None]] = {}
     for axis in axes:
         places = axis.places([rows[place].params.get(axis.name) for place in known])
         if axis.kind == "category":

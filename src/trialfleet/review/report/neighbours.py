@@ -42,5 +42,5 @@ def nearest(best: TrialRow, rows: Sequence[TrialRow], axes: Sequence[Axis], coun
         apart = np.where(missing, 0.0 if np.isnan(own) else 1.0, np.where(np.isnan(own), 1.0, apart))
         total += np.minimum(apart, 1.0) ** 2
     distances = np.sqrt(total / len(axes))
-    order = np.lexsort(([row.number for row in others], distances))[:count]
+    order = np.lexsort((np.array([row.number for row in others]), distances))[:count]
     return [Neighbour(others[at], float(distances[at])) for at in order]

@@ -9,6 +9,7 @@ from importlib import resources
 
 from trialfleet.review.report.drawing import Figure
 
+LONG = 24  # characters of a cell, from which on it may have several lines
 Html = str  # text in which everything that is not ours has been escaped
 
 
@@ -40,10 +41,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequen
     """
 
     def line(cells: Sequence[object], tag: str, mark: str = "") -> Html:
-        inside = "".join(
-            f"<{tag}{' class=number' if place in numeric else ''}>{text(cell)}</{tag}>"
-            for place, cell in enumerate(cells)
-        )
+        inside = ""
+        for place, cell in enumerate(cells):
+            kind = " class=number" if place in numeric else " class=long" if len(str(cell)) > LONG else ""
+            inside += f"<{tag}{kind}>{text(cell)}</{tag}>"
         return f"<tr{mark}>{inside}</tr>"
 
     body = "".join(line(row, "td", " class=best" if place == marked else "") for place, row in enumerate(rows))
@@ -142,4 +143,4 @@ def _own(name: str) -> str:
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
-    return get_plotlyjs()
+    return str(get_plotlyjs())

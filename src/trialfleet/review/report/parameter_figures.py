@@ -101,7 +101,7 @@ def parallel(view: View) -> Figure:
     several = len(view.study.metrics) > 1
     named = ("on the Pareto front" if several else f"the best {int(good.sum())}", "the others")
     if len(table) <= FEW_LINES:
-        data = _ways(table[~good], OTHER, 1.0, 0.45, named[1]) + _ways(table[good], BEST, 2.0, 0.85, named[0])
+        data = _ways(table[~good], OTHER, 1.0, 0.55, named[1]) + _ways(table[good], BEST, 2.0, 0.85, named[0])
     else:
         stops = [_stops(axis) for axis in axes]
         data = _streams(table[~good], stops, OTHER, 0.55, named[1])
@@ -112,6 +112,7 @@ def parallel(view: View) -> Figure:
             "ticktext": [plain(cut(view.short.get(axis.name, axis.name), 18)) for axis in axes],
             "range": [-0.15, len(axes) - 0.85],
             "showgrid": True,
+            "ticklabeloverflow": "allow",
         },
         "yaxis": {"visible": False, "range": [-0.2, 1.12]},
         "annotations": [note for place, axis in enumerate(axes) for note in _ends_of(place, axis)],

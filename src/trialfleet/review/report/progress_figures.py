@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def _best_so_far(view: View, x: Floats, across: Axis, up: Axis) -> list[Trace]:
     at = [float(x[place]) for place in ended.best]
     values = up.places([float(ended.values[place]) for place in ended.best]).tolist()
     texts = [described(view, ended.rows[place]) for place in ended.best]
-    mode = {"mode": "lines+markers", "marker": {"size": 5}, "line": {"shape": "hv"}}
+    mode: dict[str, Any] = {"mode": "lines+markers", "marker": {"size": 5}, "line": {"shape": "hv"}}
     steps = line("best so far", numbers([*at, x[-1]]), numbers([*values, values[-1]]), BEST, **mode)
     return [{**steps, "text": [*texts, texts[-1]], "hoverinfo": "text"}]
 
@@ -192,7 +193,7 @@ def _single(
             ),
             "",
         ]
-    more = {"opacity": opacity, "text": texts, "hoverinfo": "text", "line": {"dash": dash}}
+    more: dict[str, Any] = {"opacity": opacity, "text": texts, "hoverinfo": "text", "line": {"dash": dash}}
     if all(len(curve.steps) == 1 for curve in found):
         more |= {"mode": "markers", "marker": {"color": color, "size": 6}}
     return [line(name, numbers(x), numbers(y), color, width, **more)]
@@ -266,7 +267,10 @@ def pareto(view: View, across: int, up: int) -> Figure:
     order = np.lexsort((y[front], x[front]))
     members = [row for row, there in zip(view.complete, front, strict=True) if there]
     texts = [described(view, members[place]) for place in order]
-    mode = {"mode": "lines+markers" if len(study.metrics) == 2 else "markers", "marker": {"size": 8, "color": BEST}}
+    mode: dict[str, Any] = {
+        "mode": "lines+markers" if len(study.metrics) == 2 else "markers",
+        "marker": {"size": 8, "color": BEST},
+    }
     shape = {"shape": "hv" if study.directions[up] == "minimize" else "vh", "width": 1.2}
     if study.directions[across] == "maximize":
         shape["shape"] = "vh" if shape["shape"] == "hv" else "hv"

@@ -156,10 +156,10 @@ def slots(runs: Sequence[Run]) -> list[Slot]:
             free = Slot(run.node, len(places), [])
             places.append(free)
         free.runs.append(run)
-    return [slot for node in sorted(by_node, key=_natural) for slot in by_node[node]]
+    return [slot for node in sorted(by_node, key=natural) for slot in by_node[node]]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """n2 before n10."""
     digits = "".join(letter if letter.isdigit() else " " for letter in name).split()
     letters = "".join(" " if letter.isdigit() else letter for letter in name)

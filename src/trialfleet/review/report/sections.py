@@ -13,6 +13,7 @@ from trialfleet.review.report.drawing import Figure
 from trialfleet.review.report.failures import SHOWN as SHOWN_CAUSES
 from trialfleet.review.report.neighbours import nearest
 from trialfleet.review.report.page import Html
+from trialfleet.review.report.runs import natural
 from trialfleet.review.report.view import View
 from trialfleet.review.tables import duration, number
 from trialfleet.sweep.study.index import RUNNING, TrialRow
@@ -307,11 +308,8 @@ class Sections:
         for place in objectives:
             parts.append(f"<h3>{page.text(study.metrics[place])} against each parameter</h3>")
             if len(view.complete) > parameter_figures.FEW:
-                parts.append(
-                    page.paragraph(
-                        "The darker, the more trials; the line is their median; the star is the best.", "soft"
-                    )
-                )
+                said = "The stronger the colour, the more trials; the line is their median; the star is the best."
+                parts.append(page.paragraph(said, "soft"))
             slices = parameter_figures.slices(view, place)
             parts.append(page.grid(self._place(*slices), small=True))
         if (left := len(view.axes) - parameter_figures.SLICES) > 0:
@@ -402,11 +400,7 @@ class Sections:
                 nodes = ", ".join(cause.nodes[:6]) + (", …" if len(cause.nodes) > 6 else "")
                 where = f"trial{'s' if len(cause.trials) > 1 else ''} {trials}" + (f"; on {nodes}" if nodes else "")
                 lines = f"The last lines of trial {cause.example}:"
-                log = (
-                    f"{page.paragraph(lines, 'soft')}<pre>{page.text(cause.log)}</pre>"
-                    if cause.log
-                    else ""
-                )
+                log = f"{page.paragraph(lines, 'soft')}<pre>{page.text(cause.log)}</pre>" if cause.log else ""
                 opened = " open" if place == 0 and not tried_again else ""
                 parts.append(
                     f"<details{opened}><summary><b class=count>{len(cause.trials):,}</b> "
@@ -420,7 +414,7 @@ class Sections:
 
     def _run(self) -> Html:
         study, told, code = self.study, self.study.command, self.study.record.code
-        nodes = sorted({run.node for run in self.view.runs if run.node})
+        nodes = sorted({run.node for run in self.view.runs if run.node}, key=natural)
         entries: list[tuple[str, object]] = [
             ("command", "" if told is None else secrets.masked(told.resume)),
             ("commit", code.get("commit", "none: the code was in no repository")),

@@ -35,7 +35,7 @@ def timeline(view: View) -> Figure | None:
     else:
         groups, names = _grouped(places)
         data = [_busy(groups, names, begin, span, seconds), *_losses(groups, begin, seconds)]
-        note = "The darker, the busier; what is empty was idle."
+        note = "The stronger the colour, the busier; what is empty was idle."
     if lost:
         note += f" {lost} runs were lost."
     every = math.ceil(len(names) / LABELS)
@@ -136,7 +136,7 @@ def _busy(groups: Sequence[Sequence[Slot]], names: Sequence[str], begin: float, 
         "colorscale": SCALE,
         "showscale": False,
         "zmin": 0,
-        "zmax": 1.3,
+        "zmax": 1.1,
     }
 
 
