@@ -18,7 +18,7 @@ from benchmarks.simulated_study import Shape
 from trialfleet.review.report import writing
 from trialfleet.review.studies import find
 
-COLORS = 96  # of a picture, so that its file is small
+COLORS = 200  # of a picture, so that its file is small
 # A window is 500 pixels wide at least, and a screenshot shows its top alone: so pages are shown in a frame.
 FRAME = '<body style="margin:0"><iframe src="{}" style="width:{}px;height:{}px;border:0"></iframe></body>'
 
