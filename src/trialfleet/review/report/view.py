@@ -117,7 +117,9 @@ class View:
     def ended(self) -> Ended:
         rows = [row for row in self.study.rows if row.state in ENDED]
         rows.sort(key=lambda row: (row.ended or 0.0, row.number))
-        hours = np.cumsum([(row.seconds or 0.0) * self.account.devices / 3600 for row in rows])
+        took = {run.trial: run.seconds for run in self.runs if run.state in ENDED}  # of a run that does not say so
+        seconds = [took.get(row.number, 0.0) if row.seconds is None else row.seconds for row in rows]
+        hours = np.cumsum(seconds) * self.account.devices / 3600
         values = np.array([_value(row) for row in rows], dtype=float)
         sign = 1.0 if self.study.directions[0] == "minimize" else -1.0
         best, least = [], math.inf
