@@ -100,7 +100,7 @@ class Sections:
         best = study.front[0]
         found = f"The best of {len(view.complete):,} complete trials is trial {best.number}: {self._values(best)}"
         place = next((at for at, row in enumerate(view.ended.rows) if row.number == best.number), None)
-        if place is None or study.finished < 2:
+        if place is None or study.finished < 2 or view.ended.hours[-1] <= 0:
             return f"{found}."
         hours = (
             f", with {hours_text(float(view.ended.hours[place]))} of {hours_text(float(view.ended.hours[-1]))} spent"
@@ -279,10 +279,7 @@ class Sections:
         if not known:
             return ""
         figures = [progress_figures.learning_curves(self.view, metric) for metric in known]
-        best = "the best trial" if len(self.study.front) == 1 else "the best trials"
-        said = (
-            f"What trials reported while they ran: {best} in green, what most did in blue, what was pruned in yellow."
-        )
+        said = "What trials reported while they ran: the best in green, most others in blue, pruned ones in yellow."
         return page.paragraph(said) + page.grid(self._place(*figures))
 
     def _parameters(self) -> Html:
@@ -341,8 +338,8 @@ class Sections:
             return ""
         account = self.view.account
         busy = account.total / (account.total + account.idle) if account.total + account.idle else 0.0
-        many = f"{account.slots} place{'s' if account.slots != 1 else ''}"
-        said = f"Trials ran in {many} at a time, which were busy for {busy:.0%} of the time that a driver was at work."
+        many = f"in up to {account.slots} places" if account.slots != 1 else "one"
+        said = f"Trials ran {many} at a time, busy for {busy:.0%} of the time that a driver was at work."
         return page.paragraph(said) + "".join(page.figure(one) for one in self._place(figure))
 
     def _hours(self) -> Html:
