@@ -1,5 +1,6 @@
 """The report that MLflow gets: at each quarter and at the end, and never the study's trouble."""
 
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,6 @@ import pytest
 
 from benchmarks import simulated_study
 from benchmarks.simulated_study import Shape
-from trialfleet.sweep import study_reports
 from trialfleet.sweep.study_reports import NAME, StudyReports
 
 
@@ -28,8 +28,8 @@ def driver(n_trials: int, worked: float = 100.0) -> Any:
     return SimpleNamespace(n_trials=n_trials, account=SimpleNamespace(wall_seconds=worked))
 
 
-def idle(observer: StudyReports) -> None:
-    while any(thread.name == "report" for thread in study_reports.threading.enumerate()):
+def idle() -> None:
+    while any(thread.name == "report" for thread in threading.enumerate()):
         time.sleep(0.01)
 
 
@@ -45,7 +45,7 @@ def lives(observer: StudyReports, trials: int, of: int, worked: float = 100.0) -
     for _ in range(trials):
         observer.ended(None, None)  # type: ignore[arg-type]  # it only counts
         observer.tick(driver(of, worked))
-        idle(observer)
+        idle()
 
 
 def test_one_at_each_quarter_and_one_at_the_end(tmp_path: Path, quick: list[tuple[str, ...]]) -> None:
@@ -78,12 +78,16 @@ def test_none_of_a_study_that_is_short_or_was_there_already(tmp_path: Path, quic
 
 
 def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = Heard()
+    heard, go_on = Heard(), threading.Event()
+    monkeypatch.setattr(StudyReports, "_run", lambda _self, _words: "" if go_on.wait(60.0) else "nobody came")
     observer = heard.observer(tmp_path)
-    lives(observer, 1, 16)
-    monkeypatch.setattr(study_reports.sys, "executable", "/bin/sleep")  # "sleep -m …" fails at once
+    observer.tick(driver(2))
+    observer.ended(None, None)  # type: ignore[arg-type]
+    observer.tick(driver(2))
     observer.finish(100.0, lambda: False)
     assert heard.made == []
+    go_on.set()
+    idle()
 
 
 def test_a_process_makes_it_and_what_goes_wrong_is_told(tmp_path: Path) -> None:
