@@ -84,6 +84,8 @@ OF_STUDY = {
     "python -m pipelines.study best asr-asr_tiny": "optimizer.learning_rate = ",
     "python -m pipelines.study compare asr-asr_tiny asr-asr_tiny": "trials to the best",
     "python -m pipelines.study watch asr-asr_tiny": "1/1 done",
+    "python -m pipelines.study report asr-asr_tiny": "sweeps/asr-asr_tiny/report.html",
+    "python -m pipelines.study report asr-asr_tiny asr-asr_tiny --output both.html": "both.html",
     "python -m pipelines.study export asr-asr_tiny": "python -m pipelines.train +experiment=asr-asr_tiny",
     "python -m pipelines.train +experiment=asr-asr_tiny": "learning_rate",
     "python -m pipelines.study rerun asr-asr_tiny 0": "trial 0 came out the same",

@@ -351,3 +351,34 @@ def test_a_study_that_an_earlier_version_began_goes_on_and_nothing_is_sent_twice
     client = MlflowClient(f"sqlite:///{target.database}")
     points = client.get_metric_history(before[1][str(RUNNING)], "x")
     assert sorted(point.step for point in points) == [1, 2, *range(100, 106)]
+
+
+def test_the_studys_report_is_its_runs_artifact(folder: Path, target: Destination) -> None:
+    """Whenever it is another one, once, and by the next driver if this one did not come to it."""
+    report, client = folder / "report.html", MlflowClient(f"sqlite:///{target.database}")
+
+    def shown() -> str:
+        run_id = runs(target, "trialfleet.kind")["study"]
+        assert [one.path for one in client.list_artifacts(run_id)] == ["report.html"]
+        return Path(client.download_artifacts(run_id, "report.html", str(folder.parent))).read_text()
+
+    owner = begun(folder, target)
+    report.write_text("at a quarter")
+    owner.exporter.study_report(report)
+    assert owner.exporter.flush(60)
+    assert shown() == "at a quarter"
+    sent = owner.exporter._export.delivered.study.report
+    report.write_text("at the end, longer")
+    owner.leave()
+    owner = Owner(folder, target)
+    owner.exporter.study_report(report)
+    owner.finish()
+    owner.leave()
+    assert shown() == "at the end, longer"
+    assert owner.exporter._export.delivered.study.report != sent
+    report.unlink()
+    owner = Owner(folder, target, ended=True)
+    owner.exporter.study_report(report)  # somebody took it away
+    owner.stop()
+    owner.leave()
+    assert (owner.exporter.problem(), shown()) == (None, "at the end, longer")

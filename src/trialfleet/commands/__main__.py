@@ -10,6 +10,7 @@ from trialfleet.commands.errors import shown
 SUBCOMMANDS = {
     "dashboard": "open MLflow's own pages on the results",
     "doctor": "say whether this machine and its cluster are ready for studies",
+    "report": "write a study as one HTML file, or compare several in one",
     "study": "see studies and their trials, and ask something of them",
 }
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # Optuna is loaded where it is needed
     from trialfleet.sweep.without_driver import Agreed
 
 SHOWN = 40  # trials in a table, unless --limit says otherwise
+REPORT = "report.html"
 WAIT = 30.0  # seconds for a driver's answer
 
 EPILOG = (
@@ -128,6 +130,16 @@ def _add_seeing(subs: Subparsers) -> None:
     )
     sub.add_argument("studies", nargs="+", metavar="STUDY")
     _formats(sub)
+    sub = _command(
+        subs, "report", _report, "write a study as one HTML file that needs no network; several are compared", False
+    )
+    sub.add_argument("studies", nargs="+", metavar="STUDY")
+    sub.add_argument(
+        "--output", type=Path, metavar="FILE", help=f"instead of {REPORT} in the study's folder, or here for several"
+    )
+    sub.add_argument("--open", action="store_true", help="show it in a browser")
+    # Of a driver that is about to leave: it is none that is at work.
+    sub.add_argument("--ended", action="store_true", help=argparse.SUPPRESS)
     _command(subs, "watch", _watch, "what the study's driver shows, until it ends; Ctrl-C ends this alone")
 
 
@@ -233,6 +245,22 @@ def _compare(arguments: argparse.Namespace) -> int | None:
         _print(fields.table_as_csv(["", *names], comparison.lines(studies)))
     else:
         tables.show(comparison.lines(studies), ["", *names])
+    return None
+
+
+def _report(arguments: argparse.Namespace) -> int | None:
+    from trialfleet.review.report import writing  # NumPy takes its time
+
+    studies = [find(name, arguments.dir) for name in arguments.studies]
+    place = studies[0].folder if len(studies) == 1 else Path()
+    path = (arguments.output or place / REPORT).absolute()
+    writing.write(
+        writing.report(studies[0], driven=not arguments.ended) if len(studies) == 1 else writing.comparison(studies),
+        path,
+    )
+    print(path)
+    if arguments.open:
+        webbrowser.open(path.as_uri())
     return None
 
 

@@ -1,6 +1,7 @@
 """The observer that tells the MLflow exporter what changed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trialfleet.sweep.active_trial import ActiveTrial
@@ -28,6 +29,10 @@ class MlflowObserver:
     def problem(self) -> str | None:
         """What keeps results from reaching MLflow, in words; None if nothing does."""
         return self._exporter.problem()
+
+    def report(self, path: Path) -> None:
+        """This is the study's report."""
+        self._exporter.study_report(path)
 
     def finish(self, state: StudyState, patience: float, goes_on: GoesOn = lambda _problem: True) -> bool:
         """The driver ends: wait until everything has arrived. False if `patience` seconds were not enough.

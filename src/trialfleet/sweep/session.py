@@ -25,7 +25,7 @@ from trialfleet.sweep.hooks import BEST, END, FAILURE, Hooks
 from trialfleet.sweep.index_observer import IndexObserver
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver
-from trialfleet.sweep.observers import Observers
+from trialfleet.sweep.observers import Observer, Observers
 from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again
 from trialfleet.sweep.reconcile import Limits
@@ -40,6 +40,7 @@ from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.sweep.study_folder import StudyFolder
+from trialfleet.sweep.study_reports import StudyReports
 from trialfleet.sweep.sweeper_settings import sweep_folder
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
@@ -145,6 +146,11 @@ def hand_over(driver: Driver, console: Console, interrupts: Interrupts) -> None:
     mlflow = next((observer for observer in driver.observers.members if isinstance(observer, MlflowObserver)), None)
     if mlflow is None:
         return
+    reports = next((observer for observer in driver.observers.members if isinstance(observer, StudyReports)), None)
+    if reports is not None and not driver.stopping.leaves:
+        _if_the_disk_lets_us(driver.account.save)  # the report tells what was spent
+        heard = interrupts.count
+        reports.finish(driver.account.wall_seconds, lambda: interrupts.count == heard)
     stopping, request = driver.stopping, driver.stopping.request
     patience = FLUSH_SECONDS if not stopping.leaves else FLUSH_SECONDS / 6
     waiting = Waiting(driver.study.folder, patience, partial(_note, console), lambda: interrupts.count)
@@ -219,6 +225,11 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
     hooks = _hooks(plan, terminal.notice)
     stack.callback(hooks.close)
+    to_mlflow: list[Observer] = [mlflow] if mlflow else []
+    if mlflow is not None and plan.settings.report_after is not None:
+        reports = StudyReports(folder, plan.settings.report_after, mlflow.report, terminal.notice)
+        stack.callback(reports.close)
+        to_mlflow.append(reports)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
     _keep_task(plan, record, fleet.blocks)
     payload = _payload(plan, record, copy) if not fleet.blocks else folder
@@ -247,7 +258,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         fleets=fleets,
         fleet=fleet,
         payload=payload,
-        observers=Observers([IndexObserver(index), hooks, *([mlflow] if mlflow else []), terminal]),
+        observers=Observers([IndexObserver(index), hooks, *to_mlflow, terminal]),
         progress=StudyProgress(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(

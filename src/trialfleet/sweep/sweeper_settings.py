@@ -118,6 +118,7 @@ class Settings:
     on_failure: str | None
     on_end: str | None
     hook_seconds: Annotated[float, Gt(0)]
+    report_after: Annotated[float, Ge(0)] | None
     live: bool
     dry_run: bool
     study: StudySettings

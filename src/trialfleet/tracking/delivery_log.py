@@ -56,6 +56,7 @@ class StudyDelivery:
         columns: the parameters that the study's saved view shows.
         best: trials that are marked as the best for sure.
         maybe_best: trials that may be: the process died while it was changing their marks.
+        report: tells the file that was sent as the study's report.
     """
 
     experiment_id: str | None = None
@@ -66,6 +67,7 @@ class StudyDelivery:
     columns: Sequence[str] = ()
     best: Collection[int] = ()
     maybe_best: Collection[int] = ()
+    report: str = ""
 
 
 @dataclass

@@ -114,6 +114,7 @@ class Exporter:
         self._export = StudyExport(delivered, study, read, self._connect, run_is_there)
         self._changes: deque[tuple[int, bool, str]] = deque()  # arguments of `changed`, which the thread takes
         self._status = StudyStatus()
+        self._saying = threading.Lock()
         self._wake = threading.Condition()
         self._stopping = False
         self._flush_wanted = 0
@@ -149,11 +150,19 @@ class Exporter:
         Args:
             description: the text at the top of the study's page in MLflow, in Markdown.
         """
-        self._status = replace(self._status, best=best, description=description)
+        self._say(best=best, description=description)
+
+    def study_report(self, path: Path) -> None:
+        """This file is for people who look at the study's run; it is sent whenever it is another one."""
+        self._say(report=path)
 
     def study_ended(self, state: StudyState) -> None:
         """The driver stops: the study is complete, was stopped before its end, or failed."""
-        self._status = replace(self._status, state=state, ended_at=time.time())
+        self._say(state=state, ended_at=time.time())
+
+    def _say(self, **entries: Any) -> None:
+        with self._saying:  # reports come from a thread of their own
+            self._status = replace(self._status, **entries)
 
     def away(self) -> str | None:
         """Why MLflow takes nothing now, or None."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from trialfleet.tracking import delivery_log, views
@@ -83,12 +84,14 @@ class StudyStatus:
         description: the text at the top of the study's page in MLflow, in Markdown; None if that was not said yet.
         state: how the driver left the study; None while it works.
         ended_at: Unix seconds.
+        report: a file for people who look at the study's run; None if there is none.
     """
 
     best: Collection[int] | None = None
     description: str | None = None
     state: StudyState | None = None
     ended_at: float = 0.0
+    report: Path | None = None
 
 
 class StudyExport:
@@ -231,7 +234,7 @@ class StudyExport:
         status, sent = self._status, self.delivered.study
         marks = status.best is not None and (set(status.best) != set(sent.best) or sent.maybe_best)
         ended = status.state is not None and status.state != sent.state
-        return bool(self._trials or marks or ended or self._new_tags())
+        return bool(self._trials or marks or ended or self._new_tags() or self._new_report())
 
     def _settled(self) -> tuple[Runs, Place]:
         if self._runs is None:
@@ -363,6 +366,7 @@ class StudyExport:
             if tags := self._new_tags():
                 runs.set_tags(parent, tags)
                 self.delivered.note_study(tags={**self.delivered.study.tags, **tags})
+            self._send_report(runs, parent)
             self._end(runs, parent)
         except Away:
             raise
@@ -377,6 +381,29 @@ class StudyExport:
     def _new_tags(self) -> dict[str, str]:
         text = self._status.description
         return {} if text is None or text == self.delivered.study.tags.get(DESCRIPTION) else {DESCRIPTION: text}
+
+    def _new_report(self) -> str:
+        """What tells the study's report from the one that was sent; empty if that is the same."""
+        if self._status.report is None:
+            return ""
+        try:
+            found = self._status.report.stat()
+        except OSError:
+            return ""
+        mark = f"{found.st_mtime_ns} {found.st_size}"
+        return mark if mark != self.delivered.study.report else ""
+
+    def _send_report(self, runs: Runs, parent: str) -> None:
+        """It is a copy of what is in the study's folder: one that MLflow does not take is left out, and said."""
+        mark, path = self._new_report(), self._status.report
+        if not mark or path is None:
+            return
+        try:
+            runs.upload(parent, path, None)
+        except (TrackingError, OSError) as error:
+            runs.is_active(parent)  # raises Away if the server as such is away, which says nothing of the upload
+            self._complain(f"{path} can not be stored as an artifact ({error})")
+        self.delivered.note_study(report=mark)
 
     def _reopen(self, runs: Runs, parent: str) -> None:
         """The study had ended, and there are trials again."""

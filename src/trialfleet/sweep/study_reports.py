@@ -1,0 +1,164 @@
+"""The study's report for MLflow: made anew at each quarter of the trials, and at the end.
+
+A process of its own makes it, with low priority and a limit of time. Whatever becomes of it, the study goes on: the
+driver waits for it at the end alone, and there a signal ends the wait.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialfleet.sweep.active_trial import ActiveTrial
+from trialfleet.sweep.study.progress import Finished
+from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.result import Result
+
+if TYPE_CHECKING:
+    from trialfleet.sweep.driver import Driver
+
+NAME = "report.html"  # in the study's folder, and in MLflow
+QUARTERS = 4
+LIMIT = 300.0  # seconds that the making may take
+LOOK = 0.1  # seconds between two looks whether it is made
+
+
+class StudyReports:
+    """An observer that has reports made.
+
+    Args:
+        folder: the study's.
+        least: seconds that drivers must have worked on the study, and that must lie between two reports.
+        made: is told of the file, each time.
+        notice: tells the user what went wrong.
+        limit: seconds that one may take.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        least: float,
+        made: Callable[[Path], None],
+        notice: Callable[[str], None],
+        limit: float = LIMIT,
+    ) -> None:
+        self._folder, self._least, self._made, self._notice, self._limit = folder, least, made, notice, limit
+        self._ended = 0  # trials, those of earlier drivers included
+        self._since = 0  # of them, those after the last report
+        self._quarter: int | None = None  # that was reported last, or found at the start
+        self._last = 0.0  # monotonic seconds
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        if (path := folder / NAME).is_file():  # an earlier driver's, which may not have arrived
+            made(path)
+
+    def recovered(self, number: int, directory: TrialDir) -> None:
+        self._ended += 1
+
+    def started(self, trial: ActiveTrial) -> None:
+        """Nothing."""
+
+    def running(self, trial: ActiveTrial, label: str) -> None:
+        """Nothing."""
+
+    def retried(self, trial: ActiveTrial, reason: str) -> None:
+        """Nothing."""
+
+    def ended(self, trial: ActiveTrial, result: Result) -> None:
+        self._ended += 1
+        self._since += 1
+
+    def best(self, front: Sequence[Finished]) -> None:
+        """Nothing: the report is made of the files."""
+
+    def notice(self, message: str) -> None:
+        """Nothing."""
+
+    def tick(self, driver: "Driver") -> None:
+        """A quarter may have come to its end. The last one is `finish`'s."""
+        quarter = QUARTERS * self._ended // max(1, driver.n_trials)
+        if self._quarter is None:
+            self._quarter = quarter
+        if quarter <= self._quarter or quarter >= QUARTERS or not self._is_time(driver.account.wall_seconds):
+            return
+        self._quarter = quarter
+        self._begin()
+
+    def finish(self, worked: float, goes_on: Callable[[], bool]) -> None:
+        """The driver ends: have the last report made, and wait for it.
+
+        Args:
+            worked: seconds that drivers have worked on the study.
+            goes_on: whether to go on waiting.
+        """
+        self._wait(goes_on)
+        if self._since and worked >= self._least and goes_on():
+            self._begin("--ended")
+            self._wait(goes_on)
+        self.close()
+
+    def close(self) -> None:
+        """Have none made any more, and end the process that makes one."""
+        self._closed = True
+        if (process := self._process) is not None:
+            _kill(process)
+
+    def _is_time(self, worked: float) -> bool:
+        busy = self._thread is not None and self._thread.is_alive()
+        return not busy and worked >= self._least and time.monotonic() - self._last >= self._least
+
+    def _begin(self, *words: str) -> None:
+        self._last, self._since = time.monotonic(), 0
+        self._thread = threading.Thread(target=self._make, args=words, name="report", daemon=True)
+        self._thread.start()
+
+    def _wait(self, goes_on: Callable[[], bool]) -> None:
+        while self._thread is not None and self._thread.is_alive() and goes_on():
+            self._thread.join(LOOK)
+
+    def _make(self, *words: str) -> None:
+        try:
+            said = self._run(words)
+        except Exception as error:  # noqa: BLE001  # a report is never the study's trouble
+            said = f"{type(error).__name__}: {error}"
+        if not said:
+            self._made(self._folder / NAME)
+        elif not self._closed:
+            self._notice(f"the report for MLflow could not be made: {said}; `trialfleet report` makes it at any time")
+
+    def _run(self, words: Sequence[str]) -> str:
+        """What went wrong, in words; empty if all is well."""
+        patient = ["nice", "-n", "10"] if shutil.which("nice") else []
+        command = [*patient, sys.executable, "-m", "trialfleet.commands", "report", str(self._folder), *words]
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            self._process = process
+            try:
+                if self._closed:
+                    _kill(process)
+                code = process.wait(self._limit)
+            except subprocess.TimeoutExpired:
+                return f"it took longer than {self._limit:g} s"
+            finally:
+                self._process = None
+                _kill(process)
+            output.seek(0)
+            said = output.read().decode(errors="replace").strip()
+        return f"exit code {code}: {said[-300:] or 'it said nothing'}" if code else ""
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End it if it has not ended, and take its end in."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
