@@ -396,6 +396,7 @@ class Driver:
 
     def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
         self._polling.moved()
+        trial.wake()
         self.observers.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
