@@ -34,7 +34,7 @@ def test_a_study_is_run_and_has_nothing_left_to_do(here: Path, run: Run, run_qui
 @pytest.mark.slow
 def test_a_process_that_trained_before_gives_the_bits_of_a_fresh_one(here: Path, run_quickly: Run) -> None:
     """Metrics and checkpoints of each trial; and a second trial of one signature compiles nothing."""
-    words = (*QUICK[:-1], "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "tracking.uri=null")
+    words = (*QUICK[:-1], "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra.sweeper.tracking.uri=null")
     space = ("optimizer.learning_rate=tag(log,interval(1e-4,1e-2))", "model.dropout=interval(0.1,0.3)")
     for name in ("fresh", "warm"):
         own = (f"hydra.sweeper.study_name={name}", f"hydra.sweeper.worker.local={str(name == 'warm').lower()}")

@@ -145,7 +145,6 @@ REASONS = {
     "failures": ((BAD, WELL, BAD, BAD, WELL), {"failures": 2}, 4, "2 failures in a row (worker.failures)"),
     "runtime": ((WELL, RUNTIME, WELL), {}, 2, "the device's runtime failed"),
     "growth": ((WELL, GROWN, WELL), {"growth_gb": 0.2}, 2, "it has grown by 0.3 GB (worker.growth_gb)"),
-    "no result": ((WELL, STAYS_AWAY, WELL), {}, 2, "the run ended without a result"),
     "signal": (("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", WELL), {}, 1, "it was asked to go"),
 }
 
@@ -162,6 +161,14 @@ def test_a_process_that_may_not_be_fit_leaves_and_says_why(study: Study, why: st
     assert [bool(study.trial(number).claims()) for number in range(len(bodies))] == [
         number < runs for number in range(len(bodies))
     ]
+
+
+def test_a_run_without_a_result_is_the_last_and_leaves_the_job_to_go_on_with_it(study: Study) -> None:
+    orders = Orders(study, study.does(WELL, STAYS_AWAY, WELL))
+    orders.folder.assign(1, replace(orders.submission, uuid="more", trials=orders.submission.trials[1:2]))
+    assert orders.run()[0] == 0
+    assert (orders.folder.waiting(), orders.folder.closed(), orders.folder.last_order()) == (None, False, 1)
+    assert not study.trial(2).claims()
 
 
 def test_a_worker_for_which_nothing_comes_leaves(study: Study) -> None:

@@ -196,7 +196,9 @@ class Dispatch:
                 trial.write(submission=None)
             raise
         for index, (trial, job) in enumerate(zip(batch, jobs, strict=True)):
-            trial.write(job=job)
+            trial.write(
+                job=job, synced=not self.fleet.blocks
+            )  # a job that blocks is over, and its result is on the disk
             self.workers.started(trial, f"{uuid}.{index}", job)
         self._pause_reason = ""
 

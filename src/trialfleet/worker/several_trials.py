@@ -77,6 +77,10 @@ class SeveralTrials:
                 submission, assignment, self._environment, begun, self._imported, among_others=self._ran > 0
             )
             self._count(ended, time.monotonic() - begun)
+            if (
+                not ended.as_intended
+            ):  # nothing is closed: Slurm may start this job again, and it goes on with the trial
+                return ended.code
             number += 1
             reason = self._reason_to_leave(ended) or self._cleaned() or self._awaited(number)
             if reason:
@@ -103,8 +107,6 @@ class SeveralTrials:
         terms = self._terms
         if signals.received:
             return "it was asked to go"
-        if not ended.as_intended:
-            return "the run ended without a result"
         if terms.trials is not None and self._ran >= terms.trials:
             return f"worker.trials={terms.trials}"
         if terms.minutes is not None and time.monotonic() - signals.STARTED >= 60.0 * terms.minutes:
