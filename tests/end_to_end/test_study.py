@@ -38,7 +38,9 @@ def test_a_process_that_trained_before_gives_the_bits_of_a_fresh_one(here: Path,
     space = ("optimizer.learning_rate=tag(log,interval(1e-4,1e-2))", "model.dropout=interval(0.1,0.3)")
     for name in ("fresh", "warm"):
         own = (f"hydra.sweeper.study_name={name}", f"hydra.sweeper.worker.local={str(name == 'warm').lower()}")
-        run_quickly("pipelines.sweep", *words, *own, "hydra/sweeper/sampler=random", *space)
+        run_quickly(
+            "pipelines.sweep", *words, *own, "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1", *space
+        )
     runs = {name: [here / f"sweeps/{name}/trials/{number:05d}/runs/1.0" for number in range(3)] for name in NAMES}
     processes = {name: {_process(run) for run in runs[name]} for name in NAMES}
     assert {name: len(found) for name, found in processes.items()} == {"fresh": 3, "warm": 1}
