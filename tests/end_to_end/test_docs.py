@@ -11,6 +11,7 @@ import pytest
 
 import trialfleet
 from tests.tasks.commands import Commands
+from tests.workloads.mvfoul.rendered import FEW
 
 from .conftest import Run
 from .pages import DOCS, PAGES, ROOT, commands_of
@@ -129,7 +130,7 @@ def shortened(command: str) -> list[str]:
     if words[0] == "pipelines.sweep":
         return [*words, *QUICK, "hydra.sweeper.n_trials=1"]
     if words[0] == "pipelines.train" and not {"--cfg", "--info", "--dry-run", *QUICK} & set(words):
-        return [*words, *QUICK]
+        return [*words, *QUICK, *(FEW if "workload=mvfoul" in words else ())]
     return words
 
 

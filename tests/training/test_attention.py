@@ -30,6 +30,19 @@ def test_queries_of_a_group_look_at_one_key_head():
     np.testing.assert_allclose(attention(q, k, v, mask), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_cpu_calculates_what_jax_does(dtype, masked):
+    keys = jax.random.split(jax.random.key(2), 3)
+    q, k, v = (jax.random.normal(key, (2, 6, n, 8), dtype) for key, n in zip(keys, (4, 2, 2), strict=True))
+    mask = jnp.tril(jnp.ones((6, 6), bool))[None].repeat(2, 0).at[1, 0].set(False) if masked else None
+    expected = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None], scale=0.3)
+    found = attention(q, k, v, mask, 0.3)
+    assert found.dtype == dtype
+    atol = 1e-6 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(np.asarray(found, np.float32), np.asarray(expected, np.float32), atol=atol)
+
+
 @pytest.mark.parametrize(
     ("capability", "flags", "queries", "head", "dtype", "chosen"),
     [

@@ -18,6 +18,7 @@ def test_the_config_says_how_many_devices_and_threads(monkeypatch):
     flags = wanted["XLA_FLAGS"].split()
     assert [flag for flag in flags if "device_count" in flag] == ["--xla_force_host_platform_device_count=4"]
     assert "--xla_dump_to=/tmp/x" in flags
+    assert wanted["JAX_PLATFORMS"] == "cpu"  # others simulate none
 
 
 @pytest.mark.parametrize(

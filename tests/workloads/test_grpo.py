@@ -202,6 +202,14 @@ def test_an_epoch_has_the_batches_that_are_asked_for(words, batches):
             lambda: Grpo(small("rewards.answer.function=nowhere.found")).source("train"),
             "rewards.answer.function: nowhere",
         ),
+        (
+            lambda: Grpo(small(f"rewards.answer.function={__name__}.of_many")).source("train"),
+            r"rewards.answer.function: .*of_many\(completions: .* cannot be called with a completion",
+        ),
+        (
+            lambda: Grpo(small("generation.eos_tokens=[1]")).source("train"),
+            r"generation.eos_tokens: \[1\] do not have 106, with which the tokenizer of model ends a text",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_it_begins(make, message):
@@ -231,6 +239,10 @@ def said(answer: str, reasoning: str = "so") -> str:
         (said("about 12"), "12", (3, 2, -0.5, 1.5)),
         (said("twelve"), "12", (3, 2, -0.5, 0)),
         (said("1"), "0", (3, 2, -0.5, 0)),
+        (said("0.0"), "0", (3, 2, 0.5, 1.5)),
+        (said("1000000000000000001"), "1000000000000000000", (3, 2, 0.5, 0)),
+        (said("1_2"), "12", (3, 2, -0.5, 0)),
+        (said("1e999999"), "12", (3, 2, -0.5, 0)),
         (said("12") + "so there", "12", (0, 2, 0, 1.5)),
         ("<answer>12</answer>", "12", (0, 0, 0, 1.5)),
         (said("12") + "<answer>", "12", (0, 1, 0, 1.5)),
@@ -245,6 +257,10 @@ def test_rewards_are_given_by_the_rules(completion, gold, wanted):
 
 def shortness(completion: str, gold: str) -> float:
     return -len(completion) / 10
+
+
+def of_many(completions: list[str], **more: object) -> list[float]:
+    return [0.0 for _ in completions]
 
 
 def broken(completion: str, gold: str) -> float:
@@ -307,6 +323,12 @@ def test_advantages_are_relative_to_the_group():
     assert list(policy.advantages(worth, "none")[0]) == [-2, -1, 1, 2]
 
 
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_a_group_that_is_worth_the_same_has_no_advantages(scale):
+    same = np.random.default_rng(0).uniform(-10, 10, (100, 1)).astype(np.float32)
+    assert not policy.advantages(np.repeat(same, 7, 1), scale).any()
+
+
 def test_ratios_are_clipped_and_divergences_follow_their_formulas():
     rng = np.random.default_rng(0)
     logs, old, reference = (rng.normal(size=(3, 5)) - 2 for _ in range(3))
@@ -353,6 +375,8 @@ REWARDS = ("format_exact", "format_approximate", "answer", "number")
         (["model.lora_rank=null"], "model.lora_rank: null"),
         (["model.heads=3", "model.kv_heads=2"], "model.heads: 3 must be a multiple of model.kv_heads=2"),
         (["model.head_dim=7"], "model.head_dim: must be even, got 7"),
+        (["model.lora_module_path=nothing"], "model.lora_module_path: 'nothing' fits none of the weights"),
+        (["model.lora_module_path='['"], r"model.lora_module_path: '\[' is no regular expression"),
         (["generation.eos_tokens=[1,512]"], "generation.eos_tokens: 512 is no token"),
         (["+rewards.a-b={function:a.b,weight:1}"], "rewards.a-b: no metric"),
         (["+rewards.running={function:a.b,weight:1}"], "rewards.running: no metric"),

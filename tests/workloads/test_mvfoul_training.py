@@ -7,7 +7,7 @@ import pytest
 from tests.training.harness import after, losses_of
 from tests.workloads.test_mvfoul import small
 from trialfleet.config import hyperparameters
-from trialfleet.training import checkpoints, train
+from trialfleet.training import checkpoints, evaluate, restore, train, trees
 from trialfleet.training.data import examples_of
 from trialfleet.training.setup import Setup
 from trialfleet.trial.run import Preempted, Stop
@@ -32,6 +32,20 @@ def test_a_cut_training_goes_on_bit_for_bit(new_run):
     merged = {(step, tuple(values)): values for run in (first, second) for step, values in run.untimed()}
     assert merged == {(step, tuple(values)): values for step, values in whole.untimed()}
     assert (whole.artifacts / "val-confusion-severity.png").read_bytes().startswith(b"\x89PNG")
+    judge_what_was_trained(config, second, new_run())
+
+
+def judge_what_was_trained(config, trained, run):
+    """A checkpoint scores as it did in its training, and who begins with it has the statistics of its batch norm."""
+    checkpoint = trained.notes["checkpoints"]["last"]
+    values = evaluate(config, run, checkpoint)
+    assert values == {name: trained.reported(name)[18] for name in values}
+    setup = Setup(config)
+    state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
+    state, _, report = restore.with_parameters_of(checkpoint, setup, state, frozen)
+    assert report["extra_not_there"] == []
+    means = [leaf for path, leaf in trees.named_leaves(state.extra) if path.endswith("mean")]
+    assert any(np.asarray(mean).any() for mean in means)
 
 
 def test_layers_are_released_last_first_and_those_that_are_held_keep_their_statistics(new_run):

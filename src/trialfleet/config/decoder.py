@@ -1,11 +1,22 @@
 """Schema of a decoder-only language model and of how completions are drawn from it, whatever workload has it."""
 
+import re
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
 from trialfleet.config.traced import STRICT, Gated, Host, Traced
+
+# Of each layer, by their path in it: those that can be adapted.
+WEIGHTS = (
+    "attn/q_einsum",
+    "attn/kv_einsum",
+    "attn/attn_vec_einsum",
+    "mlp/gate_proj",
+    "mlp/up_proj",
+    "mlp/down_proj",
+)
 
 Temperature = Annotated[Traced[float], Gt(0)]
 TopP = Annotated[Traced[float], Gt(0), Le(1)]
@@ -38,7 +49,7 @@ class Decoder:
     lora_rank: Annotated[int, Ge(1)] | None  # null: no adapters, all weights are trained
     lora_alpha: Annotated[Traced[float], Gt(0)]  # the adapters' output is scaled by lora_alpha / lora_rank
     lora_dropout: Annotated[Gated[float], Ge(0), Lt(1)]  # share of their inputs that adapters do not see in training
-    lora_module_path: str  # a regular expression of the weights that are adapted
+    lora_module_path: str  # a regular expression of the layers' weights that are adapted
 
     def problems(self, at: str = "model") -> list[str]:
         """What contradicts itself, a line for each.
@@ -51,7 +62,29 @@ class Decoder:
             problems.append(f"{at}.heads: {self.heads} must be a multiple of {at}.kv_heads={self.kv_heads}")
         if self.head_dim % 2:
             problems.append(f"{at}.head_dim: must be even, got {self.head_dim}")
+        if self.lora_rank is not None:
+            problems += self._problems_of_adapters(f"{at}.lora_module_path")
         return problems
+
+    def adapted(self) -> list[str]:
+        """The weights that have adapters.
+
+        Raises:
+            re.error: `lora_module_path` is no regular expression.
+        """
+        if self.lora_rank is None:
+            return []
+        return [name for name in WEIGHTS if re.fullmatch(self.lora_module_path, f"layers/{name}")]
+
+    def _problems_of_adapters(self, key: str) -> list[str]:
+        try:
+            fits = self.adapted()
+        except re.error as error:
+            return [f"{key}: {self.lora_module_path!r} is no regular expression: {error}"]
+        if fits:
+            return []
+        names = ", ".join(f"layers/{name}" for name in WEIGHTS)
+        return [f"{key}: {self.lora_module_path!r} fits none of the weights that can be adapted, {names}"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -64,8 +97,8 @@ class Generation:
     top_p: TopP  # only the likeliest tokens of together this probability are drawn
     top_k: TopK  # only so many of the likeliest tokens are drawn; null: all
     eos_tokens: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]  # token ids that end a completion
-    # weights that fsdp splits are gathered once before completions are drawn; false: for each token, where a device has
-    # no room for all of them
+    # weights that fsdp splits are gathered once before completions are drawn; false: layer by layer for each token,
+    # where a device has no room for all of them
     gather_weights: bool
     # layers are taken out of their stack once before completions are drawn: quicker on a CPU, with room for them twice;
     # false: for each token, which costs a GPU nothing

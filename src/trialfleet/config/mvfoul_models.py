@@ -120,7 +120,10 @@ class Resnet3d(Convolutional):
     def problems(self, frames: int, size: int) -> Problems:
         if len(self.depths) != len(self.widths):
             return [f"model.depths: {len(self.depths)} given for {len(self.widths)} stages of model.widths"]
-        return super().problems(frames, size)
+        found = super().problems(frames, size)
+        if self.weights is not None and self.norm != "batch":
+            found.append(f"model.norm: {self.norm}, but model.weights are normalised by batch; take norm=batch")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -213,6 +213,9 @@ class CheckedWorkload(Workload):
             "load_extra", path, index, self._extra_shapes[path].shape, self._own.load_extra(path, index)
         )
 
+    def carries_extra(self, path: str) -> bool:
+        return bool(self._own.carries_extra(path))
+
     def _loaded(
         self, method: str, path: str, index: tuple[slice, ...], whole: Sequence[int], loaded: Any
     ) -> np.ndarray | None:

@@ -100,8 +100,9 @@ def variables(config: Config) -> dict[str, str]:
     """The environment variables that a trial's config asks for."""
     runtime = config.runtime
     wanted = {"PJRT_NPROC": str(runtime.cpu_threads), "XLA_FLAGS": _xla_flags(config)}
-    if runtime.platform is not None:
-        wanted["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(runtime.platform, runtime.platform)
+    platform = "cpu" if runtime.simulated_devices else runtime.platform
+    if platform is not None:
+        wanted["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(platform, platform)
     if runtime.compilation_cache is not None:
         wanted["JAX_COMPILATION_CACHE_DIR"] = str(cache_directory(runtime.compilation_cache))
         wanted["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 Load = Callable[[str, tuple[slice, ...]], np.ndarray | None]  # one slice of what has a path
 
 # What may differ between the run that saved a state and the one that goes on from it.
-_FREE = ("mesh.", "runtime.", "training.per_device_batch", "training.eval_batch")
+_FREE = (
+    *("mesh.", "runtime.", "training.per_device_batch", "training.eval_batch"),
+    *("generation.gather_weights", "generation.unstack_weights"),  # where weights are while tokens are drawn
+)
 
 
 class Resumed(NamedTuple):
@@ -102,7 +105,7 @@ class _Drawn:
     """The first state and the frozen parameters: from the seed, and the weights that the workload loads."""
 
     def __init__(self, config: Config, setup: Setup, goodput: Goodput) -> None:
-        self._config, self._program = config, setup.program
+        self._config, self._setup = config, setup
         self.report: dict[str, Any] | None = None
         self.left = False  # whether the state is gone
         with goodput.spent("start"):
@@ -112,7 +115,7 @@ class _Drawn:
     def take(self, source: str) -> None:
         """Parameters of another training's checkpoint."""
         verify = self._config.training.checkpoints.verify
-        taken = with_parameters_of(source, self._program, self.state, self.frozen, verify=verify)
+        taken = with_parameters_of(source, self._setup, self.state, self.frozen, verify=verify)
         self.state, self.frozen, self.report = taken
 
     def leave(self) -> None:
@@ -175,7 +178,7 @@ def _read_in(load: Load, path: str, leaf: jax.Array, place: NamedSharding) -> ja
 
 def with_parameters_of(
     source: str,
-    program: Program,
+    setup: Setup,
     state: State,
     frozen: Params,
     key: str = "training.init_from",
@@ -184,7 +187,8 @@ def with_parameters_of(
 ) -> tuple[State, Params, dict[str, Any]]:
     """The state and the frozen parameters with those of another training's checkpoint, as far as they fit.
 
-    Leaf by leaf: what stood in a parameter's place leaves the devices before it is read.
+    Leaf by leaf: what stood in a parameter's place leaves the devices before it is read. Statistics that belong to the
+    model come along.
 
     Args:
         key: what names the source, for messages.
@@ -197,7 +201,7 @@ def with_parameters_of(
     Raises:
         UserError: if `source` is no checkpoint, or nothing fits.
     """
-    saved, layout = SavedParameters(source, key, verify), program.layout
+    saved, layout = SavedParameters(source, key, verify), setup.program.layout
     shapes = trees.flatten(trees.merge(layout.shapes.params, layout.frozen_shapes))
     places = trees.flatten(trees.merge(layout.shardings.params, layout.frozen_shardings))
     fits = [path for path, leaf in shapes.items() if saved.fits(path, leaf.shape)]
@@ -216,12 +220,29 @@ def with_parameters_of(
         "not_there": not_there,
         "other_shape": sorted(set(shapes) - set(fits) - set(not_there)),
     }
+    extra, report["extra_not_there"] = _extra_of(saved, setup, state.extra, own)
     log.info("%s: %d of %d parameters from %s", key, len(fits), len(shapes), saved.folder)
-    for what in ("not_there", "other_shape"):
+    for what in ("not_there", "other_shape", "extra_not_there"):
         expected = layout.frozen if own else frozenset[str]()
         if unexpected := [path for path in report[what] if not lora.is_adapter(path) and path not in expected]:
             log.warning("%s: %s, so as initialised: %s", key, what.replace("_", " "), ", ".join(unexpected))
-    return state._replace(params=params, ema=_averages(state, params)), never, report
+    return state._replace(params=params, extra=extra, ema=_averages(state, params)), never, report
+
+
+def _extra_of(saved: SavedParameters, setup: Setup, extra: Extra, own: bool) -> tuple[Extra, list[str]]:
+    """What forward passes update, with what a checkpoint has of it and the model takes; and what it lacks.
+
+    Args:
+        own: it is a checkpoint of this training itself, all of which is taken.
+    """
+    layout, carries = setup.program.layout, setup.workload.carries_extra
+    taken, lacking = list[jax.Array](), list[str]()
+    read = saved.extra(layout.shapes.extra, layout.shardings.extra)
+    for (path, leaf), found in zip(trees.named_leaves(extra), read, strict=True):
+        taken.append(found if found is not None and (own or carries(path)) else leaf)
+        if found is None and carries(path):
+            lacking.append(path)
+    return jax.tree.unflatten(jax.tree.structure(extra), taken), lacking
 
 
 def resumed(

@@ -1,9 +1,10 @@
-"""The parameters that a checkpoint holds, read one by one."""
+"""The parameters that a checkpoint holds, and what else belongs to its model, read one by one."""
 
 # mypy: allow-untyped-calls
 # (jax's ShapeDtypeStruct has no annotations.)
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Sharding
@@ -53,3 +54,19 @@ class SavedParameters:
         target = jax.ShapeDtypeStruct(shape, "float32", sharding=place)
         found: jax.Array = checkpoints.read_some(self.folder, {name: target})[name]
         return found
+
+    def extra(self, shapes: Any, places: Any) -> list[jax.Array | None]:
+        """What forward passes update, in the order of the leaves of `shapes`; None where nothing fits.
+
+        Args:
+            shapes: as the model has it, in its structure.
+            places: a sharding for each.
+        """
+        named = checkpoints.named({"state": {"extra": shapes}})
+        targets = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+            for (name, leaf), place in zip(named.items(), jax.tree.leaves(places), strict=True)
+            if self._there.get(name) == (leaf.shape, str(leaf.dtype))
+        }
+        read = checkpoints.read_some(self.folder, targets) if targets else {}
+        return [read.get(name) for name in named]

@@ -29,11 +29,10 @@ def read(setup: Setup, checkpoint: str) -> tuple[State, Params]:
         leaf.delete()  # nothing is trained here
     verify = config.training.checkpoints.verify
     if config.training.init_from is not None:
-        state, frozen, _ = restore.with_parameters_of(config.training.init_from, program, state, frozen, verify=verify)
-    state, frozen, report = restore.with_parameters_of(
-        checkpoint, program, state, frozen, "checkpoint", verify, own=True
-    )
+        state, frozen, _ = restore.with_parameters_of(config.training.init_from, setup, state, frozen, verify=verify)
+    state, frozen, report = restore.with_parameters_of(checkpoint, setup, state, frozen, "checkpoint", verify, own=True)
     _refuse(checkpoint, set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
+    _refuse(checkpoint, set(report["extra_not_there"]))
     _refuse_other_frozen(config, checkpoint, frozen)
     return state, frozen
 

@@ -178,6 +178,13 @@ class Workload(ABC):
         """The same of what `init` gives besides parameters: statistics that were published with the weights."""
         return None
 
+    def carries_extra(self, path: str) -> bool:
+        """Whether a training that begins with another's parameters takes this leaf of what `init` gives besides, too.
+
+        Statistics by which a model normalises belong to it; what a training remembers of itself does not.
+        """
+        return True
+
     def publisher(self) -> Publisher | None:
         """Who writes trained models as others read them; None: nobody does."""
         return None

@@ -72,11 +72,13 @@ def test_a_model_is_written_bit_by_bit_under_the_published_names(family, tmp_pat
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_its_config_is_the_librarys(family, tmp_path):
-    """All that its own config says, but for the words of rotary positions, which are older here."""
+    """All that its own config says, but for the words of rotary positions, which are older here, and all ends."""
     config, checkpoint, _ = tuned(family, tmp_path)
     export(config, checkpoint, order(tmp_path / "out", dtype="bfloat16"))
     own, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", GOLDEN / family))
-    same = [key for key in own if key in theirs]
+    ends = list(dict.fromkeys([1, 5, *np.atleast_1d(theirs["eos_token_id"]).tolist()]))  # [1, 5]: as it was trained
+    assert own["eos_token_id"] == ends
+    same = [key for key in own if key in theirs and key != "eos_token_id"]
     assert len(same) > 15
     assert {key: own[key] for key in same} == {key: theirs[key] for key in same}
     assert own["torch_dtype"] == "bfloat16"
@@ -86,9 +88,9 @@ def test_its_config_is_the_librarys(family, tmp_path):
     if family == "gemma3":
         assert own["rope_local_base_freq"] == rotary["sliding_attention"]["rope_theta"]
         assert own["rope_scaling"] == {"rope_type": "linear", "factor": everywhere["factor"]}
-    assert (tmp_path / "out" / "generation_config.json").read_text() == (
-        GOLDEN / family / "generation_config.json"
-    ).read_text()
+    of_base = json.loads((GOLDEN / family / "generation_config.json").read_text())
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written == {**of_base, "eos_token_id": ends}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from trialfleet.config.asr_decoder import AsrDecoderConfig
-from trialfleet.errors import UserError
 from trialfleet.training import lora
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.publishing import Publisher
@@ -51,13 +50,9 @@ class Transcriber(Workload):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         found = tokenizer.of(self.config.model.decoder, self.config.dry_run, "model.decoder")
-        ends = self.config.transcription.eos_tokens
-        if found.end_of_turn not in ends and not self.config.dry_run:
-            raise UserError(
-                f"transcription.eos_tokens: {list(ends)} do not have {found.end_of_turn}, with which the tokenizer of "
-                "model.decoder ends a text, so that none would end",
-                f"say transcription.eos_tokens=[{found.end_of_turn}]",
-            )
+        if not self.config.dry_run:
+            ends = self.config.transcription.eos_tokens
+            tokenizer.refuse_no_end(found, ends, "transcription.eos_tokens", "model.decoder")
         return found
 
     def source(self, split: str) -> Source:

@@ -1,7 +1,8 @@
 """Writes a decoder as others read it: a model of the library transformers, or an adapter of peft's."""
 
+import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from trialfleet.training.workload import Params
 from trialfleet.workloads.decoder import adapter, settings, tokenizer
 from trialfleet.workloads.decoder.published import PREFIX, DecoderWeights, published, shapes
 
-_KEPT = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")  # of the base's config.json
-# What the weights' folder has besides, and the model needs, too.
-_BESIDE = (
+_KEPT = ("max_position_embeddings", "bos_token_id", "pad_token_id")  # of the base's config.json
+_GENERATION = "generation_config.json"
+_ENDS = "eos_token_id"  # in both of these files
+_OF_TOKENIZER = (  # files, as the usual library reads them together
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer.json",
@@ -66,13 +67,27 @@ class DecoderPublisher:
         files = _write_merged(folder, model, params, order)
         publishing.write_json(folder / settings.FILE, self._settings(order.dtype))
         _copy_beside(model, folder)
+        self._end_alike(folder / _GENERATION)
         return files
 
     def _settings(self, dtype: str) -> dict[str, Any]:
         """config.json: what our config says, and what the base's alone says."""
         own = settings.of(self._model, dtype, self._ends)
         base = {} if self._model.weights is None else settings.read(Path(self._model.weights))
-        return {**own, **{key: base[key] for key in _KEPT if key in base}}
+        return {**own, **{key: base[key] for key in _KEPT if key in base}, _ENDS: self._all_ends(base.get(_ENDS))}
+
+    def _all_ends(self, of_base: Any) -> Any:
+        """Tokens that end a text: those with which it was trained, and then the base's."""
+        known = of_base if isinstance(of_base, list) else [] if of_base is None else [of_base]
+        return of_base if set(self._ends) <= set(known) else list(dict.fromkeys([*self._ends, *known]))
+
+    def _end_alike(self, path: Path) -> None:
+        """Give the copied settings of generation, if there are some, the ends of `config.json`."""
+        if path.is_file():
+            found = json.loads(path.read_text())
+            ends = self._all_ends(found.get(_ENDS))
+            if ends != found.get(_ENDS):
+                publishing.write_json(path, {**found, _ENDS: ends})
 
     def _write_adapter(self, folder: Path, params: Params, order: Order) -> int:
         model, prefix = self._model, self._base_prefix()
@@ -126,11 +141,22 @@ def _leaves(tree: Params) -> dict[str, np.ndarray]:
 
 
 def _copy_beside(model: Decoder, folder: Path) -> None:
-    """The tokenizer's files, of the base's folder or of its own."""
-    for name in _BESIDE if model.weights is not None else ():
-        source = Path(str(model.weights)).expanduser() / name
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
-    if model.tokenizer is not None:
-        own = tokenizer.file_of(model.tokenizer)
-        shutil.copyfile(own, folder / f"tokenizer{own.suffix}")
+    """The base's settings of generation, and the files of the model's own tokenizer, or of the base's."""
+    base = None if model.weights is None else Path(model.weights).expanduser()
+    if base is not None:
+        _copy((_GENERATION,), base, folder)
+    if model.tokenizer is None:
+        if base is not None:
+            _copy(_OF_TOKENIZER, base, folder)
+        return
+    own = tokenizer.file_of(model.tokenizer)
+    if own.name in tokenizer.FILES:
+        _copy(_OF_TOKENIZER, own.parent, folder)
+    shutil.copyfile(own, folder / f"tokenizer{own.suffix}")
+
+
+def _copy(names: Sequence[str], source: Path, folder: Path) -> None:
+    """Those of the files that are there."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

@@ -136,6 +136,25 @@ def of(config: Decoder, shapes_alone: bool = False, at: str = "model") -> Tokeni
     return found
 
 
+def refuse_no_end(tokenizer: Tokenizer, ends: Sequence[int], key: str, at: str = "model") -> None:
+    """Refuse tokens of which none is that with which the model learns to end a text.
+
+    Args:
+        ends: the tokens that end one.
+        key: of the config, which gives them.
+        at: where the model stands in the config.
+
+    Raises:
+        UserError: every text would run on to its longest.
+    """
+    if tokenizer.end_of_turn not in ends:
+        raise UserError(
+            f"{key}: {list(ends)} do not have {tokenizer.end_of_turn}, with which the tokenizer of {at} ends a text, "
+            "so that none would end",
+            f"say {key}=[{tokenizer.end_of_turn}]",
+        )
+
+
 @lru_cache(maxsize=4)
 def read(where: str, key: str = "model.tokenizer") -> Tokenizer:
     """The tokenizer in a file, a folder or `pkg://package/file`.

@@ -10,6 +10,9 @@ of a slice of it a copy is kept for the gradient.) Heads are an axis of the weig
 never splits a merged axis.
 """
 
+# mypy: allow-untyped-calls
+# (jax's optimization_barrier has no annotations.)
+
 import re
 from collections.abc import Sequence
 from math import prod
@@ -22,7 +25,7 @@ import numpy as np
 from trialfleet.config.decoder import Decoder
 from trialfleet.training import lora, trees
 from trialfleet.training.attention import attention
-from trialfleet.training.mesh import constrain
+from trialfleet.training.mesh import FSDP, constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat, rematerialized
 from trialfleet.training.workload import Hyperparameters, Params, Product
@@ -77,7 +80,7 @@ def init(config: Decoder, key: jax.Array) -> Params:
     if config.lora_rank is None:
         return params
     own = jax.random.fold_in(key, len(shapes))
-    return lora.attach(params, config.lora_module_path, config.lora_rank, own, _axes_of)
+    return lora.attach(params, _adapted_paths(config), config.lora_rank, own, _axes_of)
 
 
 def _weights(config: Decoder) -> dict[str, tuple[int, ...]]:
@@ -120,7 +123,7 @@ def axes(config: Decoder) -> dict[str, Any]:
         flat["unembedder"] = ("vocab", "embed")
     whole: dict[str, Any] = trees.unflatten(flat)
     if config.lora_rank is not None:
-        whole = lora.attach_axes(whole, config.lora_module_path, _axes_of)
+        whole = lora.attach_axes(whole, _adapted_paths(config), _axes_of)
     return whole
 
 
@@ -156,7 +159,12 @@ def products(config: Decoder, length: int, said: int) -> list[Product]:
 
 def adapted(config: Decoder, name: str) -> int | None:
     """The rank of a weight's adapter, if it has one."""
-    return config.lora_rank if re.fullmatch(config.lora_module_path, f"layers/{name}") else None
+    return config.lora_rank if name in config.adapted() else None
+
+
+def _adapted_paths(config: Decoder) -> str:
+    """A regular expression of the weights that have adapters, which are never norms or embeddings."""
+    return "|".join(re.escape(f"layers/{name}") for name in config.adapted())
 
 
 def stream(
@@ -256,7 +264,7 @@ def append(
 
     def read(x: jax.Array, cache: Cache, n: Index, own: Index, everywhere: bool) -> tuple[jax.Array, Cache]:
         """Layer `n`, which is number `own` of its kind."""
-        layer = layers[n] if isinstance(layers, list) else _taken(layers, n)
+        layer = _not_before(number, layers[n] if isinstance(layers, list) else _taken(layers, n))
         seen = cache.everything if everywhere else cache.local
         turns = _turns(config, position, everywhere)
         q, k, v = _projected(config, layer["attn"], _norm(config, layer, "pre_attention_norm", x), turns, scale, True)
@@ -287,6 +295,15 @@ def append(
 def _taken(layers: Params, number: Index) -> Params:
     """One of the layers of a stack."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), layers)
+
+
+def _not_before(number: jax.Array, layer: Params) -> Params:
+    """A layer's weights. Split ones are gathered at each token: what never changes would be before the first one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape[FSDP] == 1:
+        return layer
+    found: Params = jax.lax.optimization_barrier((layer, number))[0]
+    return found
 
 
 def _with_seen(seen: Seen, layer: Index, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:

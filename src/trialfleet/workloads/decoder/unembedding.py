@@ -96,9 +96,13 @@ def _in_parts(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperatur
 
 def _say(x: jax.Array, embedding: jax.Array, targets: jax.Array, temperature: jax.Array) -> Said:
     each = without_padding(scores(x, embedding)) / temperature
-    total = jax.nn.logsumexp(each, -1)
+    # The exponentials are calculated once, for the logarithm of their sum, its gradient and the entropy.
+    largest = jax.lax.stop_gradient(jnp.max(each, -1, keepdims=True))
+    powers = jnp.exp(each - largest)
+    summed = jnp.sum(powers, -1)
+    total = largest[..., 0] + jnp.log(summed)
     own = jnp.take_along_axis(each, targets[..., None], -1)[..., 0]
     # H = -Σ p log p = log Σ e^s - Σ p s
-    mean = jnp.sum(jax.nn.softmax(each) * each, -1)
+    mean = jnp.sum(powers * each, -1) / summed
     # Selected, not multiplied away later: what two models say of padding may differ by more than exp can hold.
     return Said(jnp.where(targets == PAD, 0.0, own - total), total - mean)

@@ -30,11 +30,12 @@ def rows(key: str, path: str) -> Sequence[Row]:
     Raises:
         UserError: the file cannot be read, or too much of it is damaged.
     """
-    where = Path(path).expanduser()
+    where = Path(path)
     try:
+        where = where.expanduser()
         # JSON's texts may hold what splitlines() would cut at; some programs write a mark at a file's beginning.
         lines = where.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: nobody has that home
         raise UserError(f"{key}: {where} cannot be read: {error}", "give a file of JSON lines") from error
     found, damaged = [], []
     for number, line in enumerate(lines, 1):

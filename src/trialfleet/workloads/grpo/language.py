@@ -42,7 +42,10 @@ class Language(Workload):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's; a dry run, which asks for shapes alone, does without."""
-        return tokenizer.of(self.config.model, self.config.dry_run)
+        found = tokenizer.of(self.config.model, self.config.dry_run)
+        if not self.config.dry_run:
+            tokenizer.refuse_no_end(found, self.config.generation.eos_tokens, "generation.eos_tokens")
+        return found
 
     def source(self, split: str) -> Source:
         return Prompts(self.config, split, self.problems(split), self.tokenizer)

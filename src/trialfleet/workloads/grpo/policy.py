@@ -36,12 +36,22 @@ def read(
 def advantages(rewards: np.ndarray, scale: str) -> np.ndarray:
     """How much better than its group each completion is: (r - mean) / (deviation + 1e-6), with ddof 1.
 
+    A group that is worth the same throughout has none: the mean of equal numbers is rounded, and the little that they
+    then differ by would be divided by as little.
+
     Args:
         rewards: (..., generations).
         scale: none: r - mean alone, so that easy and hard problems weigh as their rewards do (Liu et al. 2025).
+
+    Returns:
+        Of the same shape, float32.
     """
-    result: np.ndarray = rewards - rewards.mean(-1, keepdims=True)
-    return result if scale == "none" else result / (rewards.std(-1, ddof=1, keepdims=True) + 1e-6)
+    worth = rewards.astype(np.float64)
+    apart = worth - worth.mean(-1, keepdims=True)
+    if scale != "none":
+        apart /= worth.std(-1, ddof=1, keepdims=True) + 1e-6
+    same = worth.max(-1, keepdims=True) == worth.min(-1, keepdims=True)
+    return np.where(same, 0, apart).astype(np.float32)
 
 
 def clipped(

@@ -1,9 +1,10 @@
 """What a completion is worth: its format, and its answer. Any function of a completion and the right answer will do."""
 
 import importlib
-import math
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from functools import lru_cache
 
 from trialfleet.config.grpo import Reward
@@ -15,6 +16,8 @@ LARGEST = 1e6  # of what a function may return: beyond it single precision forge
 Function = Callable[[str, str], float]
 
 _WHOLE = re.compile(rf"^\s*{REASONING}.+?{END_OF_REASONING}.*?{ANSWER}(.+?){END_OF_ANSWER}\s*$", re.DOTALL)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,9})?", re.ASCII)
+_FARTHEST = 1000  # powers of ten from 1: what is further is no answer, and could not be divided
 _NUMBER_INSIDE = re.compile(rf"{ANSWER}.*?([-+]?\$?\d[\d,]*(?:\.\d+)?)", re.DOTALL)
 
 
@@ -38,7 +41,11 @@ def answer(completion: str, gold: str) -> float:
     if given.strip() == gold.strip():
         return 1.5
     value, true = number(given), number(gold)
-    if value is None or true is None or true == 0:
+    if value is None or true is None:
+        return -0.5
+    if value == true:
+        return 0.5
+    if true == 0:
         return -0.5
     ratio = value / true
     if 0.9 <= ratio <= 1.1:
@@ -59,13 +66,13 @@ def said(completion: str) -> str | None:
     return found[1] if found else None
 
 
-def number(text: str) -> float | None:
-    """The number that a text is: with sign, currency and separators of thousands, if it likes."""
-    try:
-        value = float(text.strip().replace("$", "").replace(",", ""))
-    except ValueError:
+def number(text: str) -> Decimal | None:
+    """The number that a text is, to its last digit: with sign, currency and separators of thousands, if it likes."""
+    plain = text.strip().replace("$", "").replace(",", "")
+    if not _NUMBER.fullmatch(plain):
         return None
-    return value if math.isfinite(value) else None
+    value = Decimal(plain)
+    return value if abs(value.adjusted()) <= _FARTHEST else None
 
 
 def names(rewards: Mapping[str, Reward]) -> Sequence[str]:
@@ -105,8 +112,24 @@ def _imported(name: str, path: str) -> Function:
         ) from error
     if not callable(found):
         raise UserError(f"rewards.{name}.function: {path} is no function", "give package.module.function")
+    _refuse_other_arguments(name, path, found)
     function: Function = found
     return function
+
+
+def _refuse_other_arguments(name: str, path: str, function: Callable[..., object]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a built-in function, which does not tell
+        return
+    try:
+        signature.bind("", "")
+    except TypeError as error:
+        raise UserError(
+            f"rewards.{name}.function: {path}{signature} cannot be called with a completion and the right answer: "
+            f"{error}",
+            "give a function of these two texts, which returns a number",
+        ) from error
 
 
 def _called(name: str, path: str, completion: str, gold: str) -> float:

@@ -9,6 +9,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ def _is_right(given: str | None, gold: str) -> bool:
     return given is not None and _key(given) == _key(gold)
 
 
-def _key(answer: str) -> float | str:
+def _key(answer: str) -> Decimal | str:
     value = rewards.number(answer)
     return answer.strip() if value is None else value
 

@@ -81,6 +81,10 @@ class Grpo(Language):
         }
         return {"weight": batch["weight"], "prompt": batch["prompt"], **rolled, **judgement}
 
+    def carries_extra(self, path: str) -> bool:
+        """The mean of past rewards is of that training."""
+        return False
+
     def norms(self, batch: Batch) -> dict[str, jax.Array]:
         taught = jnp.sum(_taught(self.config, batch), (1, 2))
         return {"prompts": jnp.sum(batch["weight"]), "tokens": jnp.sum(batch["weight"] * taught)}
