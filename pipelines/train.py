@@ -119,6 +119,15 @@ def memory(cfg: DictConfig) -> "Needs":
     return _needs[key]
 
 
+def signature(cfg: DictConfig) -> str:
+    """Names the programs of a trial with this config: trials of the same signature run what is compiled for one."""
+    from trialfleet.config import load
+    from trialfleet.config import signature as of
+    from trialfleet.trial import records
+
+    return records.digest(records.plain(of(load(_of_a_trial(cfg)))))
+
+
 _needs: dict[str, "Needs"] = {}  # by signature: trials that differ in numbers alone need the same
 
 
@@ -218,6 +227,7 @@ def _asked(question: str, config: DictConfig) -> str:
 # The sweeper looks for these on its task function.
 task.check = check  # type: ignore[attr-defined]
 task.memory = memory  # type: ignore[attr-defined]
+task.signature = signature  # type: ignore[attr-defined]
 task.review = "python -m pipelines.dashboard"  # type: ignore[attr-defined]  # the command for it
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,12 @@ def let_go(study: Study) -> None:
 
 def all_wait(study: Study, n_trials: int) -> bool:
     """Whether all of so many trials have come to where they wait."""
-    return all(study.steps(number, "1.0")[-1:] == [HALF_WAY] for number in range(n_trials))
+    return all(waits(study, number) for number in range(n_trials))
+
+
+def waits(study: Study, number: int) -> bool:
+    """Whether a trial has come to where it waits."""
+    return study.steps(number, "1.0")[-1:] == [HALF_WAY]
 
 
 def says_started(study: Study, times: int) -> bool:
@@ -72,6 +78,28 @@ def test_a_study_runs_to_its_end_its_first_jobs_as_an_array(new_study: NewStudy)
     ends = [study.trial(number).result_json.stat().st_mtime for number in range(2)]
     assert min(ends) < (study.trial(2).run_dir("1.0") / "claim").stat().st_mtime
     assert "is finished: 3 of 3" in study.run()
+
+
+def test_a_job_takes_trial_after_trial(new_study: NewStudy) -> None:
+    study = new_study(f"{N}6", "hydra.sweeper.n_jobs=2", "hydra.sweeper.worker.trials=3")
+    study.run()
+    study.check(6)
+    assert study.undisturbed_by_restarts()
+    jobs = [study.trial(number).claims()[0].job for number in range(6)]
+    assert sorted(map(jobs.count, set(jobs))) in ([3, 3], [1, 2, 3])
+    assert "is finished: 6 of 6" in study.run()
+
+
+def test_a_job_that_is_requeued_goes_on_with_the_trial_it_was_at(cluster: Cluster, new_study: NewStudy) -> None:
+    study = new_study(f"{N}2", "hydra.sweeper.n_jobs=1", "hydra.sweeper.worker.minutes=60", WAITING)
+    driver = study.start()
+    for number in range(2):
+        study.wait_for(partial(waits, study, number), driver)
+        cluster.run("scontrol", "requeue", job_of(study, number))
+    study.finish(driver)
+    study.check(2)
+    assert [study.labels(number) for number in range(2)] == [["1.0", "1.1"], ["1.0", "1.2"]]
+    assert len({claim.job for number in range(2) for claim in study.trial(number).claims()}) == 1
 
 
 def test_jobs_that_end_before_the_trial_begins_fail_it_with_their_log(new_study: NewStudy) -> None:

@@ -1,11 +1,14 @@
 """A small study on this machine: real jobs, real training, a real MLflow database."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.training.harness import SMALL_MODEL
+from tests.training.lives import arrays_of, values_of
+from trialfleet.trial.directory import TrialDir
 
 from .agreement import assert_agreement, load_study
 from .conftest import Run
@@ -26,6 +29,33 @@ def test_a_study_is_run_and_has_nothing_left_to_do(here: Path, run: Run, run_qui
 
     changed = run_quickly("pipelines.sweep", *QUICK, "hydra.sweeper.n_trials=2", "training.max_steps=7", code=2).stdout
     assert "training.max_steps: 20 → 7" in changed
+
+
+@pytest.mark.slow
+def test_a_process_that_trained_before_gives_the_bits_of_a_fresh_one(here: Path, run_quickly: Run) -> None:
+    """Metrics and checkpoints of each trial; and a second trial of one signature compiles nothing."""
+    words = (*QUICK[:-1], "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra.sweeper.tracking.uri=null")
+    space = ("optimizer.learning_rate=tag(log,interval(1e-4,1e-2))", "model.dropout=interval(0.1,0.3)")
+    for name in ("fresh", "warm"):
+        own = (f"hydra.sweeper.study_name={name}", f"hydra.sweeper.worker.local={str(name == 'warm').lower()}")
+        run_quickly(
+            "pipelines.sweep", *words, *own, "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1", *space
+        )
+    runs = {name: [here / f"sweeps/{name}/trials/{number:05d}/runs/1.0" for number in range(3)] for name in NAMES}
+    processes = {name: {_process(run) for run in runs[name]} for name in NAMES}
+    assert {name: len(found) for name, found in processes.items()} == {"fresh": 3, "warm": 1}
+    for fresh, warm in zip(runs["fresh"], runs["warm"], strict=True):
+        assert values_of(fresh) == values_of(warm)
+        assert arrays_of(fresh) == arrays_of(warm)
+    results = [TrialDir(run.parents[1]).result() for run in runs["warm"]]
+    assert [sum(result.notes["compilations"].values()) for result in results if result][1:] == [0, 0]
+
+
+NAMES = ("fresh", "warm")
+
+
+def _process(run: Path) -> int:
+    return int(json.loads((run / "claim").read_text())["process"]["pid"])
 
 
 def test_a_study_in_a_database_of_the_users_own_is_raised(here: Path, run_quickly: Run, database: str) -> None:

@@ -28,7 +28,7 @@ def die(place: Path, who: str, ways: Sequence[str], numbers: Sequence[int]) -> l
         study = Study(place / number)
         assert code == "0", f"at write {number}:\n{study.report()}"
         study.check(3, steps=4)
-        if who == "driver":
+        if who.endswith("driver"):
             assert study.undisturbed_by_restarts(), f"at write {number}:\n{study.report()}"
         if fate == "died":
             died.append(int(number))
@@ -36,13 +36,15 @@ def die(place: Path, who: str, ways: Sequence[str], numbers: Sequence[int]) -> l
 
 
 @pytest.mark.slow
-def test_a_driver_can_die_at_any_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["driver", "warm driver"])
+def test_a_driver_can_die_at_any_write(tmp_path: Path, who: str) -> None:
     """At some; benchmarks/proofs takes them all."""
-    assert len(die(tmp_path, "driver", WAYS, range(3, WRITES, 14))) > 2
+    assert len(die(tmp_path, who, WAYS, range(3, WRITES, 14))) > 2
 
 
 @pytest.mark.slow
-def test_a_job_can_die_at_any_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["job", "warm job"])
+def test_a_job_can_die_at_any_write(tmp_path: Path, who: str) -> None:
     """At some; benchmarks/proofs takes them all."""
     # Some die before their claim, or after their commit.
-    assert len(die(tmp_path, "job", WAYS, range(2, 9, 3))) > 0
+    assert len(die(tmp_path, who, WAYS, range(2, 9, 3))) > 0

@@ -32,6 +32,7 @@ from trialfleet.worker import main as main_of_worker
 from trialfleet.worker import signals
 
 OVERRIDES = ("hydra.sweeper.n_trials=3", "steps=4", "seconds=0.01", "hydra.sweeper.watch={files:0.02,jobs:0.1}")
+WARM = {"warm driver": "driver", "warm job": "job"}  # the same where jobs run one trial after another
 DIED = 9
 LIVES = 5
 
@@ -96,7 +97,7 @@ def fork_jobs(driver: Fate | None, job: Fate | None) -> None:
             pid = os.fork()
             if pid == 0:
                 os.setsid()
-                os.environ[ELEMENT] = str(element)
+                os.environ.update({**self._environment, ELEMENT: str(element)})
                 signals.install()
                 if driver is not None:
                     driver.at = 0  # it was the driver's
@@ -148,15 +149,17 @@ def live(place: Path, who: str, fate: Fate | None, overrides: Sequence[str] = OV
 
 def main(place: Path, who: str, ways: Sequence[str], numbers: Sequence[int]) -> None:
     get_ready(*LATE)
+    overrides = [*OVERRIDES, f"hydra.sweeper.worker.local={str(who in WARM).lower()}"]
+    who = WARM.get(who, who)
     for number, way in zip(numbers, cycle(ways), strict=False):
         folder = place / str(number)
         folder.mkdir()
-        code = live(folder, who, Fate(way, number))
-        struck = code == DIED if who == "driver" else (folder / "sweeps/descent/trials/00000/runs/2.0").exists()
+        code = live(folder, who, Fate(way, number), overrides)
+        struck = code == DIED if who == "driver" else any(folder.glob("sweeps/descent/trials/*/runs/2.0"))
         for _ in range(LIVES):
             if code == 0:
                 break
-            code = live(folder, who, None)
+            code = live(folder, who, None, overrides)
         print(number, "died" if struck else "lived", code, flush=True)
         if who == "driver" and not struck:
             return

@@ -109,14 +109,22 @@ class ActiveTrial:
             self.ran[label] = self.ran.get(label, 0.0) + max(0.0, now - before)
         self._looked = (self._claims[-1].label, now) if self.phase is JobState.RUNNING and self._claims else None
 
-    def rest(self, now: float, longest: float) -> None:
-        """Look again after a twentieth of the time that the trial has been running, after `longest` seconds at most.
+    def rest(self, now: float, least: float, longest: float) -> None:
+        """Look again after a twentieth of the time that the trial has been running, unless it is woken before.
 
         So an end is noticed late by one part in twenty, and hundreds of long trials are no load to a file system.
+
+        Args:
+            least, longest: seconds between two looks.
         """
         if self.started is not None and self._running_since is None:
             self._running_since = now
-        self._next_look = now if self._running_since is None else now + min(longest, (now - self._running_since) / 20)
+        age = 0.0 if self._running_since is None else now - self._running_since
+        self._next_look = now + max(least, min(longest, age / 20))
+
+    def wake(self) -> None:
+        """Something is new: look at the next turn."""
+        self._next_look = 0.0
 
     def see(self, fleets: dict[str, Fleet]) -> Observation:
         """Look: at the launcher's last answer first, at the files second. Writes nothing.
@@ -293,7 +301,8 @@ class ActiveTrial:
         """
         logs = [self.dir.run_dir(label) / "log" for label in self.run_labels()]
         if self.record.submission is not None:
-            folder, job = self.submissions / self.record.submission, self.record.job
+            submitted = self.record.worker or self.record.submission  # a worker's name begins with its submission's
+            folder, job = self.submissions / submitted.partition(".")[0], self.record.job
             everybody = sorted(folder.glob("*.out")) + sorted(folder.glob("*.err"))
             own = [log for log in everybody if job is not None and log.name.startswith(f"{job.id}_")]
             logs += own or ([] if own_only else everybody)
@@ -332,5 +341,5 @@ def job_of(claim: Claim, record: TrialRecord) -> JobRef:
     launcher, _, rest = claim.job.partition(":")
     if launcher != LOCAL:
         return JobRef(launcher, rest)
-    marked = None if record.submission is None else marker(record.submission, record.index)
+    marked = None if record.submission is None else record.worker or marker(record.submission, record.index)
     return JobRef(LOCAL, str(claim.process.pid), claim.process.to_json(), marked)

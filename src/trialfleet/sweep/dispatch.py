@@ -13,6 +13,7 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.fleets.base import Busy, Fleet, Interrupted, MaybeSubmitted, TooMuchMemory
 from trialfleet.sweep.memory_check import MemoryCheck, Verdict
+from trialfleet.sweep.workers import Workers
 from trialfleet.trial.submission import Assignment, Submission
 
 MAX_ARRAY = 1000  # elements of one job array; Slurm's own default limit is 1001
@@ -38,6 +39,8 @@ class Dispatch:
         no_memory: ends a trial that the launcher refuses since it asks for more memory than the first time.
         memory: whether trials fit their devices; None if nobody is to be asked.
         too_large: ends a trial that does not.
+        workers: jobs that may wait for another trial.
+        signature: of the programs of a trial with these overrides; None if nobody can tell.
     """
 
     fleet: Fleet
@@ -55,6 +58,8 @@ class Dispatch:
     no_memory: Callable[[ActiveTrial, str], None]
     memory: MemoryCheck | None
     too_large: Callable[[ActiveTrial, str], None]
+    workers: Workers
+    signature: Callable[[Sequence[str]], str | None]
     queue: list[ActiveTrial] = field(default_factory=list)
     _paused_until: float = 0.0
     _pause_reason: str = ""
@@ -72,7 +77,7 @@ class Dispatch:
             self.notice(reason)
 
     def submit_queued(self) -> bool:
-        """Submit what is due: as one array where several start at once, singly otherwise.
+        """Start what is due: in workers that wait, the others as one array where several start at once.
 
         Returns:
             whether there are new jobs.
@@ -81,14 +86,13 @@ class Dispatch:
             Interrupted: by the user, in a launcher that blocks.
             UserError: the launcher refuses the job for a reason that stays.
         """
-        if self.paused():
-            return False
         self.queue = [
             trial for trial in self.queue if not trial.dir.result_json.exists()
         ]  # cancelled while they waited
         self._refuse_too_large()
+        self._give_to_workers()
         submitted = False
-        while self._due():
+        while not self.paused() and self._due():
             batch = self._next_batch()
             self.queue = [trial for trial in self.queue if trial not in batch]
             try:
@@ -113,9 +117,36 @@ class Dispatch:
         return [trial for trial in due if trial.record.memory == due[0].record.memory][:MAX_ARRAY]
 
     def _due(self) -> list[ActiveTrial]:
+        """The trials in the queue that need a job of their own now: some may wait a moment for one that is there."""
+        ready = self._ready()
+        held = [trial for trial in ready if _is_new(trial)][: self.workers.expected(self.now())]
+        return [trial for trial in ready if trial not in held]
+
+    def _ready(self) -> list[ActiveTrial]:
         """The trials in the queue that need not rest any longer, and fit their devices as far as anybody knows."""
         now = self.now()
         return [trial for trial in self.queue if trial.not_before <= now and self._verdict(trial) is Verdict.FITS]
+
+    def _give_to_workers(self) -> None:
+        """Give new trials to workers that wait."""
+        given = [trial for trial in self._ready() if _is_new(trial) and self._give(trial)]
+        self.queue = [trial for trial in self.queue if trial not in given]
+
+    def _give(self, trial: ActiveTrial) -> bool:
+        """Give a trial to a worker, written down first as a submission that nobody has heard of yet."""
+        while (name := self.workers.next(lambda: self.signature(trial.record.overrides))) is not None:
+            submission = self._submission([trial])
+            self.check_lease()
+            trial.write(
+                submission=submission.uuid, launcher=self.launcher, index=0, job=None, worker=name, synced=False
+            )
+            trial.searches = 0
+            job = self.workers.give(name, trial.number, submission)
+            if job is not None:
+                trial.write(job=job, synced=False)
+                return True
+            trial.write(submission=None, worker=None, synced=False)
+        return False
 
     def _verdict(self, trial: ActiveTrial) -> Verdict:
         return Verdict.FITS if self.memory is None else self.memory.verdict(trial)
@@ -147,18 +178,15 @@ class Dispatch:
         self.pause(pause, f"the launcher refused a job, which is tried again: {busy}")
 
     def _submit(self, batch: Sequence[ActiveTrial]) -> None:
-        uuid = uuid4().hex
-        trials = [_assignment(trial) for trial in batch]
-        submission = Submission(
-            uuid, str(self.payload), str(self.folder), self.study, self.n_objectives, self.look_every, trials
-        )
+        submission = self._submission(batch)
+        uuid = submission.uuid
         path = self.submissions / f"{uuid}.json"
         self.check_lease()
         submission.write(path)
         for index, trial in enumerate(batch):
             # A first attempt needs no sync before its job is known: the study has its parameters.
             first = trial.record.attempt == 1
-            trial.write(submission=uuid, launcher=self.launcher, index=index, job=None, synced=not first)
+            trial.write(submission=uuid, launcher=self.launcher, index=index, job=None, worker=None, synced=not first)
             trial.searches = 0
         self.check_lease()
         try:
@@ -167,9 +195,29 @@ class Dispatch:
             for trial in batch:
                 trial.write(submission=None)
             raise
-        for trial, job in zip(batch, jobs, strict=True):
-            trial.write(job=job)
+        for index, (trial, job) in enumerate(zip(batch, jobs, strict=True)):
+            trial.write(
+                job=job, synced=not self.fleet.blocks
+            )  # a job that blocks is over, and its result is on the disk
+            self.workers.started(trial, f"{uuid}.{index}", job)
         self._pause_reason = ""
+
+    def _submission(self, batch: Sequence[ActiveTrial]) -> Submission:
+        return Submission(
+            uuid=uuid4().hex,
+            payload=str(self.payload),
+            sweep_dir=str(self.folder),
+            study=self.study,
+            n_objectives=self.n_objectives,
+            look_every=self.look_every,
+            trials=[_assignment(trial) for trial in batch],
+        )
+
+
+def _is_new(trial: ActiveTrial) -> bool:
+    """Whether a job that is there can take it: a trial that was lost, or needs more memory, gets a job of its own."""
+    record = trial.record
+    return record.attempt == 1 and record.unclaimed == 0 and record.memory == 1.0
 
 
 def _assignment(trial: ActiveTrial) -> Assignment:

@@ -41,9 +41,15 @@ from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.sweep.sweeper_settings import Settings
 from trialfleet.sweep.unreadable_trials import UnreadableTrials
 from trialfleet.sweep.untracked_trials import UntrackedTrials
+from trialfleet.sweep.wakes import Wakes
+from trialfleet.sweep.workers import Workers
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
+
+
+def _unknown(overrides: Sequence[str]) -> None:
+    """No signature: the application does not tell."""
 
 
 @dataclass
@@ -66,6 +72,9 @@ class Driver:
         memory_check: whether trials fit their devices' memory; None if nobody is to be asked.
         stopping: the requests to stop that were made so far.
         token: of the lease, by which people say which driver is to stop.
+        wakes: what ends the driver's rest early; None to rest for as long as `watch.files` says.
+        signature: of the programs of a trial with these overrides; None if nobody can tell.
+        worker_kind: of this driver's jobs, if they run one trial after another (`Employed.kind`).
     """
 
     study: StudyFolder
@@ -89,6 +98,10 @@ class Driver:
     stopping: Stopping = field(default_factory=Stopping)
     memory_check: MemoryCheck | None = None
     token: str = ""
+    wakes: Wakes | None = None
+    signature: Callable[[Sequence[str]], str | None] = _unknown
+    worker_kind: str | None = None
+    _workers: Workers = field(init=False)
     _retention: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
     _reports: Reports = field(init=False)
@@ -111,6 +124,8 @@ class Driver:
         self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
         self._ends = ForcedEnds(self.study.uids[0], self.fleets, self._memory)
         self._retention = CheckpointRetention(settings.keep_checkpoints, self.progress)
+        self._lingering = LingeringJobs(self.fleets, settings.grace, self.observers.notice)
+        self._workers = Workers(self.study.folder, self.fleets, self.worker_kind, settings.grace, self._dismiss)
         self._dispatch = Dispatch(
             fleet=self.fleet,
             launcher=next(name for name, fleet in self.fleets.items() if fleet is self.fleet),
@@ -127,9 +142,10 @@ class Driver:
             no_memory=self._ends.no_memory,
             memory=self.memory_check,
             too_large=self._ends.too_large,
+            workers=self._workers,
+            signature=self.signature,
         )
         self._reports = Reports(self.store, self.pruner, self.study.metric, self._run_begun, self.observers.notice)
-        self._lingering = LingeringJobs(self.fleets, settings.grace, self.observers.notice)
         self._polling = LauncherPolling(self.fleets, settings.watch, self.observers.notice_once)
         self._outages = Outages(self.study.folder, settings.patience, self.observers.notice_once)
         self._unreadable = UnreadableTrials(self.observers.notice_once)
@@ -144,6 +160,7 @@ class Driver:
             self._file_system,
             self.clock.now,
             self.observers.notice,
+            self._workers.job_of,
             self._submit_again,
         )
         self._requests = Requests(
@@ -182,10 +199,20 @@ class Driver:
             if self._is_over():
                 return
             if not (self.fleet.blocks and self._went_on):
-                self.clock.sleep(self.settings.watch.files)
+                self._rest()
+
+    def _rest(self) -> None:
+        """Until something happens that is heard of, for `watch.files` at most."""
+        if self.wakes is None:
+            self.clock.sleep(self.settings.watch.files)
+            return
+        handles = [handle for fleet in self.fleets.values() for handle in fleet.handles()]
+        for number in self.wakes.wait(self.settings.watch.files, handles):
+            if number in self.active_trials:
+                self.active_trials[number].wake()
 
     def _is_over(self) -> bool:
-        waits_for = self.active_trials or self._untracked or self._lingering or self._outages.cut_off
+        waits_for = self.active_trials or self._untracked or self._lingering or self._workers or self._outages.cut_off
         return not waits_for and not self._wanted()
 
     def request_stop(self, reason: str, jobs: Jobs = Jobs.FINISH, failed: bool = False) -> None:
@@ -223,8 +250,10 @@ class Driver:
         if self._best_is_new:
             self._announce_best()
         self._check_budget()
+        self._workers.look(self.clock.now())
         self._refill()
         self._submit()
+        self._workers.close_all_but(min(self._free_slots(), self._wanted()))
         self.store.sync()
         self._outages.over()
 
@@ -249,11 +278,22 @@ class Driver:
         """Jobs whose trials have ended must leave, those that an earlier driver left behind included."""
         now = self.clock.now()
         for number, job in self.ended_jobs:
+            if self._workers.has(job) or any(trial.record.job == job for trial in self.active_trials.values()):
+                continue  # it has gone on to another trial
             answered = job.launcher in self.fleets and job.launcher not in self._polling.silent
             if answered and self.fleets[job.launcher].lives(job):
                 self._lingering.add(job, number, now)
         self.ended_jobs = ()
         self._lingering.look(now)
+
+    def _dismiss(self, job: JobRef, number: int, late: bool) -> None:
+        """A worker is to leave.
+
+        Args:
+            number: of its last trial.
+            late: whether it has had its grace.
+        """
+        self._lingering.add(job, number, self.clock.now() - (self.settings.grace if late else 0.0))
 
     def recover(self) -> None:
         """Track every unfinished trial of ours and count the finished ones."""
@@ -269,6 +309,7 @@ class Driver:
                 self.observers.recovered(trial.number, self.study.trial_dir(trial.number))
         self._requests.take_up()
         self._untracked.look(self.clock.now())
+        self._workers.take_up(self.active_trials.values(), self.clock.now())
         self._best_is_new = bool(self.progress.front)
         rate = self.settings.max_failure_rate
         if self.progress.finished >= self.n_trials and self.progress.failed > rate * self.n_trials:
@@ -277,6 +318,8 @@ class Driver:
 
     def _follow(self, trial: ActiveTrial) -> None:
         self.active_trials[trial.number] = trial
+        if self.wakes is not None:
+            self.wakes.follow(trial.number, trial.dir.path)
         self.observers.started(trial)
 
     def _active_trial(self, trial_id: int, record: TrialRecord, directory: TrialDir) -> ActiveTrial:
@@ -314,7 +357,7 @@ class Driver:
             self._reports.take_in(trial)
         now = self.clock.now()
         trial.pass_time(now)
-        trial.rest(now, self.settings.watch.max_files)
+        trial.rest(now, self.settings.watch.files, self.settings.watch.max_files)
         seen = replace(seen, memory=self._memory.judged(trial), forgiven=self._file_system.forgiven(trial, now))
         if seen.job is JobState.OVER and not seen.claimed:
             seen = replace(seen, unclaimed=trial.record.unclaimed + self._retries.counts(trial))
@@ -353,6 +396,7 @@ class Driver:
 
     def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
         self._polling.moved()
+        trial.wake()
         self.observers.retried(trial, reason)
         self._dispatch.queue.append(trial)
 
@@ -381,8 +425,11 @@ class Driver:
         self._best_is_new |= self.progress.add(finished)
         superfluous = self._retention.add(finished)
         self.account.trial_over(trial.number, seconds)
-        self._lingering.add(trial.record.job, trial.number, self.clock.now())
+        if not self._workers.ended(trial.number, self.clock.now()):
+            self._lingering.add(trial.record.job, trial.number, self.clock.now())
         del self.active_trials[trial.number]
+        if self.wakes is not None:
+            self.wakes.forget(trial.dir.path)
         self._went_on = True
         self._polling.moved()
         self._consider_stopping(finished)

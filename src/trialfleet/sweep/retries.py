@@ -7,6 +7,7 @@ from trialfleet.sweep.file_system_failures import FileSystemFailures
 from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.memory_growth import MemoryGrowth
 from trialfleet.sweep.node_health import Nodes
+from trialfleet.trial.submission import JobRef, TrialRecord
 
 SEARCHES = 3  # looks at the launcher for a job whose submission was not confirmed, before it is submitted again
 
@@ -19,6 +20,7 @@ class Retries:
         fleets: by launcher's name, for jobs that are there already.
         now: the driver's clock, in seconds.
         notice: is told what a person should know.
+        given_to: the job of the worker that was given a trial; None if none was after all.
         again: takes a trial that is to be submitted, and the reason.
     """
 
@@ -30,10 +32,11 @@ class Retries:
         file_system: FileSystemFailures,
         now: Callable[[], float],
         notice: Callable[[str], None],
+        given_to: Callable[[TrialRecord], JobRef | None],
         again: Callable[[ActiveTrial, str], None],
     ) -> None:
         self._fleet, self._fleets, self._memory, self._file_system = fleet, fleets, memory, file_system
-        self._now, self._notice, self._again = now, notice, again
+        self._now, self._notice, self._given_to, self._again = now, notice, given_to, again
         self._nodes = Nodes(fleet.has_other_nodes)
 
     # ---------------------------------------------------------------- attempts
@@ -71,6 +74,12 @@ class Retries:
     def find(self, trial: ActiveTrial) -> None:
         """Look for the job of a submission that the launcher did not confirm to us."""
         assert trial.record.submission is not None
+        if trial.record.worker is not None:
+            if (given := self._given_to(trial.record)) is not None:
+                trial.write(job=given)
+            else:
+                trial.write(submission=None, worker=None)
+            return
         # The launcher may have been another one when the trial was submitted.
         job = self._fleets[trial.record.launcher].find(trial.record.submission, trial.record.index)
         if job is not None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import optuna
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.text import Text
 
 from trialfleet.errors import UserError
+from trialfleet.sweep import worker_terms
 from trialfleet.sweep.driver import Clock, Driver
 from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.code_version import code_version
@@ -45,6 +46,7 @@ from trialfleet.sweep.sweeper_settings import sweep_folder
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
 from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
+from trialfleet.sweep.wakes import Wakes
 from trialfleet.tracking.destination import on_network_file_system
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
 from trialfleet.tracking.study_export import ExportedStudy, StudyState
@@ -209,11 +211,16 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         _note_of_unheard(store.trials(), notice)
     copy = code_snapshot.take(plan.code, folder / "code" / record.code["digest"], record.code["digest"])
     watch = plan.settings.watch
+    terms = worker_terms.of(plan.settings.worker, plan.request.launcher, notice)
+    environment = {
+        "PYTHONPATH": code_snapshot.python_path(plan.code, copy),
+        **({} if terms is None else terms.environment()),
+    }
     fleets, fleet = make_fleets(
         plan.request.launcher,
         FleetContext(
             submissions=folder / ".submitit",
-            environment={"PYTHONPATH": code_snapshot.python_path(plan.code, copy)},
+            environment=environment,
             settle=watch.settle_network if on_network_file_system(folder) else watch.settle_local,
         ),
     )
@@ -231,6 +238,8 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         stack.callback(reports.close)
         to_mlflow.append(reports)
     interrupts = Interrupts(stopping := Stopping(), terminal, sys.stdin.isatty() and console.is_terminal)
+    wakes = Wakes(folder, interrupts.poll)
+    stack.callback(wakes.close)
     _keep_task(plan, record, fleet.blocks)
     payload = _payload(plan, record, copy) if not fleet.blocks else folder
     driver = Driver(
@@ -270,6 +279,9 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         stopping=stopping,
         memory_check=_memory_check(plan, terminal.notice),
         token=lease.token,
+        wakes=wakes,
+        signature=partial(_signature, plan.request),
+        worker_kind=None if terms is None else worker_terms.kind(environment, plan.request.config),
     )
     command.write(folder, _command(plan, code_snapshot.python_path(plan.code, copy)))
     stack.callback(_if_the_disk_lets_us, driver.account.save)
@@ -316,6 +328,17 @@ def _memory_check(plan: Plan, notice: Callable[[str], None]) -> MemoryCheck | No
     if not plan.settings.check_memory:
         return None
     return MemoryCheck(request.trial_config, request.task_function.memory, notice)  # type: ignore[attr-defined]  # `check` has seen it
+
+
+def _signature(request: Request, overrides: Sequence[str]) -> str | None:
+    """Of the programs of a trial, if the application's task function has an attribute that tells."""
+    told: Callable[[DictConfig], str] | None = getattr(request.task_function, "signature", None)
+    if told is None:
+        return None
+    try:
+        return told(request.trial_config(overrides))
+    except Exception:  # noqa: BLE001  # the trial itself meets it, and says so
+        return None
 
 
 def _keep_task(plan: Plan, record: StudyRecord, blocks: bool) -> None:

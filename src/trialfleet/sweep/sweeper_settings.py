@@ -45,6 +45,18 @@ class Watch:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class WorkerSettings:
+    """How many trials a job runs in one process, and when it is replaced; `idle` in seconds."""
+
+    trials: Annotated[int, Ge(1)] | None
+    minutes: Annotated[float, Gt(0)] | None
+    local: bool
+    idle: Annotated[float, Gt(0)]
+    failures: Annotated[int, Ge(1)]
+    growth_gb: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LeaseSettings:
     """The driver's lease; in seconds."""
 
@@ -113,6 +125,7 @@ class Settings:
     keep_checkpoints: Annotated[int, Ge(0)] | None
     budget: Budget
     watch: Watch
+    worker: WorkerSettings
     lease: LeaseSettings
     on_best: str | None
     on_failure: str | None

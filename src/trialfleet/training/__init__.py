@@ -23,11 +23,13 @@ def train(config: Config, run: Run) -> Outcome:
         Preempted: saved, to be gone on with by another run (not saved if a newer run exists already).
         NonFinite: the loss or a gradient was not finite.
         PeerLost: another process of this training is gone.
+        NotInThisProcess: jax runs in this process with other settings, and there are other processes to be had.
         UserError: what the user can put right, before anything is trained.
     """
     from trialfleet.training import environment
 
-    environment.prepare(config)  # before jax is imported, which reads it once
+    # Before jax is imported, which reads it once.
+    environment.prepare(config, among_others=getattr(run, "among_others", False))
     from trialfleet.training import distributed
     from trialfleet.training.seeds import fit_all
 

@@ -22,29 +22,48 @@ from typing import Any
 
 from trialfleet.config import Config
 from trialfleet.errors import UserError
+from trialfleet.trial.run import NotInThisProcess
 
 
-def prepare(config: Config) -> None:
+def prepare(config: Config, among_others: bool = False) -> None:
     """Sets the environment variables of jax and XLA for this trial.
 
     A workload may have imported jax already, its config's file too. XLA reads its variables when the devices are
     asked for; what jax has read at its import is set in its own configuration.
 
+    Args:
+        among_others: whether the process may have trained other trials, and there are processes that have not.
+
     Raises:
         UserError: if jax is already running with another number of simulated devices.
+        NotInThisProcess: if it runs with anything else than this trial asks for, among others.
     """
     wanted = variables(config)
     if "jax" not in sys.modules:
-        os.environ.update(wanted)
+        _set(wanted)
     elif _has_devices():
-        _check_running(config)
+        if wanted == _running_with:
+            os.environ.update(wanted)  # for its children, and whoever looks
+        elif among_others:
+            raise NotInThisProcess("jax is running in this process with other settings than this trial's")
+        else:
+            _check_running(config)
     else:
         import jax
 
-        os.environ.update(wanted)
+        _set(wanted)
         for name, value in wanted.items():
             if name in _READ_AT_IMPORT:
                 jax.config.update(name.lower(), _READ_AT_IMPORT[name](value))
+
+
+_running_with: dict[str, str] = {}  # the variables that were set last before jax had devices
+
+
+def _set(wanted: dict[str, str]) -> None:
+    os.environ.update(wanted)
+    _running_with.clear()
+    _running_with.update(wanted)
 
 
 def prepare_for_shapes(config: Config) -> None:

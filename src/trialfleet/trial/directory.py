@@ -159,7 +159,7 @@ class TrialDir:
             return []
         return sorted((label for label in labels if _LABEL.fullmatch(label)), key=_order)
 
-    def claim(self, attempt: int, job: str, restart: int, identity: Identity) -> Claim:
+    def claim(self, attempt: int, job: str, restart: int, identity: Identity, synced: bool = True) -> Claim:
         """Claim attempt `attempt` for this process of `job`, or learn that it must not run.
 
         The first run of an attempt is k.0: creating it exclusively is what makes the attempt the job's own.
@@ -168,6 +168,7 @@ class TrialDir:
 
         Args:
             identity: the trial that the job was submitted for.
+            synced: whether the claim outlives a power cut.
 
         Raises:
             NotClaimed: the trial has ended, the attempt is another job's, or a newer run exists.
@@ -196,7 +197,7 @@ class TrialDir:
             "node": node,
         }
         # It may be there by our own doing: a file system can report an error of what it did.
-        if not records.create(self.run_dir(label) / "claim", record) and self._read_claim(label) != claim:
+        if not records.create(self.run_dir(label) / "claim", record, synced) and self._read_claim(label) != claim:
             raise NotClaimed(f"run {label} was claimed at the same moment")
         if self.ended(identity):  # it may have ended between the first look and the claim
             raise NotClaimed("the trial has ended")

@@ -154,20 +154,24 @@ def write(
         os.replace(temporary, path)
 
 
-def create(path: Path, value: Mapping[str, Json]) -> bool:
-    """Bring the record into being, once, by link(2) of a complete and synced file.
+def create(path: Path, value: Mapping[str, Json], synced: bool = True) -> bool:
+    """Bring the record into being, once, by link(2) of a complete file.
+
+    Args:
+        synced: whether it outlives a power cut.
 
     Returns:
         False if somebody else's record was there first; it is left as it is.
     """
-    with _complete_file(path, {"format": FORMAT, **value}, synced=True) as temporary:
+    with _complete_file(path, {"format": FORMAT, **value}, synced) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
         finally:
             os.unlink(temporary)  # noqa: PTH108  # called very often
-        sync_path(path.parent)
+        if synced:
+            sync_path(path.parent)
         return True
 
 

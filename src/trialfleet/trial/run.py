@@ -42,6 +42,10 @@ class PeerLost(Exception):
     """Raised by a task whose other processes are gone: not the trial's fault, another run goes on."""
 
 
+class NotInThisProcess(Exception):
+    """Raised by a task that has done nothing yet, and cannot in a process that ran other trials before it."""
+
+
 class Run(Protocol):
     """One life of a process on a trial. Only process 0 of a run writes; on others `report` does nothing."""
 

@@ -71,9 +71,16 @@ class Submission:
         if record is None:
             raise Damaged(path, "is empty: a power cut left nothing of it, or somebody did")
         try:
-            return cls(**{**record, "trials": [Assignment(**trial) for trial in record["trials"]]})
+            return cls.from_json(record)
         except (TypeError, KeyError) as error:
             raise Damaged(path, f"is no submission ({error!r})") from None
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Submission":
+        """Raises:
+        TypeError, KeyError: the record is no submission's.
+        """
+        return cls(**{**record, "trials": [Assignment(**trial) for trial in record["trials"]]})
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class TrialRecord:
         study: uid of the study that asked for the trial; None in a record of format 1, which stays one.
         attempt: 1 and up; a lost attempt is followed by the next.
         submission: uuid of the present attempt's submission; None before the first.
+        worker: name of the worker that was to take that submission; None if the launcher was.
         launcher: whose fleet was given that submission.
         index: the trial's element in it.
         job: the launcher's answer; None until it has answered.
@@ -129,6 +137,7 @@ class TrialRecord:
     memory: float = 1.0
     request: str | None = None
     retry_of: int | None = None
+    worker: str | None = None
 
     @property
     def identity(self) -> Identity:
@@ -166,7 +175,7 @@ class TrialRecord:
             records.write(path, record, synced)
             return
         # A job of a study that an earlier version began may read this: it knows no other fields than these.
-        for name in ("study", "distributions", "memory", "request", "retry_of"):
+        for name in ("study", "distributions", "memory", "request", "retry_of", "worker"):
             del record[name]
         if self.job is not None:
             record["job"] = {name: value for name, value in vars(self.job).items() if name != "marker"}

@@ -58,9 +58,16 @@ class SweepRun(LocalRun):
 
     Args:
         look_every: seconds between two looks at the trial's files, so that `stop` may be called at each step.
+
+    Attributes:
+        among_others: whether its process runs other trials, too: one that needs a process of its own gets it by
+            raising `NotInThisProcess`.
     """
 
-    def __init__(self, trial: TrialDir, claim: Claim, signalled: Signalled, look_every: float) -> None:
+    def __init__(
+        self, trial: TrialDir, claim: Claim, signalled: Signalled, look_every: float, among_others: bool = False
+    ) -> None:
+        self.among_others = among_others
         super().__init__(trial.run_dir(claim.label), signalled, _earlier_checkpoints(trial, claim))
         self._files = _TrialFiles(trial, claim, look_every)
 

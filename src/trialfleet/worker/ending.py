@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 EXIT_SECONDS = 5.0  # how long the task's exit handlers may take
@@ -21,7 +22,7 @@ def end_process(code: int) -> None:
     would go on to its time limit after its trial has ended.
     """
     try:
-        for step in (_flush_output, _flush_errors, _run_exit_handlers, _part_from_others, _end_children):
+        for step in (_flush_output, _flush_errors, _run_exit_handlers, _part_from_others, end_children):
             with contextlib.suppress(BaseException):  # whatever state the task left us, what comes next must not suffer
                 step()
     finally:
@@ -60,19 +61,33 @@ def _part_from_others() -> None:
         goodbye.join(GOODBYE_SECONDS)
 
 
-def _end_children() -> None:
-    """End the processes that the task started and left running: first asked, then killed."""
+def end_children(but_for: Sequence[bytes] = ()) -> None:
+    """End the processes that the task started and left running: first asked, then killed.
+
+    Args:
+        but_for: words of the command lines of those that stay.
+    """
     if not _has_children():
         return
     import psutil
 
-    children = psutil.Process().children(recursive=True)
+    children = [one for one in psutil.Process().children(recursive=True) if not _says(one.pid, but_for)]
     for child in children:
         with contextlib.suppress(psutil.Error):
             child.terminate()
     for child in psutil.wait_procs(children, CHILDREN_SECONDS)[1]:
         with contextlib.suppress(psutil.Error):
             child.kill()
+
+
+def _says(pid: int, words: Sequence[bytes]) -> bool:
+    if not words:
+        return False
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return any(word in command for word in words)
 
 
 def _has_children() -> bool:

@@ -1,4 +1,5 @@
-"""One run of a trial: claim it, run its task in its folder, commit how it ended.
+"""One run of a trial: claim it, run its task in its folder, commit how it ended. Then another one, if the job's terms
+say so (`several_trials`).
 
 Only the job's first process claims and commits; the others follow it. A signal sets a flag and nothing else: the
 trainer sees it at a step, saves, and raises `Preempted`; then the job asks Slurm to be requeued, or leaves it to the
@@ -12,16 +13,19 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from trialfleet.trial import attached, commitment, run, transient
+from trialfleet.trial import attached, commitment, records, run, transient
 from trialfleet.trial.claim import Claim, NotClaimed
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.failure import Cause, cause_of, end_of_trial
 from trialfleet.trial.records import Damaged
-from trialfleet.trial.result import TrialState
+from trialfleet.trial.result import Result, TrialState
 from trialfleet.trial.submission import WARNING, Assignment, Submission, TrialRecord
 from trialfleet.trial.sweep_run import FollowerRun, SweepRun
+from trialfleet.trial.worker_terms import Terms
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
 from trialfleet.worker.task import record_cause, record_why, run_task, say, show, task_of
@@ -50,32 +54,86 @@ def main(submission_file: str) -> int:
         print(f"nothing is run: {error}")
         return 1
     assignment = submission.trials[environment.element]
-    trial = TrialDir(Path(assignment.directory))
+    terms = Terms.taken_from(os.environ)
     if environment.rank > 0:
-        return _follow(submission, assignment, trial, environment)
+        return _follow(submission, assignment, TrialDir(Path(assignment.directory)), environment)
+    if terms is not None:
+        from trialfleet.worker.several_trials import SeveralTrials
+
+        return SeveralTrials(submission, environment, terms, one_trial).run()
+    return one_trial(submission, assignment, environment, signals.STARTED).code
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process's part in a trial ended.
+
+    Attributes:
+        code: for the process to end with.
+        result: that the run brought; None if it brought none.
+        as_intended: whether the trial has an end, so that the process is free for another one.
+        known: signatures of what the run compiled.
+    """
+
+    code: int
+    result: Result | None = None
+    as_intended: bool = False
+    known: frozenset[str] = frozenset()
+
+
+def one_trial(
+    submission: Submission,
+    assignment: Assignment,
+    environment: JobEnvironment,
+    begun: float,
+    imported: Callable[[], None] = lambda: None,
+    among_others: bool = False,
+) -> Ended:
+    """Claim a trial, run it, and commit how it ended.
+
+    Args:
+        begun: when that began, on the monotonic clock.
+        imported: called when the task is imported, before it runs.
+        among_others: whether this process runs other trials, too.
+    """
+    trial = TrialDir(Path(assignment.directory))
     try:
         claim = transient.patiently(lambda: _claim(submission, assignment, trial, environment), BEGIN_PATIENCE)
     except NotClaimed as reason:
         print(f"trial {assignment.number}, attempt {assignment.attempt}: not run here: {reason}")
-        return 0
+        return Ended(0, as_intended=trial.ended(submission.identity(assignment)))
     _redirect_output(trial.run_dir(claim.label) / "log")
-    sweep_run = SweepRun(trial, claim, lambda: bool(signals.received), submission.look_every)
+    sweep_run = SweepRun(trial, claim, lambda: bool(signals.received), submission.look_every, among_others)
     try:
-        outcome = run_task(submission, assignment, trial, claim, sweep_run, environment)
+        outcome = run_task(submission, assignment, trial, claim, sweep_run, environment, begun, imported)
     except run.PeerLost as loss:
         show(loss)
-        return 1  # srun ends what is left of the job, and the driver starts the next run
+        return Ended(1)  # srun ends what is left of the job, and the driver starts the next run
+    except run.NotInThisProcess as reason:
+        show(reason, "this run is taken back: the trial gets a process of its own")
+        _take_back(trial.run_dir(claim.label))
+        return Ended(0)
     finally:
         with contextlib.suppress(OSError):  # the task may have closed all files, those of others too
             sweep_run.close()
     if outcome is None:
-        return _leave(trial, claim, environment)
-    if trial.superseded(claim):
+        return Ended(_leave(trial, claim, environment))
+    superseded = trial.superseded(claim)
+    if superseded:
         say("a newer run of this trial exists, or its study was put aside: this result does not count")
     elif not commitment.commit(trial, outcome, claim.identity, say, lambda: bool(signals.received), COMMIT_PATIENCE):
         say("the trial had ended already: the result that is there counts")
     # The job's other processes must not wait for one that failed: srun ends them on a bad exit.
-    return 1 if outcome.state is TrialState.FAIL else 0
+    code = 1 if outcome.state is TrialState.FAIL else 0
+    signature = outcome.notes.get("signature")
+    known = frozenset() if signature is None else frozenset([records.digest(signature)])
+    return Ended(code, outcome, not superseded, known)
+
+
+def _take_back(folder: Path) -> None:
+    """This run was none."""
+    attached.forget(folder)
+    (folder / "claim").unlink()
 
 
 def _claim(submission: Submission, assignment: Assignment, trial: TrialDir, environment: JobEnvironment) -> Claim:

@@ -5,6 +5,7 @@ import os
 import pickle
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,26 @@ def run_task(
     claim: Claim,
     sweep_run: SweepRun,
     environment: JobEnvironment,
+    begun: float,
+    imported: Callable[[], None] = lambda: None,
 ) -> Result | None:
     """Run the task; how it ended, or None if it ended before its end and another run is to go on.
 
+    Args:
+        begun: when the run began, on the monotonic clock.
+        imported: called when the task is there, before it runs.
+
     Raises:
         PeerLost: another process of the job is gone.
+        NotInThisProcess: the trial needs a process that has run no other.
     """
     value: Any = None
     failure: BaseException | None = None
     os.environ[attached.VARIABLE] = str(sweep_run.directory)  # for processes that the task starts
-    signals.marker.append(str(sweep_run.directory / PREEMPTED))
+    signals.marker[:] = [str(sweep_run.directory / PREEMPTED)]
     try:
-        value = task_of(submission, assignment, claim.label, sweep_run, environment)
-    except run.PeerLost:
+        value = task_of(submission, assignment, claim.label, sweep_run, environment, imported)
+    except (run.PeerLost, run.NotInThisProcess):
         raise
     except BaseException as raised:  # noqa: BLE001  # whatever it was, it ended the run
         failure = raised
@@ -50,19 +58,19 @@ def run_task(
             return None
         if cause_of(failure) is Cause.TRIAL:
             show(failure)
-        return end_of_trial(failure, claim.label, *_parts_of(sweep_run))
+        return end_of_trial(failure, claim.label, *_parts_of(sweep_run, begun))
     state, objectives, error = judged(value, submission.n_objectives)
-    seconds, notes = _parts_of(sweep_run)
+    seconds, notes = _parts_of(sweep_run, begun)
     return Result(state, objectives, error, seconds, claim.label, notes)
 
 
-def _parts_of(sweep_run: SweepRun) -> tuple[dict[str, float], dict[str, Any]]:
+def _parts_of(sweep_run: SweepRun, begun: float) -> tuple[dict[str, float], dict[str, Any]]:
     """Where the run's time went, and what else it and the processes that it started noted."""
     noted = records.plain(merged(attached.notes_of(sweep_run.directory), sweep_run.notes))
-    return _seconds(noted.pop("seconds", None)), noted
+    return _seconds(noted.pop("seconds", None), begun), noted
 
 
-def _seconds(noted: Any) -> dict[str, float]:
+def _seconds(noted: Any, begun: float) -> dict[str, float]:
     """Where the time went: all of it, and whatever parts the task noted that are numbers."""
     parts = noted if isinstance(noted, dict) else {}
     known = {}
@@ -70,7 +78,7 @@ def _seconds(noted: Any) -> dict[str, float]:
         if isinstance(value, int | float):
             with contextlib.suppress(OverflowError):  # no float holds an int of hundreds of digits
                 known[name] = float(value)
-    return {**known, "total": time.monotonic() - signals.STARTED}
+    return {**known, "total": time.monotonic() - begun}
 
 
 def _goes_on(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:
@@ -119,9 +127,18 @@ def say(message: str) -> None:
 
 
 def task_of(
-    submission: Submission, assignment: Assignment, label: str, own_run: run.Run, environment: JobEnvironment
+    submission: Submission,
+    assignment: Assignment,
+    label: str,
+    own_run: run.Run,
+    environment: JobEnvironment,
+    imported: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Compose the trial's config and run the task function as Hydra does, callbacks included."""
+    """Compose the trial's config and run the task function as Hydra does, callbacks included.
+
+    Args:
+        imported: called when the task's modules are imported, before anything of this trial is set.
+    """
     from hydra.core.singleton import Singleton
     from hydra.core.utils import JobStatus, run_job, setup_globals
     from omegaconf import open_dict
@@ -134,6 +151,7 @@ def task_of(
     if task_function is None:  # of a script
         with open(Path(submission.payload).with_name(payload["task_file"]), "rb") as file:
             task_function = pickle.load(file)
+    imported()
     subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
     Singleton.set_state(payload["singletons"])
     setup_globals()

@@ -169,10 +169,10 @@ def test_a_result_is_committed_once_the_file_system_is_back(
     monkeypatch.setattr(commitment, "FULL_DISK_SECONDS", 0.001)
     errors, create = [error_of(number)] * 3, records.create
 
-    def stumbling(path: Path, record: dict[str, Any]) -> bool:
+    def stumbling(path: Path, record: dict[str, Any], synced: bool = True) -> bool:
         if errors and path.name == "result.json":
             raise errors.pop()
-        return create(path, record)
+        return create(path, record, synced)
 
     batch = Batch(tmp_path, lambda overrides, first: [completed(3.5), completed(4.5)], count=2)
     with patch.object(records, "create", stumbling):

@@ -79,6 +79,10 @@ class Fleet(ABC):
     def refresh(self) -> bool:
         """Ask once for the state of all jobs. False if it cannot be told now: all that was known stands."""
 
+    def handles(self) -> Sequence[int]:
+        """Descriptors of jobs that run, each of which can be read once its job has ended. They stay the fleet's."""
+        return ()
+
     @abstractmethod
     def phase(self, job: JobRef) -> JobState:
         """What the job was doing at the last refresh."""

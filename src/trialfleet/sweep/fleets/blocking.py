@@ -237,10 +237,10 @@ def _consecutive(trials: Sequence[Assignment]) -> bool:
 
 
 def _claim(submission: Submission, trial: Assignment) -> None:
-    """Claim the run, so that it is known of should the driver end with it."""
+    """Claim the run, so that it is known of should the driver end with it. A power cut is no fault of the trial's."""
     directory = TrialDir(Path(trial.directory))
     with contextlib.suppress(NotClaimed):  # by us, before the launcher had to run each trial by itself
-        directory.claim(trial.attempt, f"{LAUNCHER}:{trial.number}", 0, submission.identity(trial))
+        directory.claim(trial.attempt, f"{LAUNCHER}:{trial.number}", 0, submission.identity(trial), synced=False)
 
 
 def _take_back_claims(trials: Sequence[Assignment]) -> None:

@@ -62,6 +62,10 @@ class FleetFactory(ABC):
             UserError: the launcher's settings are refused.
         """
 
+    def processes(self, launcher: Launcher) -> int | None:
+        """Processes of each job; None if nobody knows. Jobs of one process may run one trial after another."""
+        return None
+
     def check(self, launcher: Launcher) -> None:  # noqa: B027  # many have nothing to check
         """Raises:
         UserError: what the launcher needs is not there. Nothing has been made yet.
@@ -78,6 +82,9 @@ class _Local(FleetFactory):
     def takes(self, launcher: Launcher) -> bool:
         return executor_of(launcher) == "local"
 
+    def processes(self, launcher: Launcher) -> int:
+        return int(parameters(launcher)["tasks_per_node"] or 1)
+
     def check(self, launcher: Launcher) -> None:
         LocalFleet.check(parameters(launcher))
 
@@ -93,6 +100,13 @@ class _Slurm(FleetFactory):
 
     def takes(self, launcher: Launcher) -> bool:
         return executor_of(launcher) == "slurm"
+
+    def processes(self, launcher: Launcher) -> int | None:
+        given = parameters(launcher)
+        more = {str(key).replace("_", "-") for key in given.get("additional_parameters") or {}}
+        if {"ntasks", "nodes", "ntasks-per-node"} & more:
+            return None
+        return int(given.get("nodes") or 1) * int(given.get("tasks_per_node") or 1)
 
     def check(self, launcher: Launcher) -> None:
         missing = [command for command in ("sbatch", "squeue", "scancel", "srun") if shutil.which(command) is None]

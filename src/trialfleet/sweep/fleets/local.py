@@ -4,7 +4,10 @@ Unlike submitit's, each job has a session of its own, so that a terminal's Ctrl-
 is known by its pid and start time, so that another driver can take it up.
 """
 
+import contextlib
 import errno
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -40,6 +43,7 @@ class LocalFleet(Fleet):
         self._children: list[subprocess.Popen[bytes]] = []
         self._members: list[Member] | None = None  # as of the last refresh, once somebody asked
         self._cancelled: set[str] = set()
+        self._handles: dict[int, int] = {}  # of the children, by pid
 
     @staticmethod
     def check(params: Mapping[str, Any]) -> None:
@@ -100,12 +104,24 @@ class LocalFleet(Fleet):
                 start_new_session=True,
             )
         self._children.append(child)
+        with contextlib.suppress(OSError):  # no more descriptors are to be had, or the kernel has no such thing
+            self._handles[child.pid] = os.pidfd_open(child.pid)
         return JobRef(LAUNCHER, str(child.pid), Process.of(child.pid).to_json(), marker(uuid, element))
 
     def refresh(self) -> bool:
         self._members = None
         self._children = [child for child in self._children if child.poll() is None]  # reaps what has ended
         return True
+
+    def handles(self) -> Sequence[int]:
+        poll = select.poll()
+        for handle in self._handles.values():
+            poll.register(handle, select.POLLIN)
+        ended = {handle for handle, _ in poll.poll(0)}
+        for handle in ended:
+            os.close(handle)
+        self._handles = {pid: handle for pid, handle in self._handles.items() if handle not in ended}
+        return list(self._handles.values())
 
     def phase(self, job: JobRef) -> JobState:
         assert job.process is not None

@@ -1,0 +1,105 @@
+"""What ends the driver's rest before its time, and what does not."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trialfleet.sweep import watcher
+from trialfleet.sweep.active_trial import ActiveTrial
+from trialfleet.sweep.wakes import Wakes
+from trialfleet.sweep.watcher import Watcher
+from trialfleet.trial.worker_folder import WorkerFolder
+
+LONG = 60.0  # seconds; only a rest that nothing ends would take so long
+
+
+@pytest.fixture
+def wakes(tmp_path: Path) -> Iterator[Wakes]:
+    """Of a study with a trial that has begun."""
+    (tmp_path / "trials" / "00003").mkdir(parents=True)
+    made = Wakes(tmp_path, lambda: None)
+    made.follow(3, tmp_path / "trials" / "00003")
+    assert made.wait(LONG, ()) == {3}  # what was there before it was watched may be new
+    yield made
+    made.close()
+
+
+def later(do: Callable[[], object]) -> None:
+    threading.Timer(0.05, do).start()
+
+
+def test_a_claim_a_report_and_a_result_are_news_of_their_trial(wakes: Wakes, tmp_path: Path) -> None:
+    trial = tmp_path / "trials" / "00003"
+    run = trial / "runs" / "1.0"
+    later(lambda: run.mkdir(parents=True))
+    assert wakes.wait(LONG, ()) == {3}
+    for file in (run / "claim", run / "metrics.jsonl", trial / "result.json"):
+        later(file.touch)
+        assert wakes.wait(LONG, ()) == {3}
+    with open(run / "metrics.jsonl", "a") as reports:
+        reports.write("one more")
+        reports.flush()
+        assert wakes.wait(LONG, ()) == {3}
+
+
+def test_other_files_and_trials_that_have_ended_are_none(wakes: Wakes, tmp_path: Path) -> None:
+    trial = tmp_path / "trials" / "00003"
+    (trial / "trial.json").touch()
+    (trial / "verdict.json").touch()
+    assert wakes.wait(0.01, ()) == set()
+    wakes.forget(trial)
+    (trial / "result.json").touch()
+    assert wakes.wait(0.01, ()) == set()
+
+
+def test_a_worker_that_waits_and_a_request_end_the_rest(wakes: Wakes, tmp_path: Path) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "requests").mkdir()
+    wakes.wait(0.01, ())
+    (tmp_path / "workers" / "uuid.0").mkdir()
+    assert wakes.wait(LONG, ()) == set()
+    later(lambda: WorkerFolder(tmp_path, "uuid.0").wait_for(1, frozenset()))
+    assert wakes.wait(LONG, ()) == set()
+    later((tmp_path / "requests" / "1.json").touch)
+    assert wakes.wait(LONG, ()) == set()
+
+
+def test_the_end_of_a_process_ends_the_rest(wakes: Wakes) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        handle = os.pidfd_open(process.pid)
+        assert wakes.wait(LONG, (handle,)) == set()
+        os.close(handle)
+
+
+def test_where_nothing_is_told_it_rests_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutInotify:
+        def inotify_init1(self, flags: int) -> int:
+            return -1
+
+    monkeypatch.setattr(watcher.ctypes, "CDLL", lambda name, use_errno: WithoutInotify())
+    deaf = Watcher()
+    assert not deaf.add(tmp_path)
+    (tmp_path / "new").touch()
+    began = time.monotonic()
+    assert deaf.wait(0.02) == []
+    assert time.monotonic() - began >= 0.02
+    deaf.close()
+
+
+def test_a_trial_is_looked_at_after_its_rest_or_when_it_is_woken() -> None:
+    trial = ActiveTrial.__new__(ActiveTrial)
+    trial.started, trial._running_since = 1.0, None
+    trial.rest(100.0, least=0.25, longest=2.0)
+    assert trial._next_look == 100.25
+    trial.rest(110.0, least=0.25, longest=2.0)
+    assert trial._next_look == 110.5
+    trial.rest(300.0, least=0.25, longest=2.0)
+    assert trial._next_look == 302.0
+    trial.wake()
+    assert trial._next_look == 0.0
