@@ -1,5 +1,6 @@
 "use strict";
-// Draws the figures: those in sight at once, the others when there is time, all of them before the page is printed.
+// Draws the figures: those in sight first, the others when there is time, all of them before the page is printed.
+// Plotly, which takes a browser a second or more to read, comes when the text of the page is to be seen.
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const places = [...document.querySelectorAll(".plot")];
@@ -40,8 +41,16 @@
     return merged(base, { ...own, height: figure.height, autosize: true });
   }
 
+  function load() {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script); // it has run by now
+  }
+
   function draw(place) {
     if (!waiting.delete(place)) return;
+    load();
     const figure = figures[place.dataset.figure];
     const config = { responsive: true, displaylogo: false, displayModeBar: place.clientWidth < 600 ? false : "hover",
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
@@ -50,15 +59,27 @@
     if (!waiting.size) document.dispatchEvent(new Event("drawn"));
   }
 
-  const inSight = places.filter((place) => place.getBoundingClientRect().top < innerHeight);
-  inSight.forEach(draw);
-  document.dispatchEvent(new Event("opened"));
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
-  }, { rootMargin: "400px" });
-  waiting.forEach((place) => watcher.observe(place));
-  const next = () => { const [place] = waiting; if (place) { draw(place); setTimeout(next, 0); } };
-  setTimeout(next, 0);
+  // Calls when what there is has been shown, or soon: a page in the background is not.
+  function shown(then) {
+    let called = false;
+    const once = () => { if (!called) { called = true; then(); } };
+    requestAnimationFrame(() => setTimeout(once, 0));
+    setTimeout(once, 300);
+  }
+
+  function begin() {
+    const inSight = places.filter((place) => place.getBoundingClientRect().top < innerHeight);
+    inSight.forEach(draw);
+    document.dispatchEvent(new Event("opened"));
+    const watcher = new IntersectionObserver((entries) => {
+      for (const entry of entries) if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
+    }, { rootMargin: "400px" });
+    const next = () => { const [place] = waiting; if (place) { draw(place); setTimeout(next, 0); } };
+    const others = () => { waiting.forEach((place) => watcher.observe(place)); next(); };
+    shown(others);
+  }
+
+  shown(begin);
   addEventListener("beforeprint", () => [...waiting].forEach(draw));
   dark.addEventListener("change", () => {
     for (const place of places) if (!waiting.has(place)) Plotly.relayout(place, layout(place, figures[place.dataset.figure]));

@@ -104,7 +104,7 @@ def page(
     Its scripts are named by their digests and nothing may be loaded from elsewhere: whatever a name or a log would
     smuggle in neither runs nor reaches anybody.
     """
-    scripts = [_plotly(), _own("page.js")] if figures else []
+    scripts = [_plotly(), _own("page.js")] if figures else []  # the first is text, until the second needs it
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     links = "".join(f'<a href="#{text(name)}">{text(shown)}</a>' for name, shown, _ in sections)
@@ -120,7 +120,8 @@ def page(
             f"<header>{head}</header><nav>{links}</nav><main>",
             *(inside for _, _, inside in sections),
             f"</main><footer>{text(foot)}</footer>{drawn}",
-            *(f"<script>{script}</script>" for script in scripts),
+            *(f'<script type="text/plain" id="plotly">{script}</script>' for script in scripts[:1]),
+            *(f"<script>{script}</script>" for script in scripts[1:]),
             "</body></html>\n",
         ]
     )
