@@ -9,11 +9,13 @@ import pytest
 from tests.sweep.fake_slurm import FakeSlurm
 from trialfleet.sweep.active_trial import LISTED_EVERY, ActiveTrial
 from trialfleet.sweep.fleets.slurm import LAUNCHER, SlurmFleet
+from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial import metrics, records
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.identity import Identity
 from trialfleet.trial.result import Result, TrialState
 from trialfleet.trial.submission import JobRef, TrialRecord
+from trialfleet.trial.worker_folder import WorkerFolder
 
 OURS = Identity("study", records.digest({}))
 
@@ -115,3 +117,15 @@ def test_a_clock_that_goes_back_takes_nothing_away(trial: ActiveTrial, slurm: Fa
         look(trial, slurm, fleet, "RUNNING")
         trial.pass_time(now)
     assert trial.seconds() == 3.0
+
+
+def test_a_run_is_over_when_its_job_waits_for_another_trial(trial: ActiveTrial, slurm: FakeSlurm) -> None:
+    """Though the job goes on: what the run left may have been lost."""
+    study = trial.dir.path.parent
+    trial.submissions = study / ".submitit"
+    fleet = slurm.fleet()
+    look(trial, slurm, fleet, "RUNNING")
+    assert trial.phase is JobState.RUNNING
+    WorkerFolder(study, "uuid.0").wait_for(1, frozenset())
+    look(trial, slurm, fleet, "RUNNING")
+    assert trial.phase is JobState.OVER

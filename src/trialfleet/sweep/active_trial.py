@@ -17,6 +17,7 @@ from trialfleet.trial.metrics import Line
 from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import Result
 from trialfleet.trial.submission import JobRef, TrialRecord
+from trialfleet.trial.worker_folder import WorkerFolder
 
 LISTED_EVERY = 4  # looks at a trial of which nothing new is heard
 LOG_TAIL = 4000  # characters of a log that are looked at and shown
@@ -137,6 +138,7 @@ class ActiveTrial:
         record = self.record
         heard, self.phase = self._heard, self._phase(fleets, record.job)
         self._heard = self.phase
+        done_with = self._done_with()  # before the result is read, which comes first
         result, damage = self._result()
         claims = self._claims = self._runs(ended=result is not None, news=self.phase is not heard)
         own = [claim for claim in claims if claim.attempt == record.attempt]
@@ -145,6 +147,8 @@ class ActiveTrial:
             self.phase = self._phase(fleets, job)
         if own and not own[-1].damaged:
             self.phase = self._with_worker(own[-1])
+        if done_with and self.phase is JobState.RUNNING:
+            self.phase = JobState.OVER
         if claims and self.started is None:
             self.started = _begun(self.dir.run_dir(claims[0].label))
         over = self.phase is JobState.OVER
@@ -240,6 +244,14 @@ class ActiveTrial:
         if self.phase is JobState.OVER and claim.process.is_alive() and claim.job.startswith(f"{LOCAL}:"):
             return JobState.RUNNING
         return self.phase
+
+    def _done_with(self) -> bool:
+        """Whether the job lives on and waits for another trial: this one's run is over, whatever it has left."""
+        record = self.record
+        if record.submission is None or record.job is None:
+            return False
+        name = record.worker or f"{record.submission}.{record.index}"
+        return WorkerFolder(self.submissions.parent, name).waiting() is not None
 
     def _fruitless(self, claims: list[Claim], over: bool) -> int:
         """Ended runs in a row, up to the newest, that brought no newer checkpoint than those before them.

@@ -396,6 +396,7 @@ class Driver:
 
     def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
         self._polling.moved()
+        self._workers.ended(trial.number, self.clock.now())  # one that lives on has lost this trial's result
         trial.wake()
         self.observers.retried(trial, reason)
         self._dispatch.queue.append(trial)
