@@ -7,6 +7,7 @@ import pytest
 
 from tests.training import test_distributed, test_mesh, test_resume
 from tests.workloads import test_grpo_training, test_mvfoul_training
+from tests.workloads.mvfoul import test_networks_training
 from trialfleet.config import Config
 
 
@@ -39,6 +40,12 @@ def test_asr_is_the_same_on_every_mesh(config: Callable[..., Config]) -> None:
 @pytest.mark.parametrize(("norm", "others"), test_mvfoul_training.MESHES)
 def test_mvfoul_is_the_same_on_every_mesh(norm: str, others: Sequence[Sequence[str]]) -> None:
     test_mvfoul_training.agree(norm, others, steps=30)
+
+
+@pytest.mark.parametrize("overrides", [test_networks_training.SPLIT, ("training.per_device_batch=2",)])
+@pytest.mark.parametrize("name", ["r2plus1d", "resnet3d_tiny"])
+def test_video_networks_are_the_same_on_every_mesh(name: str, overrides: Sequence[str]) -> None:
+    test_networks_training.agree(name, overrides)
 
 
 def test_grpo_is_the_same_on_every_mesh() -> None:

@@ -23,6 +23,7 @@ from .test_mvfoul import COMMANDS as FOULS
 from .test_own_workload import COMMANDS as OWN_WORKLOAD
 
 QUICK = ("+experiment=quick_test",)
+FEW_STEPS = ("training.max_steps=2", "training.eval_every=2", "training.global_batch=4", "training.eval_batch=8")
 EVERY = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
 
 # Commands that need a cluster, install something, or are what another test is about; and the test that runs them.
@@ -132,7 +133,7 @@ def shortened(command: str) -> list[str]:
     if words[0] == "pipelines.sweep":
         return [*words, *QUICK, "hydra.sweeper.n_trials=1"]
     if words[0] == "pipelines.train" and not {"--cfg", "--info", "--dry-run", *QUICK} & set(words):
-        return [*words, *QUICK, *(FEW if "workload=mvfoul" in words else ())]
+        return [*words, *QUICK, *((*FEW, *FEW_STEPS) if "workload=mvfoul" in words else ())]
     return words
 
 
