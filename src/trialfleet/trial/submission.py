@@ -77,8 +77,10 @@ class Submission:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Submission":
-        """Raises:
-        TypeError, KeyError: the record is no submission's.
+        """A submission from its record.
+
+        Raises:
+            TypeError, KeyError: the record is no submission's.
         """
         return cls(**{**record, "trials": [Assignment(**trial) for trial in record["trials"]]})
 
