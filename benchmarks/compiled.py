@@ -68,6 +68,7 @@ def steps() -> None:
 PUBLISHED = (
     "workload=grpo_base",
     "model=gemma3_1b",
+    "dry_run=true",  # which needs no tokenizer
     "model.lora_rank=null",
     "training.global_batch=64",
     "training.remat=full",

@@ -94,9 +94,9 @@ def check(cfg: DictConfig) -> None:
     _refuse_missing_start(config)
     _refuse_unknown_bounds(cfg, config)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
-    tried = (config.workload.factory, *sizes)
+    tried = (config.functions(), sizes)
     # What is part of the package is known to work: only its mesh may not fit this machine.
-    unknown = max(sizes) > 1 or not config.workload.factory.startswith("trialfleet.")
+    unknown = max(sizes) > 1 or not all(name.startswith("trialfleet.") for name in config.functions())
     if unknown and _runs_here(cfg) and tried not in _tried:
         _tried.add(tried)
         _asked("check", own)
@@ -113,7 +113,8 @@ def memory(cfg: DictConfig) -> "Needs":
 
     own = _of_a_trial(cfg)
     config = load(own)
-    key = json.dumps([signature(config), config.runtime.device])
+    of_host = (config.training.prefetch, config.training.evaluate_test)  # no part of a signature, but of what is held
+    key = json.dumps([signature(config), config.runtime.device, of_host])
     if key not in _needs:
         _needs[key] = Needs(**json.loads(_asked("estimate", own)))
     return _needs[key]
@@ -168,6 +169,10 @@ def _refuse_missing_start(config: "Config") -> None:
                 f"{key}: {folder} has no {' or '.join(files)}",
                 "give the folder that has it, by its path from here or from the root",
             )
+    for key, paths in config.data_files().items():
+        for path in paths:
+            if not Path(path).expanduser().exists():
+                raise UserError(f"{key}: there is no {path}", "give it by its path from here or from the root")
     if config.training.resume not in RESUME and not Path(config.training.resume).expanduser().is_dir():
         raise UserError(
             f"training.resume: there is no folder {config.training.resume}",
@@ -198,7 +203,8 @@ def _refuse_other_direction(cfg: DictConfig) -> None:
         )
 
 
-_tried: set[tuple[str | int, ...]] = set()  # workloads and meshes that were tried out: once is enough for all probes
+# What was tried out, functions and sizes of a mesh: once is enough for all probes.
+_tried: set[tuple[frozenset[str], tuple[int, int, int]]] = set()
 
 
 def _runs_here(cfg: DictConfig) -> bool:

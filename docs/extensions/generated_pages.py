@@ -5,6 +5,7 @@ from typing import Any
 
 import conf_reference
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 from pipelines.guides import listing, table
 
@@ -26,6 +27,8 @@ def _guide(name: str) -> str:
 
 def write(app: Sphinx) -> None:
     """Write the pages that are not as they should be; others keep their time, so that Sphinx need not read them."""
+    if without := conf_reference.undocumented():
+        raise ExtensionError(f"no comment says what these keys mean: {', '.join(without)}")
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
     made = {folder / f"{name}.md": text for name, text in pages().items()}

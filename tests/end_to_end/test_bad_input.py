@@ -41,6 +41,18 @@ CASES = {
     "tracking that cannot be written": (["tracking.uri=sqlite:////proc/x.db"], ["tracking.uri"]),
     "unreadable data": (["dataset.data_dir=/nonexistent"], ["dataset.data_dir", "/nonexistent"]),
     "checkpoint that is not there": (["training.init_from=/nonexistent"], ["training.init_from", "/nonexistent"]),
+    "problems that are not there": (
+        ["workload=grpo_base", "dataset=gsm8k", "dataset.train_path=nowhere.jsonl"],
+        ["dataset.train_path: there is no nowhere.jsonl"],
+    ),
+    "recordings that are not there": (
+        ["workload=asr_decoder", "dataset.train=[nowhere.jsonl]"],
+        ["dataset.train: there is no nowhere.jsonl"],
+    ),
+    "reward that cannot be imported": (
+        ["+experiment=grpo_from_scratch", "rewards.answer.function=nowhere.answer"],
+        ["rewards.answer.function", "nowhere"],
+    ),
     "bound of what no trial reports": (
         ["hydra.sweeper.constraints={val/los: '<= 2'}"],
         ["hydra.sweeper.constraints", "val/los", "did you mean 'val/loss'"],

@@ -130,11 +130,13 @@ def shortened(command: str) -> list[str]:
     words = shlex.split(command)[2:]
     if command in ONLY_CHECKED or re.search("hydra/launcher=[a-z_]*slurm", command):
         return [*words, "--dry-run"]
+    few = FEW if "workload=mvfoul" in words else ()
+    quick = (*QUICK, *few, *(FEW_STEPS if few else ()))
     if words[0] == "pipelines.sweep":
-        return [*words, *QUICK, "hydra.sweeper.n_trials=1"]
+        return [*words, *quick, "hydra.sweeper.n_trials=1"]
     if words[0] == "pipelines.train" and not {"--cfg", "--info", "--dry-run", *QUICK} & set(words):
-        return [*words, *QUICK, *((*FEW, *FEW_STEPS) if "workload=mvfoul" in words else ())]
-    return words
+        return [*words, *quick]
+    return [*words, *few]
 
 
 @pytest.fixture

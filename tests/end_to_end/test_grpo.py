@@ -39,7 +39,7 @@ def test_from_nothing_to_a_policy_and_its_scores(run_quickly: Run, here: Path) -
     trained = (base / "checkpoints" / record["checkpoint"] / "manifest.json").stat().st_mtime_ns
 
     # The study's trials have the same base, since what they differ in is none of the base's.
-    few = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "training.max_steps=1", "training.global_batch=8")
+    few = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "training.max_steps=1", "training.global_batch=8")
     assert "2 of 2 trials" in run_quickly(*study, *SMALL, *few, "grpo.num_generations=2").stdout
     assert [each.name for each in (here / "outputs" / "bases").iterdir()] == [base.name]
     assert (base / "checkpoints" / record["checkpoint"] / "manifest.json").stat().st_mtime_ns == trained

@@ -15,7 +15,14 @@ COMMANDS = (  # as the page has them
     "python -m pipelines.make_collisions fouls",
     "python -m pipelines.train workload=mvfoul dataset=mvfoul dataset.data_dir=fouls dataset.size=32 dataset.frames=8",
 )
-SHORT = ("training.max_steps=1", "training.global_batch=8", "training.eval_batch=8", "training.eval_every=1")
+SHORT = (
+    "training.max_steps=1",
+    "training.global_batch=8",
+    "training.eval_batch=8",
+    "training.eval_every=1",
+    "model.widths=[8,8]",
+    "model.norm_groups=4",
+)
 
 
 @pytest.mark.slow

@@ -34,21 +34,21 @@ def test_a_study_is_run_and_has_nothing_left_to_do(here: Path, run: Run, run_qui
 @pytest.mark.slow
 def test_a_process_that_trained_before_gives_the_bits_of_a_fresh_one(here: Path, run_quickly: Run) -> None:
     """Metrics and checkpoints of each trial; and a second trial of one signature compiles nothing."""
-    words = (*QUICK[:-1], "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra.sweeper.tracking.uri=null")
+    words = (*QUICK[:-1], "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "hydra.sweeper.tracking.uri=null")
     space = ("optimizer.learning_rate=tag(log,interval(1e-4,1e-2))", "model.dropout=interval(0.1,0.3)")
     for name in ("fresh", "warm"):
         own = (f"hydra.sweeper.study_name={name}", f"hydra.sweeper.worker.local={str(name == 'warm').lower()}")
         run_quickly(
             "pipelines.sweep", *words, *own, "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1", *space
         )
-    runs = {name: [here / f"sweeps/{name}/trials/{number:05d}/runs/1.0" for number in range(3)] for name in NAMES}
+    runs = {name: [here / f"sweeps/{name}/trials/{number:05d}/runs/1.0" for number in range(2)] for name in NAMES}
     processes = {name: {_process(run) for run in runs[name]} for name in NAMES}
-    assert {name: len(found) for name, found in processes.items()} == {"fresh": 3, "warm": 1}
+    assert {name: len(found) for name, found in processes.items()} == {"fresh": 2, "warm": 1}
     for fresh, warm in zip(runs["fresh"], runs["warm"], strict=True):
         assert values_of(fresh) == values_of(warm)
         assert arrays_of(fresh) == arrays_of(warm)
     results = [TrialDir(run.parents[1]).result() for run in runs["warm"]]
-    assert [sum(result.notes["compilations"].values()) for result in results if result][1:] == [0, 0]
+    assert [sum(result.notes["compilations"].values()) for result in results if result][1:] == [0]
 
 
 NAMES = ("fresh", "warm")

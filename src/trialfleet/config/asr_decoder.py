@@ -149,6 +149,10 @@ class AsrDecoderConfig(Config):
             "model.decoder.weights": self.model.decoder.weights,
         }
 
+    def data_files(self) -> dict[str, tuple[str, ...]]:
+        data = self.dataset
+        return {"dataset.train": data.train, "dataset.val": data.val, "dataset.test": data.test}
+
     @property
     def drawn_tokens(self) -> int:
         """Tokens of a text that is found, at most, its end included."""

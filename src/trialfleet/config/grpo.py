@@ -143,6 +143,16 @@ class LanguageConfig(Config):
     def published(self) -> dict[str, str | None]:
         return {"model.weights": self.model.weights}
 
+    def data_files(self) -> dict[str, tuple[str, ...]]:
+        data = self.dataset
+        if not isinstance(data, Gsm8k):
+            return {}
+        named = {"dataset.train_path": data.train_path, "dataset.test_path": data.test_path}
+        return {key: (path,) for key, path in named.items() if path is not None}
+
+    def functions(self) -> frozenset[str]:
+        return super().functions() | {reward.function for reward in self.rewards.values()}
+
     def problems(self) -> list[str]:
         vocabulary, ends = self.model.vocab_size, self.generation.eos_tokens
         problems = [*super().problems(), *self.model.problems()]

@@ -177,6 +177,12 @@ class MvfoulConfig(Config):
     def published(self) -> dict[str, str | None]:
         return {"model.weights": self.model.weights} if isinstance(self.model, Resnet3d | Mvit) else {}
 
+    def data_files(self) -> dict[str, tuple[str, ...]]:
+        if not isinstance(self.dataset, FoulFiles):
+            return {}
+        named = {"dataset.train_csv": self.dataset.train_csv, "dataset.val_csv": self.dataset.val_csv}
+        return {key: (path,) for key, path in named.items() if path is not None}
+
     def problems(self) -> list[str]:
         return [*super().problems(), *self._data_problems(), *self._model_problems()]
 

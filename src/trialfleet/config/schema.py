@@ -209,6 +209,14 @@ class Config:
         """The folders of published weights that a training begins from, by their keys; null: there is none."""
         return {}
 
+    def data_files(self) -> dict[str, tuple[str, ...]]:
+        """The files and folders that examples are read from, by their keys."""
+        return {}
+
+    def functions(self) -> frozenset[str]:
+        """The dotted paths of what the workload calls: its factory, and functions that its config names."""
+        return frozenset({self.workload.factory})
+
     def problems(self) -> list[str]:
         """What contradicts itself across fields; each a line that names the keys and the fix."""
         staged = self.freezing.problems() if isinstance(self.freezing, Staged) else []
