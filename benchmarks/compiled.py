@@ -1,4 +1,4 @@
-"""What compiled programs move and hold, read from them without running any: `python -m benchmarks.compiled`.
+"""What compiled programs move and hold, read from them without running any: `python -m benchmarks.compiled [TABLE …]`.
 
 Four tables. A training step of a Gemma of 22 million parameters on eight simulated devices: collectives in one call
 (those in a loop by its trips), and bytes a device. The same of Gemma 3 1B on 64, beside what theory says: each device
@@ -14,7 +14,7 @@ import sys
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=64"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -158,13 +158,16 @@ def beginning() -> None:
         print(f"| {name} | {state / 1e6:.1f} | {drawn / 1e6:.1f} | {drawn / state:.2f} x |", flush=True)
 
 
-def main() -> int:
-    steps()
-    published()
-    vocabulary()
-    beginning()
+TABLES = {"steps": steps, "published": published, "vocabulary": vocabulary, "beginning": beginning}
+
+
+def main(names: Sequence[str]) -> int:
+    if unknown := set(names) - set(TABLES):
+        sys.exit(f"no such table: {', '.join(sorted(unknown))}; choose of {', '.join(TABLES)}")
+    for name in names or TABLES:
+        TABLES[name]()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,12 @@ QUICK = ("+experiment=quick_test",)
 FEW_STEPS = ("training.max_steps=2", "training.eval_every=2", "training.global_batch=4", "training.eval_batch=8")
 EVERY = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
 
+LARGE_VIDEO = (  # compiles for minutes
+    "python -m pipelines.train --dry-run workload=mvfoul model=mvit dataset.frames=16 dataset.size=224 "
+    "training.compute_dtype=bfloat16 training.remat=full training.global_batch=8 training.eval_batch=8 "
+    "runtime.device=h100"
+)
+
 # Commands that need a cluster, install something, or are what another test is about; and the test that runs them.
 CLUSTER = "tests/cluster/test_slurm_cluster.py::"
 CONTRACT = "tests/resume_contract/test_contract.py::test_each_point_holds"
@@ -44,6 +50,7 @@ ELSEWHERE = {
         f"{CLUSTER}test_a_driver_near_its_time_limit_detaches_and_goes_on_later"
     ),
     PUBLISHED: "tests/end_to_end/test_memory.py::test_a_published_model_on_four_simulated_devices",
+    LARGE_VIDEO: "benchmarks/proofs/test_compiled.py::test_a_large_video_network_fits",
     **dict.fromkeys(
         EXPORTS, "tests/end_to_end/test_export.py::test_a_training_is_exported_by_the_commands_of_the_page"
     ),

@@ -269,7 +269,10 @@ def test_each_key_becomes_one_of_ours(name: str) -> None:
 )
 def test_a_line_means(name: str, line: str, expected: str) -> None:
     command = translated(name, line)
-    assert command.settled() == [*GUIDES[name].always[command.module], *shlex.split(expected)]
+    own = shlex.split(expected)
+    typed = {word.partition("=")[0] for word in own}
+    always = [word for word in GUIDES[name].always[command.module] if word.partition("=")[0] not in typed]
+    assert command.settled() == [*always, *own]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_progressive_sampling_follows_its_formula():
 
 
 def test_epochs_differ_in_length_under_progressive_sampling():
-    source = clips.FoulClips(small(), "train")
+    source = clips.FoulClips(small("class_balance=progressive"), "train")
     lengths = [len(source.epoch(0, epoch)) for epoch in (0, 15)]
     assert lengths[0] < lengths[1]
     assert list(source.epoch(0, 3)) == list(source.epoch(0, 3)) != list(source.epoch(1, 3))
@@ -67,13 +67,13 @@ def test_epochs_differ_in_length_under_progressive_sampling():
 
 
 def test_class_weights_follow_their_formulas():
-    config = small("loss.max_class_weight=6").loss
+    config = small("loss=focal", "loss.max_class_weight=6").loss
     plain = 1 / ((1 - 0.99**SEVERITY_COUNTS) / (1 - 0.99))
     capped = np.minimum(plain, 6 * plain.min())
     assert losses.class_weights(config, SEVERITY_COUNTS) == pytest.approx(capped * 6 / capped.sum())
-    inverse = losses.class_weights(small("loss.class_weights=inverse_freq").loss, SEVERITY_COUNTS)
+    inverse = losses.class_weights(small("loss=focal", "loss.class_weights=inverse_freq").loss, SEVERITY_COUNTS)
     assert inverse == pytest.approx(6 / SEVERITY_COUNTS / (1 / SEVERITY_COUNTS).sum())
-    balanced = losses.class_weights(small("loss.class_weights=balanced").loss, SEVERITY_COUNTS)
+    balanced = losses.class_weights(small("loss=focal", "loss.class_weights=balanced").loss, SEVERITY_COUNTS)
     assert balanced == pytest.approx(SEVERITY_COUNTS.sum() / 6 / SEVERITY_COUNTS)
     assert list(losses.class_weights(small("loss=plain").loss, SEVERITY_COUNTS)) == [1] * 6
 
@@ -219,8 +219,8 @@ def test_smoothing_is_off_under_balanced_sampling_and_class_weights(caplog):
     from trialfleet.workloads.mvfoul import Mvfoul
 
     caplog.set_level("INFO")
-    Mvfoul(small()).source("train")
+    Mvfoul(small("loss=focal")).source("train")
     assert caplog.text.count("loss.label_smoothing: taken as 0") == 1
     assert isinstance(small(), MvfoulConfig)
-    assert not Mvfoul(small("class_balance=none"))._unsmoothed()
+    assert not Mvfoul(small("loss=focal", "class_balance=none"))._unsmoothed()
     assert not Mvfoul(small("loss=plain"))._unsmoothed()

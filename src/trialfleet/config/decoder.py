@@ -101,5 +101,5 @@ class Generation:
     # where a device has no room for all of them
     gather_weights: bool
     # layers are taken out of their stack once before completions are drawn: quicker on a CPU, with room for them twice;
-    # false: for each token, which costs a GPU nothing
+    # false: for each token, which costs a GPU nothing. Weights that fsdp splits and gather_weights=false stay in it
     unstack_weights: bool

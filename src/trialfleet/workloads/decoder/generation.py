@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trialfleet.config.decoder import Decoder
-from trialfleet.training.mesh import by_rows, constrain
+from trialfleet.config.decoder import Decoder, Generation
+from trialfleet.training.mesh import FSDP, by_rows, constrain
 from trialfleet.training.workload import Hyperparameters, Params
 from trialfleet.workloads.decoder import PAD, transformer
 from trialfleet.workloads.decoder.held_back import NO_RULES, Rules, held_back
@@ -92,6 +92,17 @@ def complete(
 
     ended = jax.lax.while_loop(more, step, begin)
     return Drawn(ended.tokens, ended.counted, ended.open.astype(jnp.float32))
+
+
+def unstacks(settings: Generation) -> bool:
+    """Whether layers are taken out of their stack, by the settings and the mesh that this is traced for.
+
+    Layers that fsdp splits, and that are to be gathered one at a time, stay in it: out of it a compiler sees that they
+    never change, and gathers all of them before the first token.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    split = not mesh.empty and mesh.shape[FSDP] > 1
+    return settings.unstack_weights and (settings.gather_weights or not split)
 
 
 def keys_of(key: jax.Array, numbers: jax.Array) -> jax.Array:

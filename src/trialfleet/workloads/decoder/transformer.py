@@ -25,7 +25,7 @@ import numpy as np
 from trialfleet.config.decoder import Decoder
 from trialfleet.training import lora, trees
 from trialfleet.training.attention import attention
-from trialfleet.training.mesh import FSDP, constrain
+from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat, rematerialized
 from trialfleet.training.workload import Hyperparameters, Params, Product
@@ -264,7 +264,7 @@ def append(
 
     def read(x: jax.Array, cache: Cache, n: Index, own: Index, everywhere: bool) -> tuple[jax.Array, Cache]:
         """Layer `n`, which is number `own` of its kind."""
-        layer = _not_before(number, layers[n] if isinstance(layers, list) else _taken(layers, n))
+        layer = layers[n] if isinstance(layers, list) else _taken(layers, n)
         seen = cache.everything if everywhere else cache.local
         turns = _turns(config, position, everywhere)
         q, k, v = _projected(config, layer["attn"], _norm(config, layer, "pre_attention_norm", x), turns, scale, True)
@@ -295,15 +295,6 @@ def append(
 def _taken(layers: Params, number: Index) -> Params:
     """One of the layers of a stack."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), layers)
-
-
-def _not_before(number: jax.Array, layer: Params) -> Params:
-    """A layer's weights. Split ones are gathered at each token: what never changes would be before the first one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape[FSDP] == 1:
-        return layer
-    found: Params = jax.lax.optimization_barrier((layer, number))[0]
-    return found
 
 
 def _with_seen(seen: Seen, layer: Index, place: jax.Array, key: jax.Array, value: jax.Array) -> Seen:

@@ -88,7 +88,7 @@ class Language(Workload):
             hp["evaluation.top_p"],
             hp,
             generation.keys_of(key, jnp.repeat(batch["id"], passes) * passes + jnp.tile(jnp.arange(passes), examples)),
-            unstacked=self.config.generation.unstack_weights,
+            unstacked=generation.unstacks(self.config.generation),
         )
         return {
             "prompt": batch["prompt"],

@@ -189,7 +189,7 @@ def _rollout(config: GrpoConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Arra
             hp["generation.top_p"],
             hp,
             keys,
-            unstacked=own.unstack_weights,
+            unstacked=generation.unstacks(own),
         )
         prompt = jnp.repeat(prompts, count, 0)
         read = {
