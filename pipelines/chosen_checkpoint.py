@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.trial import records
 
@@ -52,7 +53,7 @@ def choose(word: str, workload: str, place: Path) -> Chosen:
     """
     if not word.strip():
         raise UserError("checkpoint=: is empty", "give a folder, STUDY/NUMBER, or latest")
-    folder = place / Path(word).expanduser()
+    folder = place / expanded(word)
     trial = TRIAL.fullmatch(word)
     if word == "latest":
         found = [one for base in PLACES for one in _whole((place / base).glob("**/checkpoints/*"))]

@@ -8,7 +8,6 @@ alone does not; 4 if the peak that a compiler has planned does not.
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipelines import base_training, cli, single
 from pipelines.single import Objectives
-from trialfleet.config.location import conf_directory
+from trialfleet.config.location import conf_directory, expanded
 from trialfleet.errors import UserError, nearest
 from trialfleet.trial import run
 
@@ -164,16 +163,16 @@ def _refuse_missing_start(config: "Config") -> None:
         ("training.init_from", config.training.init_from, ("manifest.json",)),
         *((key, folder, (ONE, INDEX)) for key, folder in config.published().items()),
     ):
-        if folder is not None and not any((Path(folder).expanduser() / name).is_file() for name in files):
+        if folder is not None and not any((expanded(folder) / name).is_file() for name in files):
             raise UserError(
                 f"{key}: {folder} has no {' or '.join(files)}",
                 "give the folder that has it, by its path from here or from the root",
             )
     for key, paths in config.data_files().items():
         for path in paths:
-            if not Path(path).expanduser().exists():
+            if not expanded(path).exists():
                 raise UserError(f"{key}: there is no {path}", "give it by its path from here or from the root")
-    if config.training.resume not in RESUME and not Path(config.training.resume).expanduser().is_dir():
+    if config.training.resume not in RESUME and not expanded(config.training.resume).is_dir():
         raise UserError(
             f"training.resume: there is no folder {config.training.resume}",
             f"give that of a training or of a checkpoint, or one of {', '.join(RESUME)}",

@@ -5,7 +5,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from trialfleet.config import Config, signature
+from trialfleet.config.location import expanded
 from trialfleet.config.schema import RESUME
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, distributed, lora, trees
@@ -284,7 +284,7 @@ def _to_go_on_from(config: Config, saves: CheckpointManager) -> Iterator[Saved]:
     """The run's own, and then those that `training.resume` names, the furthest first."""
     yield from saves.newest()
     if config.training.resume not in RESUME:
-        yield from saves.within(Path(config.training.resume).expanduser().absolute())
+        yield from saves.within(expanded(config.training.resume).absolute())
 
 
 def _read(saved: Saved, shapes: Any, places: Any) -> Any:
