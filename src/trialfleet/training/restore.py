@@ -36,6 +36,8 @@ _FREE = (
     *("generation.gather_weights", "generation.unstack_weights"),  # where weights are while tokens are drawn
 )
 
+_NEEDED = frozenset({"signature", "frozen", "batch", "fingerprint"})  # of a checkpoint's meta.json, to go on from it
+
 
 class Resumed(NamedTuple):
     """A training as it was when it was saved."""
@@ -303,6 +305,12 @@ def _read(saved: Saved, shapes: Any, places: Any) -> Any:
 
 
 def _refuse_another(config: Config, saved: Saved, frozen: str) -> None:
+    if lacking := _NEEDED - saved.meta.keys():
+        raise UserError(
+            f"training.resume: {saved.path / 'meta.json'} has no {', '.join(sorted(lacking))}: no training of this "
+            "version saved it",
+            "take its parameters alone by training.init_from, or use training.resume=never",
+        )
     then, now = saved.meta["signature"], signature(config)
     differing = [key for key in {**then, **now} if then.get(key) != now.get(key) and not key.startswith(_FREE)]
     if differing:
