@@ -6,8 +6,10 @@ alone does not; 4 if the peak that a compiler has planned does not.
 """
 
 import json
+import re
 import subprocess
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 import hydra
@@ -94,8 +96,8 @@ def check(cfg: DictConfig) -> None:
     _refuse_unknown_bounds(cfg, config)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     tried = (config.functions(), sizes)
-    # What is part of the package is known to work: only its mesh may not fit this machine.
-    unknown = max(sizes) > 1 or not all(name.startswith("trialfleet.") for name in config.functions())
+    # What conf/ names is known to work: only its mesh may not fit this machine.
+    unknown = max(sizes) > 1 or not config.functions() <= _of_presets()
     if unknown and _runs_here(cfg) and tried not in _tried:
         _tried.add(tried)
         _asked("check", own)
@@ -204,6 +206,16 @@ def _refuse_other_direction(cfg: DictConfig) -> None:
 
 # What was tried out, functions and sizes of a mesh: once is enough for all probes.
 _tried: set[tuple[frozenset[str], tuple[int, int, int]]] = set()
+
+
+@cache
+def _of_presets() -> frozenset[str]:
+    """The dotted paths that members of conf/ name."""
+    files = [path for group in ("workload", "rewards") for path in (conf_directory() / group).glob("*.yaml")]
+    return frozenset(name for path in files for name in _DOTTED.findall(path.read_text(encoding="utf-8")))
+
+
+_DOTTED = re.compile(r"\btrialfleet(?:\.\w+)+")
 
 
 def _runs_here(cfg: DictConfig) -> bool:
