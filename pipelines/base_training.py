@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import trialfleet
 from pipelines import base_overrides
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.ui import command_line
@@ -59,7 +60,7 @@ def ready(config: "Config", stop: Callable[[], Stop | None] = lambda: None) -> "
         return config
     words = base_overrides.told(config, base)
     composed = base_overrides.composed(words)
-    folder = Path(base.folder).expanduser().absolute() / records.digest(_learned(composed))
+    folder = expanded(base.folder).absolute() / records.digest(_learned(composed))
     while (checkpoint := _last(folder)) is None:
         _make(folder)
         with _turn(folder, stop) as ours:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.trial import records
 
@@ -29,10 +30,6 @@ class Chosen(NamedTuple):
     meta: dict[str, object]
 
     @property
-    def step(self) -> int:
-        return int(self.folder.name)
-
-    @property
     def workload(self) -> object:
         """The name of its workload; None if it is not known."""
         return _workload_of(self.meta)
@@ -52,7 +49,7 @@ def choose(word: str, workload: str, place: Path) -> Chosen:
     """
     if not word.strip():
         raise UserError("checkpoint=: is empty", "give a folder, STUDY/NUMBER, or latest")
-    folder = place / Path(word).expanduser()
+    folder = place / expanded(word)
     trial = TRIAL.fullmatch(word)
     if word == "latest":
         found = [one for base in PLACES for one in _whole((place / base).glob("**/checkpoints/*"))]
@@ -70,7 +67,9 @@ def choose(word: str, workload: str, place: Path) -> Chosen:
             f"checkpoint={word}: there is no such folder in {place}",
             "give a folder such as outputs/…/checkpoints/00000900, STUDY/NUMBER, or latest",
         )
-    within = _whole([folder]) or _whole(folder.glob("*")) or _whole(folder.glob("checkpoints/*"))
+    if (folder / "manifest.json").is_file():  # itself a checkpoint, whatever it is called
+        return _chosen(folder.resolve() if folder.is_symlink() else folder)
+    within = _whole(folder.glob("*")) or _whole(folder.glob("checkpoints/*"))
     if within:
         return _chosen(max(within, key=lambda one: int(one.name)))
     within = _whole(folder.glob("**/checkpoints/*"))
@@ -103,7 +102,7 @@ def _best_of_trial(word: str, trial: re.Match[str], place: Path) -> Path:
 
 def _whole(folders: Iterable[Path]) -> list[Path]:
     """Those that are checkpoints which were saved to their end."""
-    return [one for one in folders if one.name.isdigit() and (one / "manifest.json").is_file()]
+    return [one for one in folders if one.name.isdecimal() and (one / "manifest.json").is_file()]
 
 
 def _saved_at(folder: Path) -> float:
@@ -120,6 +119,12 @@ def _meta(folder: Path) -> dict[str, object]:
         return records.read(folder / "meta.json") or {}
     except records.Damaged:
         return {}
+
+
+def step_of(folder: Path) -> int | None:
+    """The step of a checkpoint; None if neither it nor its folder's name says so."""
+    step = _meta(folder).get("step", folder.name)
+    return int(step) if isinstance(step, int) or (isinstance(step, str) and step.isdecimal()) else None
 
 
 def _workload(folder: Path) -> object:

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipelines import as_trained, cli
+from pipelines.chosen_checkpoint import step_of
 
 OWN = ("checkpoint", "split", "format")  # keys of conf/evaluate.yaml that no training has
 MEMBERS = {"split": ("train", "val", "test"), "format": ("table", "json")}
@@ -46,7 +47,7 @@ def evaluate(cfg: DictConfig) -> None:
     record = {
         "workload": config.workload.name,
         "checkpoint": cfg.checkpoint,
-        "step": int(Path(cfg.checkpoint).name),
+        "step": step_of(Path(cfg.checkpoint)),
         "split": cfg.split,
         "metrics": metrics,
         "files": [str(run.artifacts / name) for name in files],

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pipelines import as_trained, cli
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 
 OWN = ("checkpoint", "to", "form", "dtype", "part_gb", "base")  # keys of conf/export.yaml that no training has
@@ -49,7 +50,7 @@ def _folder(cfg: DictConfig) -> Path:
         raise UserError(f"part_gb: must be a number above 0, got {cfg.part_gb!r}", "say for example part_gb=5")
     if not isinstance(cfg.to, str) or not cfg.to.strip():
         raise UserError(f"to: must be a folder that is not there yet, got {cfg.to!r}", "add to=FOLDER")
-    return Path(cfg.to).expanduser().absolute()
+    return expanded(cfg.to).absolute()
 
 
 def entry() -> None:

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from pipelines import cli
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 
 EXTRA = "pip install -e '.[whisper]'"
@@ -18,10 +19,10 @@ EXTRA = "pip install -e '.[whisper]'"
 def entry() -> None:
     """Do what was typed."""
     options = _parser().parse_args()
-    folder = Path(options.folder).expanduser().absolute()
+    folder = expanded(options.folder).absolute()
     if folder.exists():
         raise UserError(f"{folder} is there already", "name another folder, or remove it")
-    file = _packaged() if options.file is None else Path(options.file).expanduser()
+    file = _packaged() if options.file is None else expanded(options.file)
     if not file.is_file():
         raise UserError(f"--file: there is no {file}", "name a model.bin, or leave it out for the packaged one")
     from trialfleet.workloads.asr import ctranslate2

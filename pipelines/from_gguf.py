@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines import cli
-from trialfleet.config.location import conf_directory
+from trialfleet.config.location import conf_directory, expanded
 from trialfleet.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ EXTRA = "pip install -e '.[gemma]'"
 def entry() -> None:
     """Do what was typed."""
     options = _parser().parse_args()
-    folder = Path(options.folder).expanduser().absolute()
+    folder = expanded(options.folder).absolute()
     if folder.exists():
         raise UserError(f"{folder} is there already", "name another folder, or remove it")
     model = _model(options.model)
@@ -75,7 +75,7 @@ def _model(name: str) -> "Decoder":
 def _file(given: str | None) -> Iterator[Path]:
     """The file that was named, or for a while the packaged one, put together from its parts."""
     if given is not None:
-        path = Path(given).expanduser()
+        path = expanded(given)
         if not path.is_file():
             raise UserError(f"--file: there is no {path}", "name a GGUF file, or leave it out for the packaged one")
         yield path

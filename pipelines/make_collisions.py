@@ -9,9 +9,9 @@ approach, and in nothing but the pixels. The same words make the same files. Tra
 
 import argparse
 import logging
-from pathlib import Path
 
 from pipelines import cli
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 
 
@@ -20,7 +20,7 @@ def entry() -> None:
     options = _parser().parse_args()
     from trialfleet.workloads.mvfoul import collision_set
 
-    folder = Path(options.folder).expanduser().absolute()
+    folder = expanded(options.folder).absolute()
     if folder.exists():
         raise UserError(f"{folder}: is there already", "give another folder, or remove it")
     least = {"--train": (options.train, 1), "--eval": (options.eval, 1), "--size": (options.size, 16)}

@@ -6,9 +6,10 @@ alone does not; 4 if the peak that a compiler has planned does not.
 """
 
 import json
+import re
 import subprocess
 import sys
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING
 
 import hydra
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipelines import base_training, cli, single
 from pipelines.single import Objectives
-from trialfleet.config.location import conf_directory
+from trialfleet.config.location import conf_directory, expanded
 from trialfleet.errors import UserError, nearest
 from trialfleet.trial import run
 
@@ -95,8 +96,8 @@ def check(cfg: DictConfig) -> None:
     _refuse_unknown_bounds(cfg, config)
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tp)
     tried = (config.functions(), sizes)
-    # What is part of the package is known to work: only its mesh may not fit this machine.
-    unknown = max(sizes) > 1 or not all(name.startswith("trialfleet.") for name in config.functions())
+    # What conf/ names is known to work: only its mesh may not fit this machine.
+    unknown = max(sizes) > 1 or not config.functions() <= _of_presets()
     if unknown and _runs_here(cfg) and tried not in _tried:
         _tried.add(tried)
         _asked("check", own)
@@ -164,16 +165,16 @@ def _refuse_missing_start(config: "Config") -> None:
         ("training.init_from", config.training.init_from, ("manifest.json",)),
         *((key, folder, (ONE, INDEX)) for key, folder in config.published().items()),
     ):
-        if folder is not None and not any((Path(folder).expanduser() / name).is_file() for name in files):
+        if folder is not None and not any((expanded(folder) / name).is_file() for name in files):
             raise UserError(
                 f"{key}: {folder} has no {' or '.join(files)}",
                 "give the folder that has it, by its path from here or from the root",
             )
     for key, paths in config.data_files().items():
         for path in paths:
-            if not Path(path).expanduser().exists():
+            if not expanded(path).exists():
                 raise UserError(f"{key}: there is no {path}", "give it by its path from here or from the root")
-    if config.training.resume not in RESUME and not Path(config.training.resume).expanduser().is_dir():
+    if config.training.resume not in RESUME and not expanded(config.training.resume).is_dir():
         raise UserError(
             f"training.resume: there is no folder {config.training.resume}",
             f"give that of a training or of a checkpoint, or one of {', '.join(RESUME)}",
@@ -205,6 +206,16 @@ def _refuse_other_direction(cfg: DictConfig) -> None:
 
 # What was tried out, functions and sizes of a mesh: once is enough for all probes.
 _tried: set[tuple[frozenset[str], tuple[int, int, int]]] = set()
+
+
+@cache
+def _of_presets() -> frozenset[str]:
+    """The dotted paths that members of conf/ name."""
+    files = [path for group in ("workload", "rewards") for path in (conf_directory() / group).glob("*.yaml")]
+    return frozenset(name for path in files for name in _DOTTED.findall(path.read_text(encoding="utf-8")))
+
+
+_DOTTED = re.compile(r"\btrialfleet(?:\.\w+)+")
 
 
 def _runs_here(cfg: DictConfig) -> bool:

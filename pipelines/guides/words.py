@@ -101,12 +101,16 @@ def settings_of_file(path: Path) -> Iterator[Setting]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {error}", "correct the file") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is no mapping of settings", 'write one, such as {"training": {"max_steps": 100}}')
     yield from _of_defaults(content.pop("defaults", None) or [], path)
-    for key, value in flat(content):
+    try:
+        leaves = list(flat(content))
+    except RecursionError as error:  # an anchor of YAML's that holds itself, too
+        raise UserError(f"{path}: its settings are nested too deeply", "write them as GROUP: {KEY: VALUE}") from error
+    for key, value in leaves:
         yield Setting(key, (value,), f"{path.name}: {key}: {value}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.config.location import conf_directory, project_directory
+from trialfleet.config.location import conf_directory, expanded, project_directory
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -37,3 +37,9 @@ def test_a_users_own_folders_of_the_same_names_are_in_nobodys_way(tmp_path: Path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 trials (2 complete)" in done.stdout
+
+
+def test_a_home_that_nobody_has_is_a_path_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/a") == tmp_path / "a"
+    assert expanded("~no-such-user/a") == Path("~no-such-user/a")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.chosen_checkpoint import choose, merged
+from pipelines.chosen_checkpoint import choose, merged, step_of
 from trialfleet.errors import UserError
 from trialfleet.trial import records
 
@@ -52,6 +52,18 @@ def place(tmp_path: Path) -> Path:
 )
 def test_what_is_meant(place: Path, word: str, workload: str, found: str) -> None:
     assert choose(word, workload, place).folder == place / found
+
+
+def test_a_checkpoint_is_one_whatever_its_folder_is_called(place: Path) -> None:
+    """A copy under another name, and a link, whose training is that of what it leads to."""
+    whole = place / RUN / "checkpoints" / "00000010"
+    copy = save(place / "it's the [best] *", at=1.0)
+    assert choose(copy.name, "asr", place).folder == copy
+    assert step_of(copy) is None
+    (place / "link").symlink_to(whole)
+    assert choose("link", "asr", place).folder == whole
+    assert choose("link", "asr", place).overrides == ["model.width=8", "seed=1"]
+    assert step_of(whole) == 10
 
 
 def test_what_its_training_was_told_comes_before_what_is_typed(place: Path) -> None:

@@ -355,6 +355,16 @@ def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
             translate(GUIDES["asr"], ["train.py", str(tmp_path / "one.json")])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("deep.json", '{"a":' * 100_000), ("deep.yaml", "a: " + "[" * 5000), ("itself.yaml", "a: &a\n  b: *a\n")],
+)
+def test_a_file_that_is_nested_without_end_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        translate(GUIDES["asr"], ["train.py", str(tmp_path / name)])
+
+
 def test_text_is_quoted_where_hydra_would_read_something_else(tmp_path: Path) -> None:
     (tmp_path / "one.json").write_text(json.dumps({"run_name": "a, b", "experiment_name": "it's", "output_dir": ""}))
     command = translate(GUIDES["asr"], ["train.py", str(tmp_path / "one.json")])

@@ -159,3 +159,10 @@ def test_another_process_says_what_a_training_needs_or_what_is_wrong(single: Dic
     single.training.global_batch = 10**6
     with pytest.raises(UserError, match="does not fill one batch"):
         train._asked("check", single)
+
+
+def test_a_name_that_no_preset_has_is_tried_out_though_it_begins_as_ours_do() -> None:
+    ours = train._of_presets()
+    assert "trialfleet.workloads.asr.Asr" in ours
+    assert "trialfleet.workloads.grpo.rewards.answer" in ours
+    assert "trialfleet.workloads.grpo.rewards.anwser" not in ours

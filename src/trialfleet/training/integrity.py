@@ -67,6 +67,8 @@ def _damage_of_part(folder: Path, index: int, count: int, verify: bool) -> str |
         patience = LATE if index else 0.0  # process 0 has seen it
         _wait_for(folder / MANIFEST, patience)
         manifest = records.read(folder / MANIFEST) or {}
+        if "meta.json" not in manifest:  # of a power cut, or another program's
+            return f"{MANIFEST} is not what was written"
         for place, (name, (size, digest)) in enumerate(sorted(manifest.items())):
             _wait_for(folder / name, patience)
             right = (folder / name).stat().st_size == size

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 
 ONE = "model.safetensors"
@@ -31,7 +32,7 @@ class PublishedWeights:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self._key = folder.expanduser().absolute(), key
+        self.folder, self._key = expanded(folder).absolute(), key
         self._opened: dict[str, Any] = {}
         self._files = self._indexed()
         self.names  # noqa: B018  # whatever is wrong with a file is said now

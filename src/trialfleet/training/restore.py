@@ -5,7 +5,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from trialfleet.config import Config, signature
+from trialfleet.config.location import expanded
 from trialfleet.config.schema import RESUME
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, distributed, lora, trees
@@ -35,6 +35,8 @@ _FREE = (
     *("mesh.", "runtime.", "training.per_device_batch", "training.eval_batch"),
     *("generation.gather_weights", "generation.unstack_weights"),  # where weights are while tokens are drawn
 )
+
+_NEEDED = frozenset({"signature", "frozen", "batch", "fingerprint"})  # of a checkpoint's meta.json, to go on from it
 
 
 class Resumed(NamedTuple):
@@ -284,7 +286,7 @@ def _to_go_on_from(config: Config, saves: CheckpointManager) -> Iterator[Saved]:
     """The run's own, and then those that `training.resume` names, the furthest first."""
     yield from saves.newest()
     if config.training.resume not in RESUME:
-        yield from saves.within(Path(config.training.resume).expanduser().absolute())
+        yield from saves.within(expanded(config.training.resume).absolute())
 
 
 def _read(saved: Saved, shapes: Any, places: Any) -> Any:
@@ -303,6 +305,12 @@ def _read(saved: Saved, shapes: Any, places: Any) -> Any:
 
 
 def _refuse_another(config: Config, saved: Saved, frozen: str) -> None:
+    if lacking := _NEEDED - saved.meta.keys():
+        raise UserError(
+            f"training.resume: {saved.path / 'meta.json'} has no {', '.join(sorted(lacking))}: no training of this "
+            "version saved it",
+            "take its parameters alone by training.init_from, or use training.resume=never",
+        )
     then, now = saved.meta["signature"], signature(config)
     differing = [key for key in {**then, **now} if then.get(key) != now.get(key) and not key.startswith(_FREE)]
     if differing:

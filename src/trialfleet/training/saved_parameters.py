@@ -3,12 +3,12 @@
 # mypy: allow-untyped-calls
 # (jax's ShapeDtypeStruct has no annotations.)
 
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Sharding
 
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, integrity
 
@@ -29,7 +29,7 @@ class SavedParameters:
     """
 
     def __init__(self, source: str, key: str, verify: bool) -> None:
-        self.folder = Path(source).expanduser().absolute()
+        self.folder = expanded(source).absolute()
         if wrong := integrity.damage(self.folder, verify):
             raise UserError(
                 f"{key}: {self.folder} is no whole checkpoint: {wrong}", "give a folder such as …/checkpoints/00000900"

@@ -1,10 +1,9 @@
 """A trained model: what a checkpoint holds, and what was frozen beside it, which is in no checkpoint of its own."""
 
-from pathlib import Path
-
 import jax
 
 from trialfleet.config import Config
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.training import restore, trees
 from trialfleet.training.saved_parameters import SavedParameters
@@ -55,7 +54,7 @@ def _refuse_other_frozen(config: Config, checkpoint: str, frozen: Params) -> Non
 
     In another dtype than they had then, nobody can tell.
     """
-    meta = records.read(Path(checkpoint).expanduser() / "meta.json") or {}
+    meta = records.read(expanded(checkpoint) / "meta.json") or {}
     same_dtype = meta.get("signature", {}).get("training.compute_dtype") == config.training.compute_dtype
     if same_dtype and meta.get("frozen", "") != restore.digest(frozen):
         raise UserError(

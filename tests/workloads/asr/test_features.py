@@ -75,6 +75,28 @@ def test_nothing_and_no_numbers_are_no_audio(tmp_path):
             features.read(tmp_path / f"{name}.wav")
 
 
+def test_what_no_recording_is_has_no_audio(tmp_path):
+    """A file without a header, a FLAC that does not say how long it is, samples too loud for single precision."""
+    (tmp_path / "a.raw").write_bytes(bytes(1000))
+    soundfile.write(tmp_path / "a.flac", tone(8000, 1), 8000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)  # the number of samples, 36 bits
+    (tmp_path / "a.flac").write_bytes(content)
+    for name in ("a.raw", "a.flac"):
+        for asked in (features.read, features.seconds):
+            with pytest.raises(features.UnreadableAudio, match=name):
+                asked(tmp_path / name)
+    soundfile.write(tmp_path / "a.wav", np.full((800, 2), 3e38), 8000, subtype="FLOAT")
+    with pytest.raises(features.UnreadableAudio, match=r"a\.wav: samples are no numbers, or beyond 1e\+12"):
+        features.read(tmp_path / "a.wav")
+
+
+def test_a_recording_of_one_sample_is_a_frame(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.ones(1) / 2, 44_100)
+    assert features.log_mel(features.read(tmp_path / "a.wav"), 80).shape == (1, 80)
+
+
 def test_masks_are_so_many_and_so_large_at_most():
     plain = np.random.default_rng(0).normal(size=(100, 20)).astype(np.float32)
     for seed in range(20):

@@ -44,6 +44,16 @@ def test_a_damaged_entry_is_as_none_and_made_anew(
     assert cache.get(key(0)) is not None
 
 
+def test_a_cache_that_can_only_be_read_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SpectrogramCache(tmp_path, 10_000).put(key(0), ONE)
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert SpectrogramCache(tmp_path, 10_000).get(key(0)) is not None
+
+
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     cache = SpectrogramCache(tmp_path, 4 * SIZE)
     for number in range(4):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trialfleet.config.asr import DIGITS_FILE, Digits
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.training.plans import PlansOnDemand
 from trialfleet.training.workload import Batch, BatchPlan, Example
@@ -166,7 +167,7 @@ def load(data_dir: str | None, split_seed: int) -> Recordings:
     Raises:
         UserError: if there is no such file, or something else in it.
     """
-    path = Path(data_dir).expanduser() / DIGITS_FILE if data_dir is not None else _packaged()
+    path = expanded(data_dir) / DIGITS_FILE if data_dir is not None else _packaged()
     return _load(path.absolute(), split_seed)
 
 

@@ -15,6 +15,10 @@ import soxr
 RATE = 16_000  # samples a second
 HOP = 160  # samples from one frame to the next
 _EDGE = 240  # samples that a recording is mirrored at both ends, so that the library's second frame is Whisper's first
+_LOUDEST = 1e12  # of a sample: the energies of louder ones have no room in single precision
+_UNKNOWN = 2**62  # samples that libsndfile says where a header says nothing
+# What libsndfile's library raises: TypeError for the name of a file without a header, the others for a damaged one.
+_UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError, MemoryError)
 _FLOOR, _RANGE = 1e-10, 8.0  # the least energy, and the decades below the loudest that are kept
 
 
@@ -35,11 +39,13 @@ def read(path: Path, content: bytes | None = None) -> np.ndarray:
         samples, rate = soundfile.read(
             path if content is None else io.BytesIO(content), dtype="float32", always_2d=True
         )
-    except (soundfile.SoundFileError, OSError) as error:
+    except _UNREADABLE as error:
         raise UnreadableAudio(f"{path}: {error}") from error
+    if not samples.size:
+        raise UnreadableAudio(f"{path}: there are no samples")
+    if not (np.abs(samples) <= _LOUDEST).all():  # nor are they where one is no number
+        raise UnreadableAudio(f"{path}: samples are no numbers, or beyond {_LOUDEST:g}")
     mono = samples.mean(1)
-    if not mono.size or not np.isfinite(mono).all():
-        raise UnreadableAudio(f"{path}: {'there are no samples' if not mono.size else 'samples are no numbers'}")
     return mono if rate == RATE else np.asarray(soxr.resample(mono, rate, RATE), np.float32)
 
 
@@ -50,9 +56,12 @@ def seconds(path: Path) -> float:
         UnreadableAudio: it cannot be read.
     """
     try:
-        return float(soundfile.info(path).duration)
-    except (soundfile.SoundFileError, OSError) as error:
+        found = soundfile.info(path)
+    except _UNREADABLE as error:
         raise UnreadableAudio(f"{path}: {error}") from error
+    if found.frames >= _UNKNOWN:
+        raise UnreadableAudio(f"{path}: its header does not say how long it is")
+    return float(found.duration)
 
 
 def log_mel(samples: np.ndarray, bands: int) -> np.ndarray:

@@ -5,11 +5,14 @@ LibriSpeech (Panayotov et al. 2015): folders of FLAC files, in each a file `*.tr
 """
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 
 LISTS = (".jsonl", ".csv")
@@ -34,10 +37,12 @@ def recordings(key: str, source: str) -> list[Recording]:
     Raises:
         UserError: there are none, or the list is none; it names the line.
     """
-    where = Path(source).expanduser()
+    where = expanded(source)
+    if not source.strip():
+        raise UserError(f"{key}: one of its sources is empty", "take it out, or give a folder or a list of files")
     if where.suffix in LISTS:
         found = list(_of_list(key, where))
-    elif where.is_dir():
+    elif os.path.isdir(where):  # noqa: PTH112  # of any name
         found = list(_of_folder(key, where))
     else:
         raise UserError(
@@ -52,7 +57,7 @@ def recordings(key: str, source: str) -> list[Recording]:
 def _of_folder(key: str, folder: Path) -> Iterator[Recording]:
     """By the transcripts: audio that none names is not used. Whether a file can be read is seen when it is."""
     for texts in sorted(folder.rglob(_TEXTS)):
-        for number, line in enumerate(_lines(key, texts), 1):
+        for number, line in enumerate(_text(key, texts).split("\n"), 1):
             name, _, text = line.strip().partition(" ")
             if not name:
                 continue
@@ -62,22 +67,52 @@ def _of_folder(key: str, folder: Path) -> Iterator[Recording]:
 
 
 def _audio(folder: Path, name: str) -> Path:
-    there = [path for kind in _AUDIO if (path := folder / f"{name}{kind}").is_file()]
+    there = [path for kind in _AUDIO if os.path.isfile(path := folder / f"{name}{kind}")]  # noqa: PTH113  # of any name
     return there[0] if there else folder / f"{name}{_AUDIO[0]}"
 
 
 def _of_list(key: str, path: Path) -> Iterator[Recording]:
-    lines = _lines(key, path)
-    rows: Iterator[Any] = csv.DictReader(lines) if path.suffix == ".csv" else (line for line in lines if line.strip())
-    for number, row in enumerate(rows, 1):
-        try:
-            content = row if isinstance(row, Mapping) else json.loads(row)
-            audio, text = (str(content[column]).strip() for column in _COLUMNS)
-        except (ValueError, KeyError, TypeError) as error:
-            raise _no_row(key, path, number, f"{type(error).__name__}: {error}") from error
-        if not audio or not text or content["text"] is None:
-            raise _no_row(key, path, number, "one of them is empty")
-        yield Recording(path.parent / Path(audio).expanduser(), text)
+    number = 0
+    try:
+        for row in _rows(path, _text(key, path)):
+            number += 1
+            yield _recording(path.parent, row)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_row(key, path, number, f"{type(error).__name__}: {error}") from error
+    except csv.Error as error:  # met while the next one is read
+        raise _no_row(key, path, number + 1, str(error)) from error
+
+
+def _rows(path: Path, text: str) -> Iterator[Any]:
+    """What a list has of each recording; a line of JSON is read when it is its turn."""
+    if path.suffix == ".csv":
+        return csv.DictReader(io.StringIO(text), strict=True)
+    return (line for line in text.split("\n") if line.strip())
+
+
+def _recording(folder: Path, row: Any) -> Recording:
+    """The recording of a row of CSV, or of a line of JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: it is none; the message says why.
+    """
+    content = row if isinstance(row, Mapping) else json.loads(row)
+    audio, text = (_said(column, content[column]) for column in _COLUMNS)
+    if None in content:  # where csv puts what has no column
+        raise ValueError("there is more than the columns hold; a text with a comma stands in quotes")
+    return Recording(folder / expanded(audio), text)
+
+
+def _said(column: str, value: Any) -> str:
+    if not isinstance(value, str | int | float | None) or isinstance(value, bool):
+        raise TypeError(f"{column} is a {type(value).__name__}, and must be a text")
+    said = "" if value is None else str(value).strip()
+    if not said:
+        raise ValueError(f"{column} is empty")
+    said.encode()  # JSON can name half a character, which no tokenizer takes
+    if "\0" in said:
+        raise ValueError(f"{column} has a character of the number 0")
+    return said
 
 
 def _no_row(key: str, path: Path, number: int, why: str) -> UserError:
@@ -85,8 +120,8 @@ def _no_row(key: str, path: Path, number: int, why: str) -> UserError:
     return UserError(f"{key}: {path}, recording {number}: {why}", f"each has a {columns}; correct it, or take it out")
 
 
-def _lines(key: str, path: Path) -> list[str]:
+def _text(key: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8-sig")  # some programs write a mark at a file's beginning
+    except (OSError, ValueError) as error:  # the latter: it is no UTF-8, or no file can have such a name
         raise UserError(f"{key}: {path} cannot be read: {error}", "give a text file in UTF-8") from error

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trialfleet.config.location import expanded
+
 log = logging.getLogger(__name__)
 
 FORM = 1  # of the spectrograms: raised whenever features.log_mel gives other numbers
@@ -36,7 +38,7 @@ class SpectrogramCache:
     """
 
     def __init__(self, folder: Path, most: int) -> None:
-        self._folder, self._most = folder.expanduser().absolute(), most
+        self._folder, self._most = expanded(folder).absolute(), most
         self._writes = True
 
     @staticmethod
@@ -53,9 +55,10 @@ class SpectrogramCache:
         path = self._path(key)
         try:
             content = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        with contextlib.suppress(OSError):  # what can be read alone may be used all the same
+            os.utime(path)
         if len(content) < _HEAD or _digest(content[_DIGEST:]) != content[:_DIGEST]:
             log.warning("%s is damaged, and made anew", path)
             return None

@@ -54,7 +54,7 @@ class Utterances:
         self._room = data.cache_mb * 1_000_000
         folder = data.disk_cache
         self._disk = None if folder is None else SpectrogramCache(Path(folder), data.disk_cache_mb * 1_000_000)
-        self._frames = [round(seconds * FRAMES) + BEHIND for seconds in data.buckets]
+        self._frames = [max(1, round(seconds * FRAMES)) + BEHIND for seconds in data.buckets]
 
     def text(self, row: int) -> str:
         """What is said in a recording."""
@@ -108,7 +108,7 @@ class Utterances:
             return features.log_mel(features.read(path), self._bands)
         try:
             content = path.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter: no file can have such a name
             raise features.UnreadableAudio(f"{path}: {error}") from error
         key = self._disk.key(content, self._bands)
         found = self._disk.get(key)

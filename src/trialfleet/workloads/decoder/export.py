@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from trialfleet.config.decoder import Decoder
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.training import lora, publishing, trees
 from trialfleet.training.published import PublishedWeights
@@ -101,7 +102,7 @@ class DecoderPublisher:
             adapter.arrays(model, layer, prefix),
             order.dtype,
         )
-        base = order.base or (None if model.weights is None else str(Path(model.weights).expanduser().absolute()))
+        base = order.base or (None if model.weights is None else str(expanded(model.weights).absolute()))
         publishing.write_json(folder / "adapter_config.json", adapter.settings(model, base, prefix))
         return 1
 
@@ -142,7 +143,7 @@ def _leaves(tree: Params) -> dict[str, np.ndarray]:
 
 def _copy_beside(model: Decoder, folder: Path) -> None:
     """The base's settings of generation, and the files of the model's own tokenizer, or of the base's."""
-    base = None if model.weights is None else Path(model.weights).expanduser()
+    base = None if model.weights is None else expanded(model.weights)
     if base is not None:
         _copy((_GENERATION,), base, folder)
     if model.tokenizer is None:

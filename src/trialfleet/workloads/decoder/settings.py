@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trialfleet.config.decoder import Decoder
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.workloads.decoder import PAD
 
@@ -89,7 +90,7 @@ def read(folder: Path) -> Settings:
     Raises:
         UserError: it cannot be read.
     """
-    path = folder.expanduser() / FILE
+    path = expanded(folder) / FILE
     if not path.is_file():
         return {}
     try:

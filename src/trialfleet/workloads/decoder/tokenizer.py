@@ -15,6 +15,7 @@ import sentencepiece
 import tokenizers
 
 from trialfleet.config.decoder import Decoder
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.workloads.decoder import PAD
 
@@ -186,7 +187,7 @@ def file_of(where: str, key: str = "model.tokenizer") -> Path:
         except ModuleNotFoundError as error:
             raise UserError(f"{key}: {where}: there is no package {package}", "correct it") from error
     else:
-        path = Path(where).expanduser()
+        path = expanded(where)
     if path.is_dir():
         there = [path / name for name in FILES if (path / name).is_file()]
         if not there:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def rows(key: str, path: str) -> Sequence[Row]:
     """
     where = Path(path)
     try:
-        where = where.expanduser()
+        where = expanded(where)
         # JSON's texts may hold what splitlines() would cut at; some programs write a mark at a file's beginning.
         lines = where.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: nobody has that home

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trialfleet.config.location import expanded
 from trialfleet.config.mvfoul import CLASSES, Clips, Collisions, FoulFiles, MvfoulConfig
 from trialfleet.errors import UserError
 from trialfleet.training.plans import ShuffledPlans
@@ -52,7 +53,7 @@ class FoulClips:
             np.asarray([getattr(one, question) for one in self.actions], np.int32) for question in QUESTIONS
         )
         self._wanted = wanted_frames(data)
-        folder = None if data.cache_dir is None else Path(data.cache_dir).expanduser()
+        folder = None if data.cache_dir is None else expanded(data.cache_dir)
         self._cache = ClipCache(f"{self._wanted} {data.size}", data.cache_mb, folder, data.cache_dir_mb)
         self._named: set[Path] = set()  # clips that have turned out to be damaged
         self._class_weights = {
@@ -141,10 +142,10 @@ def _found(data: FoulFiles | Collisions, split: str) -> tuple[list[Action], int]
     """The actions of a split, and how many are of no class."""
     if not isinstance(data, FoulFiles):
         return annotations.of_folder("dataset.folder", collision_set.ensure(data, split), split, data.classes)
-    folder = Path(data.data_dir).expanduser()
+    folder = expanded(data.data_dir)
     table = {"train": data.train_csv, "val": data.val_csv}.get(split)
     if table is not None:
-        return annotations.of_table(f"dataset.{split}_csv", Path(table).expanduser(), folder, data.classes)
+        return annotations.of_table(f"dataset.{split}_csv", expanded(table), folder, data.classes)
     return annotations.of_folder("dataset.data_dir", folder, split, data.classes)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trialfleet.config.location import expanded
 from trialfleet.config.mvfoul import CLASSES, Collisions
 from trialfleet.errors import UserError
 from trialfleet.training.publishing import made
@@ -57,7 +58,7 @@ def ensure(data: Collisions, split: str) -> Path:
     wanted = Rendered(data.seed, data.train_actions, data.eval_actions, data.picture)
     content = json.dumps([_VERSION, dataclasses.asdict(wanted)])
     name = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-    folder = Path(data.folder).expanduser() / name
+    folder = expanded(data.folder) / name
     try:
         with _in_turn(folder.with_name(f".{name}.{split}.lock")):
             write(wanted, split, folder)
