@@ -7,6 +7,7 @@ import pytest
 
 from tests.training.harness import after
 from tests.training.test_freezing import arrays
+from tests.training.toy import ToySource
 from trialfleet.errors import UserError
 from trialfleet.training import NonFinite, evaluate, train
 from trialfleet.training.goodput import compilations
@@ -100,6 +101,17 @@ def test_the_average_is_what_is_evaluated(toy, new_run):
     initial = arrays(start, 1)["state.params.head.w"]
     decay = min(0.9, 2 / 11)
     assert jnp.allclose(mean, decay * initial + (1 - decay) * end, atol=1e-6)
+
+
+def test_an_evaluation_of_which_nothing_can_be_read_is_an_error(toy, new_run, monkeypatch):
+    """Its files were there when the training began: metrics of no example would be no numbers."""
+    read = ToySource.example
+    weighs = {"train": 1.0, "val": 0.0}
+    monkeypatch.setattr(
+        ToySource, "example", lambda self, row, rng: {**read(self, row, rng), "weight": weighs[self.split]}
+    )
+    with pytest.raises(UserError, match=r"dataset: of the examples for val none could be read"):
+        train(toy(), new_run())
 
 
 def test_bfloat16_computes_and_float32_stays(toy, new_run):

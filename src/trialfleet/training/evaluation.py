@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from trialfleet.config import schema
+from trialfleet.errors import UserError
 from trialfleet.training.contract import CheckedWorkload
 from trialfleet.training.data import EvaluationOrder, Loader, Made
 from trialfleet.training.decoding import decoded
@@ -50,7 +51,13 @@ class Evaluator:
         while flying:
             if (request := _land(flying, parts)) > Request.SAVE:
                 return None, request
-        return self._workload.summarize(_joined(parts), self.split), 0
+        rows = _joined(parts)
+        if not len(rows["weight"]):
+            raise UserError(
+                f"dataset: of the examples for {self.split} none could be read, and nothing can be judged",
+                "the log names what is damaged: put it right, or take it out of the data",
+            )
+        return self._workload.summarize(rows, self.split), 0
 
     def _batches(self) -> Generator[Made, None, None]:
         if self._made is None:
