@@ -90,7 +90,7 @@ class Reports:
         self._judged = True
         if not self._store.report(trial.trial_id, step, value):
             return
-        if pruner.prune(self._store.study, self._store.frozen(trial.trial_id)):
+        if pruner.prune(self._store.judged, self._store.frozen(trial.trial_id)):
             self._store.sync()  # once there is a verdict, nobody reads reports for the pruner again
             records.create(trial.dir.verdict_json, {"prune_at": step, "value": value})
             trial.pruned = True

@@ -32,6 +32,7 @@ from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.databases import open_database
 from trialfleet.sweep.study.fencing import TOKEN, Fence, database_of
 from trialfleet.sweep.study.journal import OwnJournal, open_journal
+from trialfleet.sweep.study.judged import JudgedStudy
 from trialfleet.sweep.study.progress import FAILURE
 from trialfleet.sweep.study.trusted import trusted
 from trialfleet.trial import secrets
@@ -108,6 +109,10 @@ class Told:
 class StudyStorage:
     """One study in a storage: what the driver asks of it and tells it.
 
+    Attributes:
+        study: Optuna's.
+        judged: the same, for pruners.
+
     Args:
         lease_check: raises if this driver may not write any more; called before each write.
         token: tells this driver from any other, `Lease.token`; one of its own if None.
@@ -140,6 +145,7 @@ class StudyStorage:
         else:
             wanted = cast(Sequence[Direction], list(directions))
             self.study = optuna.create_study(study_name=name, storage=storage, directions=wanted, load_if_exists=True)
+        self.judged = JudgedStudy(self.study)
         backend, database = backend_of(storage), database_of(storage)
         self._journal = backend if isinstance(backend, OwnJournal) else None
         there = [direction.name.lower() for direction in self.study.directions]
@@ -257,6 +263,7 @@ class StudyStorage:
             trial.intermediate_values = held
             if trial.state is TrialState.PRUNED:
                 trial.values = values_when_pruned(held)
+        self.judged.forget()
         return self.storage.create_new_trial(study_id(self.study), template_trial=trial)
 
     def trial(self, trial_id: int) -> Trial:
@@ -310,6 +317,8 @@ class StudyStorage:
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # the grid sampler's way to end an optimize(); the trial is told
                 raise
+        finally:
+            self.judged.forget()
 
 
 def marks_of(trial: FrozenTrial) -> dict[str, Any]:
