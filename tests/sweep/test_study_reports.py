@@ -90,6 +90,7 @@ def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     idle()
 
 
+@pytest.mark.slow
 def test_a_process_makes_it_and_what_goes_wrong_is_told(tmp_path: Path) -> None:
     simulated_study.make(tmp_path / "study", Shape(6, slots=2))
     heard = Heard()

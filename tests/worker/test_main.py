@@ -364,6 +364,7 @@ def test_without_the_hosts_memory_there_is_a_word_to_the_driver_and_no_result(st
     assert "allocate" in word["message"]
 
 
+@pytest.mark.slow
 def test_out_of_memory_on_the_device_ends_the_trial_under_a_name_of_its_own(study: Study) -> None:
     study.run(study.does("import jax.numpy; jax.numpy.zeros((1 << 50,)).block_until_ready()"), JAX_PLATFORMS="cpu")
     error = study.ended().error

@@ -200,6 +200,7 @@ def test_a_job_that_slurm_has_started_again_goes_on_with_its_last_trial(study: S
     assert study.ended(1).run == "1.1"
 
 
+@pytest.mark.slow
 def test_a_trial_that_needs_a_process_of_its_own_is_given_back(study: Study) -> None:
     asks = "from trialfleet.trial.run import NotInThisProcess\nif own.among_others: raise NotInThisProcess"
     orders = ordered(study, asks, asks)

@@ -207,22 +207,32 @@ def _leave(trial: TrialDir, claim: Claim, environment: JobEnvironment) -> int:
     if environment.slurm_id is not None and signal.SIGUSR2 in signals.received:
         if _time_is_up(environment.slurm_id):
             record_why(trial, claim, TIME_LIMIT)
-        done = subprocess.run(["scontrol", "requeue", environment.slurm_id], capture_output=True, text=True)
-        say(f"saved; asked Slurm to requeue job {environment.slurm_id}: {done.stderr.strip() or 'done'}")
+        _, answer = _asked_slurm("scontrol", "requeue", environment.slurm_id)
+        say(f"saved; asked Slurm to requeue job {environment.slurm_id}: {answer.strip() or 'done'}")
     return 0
 
 
 def _time_is_up(job: str) -> bool:
     """Whether the warning was of the time limit, and not of a preemption. Slurm warns up to a minute too early."""
-    done = subprocess.run(["squeue", "-h", "-r", "-j", job, "-O", "TimeLeft"], capture_output=True, text=True)
-    days, _, clock = done.stdout.strip().rpartition("-")
+    answered, answer = _asked_slurm("squeue", "-h", "-r", "-j", job, "-O", "TimeLeft")
+    days, _, clock = answer.strip().rpartition("-")
     parts = clock.split(":")
-    if done.returncode != 0 or not all(part.isdigit() for part in parts):  # no answer, or no limit
+    if not answered or not all(part.isdigit() for part in parts):  # no answer, or no limit
         return False
     seconds = 86400 * int(days or 0)
     for place, part in zip((1, 60, 3600), reversed(parts), strict=False):
         seconds += place * int(part)
     return seconds <= float(os.environ.get(WARNING, 0)) + 75.0
+
+
+def _asked_slurm(*command: str) -> tuple[bool, str]:
+    """Whether one of Slurm's commands succeeded, and its answer or complaint. A node may have none of them."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        return False, str(error)
+    succeeded = done.returncode == 0
+    return succeeded, done.stdout if succeeded else done.stderr
 
 
 def _redirect_output(path: Path) -> None:
