@@ -262,8 +262,6 @@ def test_weights_that_are_gathered_at_each_token_are_never_all_there(unstacked: 
         words = (*WORKLOADS["grpo"], *own, *larger, f"generation.gather_weights={gathered}")
         setup = Setup(composed(*words))
         temporaries[gathered] = estimation.of(setup).programs[estimation.PREPARE].memory.temporaries
-    layers = 4 * sum(
-        prod(leaf.shape) for leaf in jax.tree.leaves(setup.program.layout.shapes.params["layers"])
-    )
+    layers = 4 * sum(prod(leaf.shape) for leaf in jax.tree.leaves(setup.program.layout.shapes.params["layers"]))
     assert temporaries["true"] > layers
     assert temporaries["false"] < 0.5 * layers

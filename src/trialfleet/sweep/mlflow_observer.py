@@ -30,6 +30,10 @@ class MlflowObserver:
         """What keeps results from reaching MLflow, in words; None if nothing does."""
         return self._exporter.problem()
 
+    def run(self) -> tuple[str, str] | None:
+        """The ids of the experiment and of the study's run in MLflow; None while it has none."""
+        return self._exporter.study_run()
+
     def report(self, path: Path) -> None:
         """This is the study's report."""
         self._exporter.study_report(path)

@@ -229,7 +229,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     index.open()
     stack.callback(index.close)
     live = plan.settings.live and console.is_terminal
-    terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
+    terminal = LiveTable(console, live, plan.name, plan.metrics, mlflow.problem if mlflow else lambda: None)
     hooks = _hooks(plan, terminal.notice)
     stack.callback(hooks.close)
     to_mlflow: list[Observer] = [mlflow] if mlflow else []

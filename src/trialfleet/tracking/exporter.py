@@ -135,6 +135,11 @@ class Exporter:
         """Trials that are in MLflow completely."""
         return frozenset(list(self._export.delivered.finished))
 
+    def study_run(self) -> tuple[str, str] | None:
+        """The ids of the experiment and of the study's own run; None while there is none."""
+        known = self._export.delivered.study
+        return None if known.experiment_id is None or known.run_id is None else (known.experiment_id, known.run_id)
+
     def changed(self, number: int, ended: bool = False, retried: str = "") -> None:
         """Something changed in this trial's folder, or may have.
 

@@ -244,7 +244,7 @@ class Training:
             shown["train/tokens_per_second"] = tokens / preparing
         self.work = now
         self.latest.update(shown)
-        self.run.report(step, shown)
+        self.run.report(step, shown, self.setup.total_steps)
 
     # ---- evaluate and control -----------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ class Training:
         values = self._scores("val", self.state)
         self.latest.update(values)
         self.evaluated = True
-        self.run.report(self.step, values)
+        self.run.report(self.step, values, self.setup.total_steps)
 
     def _scores(self, split: str, state: State) -> dict[str, float]:
         with self.goodput.spent("evaluate"):
@@ -326,7 +326,7 @@ class Training:
     def _outcome(self) -> Outcome:
         if self.config.training.evaluate_test:
             values = self._scores("test", self._best_state())
-            self.run.report(self.step, values)
+            self.run.report(self.step, values, self.setup.total_steps)
             self.known = control.with_test(self.known, values, self.config)
         return Outcome(
             metrics=control.metrics(self.known, self.config),
