@@ -91,6 +91,7 @@ class Tracking:
     uri: str | None
     experiment: str
     poll_interval: Annotated[float, Gt(0)]
+    system_metrics: Annotated[float, Gt(0)] | None = None  # seconds
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

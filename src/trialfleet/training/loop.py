@@ -9,7 +9,7 @@ import numpy as np
 
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
-from trialfleet.training import checkpoints, control, distributed, environment, restore, trees
+from trialfleet.training import checkpoints, control, datasets_used, distributed, environment, restore, trees
 from trialfleet.training.checkpoints import CheckpointManager
 from trialfleet.training.data import Fed, Feed, Loader, Position
 from trialfleet.training.evaluation import Evaluator, write_files
@@ -92,6 +92,7 @@ class Training:
             signature=signature(config),
             dropped_examples=setup.dropped,
             exact=self._is_exact(),
+            datasets=datasets_used.described(config),
             **({"init_from": start.init_report} if start.init_report is not None else {}),
         )
 
