@@ -16,6 +16,7 @@ from trialfleet.sweep.study_reports import NAME as REPORT
 from trialfleet.sweep.ui.screen import StudyView, TrialView, outcomes, screen, status
 
 EVERY = 2.0  # seconds between two looks
+SHARE = 9  # times what a look took, at least: of thousands of trials it may take a second
 TELL_EVERY = 60.0  # seconds between two lines on how the study stands, where nobody looks at a terminal
 LATEST = 20  # ended trials whose mean time stands for those to come
 OTHERS = 3  # metrics of a trial besides its objectives
@@ -27,15 +28,16 @@ def watch(study: Study, out: Console, sleep: Callable[[float], None] = time.slee
     Args:
         sleep: waits for so many seconds.
     """
+    took = 0.0
     if out.is_terminal:
         with Live(console=out, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
             while study.driver is not None:
                 live.update(screen(view(study), *out.size), refresh=True)
-                sleep(EVERY)
-                study = load(study.folder)
+                sleep(max(EVERY, SHARE * took))
+                study, took = _looked(study)
     else:
         told = {row.number for row in study.rows if row.state in ENDED}
-        looks = 0
+        next_word = time.monotonic() + TELL_EVERY
         while True:
             for row in study.rows:
                 if row.state in ENDED and row.number not in told:
@@ -43,15 +45,23 @@ def watch(study: Study, out: Console, sleep: Callable[[float], None] = time.slee
                     print(line(study, row), file=out.file, flush=True)
             if study.driver is None:
                 break
-            looks += 1
-            if looks % round(TELL_EVERY / EVERY) == 0:
+            if time.monotonic() >= next_word:
+                next_word = time.monotonic() + TELL_EVERY
                 print(f"study {study.name}: {status(view(study))}", file=out.file, flush=True)
-            sleep(EVERY)
-            study = load(study.folder)
+            sleep(max(EVERY, SHARE * took))
+            study, took = _looked(study)
     for text in closing(study):
         out.print(text, soft_wrap=True)
     if study.state != "finished" and study.command is not None:
         out.print(f"no driver is at work; resume:  {study.command.resume}", soft_wrap=True)
+
+
+def _looked(study: Study) -> tuple[Study, float]:
+    """The study anew, and the seconds that it took to read it."""
+    began = time.monotonic()
+    study = load(study.folder)
+    _ = study.rows
+    return study, time.monotonic() - began
 
 
 def line(study: Study, row: TrialRow) -> str:

@@ -1,7 +1,10 @@
 """The live view: it fits its terminal, keeps its columns, and says how long it will take."""
 
+from pathlib import Path
+
 import pytest
 
+from benchmarks import live_view_picture
 from trialfleet.sweep.ui.screen import StudyView, TrialView, duration, screen, status
 
 
@@ -95,3 +98,8 @@ def test_in_a_log_it_is_one_line() -> None:
 
 def test_durations_are_written_as_people_do() -> None:
     assert [duration(seconds) for seconds in (None, 5, 65, 3665, 97_500)] == ["", "0:05", "1:05", "1:01:05", "1 d 3:05"]
+
+
+def test_the_documentation_shows_what_is_drawn_today() -> None:
+    drawn = (Path(__file__).parents[3] / "docs" / "pictures" / live_view_picture.NAME).read_text()
+    assert drawn == live_view_picture.picture(), "python -m benchmarks.live_view_picture"

@@ -146,7 +146,8 @@ def best(view: StudyView) -> str:
 def outcomes(states: Mapping[str, int], causes: Mapping[str, int]) -> str:
     """How trials ended, and what failed of what: `7 complete, 2 failed (ValueError 2)`."""
     words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    parts = [f"{count} {words.get(state, state_name(state))}" for state, count in sorted(states.items()) if count]
+    order = [*words, *sorted(states.keys() - words.keys())]  # failures last, since their causes follow
+    parts = [f"{states[state]} {words.get(state, state_name(state))}" for state in order if states.get(state)]
     common = Counter(causes).most_common()
     shown = [f"{name} {count}" for name, count in common[:3]]
     more = sum(count for _, count in common[3:])
