@@ -270,7 +270,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: MeasuredFleet, sta
     settings = settings_of.settings(node)
     observers: list[Observer] = []
     nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115  # the stack closes it
-    observers.append(LiveTable(Console(file=nowhere, highlight=False), False, ["loss"], lambda: None))
+    observers.append(LiveTable(Console(file=nowhere, highlight=False), False, "scale", ["loss"], lambda: None))
     if shape.mlflow:
         target = resolve(f"sqlite:///{folder}/mlflow.db", "scale", folder)
         study = ExportedStudy("scale", UID, {"loss": "minimize"})

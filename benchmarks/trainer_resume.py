@@ -46,7 +46,7 @@ def child(folder: str, earlier: str, *overrides: str) -> None:
             self.notes: dict[str, Any] = {}
             self.writer = metrics.Writer(self.directory / "metrics.jsonl")
 
-        def report(self, step: int, values: Any) -> None:
+        def report(self, step: int, values: Any, steps: int | None = None) -> None:
             self.writer.append(step, values)
 
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf")):

@@ -30,7 +30,7 @@ def child_of_ours(cache: str, began: float) -> None:
     composing = time.time()
 
     class FirstStep(TimedRun):
-        def report(self, step: int, values: Any) -> None:
+        def report(self, step: int, values: Any, steps: int | None = None) -> None:
             from trialfleet.training import goodput
 
             parts = {

@@ -48,7 +48,7 @@ class TimedRun:
         self.times: dict[int, tuple[float, float]] = {}  # wall and processor seconds
         self.notes: dict[str, Any] = {}
 
-    def report(self, step: int, values: Any) -> None:
+    def report(self, step: int, values: Any, steps: int | None = None) -> None:
         self.times.setdefault(step, (time.perf_counter(), time.process_time()))
 
     def stop(self) -> None:

@@ -31,6 +31,7 @@ def train_alone(
     from trialfleet.tracking.destination import resolve
     from trialfleet.tracking.waiting import Waiting
     from trialfleet.trial.sweep_run import LocalRun
+    from trialfleet.worker.system_metrics import sampled
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     destination = resolve(config.tracking.uri, config.tracking.experiment, Path.cwd())
@@ -52,6 +53,7 @@ def train_alone(
                     waiting,
                 ) as outcome,
                 run.entered(own),
+                sampled(directory, config.tracking.system_metrics),
             ):
                 value = train(cfg)
                 values = value if isinstance(value, list) else [value]

@@ -41,6 +41,19 @@ def test_everything_copied_exists(dockerfile: Path) -> None:
 
 
 @each_dockerfile
+def test_everything_copied_is_in_the_context_and_nothing_else(dockerfile: Path) -> None:
+    """Else an engine is sent environments and results by the gigabyte, and perhaps docker/.env."""
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    let_in = {rule[1:].rstrip("/") for rule in rules if rule.startswith("!")}
+    assert [name for name in let_in if not (ROOT / name).exists()] == []
+    copies = [words[1:] for words in instructions(dockerfile) if words[0] in ("COPY", "ADD")]
+    outside = [words for words in copies if not any(word.startswith("--from=") for word in words)]
+    sources = {word.rstrip("/") for words in outside for word in words[:-1] if not word.startswith("--")}
+    assert sources <= let_in
+
+
+@each_dockerfile
 def test_no_image_runs_as_root(dockerfile: Path) -> None:
     users = [words[1] for words in instructions(dockerfile) if words[0] == "USER"]
     assert users
@@ -49,7 +62,8 @@ def test_no_image_runs_as_root(dockerfile: Path) -> None:
 
 @each_dockerfile
 def test_modules_that_images_run_exist(dockerfile: Path) -> None:
-    modules = re.findall(r"python\",? \"?-m\"?,? \"?((?:jobs|pipelines)\.\w+)", dockerfile.read_text())
+    modules = re.findall(r'"?python"?,? "?-m"?,? "?((?:jobs|pipelines)\.\w+)', dockerfile.read_text())
+    assert modules or dockerfile.stem == "mlflow"
     assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
 
 
@@ -119,3 +133,15 @@ def test_scripts_parse(path: Path) -> None:
     shell = path.read_text().splitlines()[0].removeprefix("#!")
     parsed = subprocess.run([shell, "-n", str(path)], capture_output=True, text=True)
     assert (parsed.returncode, parsed.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", [DOCKER / "README.md", DOCKER / "compose.yaml", ROOT / "jobs" / "sweep.sbatch"])
+def test_commands_of_pages_and_services_exist(path: Path) -> None:
+    text = path.read_text()
+    modules = set(re.findall(r"-m ((?:jobs|pipelines)\.\w+)", text))
+    assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+    for choice in re.findall(r"hydra/(?:sweeper|launcher)=\w+", text):
+        group, _, name = choice.partition("=")
+        folders = [ROOT / "conf", ROOT / "src" / "trialfleet" / "conf"]
+        found = [folder for folder in folders if (folder / group / f"{name}.yaml").is_file()]
+        assert found or name == "submitit_slurm", choice

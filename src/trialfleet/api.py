@@ -21,25 +21,24 @@ if TYPE_CHECKING:
 _STOPS = (None, Stop.PRUNE, Stop.PREEMPT, Stop.SUPERSEDED)  # later ones outweigh earlier ones
 
 
-def report(step: int, metrics: Mapping[str, float]) -> None:
+def report(step: int, metrics: Mapping[str, float], steps: int | None = None) -> None:
     """Report metrics at a step: for the pruner, the live table and MLflow's curves.
 
     Args:
         step: counts up, over restarts of the trial, too; what is reported for a step again is ignored.
         metrics: name → number, which may be of numpy, torch or jax.
+        steps: how many there will be, if that is known: the live table shows how far the trial is.
 
     Raises:
-        TypeError: `step` is no whole number, `metrics` no mapping, or a value no number.
+        TypeError: `step` or `steps` is no whole number, `metrics` no mapping, or a value no number.
     """
-    try:
-        whole = operator.index(step)
-    except TypeError:
-        raise TypeError(f"trialfleet.report: step must be a whole number, got {step!r}") from None
+    whole = _whole("step", step)
+    total = None if steps is None else _whole("steps", steps)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"trialfleet.report: metrics must be a mapping from names to numbers, got {metrics!r}")
     values = {str(name): _number(str(name), value) for name, value in metrics.items()}
     if (current := _current()) is not None and _is_first():
-        current.report(whole, values)
+        current.report(whole, values, total)
 
 
 def should_stop() -> bool:
@@ -126,6 +125,13 @@ def _folder(name: str) -> Path:
         folder = (attached.output_folder() or Path.cwd()) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"trialfleet.report: {name} must be a whole number, got {value!r}") from None
 
 
 def _number(name: str, value: Any) -> float:

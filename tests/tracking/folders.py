@@ -49,6 +49,7 @@ class Folder:
         run: str | None = None,
         seconds: Mapping[str, float] | None = None,
         at: float | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Write result.json.
 
@@ -62,7 +63,7 @@ class Folder:
             "error": error and {"type": kind, "message": message, "traceback": ""},
             "seconds": dict(seconds or {}),
             "run": run,
-            "notes": {},
+            "notes": dict(notes or {}),
         }
         _write(self.dir.result_json, record, at)
 

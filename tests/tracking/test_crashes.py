@@ -19,10 +19,11 @@ from trialfleet.tracking.delivery_log import DeliveryLog
 from trialfleet.tracking.destination import Destination
 from trialfleet.tracking.mlflow_runs import Away, Runs
 from trialfleet.tracking.study_export import ExportedStudy, StudyExport, StudyStatus
-from trialfleet.tracking.trial_snapshot import read_trial
+from trialfleet.tracking.trial_snapshot import DatasetUsed, read_trial
+from trialfleet.trial.metrics import CURVES, SYSTEM, Writer
 
 WAYS = ["before", "after", "half", "no answer", "lost answer"]
-WRITES = {"create", "log", "set_params", "set_tags", "remove_tag", "rename", "reopen", "end", "upload"}
+WRITES = {"create", "log", "set_params", "set_tags", "remove_tag", "rename", "reopen", "end", "upload", "log_datasets"}
 
 
 class Died(BaseException):
@@ -84,6 +85,7 @@ class World:
         if act < self.written:
             return
         self.written = act + 1
+        self._progress(act)
         first, second, third = (Folder(self.folder, number) for number in range(3))
         if act == 0:
             first.submit({"lr": 0.1 * 2})
@@ -94,7 +96,7 @@ class World:
             first.submit({"lr": 0.1 * 2}, attempt=2)
             self._report(first, "2.0", [2, 3, 4], 0.5)
             self._report(second, "1.0", [2, 3], 1.0)
-            second.end(1.3, run="1.0", at=1e9 + 51)
+            second.end(1.3, run="1.0", at=1e9 + 51, notes={"datasets": [dict(zip(DATA._fields, DATA, strict=True))]})
         if act == 2:
             third.submit({"lr": 0.5})
             self._report(third, "1.0", [1, 2], 2.0)
@@ -102,11 +104,23 @@ class World:
         if act == 3:
             third.end(state="FAIL", error="ValueError: no", run="1.0", at=1e9 + 52)
 
+    def _progress(self, act: int) -> None:
+        """The study's own curves: they grow as trials end."""
+        if act > 0:
+            writer = Writer(self.folder / CURVES)
+            writer.append(act, {"study/done": act, "study/best": 1 / act})
+            writer.close()
+
     def _report(self, trial: Folder, label: str, steps: list[int], shift: float) -> None:
         reports = [
             (step, {"train/loss": 1 / step, "val/wer": shift + step / 10, "nan": float("nan")}) for step in steps
         ]
         run = trial.run(*reports, label=label, at=1e9 + trial.number)
+        if trial.number == 0:
+            writer = Writer(run / SYSTEM)
+            for step in SAMPLES[label]:
+                writer.append(step, {"system/cpu_utilization_percentage": float(step)})
+            writer.close()
         (run / ".hydra").mkdir(exist_ok=True)
         (run / ".hydra" / "config.yaml").write_text(f"seed: {trial.number}\n")
 
@@ -136,7 +150,8 @@ def live(world: World, target: Destination, fate: Fate, acts: int = 4) -> bool:
         tags, params = {"trialfleet.code": "c0de"}, {"n_trials": "3"}
         study = ExportedStudy("digits", world.uid, {"val/wer": "minimize"}, tags, params)
         read = partial(read_trial, world.folder, ["val/wer"])
-        export = StudyExport(delivered, study, read, lambda: FatefulRuns(target, fate))
+        curves = world.folder / CURVES
+        export = StudyExport(delivered, study, read, lambda: FatefulRuns(target, fate), curves=curves)
         for act in range(acts):
             world.write(act)
             world.tell(export, act)
@@ -157,11 +172,14 @@ def live(world: World, target: Destination, fate: Fate, acts: int = 4) -> bool:
     return True
 
 
+DATA = DatasetUsed("digits", "d1", "a/place")
+SAMPLES = {"1.0": [0, 1], "2.0": [2, 3]}  # steps of what the first trial's runs used of their machine
 EXPECTED_STEPS = {0: [1, 2, 3, 4], 1: [1, 2, 3], 2: [1, 2]}
 
 
 def expected_rows() -> list[tuple]:
     rows: list[tuple] = [("0", "objective", 0, 0.9, 0), ("1", "objective", 0, 1.3, 0)]
+    rows += [("0", "system/cpu_utilization_percentage", step, float(step), 0) for step in range(4)]
     for trial, steps in EXPECTED_STEPS.items():
         for step in steps:
             wer = (0.5 if (trial, step) == (0, 4) else float(trial)) + step / 10
@@ -181,6 +199,15 @@ def check(database: Path, uid: str) -> None:
 
     metrics = "metrics m JOIN tags t USING (run_uuid) WHERE t.key = 'trialfleet.trial' AND {mine} ORDER BY 1, 2, 3"
     assert ask("t.value, m.key, m.step, m.value, m.is_nan", metrics) == expected_rows()
+    own = "metrics m JOIN tags t USING (run_uuid) WHERE t.key = 'trialfleet.kind' AND t.value = 'study' AND {mine}"
+    progress = [
+        (name, act, value) for act in (1, 2, 3) for name, value in (("study/best", 1 / act), ("study/done", act))
+    ]
+    assert sorted(ask("m.key, m.step, m.value", own)) == sorted(progress)
+    inputs = (
+        "inputs i JOIN datasets d ON i.source_id = d.dataset_uuid JOIN runs ON i.destination_id = run_uuid WHERE {mine}"
+    )
+    assert ask("d.name, d.digest, json_extract(d.dataset_source, '$.uri')", inputs) == [tuple(DATA)]
     runs = ask("name, status, start_time, end_time, run_uuid", "runs WHERE {mine} ORDER BY name")
     assert [run[:2] + run[3:4] for run in runs] == [
         ("digits", "FINISHED", 1_000_000_099_000),

@@ -50,6 +50,7 @@ def test_a_trial_arrives_with_all_that_belongs_to_it(exporter: Exporter, folder:
     run = trial.run((10, {"train/loss": 0.5}), (20, {"train/loss": 0.25, "val/wer": 0.1}), at=1e9)
     (run / ".hydra").mkdir()
     (run / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    (run / "log").write_text("step 1\nfrom postgresql://me:secret@host/db\n")
     (run / "artifacts" / "plots").mkdir(parents=True)
     (run / "artifacts" / "plots" / "curve.txt").write_text("up")
     (run / "artifacts" / "hypotheses.txt").write_text("one two")
@@ -82,8 +83,10 @@ def test_a_trial_arrives_with_all_that_belongs_to_it(exporter: Exporter, folder:
     assert (name, status, start, end) == ("trial 00042 ★ best", "FINISHED", 10**12, 10**12 + 5000)
     assert query("SELECT value FROM tags WHERE key = 'mlflow.note.content'") == [("about the study",)]
     stored = folder.parent / "mlartifacts" / "trialfleet"
-    for artifact in ("config.yaml", "hypotheses.txt", "plots/curve.txt"):
+    for artifact in ("config.yaml", "hypotheses.txt", "plots/curve.txt", "log.txt"):
         assert len(list(stored.glob(f"*/artifacts/{artifact}"))) == 1
+    (log,) = stored.glob("*/artifacts/log.txt")
+    assert log.read_text() == "step 1\nfrom postgresql://me:***@host/db\n"
 
 
 def test_calls_return_at_once(folder: Path, target: Destination) -> None:
@@ -667,3 +670,21 @@ def test_a_result_that_has_arrived_stays_as_it_is(folder: Path, target: Destinat
 
 def test_labels_become_tags() -> None:
     assert label_tags(["custom", "two words", "a@b", " "]) == {"custom": "true", "two words": "true", "a_b": "true"}
+
+
+def test_what_a_run_notes_of_its_data_is_shown_as_its_inputs_and_nothing_else(
+    exporter: Exporter, folder: Path, query: Query
+) -> None:
+    long = "x" * 64
+    noted = [{"name": "train", "digest": long, "source": "s3://bucket/train"}, {"name": "val"}, {"digest": "1"}, "text"]
+    for number, notes in enumerate(({"datasets": noted}, {"datasets": "train"})):
+        trial = Folder(folder, number, {"lr": 1.0})
+        trial.run((1, {"x": 1.0}))
+        trial.end(1.0, run="1.0", notes=notes)
+        exporter.changed(number, ended=True)
+    assert exporter.flush(60)
+    assert (exporter.problem(), exporter.finished) == (None, frozenset([0, 1]))
+    found = dict(query("SELECT name, digest FROM datasets"))
+    assert found == {"train": found["train"], "val": "unknown"}
+    assert 0 < len(found["train"]) <= 36
+    assert query("SELECT count(*) FROM inputs") == [(2,)]

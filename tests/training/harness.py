@@ -65,7 +65,7 @@ class RecordingRun:
         self.notes: dict[str, Any] = {}
         self._stop = stop or (lambda: None)
 
-    def report(self, step: int, values: Any) -> None:
+    def report(self, step: int, values: Any, steps: int | None = None) -> None:
         self.lines.append((step, dict(values)))
 
     def stop(self) -> Stop | None:

@@ -29,7 +29,7 @@ class ProcessRun:
     def _flag(self, *_: Any) -> None:
         self.flagged = True
 
-    def report(self, step: int, values: Any) -> None:
+    def report(self, step: int, values: Any, steps: int | None = None) -> None:
         import jax
 
         if jax.process_index() == 0:

@@ -132,3 +132,14 @@ def test_a_line_of_any_kind_is_a_report_or_passed_over(tmp_path: Path) -> None:
     lines, end = metrics.read_from(path)
     assert [line.step for line in lines] == [7]
     assert end == path.stat().st_size
+
+
+def test_a_report_may_say_how_many_steps_there_will_be(tmp_path: Path) -> None:
+    writer = metrics.Writer(tmp_path / "metrics.jsonl")
+    writer.append(1, {"loss": 1.0}, 40)
+    writer.append(2, {"loss": 1.0})
+    writer.close()
+    lines, _ = metrics.read_from(tmp_path / "metrics.jsonl")
+    assert [line.steps for line in lines] == [40, None]
+    for wrong in (b'"many"', b"-1", b"true", b"1.5"):
+        assert metrics.parse(b'{"step": 1, "time": 1.0, "values": {}, "steps": %s}' % wrong).steps is None

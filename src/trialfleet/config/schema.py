@@ -70,6 +70,7 @@ class Tracking:
     uri: str  # an MLflow server, or a database: sqlite:///mlflow.db
     experiment: str  # the experiment in MLflow
     poll_interval: Annotated[float, Gt(0)]  # seconds
+    system_metrics: Annotated[float, Gt(0)] | None  # seconds between two samples of CPU, memory and GPUs
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -33,7 +33,7 @@ class ActiveTrial:
         submissions: where the launcher's logs lie.
         ran: seconds that drivers saw each run go on, by label, on clocks that no change of the time of day alters.
         offsets: bytes of each run's metrics.jsonl that were read.
-        latest: the newest value of each metric, and `step` the newest step.
+        latest: the newest value of each metric, `step` the newest step, and `steps` how many there will be.
         searches: refreshes of the launcher since a submission whose answer is missing.
         pruned: whether its verdict was written.
         ran_out_of_memory: whether the job that ended ran out of the host's memory.
@@ -52,6 +52,7 @@ class ActiveTrial:
     offsets: dict[str, int] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     step: int | None = None
+    steps: int | None = None
     searches: int = 0
     pruned: bool = False
     started: float | None = None  # Unix seconds of the first claim
@@ -287,7 +288,7 @@ class ActiveTrial:
                 new, self.offsets[label] = metrics.read_from(self._reports[label], before)
                 for line in new:
                     self.latest.update(line.values)
-                    self.step = line.step
+                    self.step, self.steps = line.step, line.steps or self.steps
                     yield line
                 if not all_of_them or self.offsets[label] == before:
                     break
@@ -299,6 +300,11 @@ class ActiveTrial:
     def run_labels(self) -> list[str]:
         """The runs that the trial has, oldest first."""
         return [claim.label for claim in self.dir.claims_of(self.record.identity)]
+
+    @property
+    def seen_on(self) -> str:
+        """Where the last look found its newest run; empty before the first. Asks no files."""
+        return self._claims[-1].node if self._claims else ""
 
     def node(self) -> str:
         """Where the newest run was; empty before the first."""

@@ -1,6 +1,6 @@
 """The observer that tells the MLflow exporter what changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,31 @@ class MlflowObserver:
     Args:
         metrics: names of the objectives, in the order of a result's values.
         resume: the command that resumes the study.
+        question: what the study asks, in Markdown.
+        links: what there is to do with the study → the command.
     """
 
-    def __init__(self, exporter: Exporter, metrics: Sequence[str], resume: str) -> None:
+    def __init__(
+        self,
+        exporter: Exporter,
+        metrics: Sequence[str],
+        resume: str,
+        question: str = "",
+        links: Mapping[str, str] | None = None,
+    ) -> None:
         self._exporter = exporter
         self._metrics = metrics
-        self._resume = resume
+        self._commands = {**(links or {}), "Resume": resume}
+        self._question = question
+        self._described = False
 
     def problem(self) -> str | None:
         """What keeps results from reaching MLflow, in words; None if nothing does."""
         return self._exporter.problem()
+
+    def run(self) -> tuple[str, str] | None:
+        """The ids of the experiment and of the study's run in MLflow; None while it has none."""
+        return self._exporter.study_run()
 
     def report(self, path: Path) -> None:
         """This is the study's report."""
@@ -44,9 +59,11 @@ class MlflowObserver:
         return self._exporter.flush(patience, goes_on)
 
     def recovered(self, number: int, directory: TrialDir) -> None:
+        self._describe()
         self._exporter.changed(number, ended=True)
 
     def started(self, trial: ActiveTrial) -> None:
+        self._describe()
         self._exporter.changed(trial.number)
 
     def running(self, trial: ActiveTrial, label: str) -> None:
@@ -59,7 +76,15 @@ class MlflowObserver:
         self._exporter.changed(trial.number, ended=True)
 
     def best(self, front: Sequence[Finished]) -> None:
-        self._exporter.study_changed([trial.number for trial in front], _summary(front, self._metrics, self._resume))
+        self._described = True
+        summary = _summary(front, self._metrics, self._question, self._commands)
+        self._exporter.study_changed([trial.number for trial in front], summary)
+
+    def _describe(self) -> None:
+        """Say what the study asks once it has a trial, and with that a run; `best` says more."""
+        if not self._described:
+            self._described = True
+            self._exporter.study_described(_summary([], self._metrics, self._question, self._commands))
 
     def notice(self, message: str) -> None:
         """Nothing: what the driver waits for is for the terminal."""
@@ -68,15 +93,35 @@ class MlflowObserver:
         """Nothing: the exporter has a clock of its own."""
 
 
-def _summary(front: Sequence[Finished], metrics: Sequence[str], resume: str) -> str:
+def _summary(front: Sequence[Finished], metrics: Sequence[str], question: str, commands: Mapping[str, str]) -> str:
     """Markdown for the top of the study's page."""
-    lines = []
+    lines = [question, ""] if question else []
     for trial in front[:10]:
         values = ", ".join(f"{name} = {value:.6g}" for name, value in zip(metrics, trial.values or (), strict=False))
         lines += [f"**Best: trial {trial.number}** ({values})", "", "| parameter | value |", "|---|---|"]
         lines += [f"| `{name}` | `{_cell(value)}` |" for name, value in trial.params.items()]
         lines.append("")
-    return "\n".join([*lines, "Resume with:", "", f"    {resume}"])
+    for name, command in commands.items():
+        lines += [f"{name} with:", "", f"    {command}", ""]
+    return "\n".join(lines).rstrip()
+
+
+def question(
+    name: str, folder: Path, aims: Mapping[str, str], space: Mapping[str, str], settings: Mapping[str, object]
+) -> str:
+    """What a study asks, in Markdown.
+
+    Args:
+        aims: objective → minimize or maximize.
+        space: parameter → what is searched over.
+        settings: what else is to be known: trials, sampler, launcher.
+    """
+    asked = " and ".join(f"{direction} `{metric}`" for metric, direction in aims.items())
+    what = ", ".join(f"{key} {value}" for key, value in settings.items())
+    lines = [f"Study **{name}**: {asked}, over {len(space)} parameters ({what}).", ""]
+    lines += ["| searched over | in |", "|---|---|"]
+    lines += [f"| `{key}` | `{_cell(text)}` |" for key, text in space.items()]
+    return "\n".join([*lines, "", f"Its folder is `{folder}`."])
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,7 @@
 """One driver's life: take the study, run it, hand everything over, and say how it stands."""
 
 import contextlib
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from trialfleet.sweep.fleets.payload import keep_task, write_payload
 from trialfleet.sweep.hooks import BEST, END, FAILURE, Hooks
 from trialfleet.sweep.index_observer import IndexObserver
 from trialfleet.sweep.memory_check import MemoryCheck
-from trialfleet.sweep.mlflow_observer import MlflowObserver
+from trialfleet.sweep.mlflow_observer import MlflowObserver, question
 from trialfleet.sweep.observers import Observer, Observers
 from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again
@@ -40,18 +41,20 @@ from trialfleet.sweep.study.lease import Lease, slurm_job_ended
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.study_record import StudyRecord
+from trialfleet.sweep.study_curve import StudyCurve
 from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.sweep.study_reports import StudyReports
 from trialfleet.sweep.sweeper_settings import sweep_folder
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
-from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
+from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan, study_name
 from trialfleet.sweep.wakes import Wakes
 from trialfleet.tracking.destination import on_network_file_system
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
 from trialfleet.tracking.study_export import ExportedStudy, StudyState
 from trialfleet.tracking.waiting import Waiting
 from trialfleet.trial import secrets, transient
+from trialfleet.worker.system_metrics import VARIABLE as SYSTEM_METRICS
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
@@ -215,6 +218,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     environment = {
         "PYTHONPATH": code_snapshot.python_path(plan.code, copy),
         **({} if terms is None else terms.environment()),
+        **_sampling(plan),
     }
     fleets, fleet = make_fleets(
         plan.request.launcher,
@@ -229,7 +233,9 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     index.open()
     stack.callback(index.close)
     live = plan.settings.live and console.is_terminal
-    terminal = LiveTable(console, live, plan.metrics, mlflow.problem if mlflow else lambda: None)
+    curve = StudyCurve(folder)
+    stack.callback(curve.close)
+    terminal = LiveTable(console, live, plan.name, plan.metrics, mlflow.problem if mlflow else lambda: None)
     hooks = _hooks(plan, terminal.notice)
     stack.callback(hooks.close)
     to_mlflow: list[Observer] = [mlflow] if mlflow else []
@@ -267,7 +273,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         fleets=fleets,
         fleet=fleet,
         payload=payload,
-        observers=Observers([IndexObserver(index), hooks, *to_mlflow, terminal]),
+        observers=Observers([IndexObserver(index), hooks, curve, *to_mlflow, terminal]),
         progress=StudyProgress(plan.directions),
         constraints=constraints.parse(plan.settings.constraints),
         account=Account.open(
@@ -286,6 +292,14 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     command.write(folder, _command(plan, code_snapshot.python_path(plan.code, copy)))
     stack.callback(_if_the_disk_lets_us, driver.account.save)
     return driver, terminal, interrupts
+
+
+def _sampling(plan: Plan) -> dict[str, str]:
+    """What has jobs sample what they use: nothing unless it is asked for, and there is an MLflow to show it."""
+    tracking = plan.settings.tracking
+    if plan.destination is None or tracking is None or tracking.system_metrics is None:
+        return {}
+    return {SYSTEM_METRICS: str(tracking.system_metrics)}
 
 
 def _command(plan: Plan, python_path: str) -> Command:
@@ -395,8 +409,29 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
         record.uid,
         dict(zip(plan.metrics, plan.directions, strict=True)),
         tags,
-        {key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
+        {
+            "objective": ",".join(plan.metrics),
+            "direction": ",".join(plan.directions),
+            **{key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
+        },
+        {"trialfleet.folder": str(plan.folder.absolute())},
     )
     poll = plan.settings.tracking.poll_interval
     exporter = stack.enter_context(Exporter(plan.folder, plan.destination, exported, poll, lease.held, anew))
-    return MlflowObserver(exporter, plan.metrics, resume_command(plan.request.config))
+    resume = resume_command(plan.request.config)
+    name = shlex.quote(study_name(plan.folder))
+    commands = {
+        "Watch": f"trialfleet study watch {name}",
+        "Report": f"trialfleet report {name}",
+        "Export the best config": f"trialfleet study export {name}",
+    }
+    settings = {
+        "trials:": plan.n_trials,
+        "at a time:": plan.settings.n_jobs,
+        "launcher": type(plan.request.launcher).__name__,
+    }
+    space = {key: secrets.masked(text.partition("=")[2]) for key, text in plan.space.written.items()}
+    aims = dict(zip(plan.metrics, plan.directions, strict=True))
+    return MlflowObserver(
+        exporter, plan.metrics, resume, question(plan.name, plan.folder.absolute(), aims, space, settings), commands
+    )

@@ -86,11 +86,12 @@ class StudySettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Tracking:
-    """Where MLflow is, null for nowhere; `poll_interval` in seconds."""
+    """Where MLflow is, null for nowhere; `poll_interval` and `system_metrics` in seconds."""
 
     uri: str | None
     experiment: str
     poll_interval: Annotated[float, Gt(0)]
+    system_metrics: Annotated[float, Gt(0)] | None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

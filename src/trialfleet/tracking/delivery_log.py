@@ -57,6 +57,7 @@ class StudyDelivery:
         best: trials that are marked as the best for sure.
         maybe_best: trials that may be: the process died while it was changing their marks.
         report: tells the file that was sent as the study's report.
+        curves: bytes of the study's own curves that have arrived; what comes behind them may have, too.
     """
 
     experiment_id: str | None = None
@@ -68,6 +69,7 @@ class StudyDelivery:
     best: Collection[int] = ()
     maybe_best: Collection[int] = ()
     report: str = ""
+    curves: int = 0
 
 
 @dataclass
@@ -270,6 +272,8 @@ class DeliveryLog:
                 known = {"best": self.study.best, "maybe_best": self.study.maybe_best}  # earlier versions did not say
                 said = {name: event[name] for name in vars(self.study) if name in event}
                 self.study = StudyDelivery(**{**known, **said})
+            case "curves":
+                self.study = replace(self.study, curves=event["to"])
             case "create":
                 self.finished.pop(event["trial"], None)
                 self.trials[event["trial"]] = TrialDelivery(event["trial"], event["at"])
@@ -318,7 +322,8 @@ def _lines(events: Iterable[Event]) -> bytes:
 # What each event holds: the type of each value, [type] for a list, {str: type} for an object; "?" if it may be missing.
 _SHAPES: dict[str, dict[str, Any]] = {
     "study": {"experiment_id": str | None, "run_id": str | None, "database?": str | None, "state?": str | None}
-    | {"tags?": {str: str}, "columns?": [str], "best?": [int], "maybe_best?": [int]},
+    | {"tags?": {str: str}, "columns?": [str], "best?": [int], "maybe_best?": [int], "curves?": int},
+    "curves": {"to": int},
     "create": {"trial": int, "at": int | float},
     "created": {"trial": int, "run_id": str, "doubtful": int, "unlisted": int, "at?": int | float, "has_params?": int},
     "range": {"trial": int, "run": str, "from": int, "to": int},
@@ -358,6 +363,11 @@ def _fits(value: Any, shape: Any) -> bool:
 def study(delivery: StudyDelivery) -> Event:
     """This is what of the study has arrived."""
     return {"event": "study", **vars(delivery)}
+
+
+def curves(to: int) -> Event:
+    """So many bytes of the study's own curves have arrived, and what comes behind them is about to be sent, if ever."""
+    return {"event": "curves", "to": to}
 
 
 def create(number: int, at: float) -> Event:

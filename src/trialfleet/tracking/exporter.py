@@ -63,6 +63,7 @@ from trialfleet.tracking.study_export import (
 from trialfleet.tracking.trial_export import SOURCE, USER
 from trialfleet.tracking.trial_snapshot import Outcome, Stopped, TrialSnapshot, artifacts_of, read_trial
 from trialfleet.trial import records
+from trialfleet.trial.metrics import CURVES
 from trialfleet.trial.result import TrialState
 from trialfleet.trial.run import Preempted, Pruned
 
@@ -111,7 +112,8 @@ class Exporter:
             delivered.forget()
         read = read or functools.partial(read_trial, directory, list(study.objectives))
         run_is_there = functools.partial(knows_run, destination, study.uid)
-        self._export = StudyExport(delivered, study, read, self._connect, run_is_there)
+        curves = None if study.single else directory / CURVES
+        self._export = StudyExport(delivered, study, read, self._connect, run_is_there, curves)
         self._changes: deque[tuple[int, bool, str]] = deque()  # arguments of `changed`, which the thread takes
         self._status = StudyStatus()
         self._saying = threading.Lock()
@@ -135,6 +137,11 @@ class Exporter:
         """Trials that are in MLflow completely."""
         return frozenset(list(self._export.delivered.finished))
 
+    def study_run(self) -> tuple[str, str] | None:
+        """The ids of the experiment and of the study's own run; None while there is none."""
+        known = self._export.delivered.study
+        return None if known.experiment_id is None or known.run_id is None else (known.experiment_id, known.run_id)
+
     def changed(self, number: int, ended: bool = False, retried: str = "") -> None:
         """Something changed in this trial's folder, or may have.
 
@@ -151,6 +158,10 @@ class Exporter:
             description: the text at the top of the study's page in MLflow, in Markdown.
         """
         self._say(best=best, description=description)
+
+    def study_described(self, description: str) -> None:
+        """The same text, while no trial is the best yet."""
+        self._say(description=description)
 
     def study_report(self, path: Path) -> None:
         """This file is for people who look at the study's run; it is sent whenever it is another one."""

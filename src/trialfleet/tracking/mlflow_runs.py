@@ -3,6 +3,8 @@
 Importing mlflow takes seconds, so it is imported when a `Runs` is made, in the exporter's own thread.
 """
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trialfleet.compat.mlflow import forget_database
 from trialfleet.tracking.dedup import Row, mlflow_name
 from trialfleet.tracking.destination import DamagedDatabase, Destination, damage, file_identity
+from trialfleet.tracking.trial_snapshot import DatasetUsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,7 @@ MAX_PAIRS = 100  # parameters or tags a log_batch request
 MAX_REQUEST = 400_000  # characters of parameters or tags; MLflow takes a megabyte of JSON
 MAX_PARAM = 6000  # characters
 MAX_TAG = 8000  # characters
+MAX_DIGEST = 36  # characters, of a data set's
 PAGE = 1000
 
 # MLflow's own retries are off: urllib3 would send a 'create run' twice without looking whether the first one
@@ -163,6 +167,17 @@ class Runs:
         for batch in batches(tags, MAX_TAG):
             entities = [self._tag(name, value) for name, value in batch.items()]
             self._call("set tags", self._client.log_batch, run_id, tags=entities, synchronous=True)
+
+    def log_datasets(self, run_id: str, datasets: Sequence[DatasetUsed]) -> None:
+        """The data that a run used, as its inputs; one that it has already stays as it is."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        inputs = []
+        for name, digest, source in datasets:
+            short = digest if len(digest) <= MAX_DIGEST else hashlib.sha256(digest.encode()).hexdigest()[:MAX_DIGEST]
+            place = json.dumps({"uri": shortened(clean(source), MAX_PARAM)})
+            inputs.append(DatasetInput(Dataset(shortened(clean(name), 500), clean(short), "external", place)))
+        self._call("log inputs", self._client.log_inputs, run_id, inputs)
 
     def remove_tag(self, run_id: str, name: str) -> None:
         """Remove a tag; that it is gone already is as good."""

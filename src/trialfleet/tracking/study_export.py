@@ -18,9 +18,19 @@ from pathlib import Path
 from typing import Literal
 
 from trialfleet.tracking import delivery_log, views
-from trialfleet.tracking.dedup import milliseconds
+from trialfleet.tracking.dedup import Row, metric_name, milliseconds, read_lines
 from trialfleet.tracking.delivery_log import DeliveryLog, StudyDelivery
-from trialfleet.tracking.mlflow_runs import Away, Damaged, Found, Refused, Runs, TrackingError, Unusable, clean
+from trialfleet.tracking.mlflow_runs import (
+    MAX_METRICS,
+    Away,
+    Damaged,
+    Found,
+    Refused,
+    Runs,
+    TrackingError,
+    Unusable,
+    clean,
+)
 from trialfleet.tracking.trial_export import (
     BEST,
     KIND,
@@ -56,6 +66,7 @@ class ExportedStudy:
         objectives: metric → 'minimize' or 'maximize'.
         tags: for every run: code version, user, …
         params: of the study's own run.
+        own_tags: of the study's own run, besides.
         single: one run that belongs to no study; it is trial 0, and there is no run above it.
     """
 
@@ -64,6 +75,7 @@ class ExportedStudy:
     objectives: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
+    own_tags: Mapping[str, str] = field(default_factory=dict)
     single: bool = False
 
     def common_tags(self) -> dict[str, str]:
@@ -72,7 +84,7 @@ class ExportedStudy:
 
     def parent_tags(self) -> dict[str, str]:
         aim = {OBJECTIVE: ",".join(self.objectives), DIRECTION: ",".join(self.objectives.values())}
-        return {**self.common_tags(), KIND: "study", **aim}
+        return {**self.common_tags(), **self.own_tags, KIND: "study", **aim}
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ class StudyExport:
         read: reads a trial's folder; its arguments are the trial's number, and whether its result is accepted.
         connect: makes a client; may take seconds and raise TrackingError.
         run_is_there: whether the study's run is where the log says, as far as can be told without a client.
+        curves: the file with the study's own curves; None if there are none.
 
     Attributes:
         problems: what the user should know, in order, each once.
@@ -116,7 +129,9 @@ class StudyExport:
         read: Callable[[int, bool], TrialSnapshot | None],
         connect: Callable[[], Runs],
         run_is_there: Callable[[str, str | None], bool] = lambda _run_id, _database: True,
+        curves: Path | None = None,
     ) -> None:
+        self._curves = curves
         self.delivered = delivered
         self.study = study
         self.problems: dict[str, None] = {}
@@ -234,7 +249,7 @@ class StudyExport:
         status, sent = self._status, self.delivered.study
         marks = status.best is not None and (set(status.best) != set(sent.best) or sent.maybe_best)
         ended = status.state is not None and status.state != sent.state
-        return bool(self._trials or marks or ended or self._new_tags() or self._new_report())
+        return bool(self._trials or marks or ended or self._new_tags() or self._new_report() or self._new_points())
 
     def _settled(self) -> tuple[Runs, Place]:
         if self._runs is None:
@@ -367,6 +382,7 @@ class StudyExport:
                 runs.set_tags(parent, tags)
                 self.delivered.note_study(tags={**self.delivered.study.tags, **tags})
             self._send_report(runs, parent)
+            complete &= self._send_curves(runs, parent)
             self._end(runs, parent)
         except Away:
             raise
@@ -404,6 +420,43 @@ class StudyExport:
             runs.is_active(parent)  # raises Away if the server as such is away, which says nothing of the upload
             self._complain(f"{path} can not be stored as an artifact ({error})")
         self.delivered.note_study(report=mark)
+
+    def _new_points(self) -> bool:
+        """Whether there is more of the study's curves than its run has. Points alone bring no run into being."""
+        if self._curves is None or self.delivered.study.run_id is None:
+            return False
+        try:
+            return self._curves.stat().st_size > self.delivered.study.curves
+        except OSError:
+            return False
+
+    def _send_curves(self, runs: Runs, parent: str) -> bool:
+        """Send what is new, from what has arrived for sure on: points that are there already stay as they are.
+
+        Returns:
+            False if there is more of it.
+        """
+        if self._curves is None:
+            return True
+        start = self.delivered.study.curves
+        lines, end = read_lines(self._curves, start, complain=self._complain)
+        if end == start:
+            return True
+        self.delivered.note(delivery_log.curves(start))  # as before all that is sent: nobody else drives the study
+        rows = [
+            Row(metric_name(name), value, milliseconds(line.time), line.step)
+            for line in lines
+            for name, value in line.values.items()
+        ]
+        for begin in range(0, len(rows), MAX_METRICS):
+            try:
+                runs.log(parent, rows[begin : begin + MAX_METRICS])
+            except Refused as error:
+                if not runs.is_active(parent):
+                    raise
+                self._complain(f"points of the study's curves are refused by MLflow ({error})")
+        self.delivered.note(delivery_log.curves(end))
+        return False
 
     def _reopen(self, runs: Runs, parent: str) -> None:
         """The study had ended, and there are trials again."""

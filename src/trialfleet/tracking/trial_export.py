@@ -15,10 +15,10 @@ from trialfleet.tracking import delivery_log
 from trialfleet.tracking.dedup import Conflict, Dedup, Row, milliseconds, read_lines, read_range
 from trialfleet.tracking.delivery_log import DeliveryLog, Range, TrialDelivery
 from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError
-from trialfleet.tracking.trial_snapshot import CONFIG, Outcome, TrialSnapshot
+from trialfleet.tracking.trial_snapshot import CONFIG, LOG, Outcome, TrialSnapshot
 from trialfleet.tracking.views import objective_names
 from trialfleet.trial import records, secrets
-from trialfleet.trial.metrics import Line
+from trialfleet.trial.metrics import SYSTEM, Line
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ PARENT, SOURCE, USER = "mlflow.parentRunId", "mlflow.source.name", "mlflow.user"
 # MLflow's list shows KILLED and FAILED alike; the tag trialfleet.state tells them apart.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "STOPPED": "KILLED", "FAIL": "FAILED"}
 UPLOAD_TRIES = 3  # for a trial's artifacts together
+LOG_BYTES = 1 << 20  # of a log's end, that MLflow gets
 CHUNKS_A_TURN = 8  # of about a mebibyte each; then the other trials have their turn
 
 
@@ -137,12 +138,13 @@ class TrialExport:
         if snapshot is None:
             return True
         self._files.update({run: folder / "metrics.jsonl" for run, folder in snapshot.runs.items()})
+        self._files.update({f"{run}/{SYSTEM}": folder / SYSTEM for run, folder in snapshot.runs.items()})
         tags = {**place.tags, **snapshot.tags, **({RETRY: self.retried} if self.retried else {})}
         try:
             run_id = self._run(runs, place, snapshot, tags)  # 1. the run itself, with its parameters
             if snapshot.outcome is None:
                 self._set_tags(runs, run_id, tags)  # 2. what may change meanwhile: attempt, job, …
-            if not self._send_lines(runs, run_id, snapshot.runs):  # 3. metrics
+            if not self._send_lines(runs, run_id, list(self._files)):  # 3. metrics
                 return False
             if snapshot.outcome is not None:
                 self._end(runs, run_id, place, snapshot.outcome, tags)  # 4. results, artifacts, tags, and the state
@@ -289,6 +291,8 @@ class TrialExport:
         at = max(start, milliseconds(outcome.at))
         if rows := self._results(runs, run_id, place, outcome, at):
             self._send_rows(runs, run_id, rows)
+        if outcome.datasets:
+            self._try(runs, run_id, "data sets", lambda: runs.log_datasets(run_id, outcome.datasets))
         for name, path in outcome.artifacts.items():
             self._upload(runs, run_id, name, path)
         error = {ERROR: outcome.error} if outcome.error else {}
@@ -375,16 +379,17 @@ def _size(path: Path) -> int:
 
 @contextlib.contextmanager
 def _shown(name: str, path: Path) -> Iterator[Path]:
-    """The file as others may see it: the config that the jobs got may hold passwords of the application's."""
-    if name != CONFIG or not path.is_file():
+    """The file as others may see it: config and log may hold passwords of the application's, and a log any number
+    of lines, of which the last ones are shown."""
+    if name not in (CONFIG, LOG) or not path.is_file():
         yield path
         return
-    text = path.read_text(errors="surrogateescape")
+    text = records.tail(path, LOG_BYTES) if name == LOG else path.read_text(errors="surrogateescape")
     masked = secrets.masked(text)
-    if masked == text:
+    if masked == text and name == path.name:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / CONFIG
+        copy = Path(folder) / name
         copy.write_text(masked, errors="surrogateescape")
         yield copy

@@ -7,7 +7,7 @@ are read as they come.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from trialfleet.trial.directory import composed_config, trial_dir
 from trialfleet.trial.records import Damaged
@@ -15,6 +15,15 @@ from trialfleet.trial.result import TrialState
 from trialfleet.trial.submission import TrialRecord
 
 CONFIG = "config.yaml"  # the artifact that is the run's composed config, unless the run has one of that name
+LOG = "log.txt"  # the same of what the run printed
+
+
+class DatasetUsed(NamedTuple):
+    """A set of data that a run used."""
+
+    name: str
+    digest: str  # what tells it from others of its name, or from itself as it was
+    source: str  # where it comes from, for people
 
 
 Stopped = Literal["STOPPED"]  # a single training that somebody stopped
@@ -28,6 +37,7 @@ class Outcome:
         at: Unix seconds.
         objectives: metric → value; empty unless the trial is COMPLETE.
         artifacts: name in MLflow → file or folder; what does not exist is left out.
+        datasets: what the run says of its data, see `dataset_inputs`.
     """
 
     state: TrialState | Stopped
@@ -35,6 +45,7 @@ class Outcome:
     objectives: Mapping[str, float]
     error: str | None
     artifacts: Mapping[str, Path]
+    datasets: Sequence[DatasetUsed] = ()
 
 
 @dataclass(frozen=True)
@@ -92,16 +103,32 @@ def read_trial(study: Path, objectives: Sequence[str], number: int, ended: bool)
         dict(zip(objectives, result.objectives or (), strict=False)),
         None if result.error is None else f"{result.error['type']}: {result.error['message']}",
         artifacts_of(directory.run_dir(result.run)) if result.run else {},
+        datasets_of(result.notes),
     )
     seconds = {f"trialfleet.seconds.{part}": f"{value:.2f}" for part, value in result.seconds.items()}
     return TrialSnapshot(params, _job_tags(record) | seconds, started_at, runs, outcome)
 
 
+def datasets_of(notes: Mapping[str, Any]) -> list[DatasetUsed]:
+    """What a run noted as `datasets`: a list of mappings with `name`, and `digest` and `source` if there are any.
+
+    Whatever has another form is a note like any other.
+    """
+    noted = notes.get("datasets")
+    found = []
+    for entry in noted if isinstance(noted, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry["name"]:
+            name = entry["name"]
+            found.append(DatasetUsed(name, str(entry.get("digest") or "unknown"), str(entry.get("source") or name)))
+    return found
+
+
 def artifacts_of(run_directory: Path) -> dict[str, Path]:
-    """What of a run is shown with its trial: the composed config, and the files it put into `artifacts/`."""
+    """What of a run is shown with its trial: its config and its log, and the files that it put into `artifacts/`."""
     files = sorted((run_directory / "artifacts").glob("*"))
-    config = composed_config(run_directory)
-    return ({} if config is None else {CONFIG: config}) | {path.name: path for path in files}
+    config, log = composed_config(run_directory), run_directory / "log"
+    own = ({} if config is None else {CONFIG: config}) | ({LOG: log} if log.is_file() else {})
+    return own | {path.name: path for path in files}
 
 
 def _job_tags(record: TrialRecord) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from trialfleet.config import Config, signature
 from trialfleet.errors import UserError
-from trialfleet.training import checkpoints, control, distributed, environment, restore, trees
+from trialfleet.training import checkpoints, control, datasets_used, distributed, environment, restore, trees
 from trialfleet.training.checkpoints import CheckpointManager
 from trialfleet.training.data import Fed, Feed, Loader, Position
 from trialfleet.training.evaluation import Evaluator, write_files
@@ -92,6 +92,7 @@ class Training:
             signature=signature(config),
             dropped_examples=setup.dropped,
             exact=self._is_exact(),
+            datasets=datasets_used.described(config),
             **({"init_from": start.init_report} if start.init_report is not None else {}),
         )
 
@@ -244,7 +245,7 @@ class Training:
             shown["train/tokens_per_second"] = tokens / preparing
         self.work = now
         self.latest.update(shown)
-        self.run.report(step, shown)
+        self.run.report(step, shown, self.setup.total_steps)
 
     # ---- evaluate and control -----------------------------------------------------------------------------
 
@@ -252,7 +253,7 @@ class Training:
         values = self._scores("val", self.state)
         self.latest.update(values)
         self.evaluated = True
-        self.run.report(self.step, values)
+        self.run.report(self.step, values, self.setup.total_steps)
 
     def _scores(self, split: str, state: State) -> dict[str, float]:
         with self.goodput.spent("evaluate"):
@@ -326,7 +327,7 @@ class Training:
     def _outcome(self) -> Outcome:
         if self.config.training.evaluate_test:
             values = self._scores("test", self._best_state())
-            self.run.report(self.step, values)
+            self.run.report(self.step, values, self.setup.total_steps)
             self.known = control.with_test(self.known, values, self.config)
         return Outcome(
             metrics=control.metrics(self.known, self.config),

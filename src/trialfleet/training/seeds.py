@@ -47,9 +47,9 @@ class SeedRun:
         self.earlier_checkpoints: Sequence[Path] = [path / f"seed{index}" for path in run.earlier_checkpoints]
         self.artifacts = run.artifacts / f"seed{index}"
 
-    def report(self, step: int, values: Mapping[str, float]) -> None:
+    def report(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
         prefix = f"seed{self._index}/" if self._index else ""
-        self._run.report(step, {prefix + name: value for name, value in values.items()})
+        self._run.report(step, {prefix + name: value for name, value in values.items()}, steps)
 
     def stop(self) -> Stop | None:
         return self._run.stop()

@@ -86,8 +86,8 @@ class AttachedRun(SweepRun):
     def _notes_file(self) -> Path:
         return self.directory / NOTES.replace("*", f"-{uuid4().hex}")
 
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        super().report(step, values)
+    def report(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
+        super().report(step, values, steps)
         for listener in reported:
             listener(self.directory)
 

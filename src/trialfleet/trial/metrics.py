@@ -1,7 +1,8 @@
 """metrics.jsonl: one line a report, appended by the run that owns the file and by nobody else.
 
-A line is {"step": int, "time": float, "values": {name: number}}; `time` is Unix seconds on the run's own
-clock. The last line may be torn when its writer was killed: a reader takes whole lines only.
+A line is {"step": int, "time": float, "values": {name: number}}; `time` is Unix seconds on the run's own clock, and
+"steps", if it is there, how many steps there will be. The last line may be torn when its writer was killed: a reader
+takes whole lines only.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from trialfleet.trial import records
 
+SYSTEM = "system.jsonl"  # in a run's folder: what its processes use, in the same form
+CURVES = "progress.jsonl"  # in a study's folder: its own curves, in the same form
 MAX_STEP = 2**63 - 1
 CHUNK = 8 << 20  # bytes that a reader takes at a time; a longer line is no report
 
@@ -26,6 +29,7 @@ class Line:
     step: int
     time: float  # Unix seconds
     values: dict[str, float]
+    steps: int | None = None  # how many there will be, if the run says so
 
 
 class Writer:
@@ -36,9 +40,10 @@ class Writer:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._torn = False
 
-    def append(self, step: int, values: Mapping[str, float]) -> None:
+    def append(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
         plain = {name: float(value) for name, value in values.items()}
-        line = records.dumps({"step": int(step), "time": time.time(), "values": plain})
+        total = {} if steps is None else {"steps": int(steps)}
+        line = records.dumps({"step": int(step), "time": time.time(), "values": plain, **total})
         data = (line + "\n").encode()
         if self._torn:  # a full disk cut a line short: end it, so that it spoils no other
             data = b"\n" + data
@@ -80,7 +85,9 @@ def parse(raw: bytes) -> Line:
     try:
         line = json.loads(raw)
         values = {str(name): records.number(value) for name, value in line["values"].items()}
-        found = Line(int(line["step"]), float(line["time"]), values)
+        total = line.get("steps")
+        steps = total if type(total) is int and 0 < total <= MAX_STEP else None
+        found = Line(int(line["step"]), float(line["time"]), values, steps)
     except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"no report: {error!r}") from error
     if abs(found.step) > MAX_STEP or not math.isfinite(found.time):

@@ -54,8 +54,12 @@ class Run(Protocol):
     earlier_checkpoints: Sequence[Path]  # those of earlier runs of this trial, newest run first; read-only
     artifacts: Path  # files put here are shown with the trial in MLflow
 
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line of metrics. Values may be non-finite. Cheap: one write(2), no fsync."""
+    def report(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
+        """Append one line of metrics. Values may be non-finite. Cheap: one write(2), no fsync.
+
+        Args:
+            steps: how many there will be, if that is known: for those who watch.
+        """
         ...
 
     def stop(self) -> Stop | None:

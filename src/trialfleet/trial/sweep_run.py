@@ -39,8 +39,8 @@ class LocalRun:
         self._signalled = signalled
         self._metrics = metrics.Writer(directory / "metrics.jsonl")
 
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        transient.patiently(lambda: self._metrics.append(step, values), PATIENCE)
+    def report(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
+        transient.patiently(lambda: self._metrics.append(step, values, steps), PATIENCE)
 
     def stop(self) -> Stop | None:
         return Stop.PREEMPT if self._signalled() else None
@@ -71,8 +71,8 @@ class SweepRun(LocalRun):
         super().__init__(trial.run_dir(claim.label), signalled, _earlier_checkpoints(trial, claim))
         self._files = _TrialFiles(trial, claim, look_every)
 
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        super().report(step, values)
+    def report(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
+        super().report(step, values, steps)
         self._files.look_soon()  # a verdict follows a report
 
     def stop(self) -> Stop | None:
@@ -124,7 +124,7 @@ class FollowerRun:
         self._signalled = signalled
         self._files = _TrialFiles(trial, claim, look_every)
 
-    def report(self, step: int, values: Mapping[str, float]) -> None:
+    def report(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
         """Nothing: process 0 reports."""
 
     def stop(self) -> Stop | None:

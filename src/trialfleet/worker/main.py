@@ -26,7 +26,7 @@ from trialfleet.trial.result import Result, TrialState
 from trialfleet.trial.submission import WARNING, Assignment, Submission, TrialRecord
 from trialfleet.trial.sweep_run import FollowerRun, SweepRun
 from trialfleet.trial.worker_terms import Terms
-from trialfleet.worker import signals
+from trialfleet.worker import signals, system_metrics
 from trialfleet.worker.job_environment import JobEnvironment
 from trialfleet.worker.task import record_cause, record_why, run_task, say, show, task_of
 
@@ -105,7 +105,8 @@ def one_trial(
     _redirect_output(trial.run_dir(claim.label) / "log")
     sweep_run = SweepRun(trial, claim, lambda: bool(signals.received), submission.look_every, among_others)
     try:
-        outcome = run_task(submission, assignment, trial, claim, sweep_run, environment, begun, imported)
+        with system_metrics.sampled(sweep_run.directory, system_metrics.asked()):
+            outcome = run_task(submission, assignment, trial, claim, sweep_run, environment, begun, imported)
     except run.PeerLost as loss:
         show(loss)
         return Ended(1)  # srun ends what is left of the job, and the driver starts the next run

@@ -45,7 +45,7 @@ def test_the_end_says_why_none_is_the_best_and_how_what_is_missing_is_done(
 
 def test_a_question_is_shown_where_there_is_no_table() -> None:
     said = io.StringIO()
-    terminal = LiveTable(Console(file=said), False, ["objective"], lambda: None)
+    terminal = LiveTable(Console(file=said), False, "wide", ["objective"], lambda: None)
     for question in ("leave?", "leave?", ""):
         terminal.ask(question)
     assert said.getvalue() == "leave?\n"

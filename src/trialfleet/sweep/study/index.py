@@ -38,6 +38,7 @@ class TrialRow:
         params: what was sampled.
         metrics: the last value that was reported of each, over all runs.
         step: the last that was reported.
+        steps: how many there will be, if the trial says so.
         attempt: how many times it was submitted, lost jobs included.
         started: Unix seconds of its first run's claim.
         ended: Unix seconds of its result.
@@ -57,6 +58,7 @@ class TrialRow:
     params: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     step: int | None = None
+    steps: int | None = None
     attempt: int = 1
     started: float | None = None
     ended: float | None = None
@@ -85,7 +87,7 @@ def row_of(directory: TrialDir, number: int, uids: Collection[str], wanted: Coll
     result = _result(directory, record, uids)
     claims = directory.claims() if record is None else directory.claims_of(record.identity)
     labels = [claim.label for claim in claims]
-    latest, step = last_reports(directory, labels, wanted)
+    latest, step, steps = last_reports(directory, labels, wanted)
     job = "" if record is None or record.job is None else f"{record.job.launcher}:{record.job.id}"
     row = TrialRow(
         number=number,
@@ -93,6 +95,7 @@ def row_of(directory: TrialDir, number: int, uids: Collection[str], wanted: Coll
         params={} if record is None else {name: _readable(value) for name, value in record.params.items()},
         metrics=latest,
         step=step,
+        steps=steps,
         attempt=1 if record is None else record.attempt,
         started=_time(directory.run_dir(labels[0]) / "claim") if labels else None,
         job=job or (claims[-1].job if claims else ""),
@@ -120,21 +123,21 @@ def _ended(row: TrialRow, result: Result, directory: TrialDir, mark: list[int]) 
 
 def last_reports(
     directory: TrialDir, labels: Sequence[str], wanted: Collection[str] = ()
-) -> tuple[dict[str, float], int | None]:
-    """The last value of each metric over these runs, oldest first, and the last step.
+) -> tuple[dict[str, float], int | None, int | None]:
+    """The last value of each metric over these runs, oldest first, the last step, and how many there will be.
 
     Of a long file only the end is read, unless a metric of `wanted` is not in there.
     """
     for whole in (False, True):
         latest: dict[str, float] = {}
-        step = None
+        step = steps = None
         for label in labels:
             for line in _lines(directory.run_dir(label) / "metrics.jsonl", whole):
                 latest.update(line.values)
-                step = line.step
+                step, steps = line.step, line.steps or steps
         if whole or set(wanted) <= latest.keys():
             break
-    return latest, step
+    return latest, step, steps
 
 
 def _lines(path: Path, whole: bool) -> list[Line]:

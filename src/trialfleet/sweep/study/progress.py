@@ -31,6 +31,7 @@ class Finished:
     error: str | None = None
     seconds: float | None = None
     feasible: bool = True  # whether all constraints are kept
+    ended: float | None = None  # Unix seconds
 
     @classmethod
     def of(cls, trial: "FrozenTrial", seconds: float | None) -> "Finished":
@@ -38,7 +39,8 @@ class Finished:
         values = trial.values if trial.state.name == "COMPLETE" else None
         feasible = all(violation <= 0 for violation in trial.constraints.values())
         error = trial.user_attrs.get(FAILURE)
-        return cls(trial.number, trial.state.name, values, trial.params, error, seconds, feasible)
+        ended = None if trial.datetime_complete is None else trial.datetime_complete.timestamp()
+        return cls(trial.number, trial.state.name, values, trial.params, error, seconds, feasible, ended)
 
 
 @dataclass
@@ -51,6 +53,7 @@ class StudyProgress:
 
     directions: Sequence[str]
     states: Counter[str] = field(default_factory=Counter)
+    causes: Counter[str] = field(default_factory=Counter)  # of failures: the types of their errors
     cancelled: int = 0
     front: list[Finished] = field(default_factory=list)  # one best trial, or the Pareto front of several objectives
     mean_seconds: float | None = None  # of finished trials, each from its first claim
@@ -59,6 +62,8 @@ class StudyProgress:
         """Count a finished trial. Returns whether the best changed."""
         no_memory = trial.error is not None and trial.error.startswith(f"{OUT_OF_MEMORY}:")
         self.states[NO_MEMORY if no_memory else trial.state] += 1
+        if trial.error is not None:
+            self.causes[cause(trial.error)] += 1
         self.cancelled += trial.error is not None and trial.error.startswith(f"{CANCELLED}:")
         if trial.seconds is not None:
             count = sum(self.states.values())
@@ -109,6 +114,11 @@ class StudyProgress:
 
     def _ordered(self) -> list[Finished]:
         return sorted(self.front, key=lambda trial: trial.number)
+
+
+def cause(error: str) -> str:
+    """The type of an error that is written `type: message`."""
+    return error.partition(":")[0].strip()[:60] or "unknown"
 
 
 def write_results(path: Path, progress: StudyProgress) -> None:

@@ -1,43 +1,49 @@
-"""What the driver shows: a live table where somebody watches, a line for each event where nobody does."""
+"""What the driver shows: a live table where somebody watches; else a line for each event, and one a minute."""
 
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.reconcile import JobState
-from trialfleet.sweep.study.progress import NO_MEMORY, Finished
+from trialfleet.sweep.study.progress import Finished
+from trialfleet.sweep.ui.screen import STYLES, StudyView, TrialView, screen, status
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result, TrialState
 
-SHOWN = 20  # running trials in the table
-STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+DRAW_EVERY = 0.5  # seconds
+TELL_EVERY = 60.0  # seconds between two lines on how the study stands, where there is no table
+OTHERS = 3  # metrics of a trial besides its objectives
 
 
 class LiveTable:
     """An observer of the driver.
 
     Args:
+        name: the study's.
         metrics: names of the objectives.
         tracking: what to say of MLflow (a server that is away), or None.
     """
 
     def __init__(
-        self, console: Console, live: bool, metrics: Sequence[str], tracking: Callable[[], str | None]
+        self, console: Console, live: bool, name: str, metrics: Sequence[str], tracking: Callable[[], str | None]
     ) -> None:
         self.console = console
+        self._name = name
         self._metrics = metrics
         self._tracking = tracking
-        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") if live else None
+        )
         self._next_draw = 0.0
-        self._began = time.monotonic()
+        self._next_word = time.monotonic() + TELL_EVERY
+        self._drawn = ("", 0)  # and the terminal's width
         self._question = ""  # shown below the table while an answer is awaited
 
     def __enter__(self) -> "LiveTable":
@@ -67,21 +73,22 @@ class LiveTable:
     def ended(self, trial: ActiveTrial, result: Result) -> None:
         seconds = trial.seconds(result)
         took = "" if seconds is None else f"  {seconds:.0f} s"
-        line = Text.assemble(
-            f"trial {trial.number:>4}  ",
-            (f"{result.state:<9}", STYLES[result.state]),
-            "  ",
-            self._outcome(trial, result),
-        )
-        self._line(line.append(took))
+        line = Text.assemble(f"trial {trial.number:>4}  ", (f"{result.state:<9}", STYLES[result.state]), "  ")
+        values, params = self._outcome(trial, result)
+        if self._live is None:
+            self._line(line.append("  ".join(part for part in (values, params) if part)).append(took))
+        else:  # one line of the terminal, what matters first; all of it is in `trialfleet study trials`
+            line.append(f"{values}{took}")
+            self._line(line if result.error else line.append(f"  {params}" if params else ""), cut=not result.error)
 
-    def _outcome(self, trial: ActiveTrial, result: Result) -> str:
+    def _outcome(self, trial: ActiveTrial, result: Result) -> tuple[str, str]:
+        """What came of it, and the parameters of a complete trial."""
         if result.error is not None:
-            return f"{result.error['type']}: {result.error['message']}".splitlines()[0][:160]
+            return f"{result.error['type']}: {result.error['message']}".splitlines()[0][:160], ""
         if result.state is TrialState.PRUNED:
             values = {name: trial.latest[name] for name in self._metrics if name in trial.latest}
-            return f"{brief(values)} at step {trial.step}" if values else ""
-        return f"{brief(dict(zip(self._metrics, result.objectives or (), strict=False)))}  {brief(trial.record.params)}"
+            return f"{brief(values)} at step {trial.step}" if values else "", ""
+        return brief(dict(zip(self._metrics, result.objectives or (), strict=False))), brief(trial.record.params)
 
     def best(self, front: Sequence[Finished]) -> None:
         """Nothing: the table shows it, and the end does."""
@@ -95,10 +102,16 @@ class LiveTable:
             self._line(question)
         self._question = question
 
-    def _line(self, line: str | Text) -> None:
-        """One event, one line: cut by the terminal, never by us, so that logs can be searched."""
+    def _line(self, line: str | Text, cut: bool = False) -> None:
+        """One event, one line. In logs it is never cut, so that they can be searched.
+
+        Args:
+            cut: to the width of the terminal.
+        """
         with contextlib.suppress(OSError):  # stdout may be a file on a full disk: that must not end the study
             if self.console.is_terminal:
+                if cut and isinstance(line, Text):
+                    line.truncate(self.console.width, overflow="ellipsis")
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
             else:  # styles would be dropped, and cost more than the line
                 print(line, file=self.console.file, flush=True)
@@ -106,83 +119,63 @@ class LiveTable:
     # ---------------------------------------------------------------- the table
 
     def tick(self, driver: Driver) -> None:
-        if self._live is None or time.monotonic() < self._next_draw:
+        now = time.monotonic()
+        if self._live is None:
+            if now >= self._next_word:
+                self._next_word = now + TELL_EVERY
+                self._line(f"study {self._name}: {status(self._view(driver))}")
             return
-        self._next_draw = time.monotonic() + 0.5
+        if now < self._next_draw:
+            return
+        self._next_draw = now + DRAW_EVERY
+        size = self.console.size
+        drawn = screen(self._view(driver), size.width, size.height)
+        if (drawn.markup, size.width) == self._drawn:
+            return  # nothing to rewrite, so that nothing flickers
+        self._drawn = drawn.markup, size.width
         with contextlib.suppress(OSError):
-            self._live.update(self._picture(driver), refresh=True)
+            self._live.update(drawn, refresh=True)
 
-    def _picture(self, driver: Driver) -> Group:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for column in ("trial", "job", "step", *self._metrics, "metrics", "time"):
-            table.add_column(column, justify="left")
-        shown = sorted(driver.active_trials.values(), key=lambda trial: trial.number)
-        for trial in shown[:SHOWN]:
-            table.add_row(*self._row(driver, trial))
-        parts: list[Any] = [self._headline(driver), table]
-        if len(shown) > SHOWN:
-            parts.append(Text(f"… and {len(shown) - SHOWN} more", style="dim"))
-        for message in (self._tracking(), self._question):
-            if message:
-                parts.append(Text(message, style="yellow"))
-        return Group(*parts)
-
-    def _headline(self, driver: Driver) -> Text:
+    def _view(self, driver: Driver) -> StudyView:
         progress = driver.progress
-        running = sum(trial.phase is JobState.RUNNING for trial in driver.active_trials.values())
-        counts = [f"{progress.finished}/{driver.n_trials} done", f"{running} running"]
-        counts.append(f"{len(driver.active_trials) - running} waiting")
-        counts += [
-            f"{progress.states[state]} {state_name(state)}"
-            for state in ("PRUNED", "FAIL", NO_MEMORY)
-            if progress.states[state]
-        ]
-        line = Text(", ".join(counts), style="bold")
-        if progress.front and len(self._metrics) == 1:
-            best = progress.front[0]
-            line.append(
-                f"   best {brief({self._metrics[0]: (best.values or [0.0])[0]})} (trial {best.number})", "green"
-            )
-        elif progress.front:
-            line.append(f"   {len(progress.front)} on the Pareto front", "green")
-        left = self._seconds_left(driver)
-        if left is not None:
-            line.append(f"   about {duration(left)} left", "dim")
-        return line
+        first = min(progress.front, key=lambda one: one.number, default=None)
+        ages = [time.time() - one.ended for one in progress.front if one.ended is not None]
+        trials = sorted(driver.active_trials.values(), key=lambda trial: trial.number)
+        return StudyView(
+            name=self._name,
+            total=driver.n_trials,
+            states=progress.states,
+            causes=progress.causes,
+            metrics=self._metrics,
+            trials=[self._trial(driver, trial) for trial in trials],
+            best=None if first is None else first.values,
+            best_trial=None if first is None else first.number,
+            best_age=max(0.0, min(ages)) if ages else None,
+            front=len(progress.front),
+            slots=driver.slots(),
+            mean_seconds=progress.mean_seconds,
+            starts=driver.stopping.request is None,
+            messages=[message for message in (self._tracking(), self._question) if message],
+        )
 
-    def _seconds_left(self, driver: Driver) -> float | None:
-        mean = driver.progress.mean_seconds
-        if mean is None:
-            return None
-        to_start = driver.n_trials - driver.progress.finished - len(driver.active_trials)
-        of_running = sum(max(0.0, mean - (trial.seconds() or 0.0)) for trial in driver.active_trials.values())
-        return (max(0, to_start) * mean + of_running) / max(1, driver.slots())
-
-    def _row(self, driver: Driver, trial: ActiveTrial) -> list[str]:
-        job = trial.record.job
-        word = trial.phase.value
+    def _trial(self, driver: Driver, trial: ActiveTrial) -> TrialView:
+        job, word = trial.record.job, trial.phase.value
         if job is not None and trial.phase is JobState.PENDING:
             word = driver.fleets[job.launcher].why(job) or word
-        if trial.record.attempt > 1:
-            word += f" (attempt {trial.record.attempt})"
-        if trial.pruned:
-            word += " (to be pruned)"
-        others = {name: value for name, value in trial.latest.items() if name not in self._metrics}
-        objectives = [_number(trial.latest[name]) if name in trial.latest else "" for name in self._metrics]
-        seconds = trial.seconds()
-        return [
-            str(trial.number),
-            word,
-            "" if trial.step is None else str(trial.step),
-            *objectives,
-            brief(dict(list(others.items())[:3])),
-            "" if seconds is None else duration(seconds),
-        ]
-
-
-def state_name(state: str) -> str:
-    """A state as people read it."""
-    return state.lower().replace("_", " ")
+        notes = [f"attempt {trial.record.attempt}"] if trial.record.attempt > 1 else []
+        others = [name for name in trial.latest if name not in self._metrics][:OTHERS]
+        return TrialView(
+            number=trial.number,
+            state=word,
+            runs=trial.phase is JobState.RUNNING,
+            step=trial.step,
+            steps=trial.steps,
+            values=[trial.latest.get(name) for name in self._metrics],
+            others={name: trial.latest[name] for name in others},
+            seconds=trial.seconds(),
+            node=trial.seen_on,
+            note=", ".join([*notes, *(["to be pruned"] if trial.pruned else [])]),
+        )
 
 
 def brief(values: Mapping[str, Any]) -> str:
@@ -192,10 +185,3 @@ def brief(values: Mapping[str, Any]) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds as people write them: 1:02:03, 2:03."""
-    whole = int(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

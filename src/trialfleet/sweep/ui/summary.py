@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import sys
+from pathlib import Path
 
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -11,10 +12,13 @@ from rich.text import Text
 
 from trialfleet.errors import UserError
 from trialfleet.sweep.driver import Driver
+from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study.progress import write_results
+from trialfleet.sweep.study_reports import NAME as REPORT
 from trialfleet.sweep.ui import command_line
-from trialfleet.sweep.ui.live_table import brief, state_name
+from trialfleet.sweep.ui.live_table import brief
+from trialfleet.sweep.ui.screen import duration, outcomes
 from trialfleet.tracking.destination import Destination
 from trialfleet.trial import secrets, transient
 from trialfleet.trial.directory import composed_config
@@ -89,7 +93,7 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
         more = "raise hydra.sweeper.n_trials to go on, or start anew with hydra.sweeper.study.fresh=true"
         whole = plan.samplers.grid_size is not None and driver.n_trials >= plan.samplers.grid_size
         console.print(f"  {'that is the whole grid' if whole else more}", soft_wrap=True)
-    _show_best(plan, driver, console)
+    _show_best(plan, driver, console, _run_in_mlflow(driver))
     if stopping.reason and not stopping.failure:
         console.print(f"no more trials were started: {stopping.reason}")
     if stopping.failure:
@@ -98,10 +102,44 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
         raise UserError(stopping.failure, f"see {plan.folder}/trials/*/result.json; {then} once it is mended")
 
 
-def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
+def cost(trials: int, wall_seconds: float, device_seconds: float) -> str:
+    """What a study took, in words."""
+    return f"{trials} trials, {duration(wall_seconds)} of drivers at work, {device_seconds / 3600:.3g} device-hours"
+
+
+def follow_up(folder: Path, has_best: bool) -> dict[str, str | None]:
+    """What there is to do with a study that has trials: its report, and its best config."""
+    name = shlex.quote(study_name(folder))
+    written = folder / REPORT
+    report = str(written) if written.is_file() else f"trialfleet report {name}"
+    return {"report": report, "export": f"trialfleet study export {name}" if has_best else None}
+
+
+def study_name(folder: Path) -> str:
+    """What commands that are typed here call the study: its name below `sweeps`, or the path of its folder."""
+    with contextlib.suppress(ValueError):
+        return str(folder.absolute().relative_to(Path("sweeps").absolute()))
+    return str(folder)
+
+
+def mlflow_run(destination: Destination | None, run: tuple[str, str] | None) -> str | None:
+    """The study's run: its page if MLflow is served, else its id; None before it has one.
+
+    Args:
+        run: the ids of the experiment and of the run.
+    """
+    if destination is None or run is None:
+        return None
+    address = destination.shown
+    served = address.startswith(("http://", "https://"))
+    return f"{address.rstrip('/')}/#/experiments/{run[0]}/runs/{run[1]}" if served else f"run {run[1]}"
+
+
+def _show_best(plan: Plan, driver: Driver, console: Console, run: tuple[str, str] | None) -> None:
     progress = driver.progress
-    states = ", ".join(f"{count} {state_name(state)}" for state, count in sorted(progress.states.items()))
-    console.print(f"\nstudy {plan.name!r}: {progress.finished} of {driver.n_trials} trials ({states})")
+    states = outcomes(progress.states, progress.causes)
+    console.print(f"\nstudy {plan.name!r}: {progress.finished} of {driver.n_trials} trials ({states})", soft_wrap=True)
+    console.print(f"  cost:    {cost(progress.finished, driver.account.wall_seconds, driver.account.device_seconds)}")
     for trial in progress.front[:10]:
         values = dict(zip(plan.metrics, trial.values or (), strict=False))
         console.print(Text.assemble((f"best: trial {trial.number}", "bold green"), f"  {brief(values)}"))
@@ -122,13 +160,23 @@ def _show_best(plan: Plan, driver: Driver, console: Console) -> None:
         )
         console.print("  a metric that the trial did not report, or that is NaN, is beyond its bound", soft_wrap=True)
     review = review_command(plan.request.task_function, plan.destination)
-    if review is not None:
-        console.print(f"  review:  {review}", soft_wrap=True)
+    links = {
+        "review": review,
+        "MLflow": mlflow_run(plan.destination, run),
+        **follow_up(plan.folder, bool(progress.front)),
+    }
+    for name, text in links.items():
+        if text is not None:
+            console.print(f"  {f'{name}:':<8} {text}", soft_wrap=True)
     if progress.finished < driver.n_trials:
         console.print(f"  resume:  {resume_command(plan.request.config)}", soft_wrap=True)
     elif plan.samplers.grid_size is None or driver.n_trials < plan.samplers.grid_size:
         more = f"hydra.sweeper.n_trials={2 * driver.n_trials}"
         console.print(f"  resume:  {resume_command(plan.request.config, more)}", soft_wrap=True)
+
+
+def _run_in_mlflow(driver: Driver) -> tuple[str, str] | None:
+    return next((one.run() for one in driver.observers.members if isinstance(one, MlflowObserver)), None)
 
 
 def review_command(task_function: TaskFunction, destination: Destination | None) -> str | None:
