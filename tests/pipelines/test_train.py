@@ -72,8 +72,8 @@ def test_a_training_that_is_stopped_is_killed_in_mlflow_and_says_how_to_go_on(
     single.training.report_every, single.training.max_steps = 1, 6
     reported = LocalRun.report
 
-    def report(run: LocalRun, step: int, values: Mapping[str, float]) -> None:
-        reported(run, step, values)
+    def report(run: LocalRun, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
+        reported(run, step, values, steps)
         signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:

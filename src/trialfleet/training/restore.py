@@ -227,7 +227,7 @@ def with_parameters_of(
     for what in ("not_there", "other_shape", "extra_not_there"):
         expected = layout.frozen if own else frozenset[str]()
         if unexpected := [path for path in report[what] if not lora.is_adapter(path) and path not in expected]:
-            log.warning("%s: %s, so as initialised: %s", key, what.replace("_", " "), ", ".join(unexpected))
+            log.warning("%s: %s, so as drawn or published: %s", key, what.replace("_", " "), ", ".join(unexpected))
     return state._replace(params=params, extra=extra, ema=_averages(state, params)), never, report
 
 
