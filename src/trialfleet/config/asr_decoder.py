@@ -17,8 +17,9 @@ class AudioEncoder:
     """The encoder of Whisper (Radford et al. 2022, arXiv:2212.04356): two convolutions, then a transformer."""
 
     weights: Host[str | None]  # a folder of published weights (safetensors) to begin from; null: drawn
-    bands: Count  # of the log-mel spectrogram
-    width: Annotated[int, Ge(2)]  # of the residual stream
+    # of the log-mel spectrogram; of more, some would lie between two of its 201 frequencies and hear nothing
+    bands: Annotated[int, Ge(3), Le(149)]
+    width: Annotated[int, Ge(4)]  # of the residual stream
     layers: Count  # blocks of attention and feed-forward
     heads: Count  # of width / heads each
     hidden: Count  # of the feed-forward part

@@ -1,5 +1,7 @@
 """Whisper's encoder: it hears what the library transformers hears, and silence behind a recording changes nothing."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trialfleet.errors import UserError
 from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
 from trialfleet.workloads.asr import encoder, published
+from trialfleet.workloads.asr.features import log_mel
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES: dict[str, Any] = {"bands": 10, "width": 24, "layers": 2, "heads": 3, "hidden": 40}
@@ -84,3 +87,27 @@ def test_each_leaf_has_its_axes():
     flat = trees.flatten(jax.eval_shape(lambda: encoder.init(small(), jax.random.key(0))))
     named = trees.flatten(encoder.axes(small()))
     assert {path: leaf.ndim for path, leaf in flat.items()} == {path: len(axes) for path, axes in named.items()}
+
+
+def test_heads_that_the_config_beside_the_weights_contradicts_are_refused(tmp_path):
+    shutil.copyfile(GOLDEN / "whisper" / "model.safetensors", tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"encoder_attention_heads": 3, "d_model": 24}))
+    there = PublishedWeights(tmp_path, "model.encoder.weights")
+    published.EncoderWeights(small(), there, "model.encoder.weights")
+    with pytest.raises(UserError, match=r"config\.json is of another model: model\.encoder\.heads is 6, and there 3"):
+        published.EncoderWeights(small(heads=6), there, "model.encoder.weights")
+    (tmp_path / "config.json").unlink()
+    published.EncoderWeights(small(heads=6), there, "model.encoder.weights")  # nobody compares
+
+
+@pytest.mark.parametrize("changes", [{"bands": 2}, {"bands": 150}, {"width": 2, "heads": 1}])
+def test_sizes_of_which_there_is_no_encoder_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        small(**changes)
+
+
+@pytest.mark.parametrize(("width", "bands"), [(4, 3), (6, 149)])
+def test_the_least_and_the_largest_sizes_hear_numbers(width, bands):
+    assert np.isfinite(encoder.positions(5, width)).all()
+    assert small(bands=bands, width=width, heads=1).bands == bands
+    assert np.isfinite(log_mel(np.zeros(1000, np.float32), bands)).all()

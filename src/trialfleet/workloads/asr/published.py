@@ -15,6 +15,7 @@ from trialfleet.training import trees
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.workload import Params
 from trialfleet.workloads.asr.encoder import outputs, positions, shapes, stack
+from trialfleet.workloads.decoder import settings
 
 PREFIX = "model.encoder."
 PREFIXES = (PREFIX, "encoder.", "")  # before the published names, by what was saved
@@ -31,6 +32,7 @@ _MODULES = {
     "mlp/up": "fc1",
     "mlp/down": "fc2",
 }
+_HEADS = "encoder_attention_heads"  # in config.json
 _KINDS = {"w": "weight", "b": "bias", "scale": "weight"}
 
 
@@ -42,7 +44,7 @@ class EncoderWeights:
         key: of the config, for messages.
 
     Raises:
-        UserError: the arrays are not those of the model, or have other shapes.
+        UserError: the arrays are not those of the model, or have other shapes, or the config beside them is another.
     """
 
     def __init__(self, config: AudioEncoder, weights: PublishedWeights, key: str) -> None:
@@ -62,6 +64,13 @@ class EncoderWeights:
                     )
         if f"{self._prefix}layers.{config.layers}.fc1.weight" in weights.names:
             raise UserError(f"{key}: there are more than {config.layers} layers", "choose the encoder of these weights")
+        heads = settings.read(weights.folder).get(_HEADS, config.heads)  # which no shape tells
+        if heads != config.heads:
+            raise UserError(
+                f"{key}: {weights.folder / settings.FILE} is of another model: model.encoder.heads is {config.heads}, "
+                f"and there {heads}",
+                "set it as it is there; to do otherwise, take that file away",
+            )
 
     def read(self, path: str, index: tuple[slice, ...]) -> np.ndarray:
         """One slice of a leaf.
