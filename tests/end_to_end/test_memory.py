@@ -21,7 +21,7 @@ def test_a_sweep_spends_no_job_on_a_trial_that_fits_no_device(run_quickly: Run, 
     words = ("model.width=choice(16,30000)", point, "hydra.sweeper.n_trials=1", "hydra.sweeper.study_name=fit")
     shown = run_quickly("pipelines.sweep", *words, *SHORT, "hydra.sweeper.check_memory=true").stdout
     assert "OutOfMemory: the state alone is 97.2 GB on each device, and h100 has 80 GB" in shown
-    assert "1 of 1 trials (1 out of memory)" in shown
+    assert "1 of 1 trials (1 out of memory (OutOfMemory 1))" in shown
     assert not (here / "sweeps" / "fit" / "trials" / "00000" / "runs").exists()
 
 

@@ -68,8 +68,10 @@ def let_die(fate: Fate) -> None:
 
         fate.meet(lambda: append(self, logs), half)
 
-    def append_report(self: metrics.Writer, step: int, values: Any) -> None:
-        fate.meet(lambda: append_line(self, step, values), lambda: os.write(self._descriptor, b'{"step": 1, "ti'))
+    def append_report(self: metrics.Writer, step: int, values: Any, steps: int | None = None) -> None:
+        fate.meet(
+            lambda: append_line(self, step, values, steps), lambda: os.write(self._descriptor, b'{"step": 1, "ti')
+        )
 
     OwnJournal.append_logs = append_logs  # type: ignore[method-assign]
     metrics.Writer.append = append_report  # type: ignore[method-assign]

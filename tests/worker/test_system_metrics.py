@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.cluster.processes import wait_until
-from trialfleet.trial.metrics import SYSTEM, read_from
+from trialfleet.trial.metrics import SYSTEM, SYSTEM_EVERY, read_from
 from trialfleet.worker import system_metrics
 from trialfleet.worker.system_metrics import sampled
 
@@ -30,7 +30,7 @@ def test_steps_count_on_over_the_runs_of_a_trial(tmp_path: Path) -> None:
 
 def test_nothing_is_sampled_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for said, seconds in (("", None), ("often", None), ("2.5", 2.5)):
-        monkeypatch.setenv(system_metrics.VARIABLE, said)
+        monkeypatch.setenv(SYSTEM_EVERY, said)
         assert system_metrics.asked() == seconds
     with sampled(tmp_path / "1.0", None):
         time.sleep(0.05)

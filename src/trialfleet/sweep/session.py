@@ -54,7 +54,7 @@ from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
 from trialfleet.tracking.study_export import ExportedStudy, StudyState
 from trialfleet.tracking.waiting import Waiting
 from trialfleet.trial import secrets, transient
-from trialfleet.worker.system_metrics import VARIABLE as SYSTEM_METRICS
+from trialfleet.trial.metrics import SYSTEM_EVERY
 
 START_AGAIN = 2.0  # seconds between two starts while what the study needs is away
 FLUSH_SECONDS = 60.0  # how long the end waits for MLflow
@@ -299,7 +299,7 @@ def _sampling(plan: Plan) -> dict[str, str]:
     tracking = plan.settings.tracking
     if plan.destination is None or tracking is None or tracking.system_metrics is None:
         return {}
-    return {SYSTEM_METRICS: str(tracking.system_metrics)}
+    return {SYSTEM_EVERY: str(tracking.system_metrics)}
 
 
 def _command(plan: Plan, python_path: str) -> Command:

@@ -17,6 +17,7 @@ from pathlib import Path
 from trialfleet.trial import records
 
 SYSTEM = "system.jsonl"  # in a run's folder: what its processes use, in the same form
+SYSTEM_EVERY = "TRIALFLEET_SYSTEM_METRICS"  # in a job's environment: seconds between two of them; absent for none
 CURVES = "progress.jsonl"  # in a study's folder: its own curves, in the same form
 MAX_STEP = 2**63 - 1
 CHUNK = 8 << 20  # bytes that a reader takes at a time; a longer line is no report

@@ -15,7 +15,6 @@ from typing import Any
 
 from trialfleet.trial import metrics, records
 
-VARIABLE = "TRIALFLEET_SYSTEM_METRICS"  # seconds between two samples; absent for none
 _TAIL = 4096  # bytes of an earlier run's samples, of which the last step is read
 _MIB = 1 << 20
 
@@ -23,7 +22,7 @@ _MIB = 1 << 20
 def asked() -> float | None:
     """Seconds between two samples, if this job's study asked for them."""
     try:
-        return float(os.environ.get(VARIABLE, ""))
+        return float(os.environ.get(metrics.SYSTEM_EVERY, ""))
     except ValueError:
         return None
 
