@@ -1,5 +1,11 @@
 """Writes a checkpoint's model as others read it: the workload says how."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import jax
 
 from trialfleet.config import Config
@@ -29,16 +35,32 @@ def export(config: Config, checkpoint: str, order: Order) -> int:
             "export one of a workload with a language model",
         )
     publisher.check(order)
-    if order.folder.exists():
+    if os.path.exists(order.folder):  # noqa: PTH110  # a name that is too long is told below
         raise UserError(f"to: {order.folder} is there already", "name another folder, or remove it")
     distributed.join()
     if jax.process_count() > 1:
         raise UserError(f"an export is by one process, and there are {jax.process_count()}", "start one")
+    with contextlib.ExitStack() as stack:
+        with _told(order.folder):  # before anything is read
+            folder = stack.enter_context(publishing.made(order.folder))
+        params = _params(config, checkpoint, order)
+        with _told(order.folder):
+            return publisher.write(folder, params, order)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What keeps the folder from being written is the key's fault, which is named."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"to: {folder} cannot be written: {error}", "name a folder with room for it") from error
+
+
+def _params(config: Config, checkpoint: str, order: Order) -> Any:
+    """All parameters; for adapters what was trained alone."""
     setup = Setup(config)
     if order.form == "adapter":
-        params = trained.read_trained(setup, checkpoint)
-    else:
-        state, frozen = trained.read(setup, checkpoint)
-        params = trees.merge(state.params, frozen)
-    with publishing.made(order.folder) as folder:
-        return publisher.write(folder, params, order)
+        return trained.read_trained(setup, checkpoint)
+    state, frozen = trained.read(setup, checkpoint)
+    return trees.merge(state.params, frozen)

@@ -4,12 +4,13 @@ The library safetensors writes what is in memory as a whole. The format is simpl
 header, the header in JSON (each array's type, shape and place), and the arrays, one behind the other.
 """
 
+import contextlib
+import errno
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -59,16 +60,27 @@ class Publisher(Protocol):
         """
 
 
-@contextmanager
+@contextlib.contextmanager
 def made(folder: Path) -> Iterator[Path]:
-    """A folder that gets its name when all is in it."""
-    growing = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    growing.mkdir(parents=True)
+    """A folder that gets its name when all is in it.
+
+    Raises:
+        OSError: no folder can be made of that name, which is said before there is anything in it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        folder.lstat()  # which a link to nothing has, too, and no name that is too long
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+    growing = folder.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.new")
+    above = [each for each in folder.parents if not each.exists()]
     try:
+        growing.mkdir(parents=True)
         yield growing
         growing.rename(folder)
     finally:
         shutil.rmtree(growing, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what holds the folder, or what others put there, stays
+            for each in above:
+                each.rmdir()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -174,3 +174,22 @@ def test_a_refusal_or_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         export(config, checkpoint, order(tmp_path / "out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "there"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("file/out", "Not a directory"), ("link", "exists"), ("n" * 300, "too long")]
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(name, why, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    config = composed("workload=grpo_base", *MODELS["llama"], "model.lora_rank=null", "mesh.data=1")
+    with pytest.raises(UserError, match=rf"to: .* cannot be written: .*{why}"):
+        export(config, "nowhere", order(tmp_path / name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_checkpoint_that_is_not_there_leaves_no_folder_behind(tmp_path):
+    config = composed("workload=grpo_base", *MODELS["llama"], "model.lora_rank=null", "mesh.data=1")
+    with pytest.raises(UserError, match=r"no whole checkpoint: there is no such folder"):
+        export(config, "nowhere", order(tmp_path / "new" / "er" / "out"))
+    assert not list(tmp_path.iterdir())
