@@ -11,6 +11,7 @@ import pytest
 
 import trialfleet
 from tests.tasks.commands import Commands
+from tests.training.harness import SMALL_MODEL
 from tests.workloads.mvfoul.rendered import FEW
 
 from .conftest import Run
@@ -108,7 +109,12 @@ OF_STUDY = {
 }
 REFUSED = {command: 2 for command in OF_STUDY if " cancel " in command or " stop " in command}
 # What these search over would compile anew, or as ONE_STUDY does: that it is a space is seen without.
-SPACES = ("study_name=rates", "+search_space=asr_small", "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))")
+SPACES = (
+    "study_name=rates",
+    "model=choice(mvit_tiny,resnet3d_tiny)",
+    "+search_space=asr_small",
+    "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))",
+)
 ONLY_CHECKED = [command for command in EVERY if any(space in command for space in SPACES)]
 CHECKPOINTS = [command for command in EVERY if "pipelines.evaluate" in command and command not in [*GRPO, *SPEECH]]
 OWN_APP = [command for command in EVERY if command.startswith("python train.py ") and command not in ELSEWHERE]
@@ -138,11 +144,12 @@ def shortened(command: str) -> list[str]:
     if command in ONLY_CHECKED or re.search("hydra/launcher=[a-z_]*slurm", command):
         return [*words, "--dry-run"]
     few = FEW if "workload=mvfoul" in words else ()
-    quick = (*QUICK, *few, *(FEW_STEPS if few else ()))
+    small = () if re.search(r"workload=|model=", command) else SMALL_MODEL
+    quick = (*QUICK, *few, *(FEW_STEPS if few else ()), *small)
     if words[0] == "pipelines.sweep":
         return [*words, *quick, "hydra.sweeper.n_trials=1"]
-    if words[0] == "pipelines.train" and not {"--cfg", "--info", "--dry-run", *QUICK} & set(words):
-        return [*words, *quick]
+    if words[0] == "pipelines.train" and not {"--cfg", "--info", "--dry-run"} & set(words):
+        return [*words, *(word for word in quick if word not in words)]
     return [*words, *few]
 
 
