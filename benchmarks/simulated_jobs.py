@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trialfleet.sweep.driver import Clock
+from trialfleet.sweep.clock import Clock
 from trialfleet.sweep.fleets.simulated import LAUNCHER as LAUNCHER
 from trialfleet.sweep.fleets.simulated import SimulatedFleet
 from trialfleet.sweep.reconcile import JobState

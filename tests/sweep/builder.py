@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from tests.sweep.fake_slurm import HEADER, FakeSlurm
 from trialfleet.sweep import sweeper_settings as settings_of
 from trialfleet.sweep.active_trial import ActiveTrial
-from trialfleet.sweep.driver import Clock, Driver
+from trialfleet.sweep.clock import Clock
+from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.fleets.slurm import LAUNCHER
 from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.reconcile import Limits

@@ -4,8 +4,8 @@ Recovery is no case of its own. A driver starts by tracking every unfinished tri
 what it always does; what ended meanwhile is taken in, what still runs is followed, what was lost goes on.
 """
 
-import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from optuna.trial import TrialState as OptunaState
 
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.checkpoint_retention import CheckpointRetention, drop_checkpoints
+from trialfleet.sweep.clock import Clock
 from trialfleet.sweep.dispatch import Dispatch
 from trialfleet.sweep.file_system_failures import FileSystemFailures
 from trialfleet.sweep.fleets.base import Fleet, Interrupted
@@ -29,6 +30,7 @@ from trialfleet.sweep.reconcile import Action, Do, JobState, Limits, Observation
 from trialfleet.sweep.reports import Reports
 from trialfleet.sweep.requests import Requests
 from trialfleet.sweep.retries import Retries
+from trialfleet.sweep.stop_rules import StopRules
 from trialfleet.sweep.stopping import Jobs, Stopping
 from trialfleet.sweep.study import budget
 from trialfleet.sweep.study.constraints import Constraint
@@ -50,14 +52,6 @@ from trialfleet.trial.submission import JobRef, TrialRecord
 
 def _unknown(overrides: Sequence[str]) -> None:
     """No signature: the application does not tell."""
-
-
-@dataclass
-class Clock:
-    """Time as the driver sees it; replaced in simulations."""
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass
@@ -101,6 +95,7 @@ class Driver:
     wakes: Wakes | None = None
     signature: Callable[[Sequence[str]], str | None] = _unknown
     worker_kind: str | None = None
+    _stop_rules: StopRules = field(init=False)
     _workers: Workers = field(init=False)
     _retention: CheckpointRetention = field(init=False)
     _dispatch: Dispatch = field(init=False)
@@ -115,12 +110,18 @@ class Driver:
     _retries: Retries = field(init=False)
     _ends: ForcedEnds = field(init=False)
     _requests: Requests = field(init=False)
-    _cancelled: set[int] = field(default_factory=set)  # trials
     _best_is_new: bool = False
     _went_on: bool = False  # whether this turn told a trial or started one
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self._stop_rules = StopRules(
+            settings,
+            self.account,
+            self.progress,
+            self.store,
+            lambda reason, failed: self.request_stop(reason, failed=failed),
+        )
         self._memory = MemoryGrowth(self.fleet, settings.memory_growth, settings.max_memory_gb)
         self._ends = ForcedEnds(self.study.uids[0], self.fleets, self._memory)
         self._retention = CheckpointRetention(settings.keep_checkpoints, self.progress)
@@ -245,11 +246,12 @@ class Driver:
         self._look_at_trials()
         self._requests.take()
         if self.stopping.request is not None and self.stopping.request.jobs is Jobs.CANCEL:
-            self._cancel()
+            self._dispatch.queue.clear()
+            self._ends.cancel_all(self.active_trials.values(), self._looking)
         self._check_unreadable()
         if self._best_is_new:
             self._announce_best()
-        self._check_budget()
+        self._stop_rules.time_passed(self.active_trials.values())
         self._workers.look(self.clock.now())
         self._refill()
         self._submit()
@@ -263,8 +265,12 @@ class Driver:
         self._untracked.look(now)
         for trial in list(self.active_trials.values()):
             if trial.due(self.fleets, now) and not self._unreadable.rests(trial.number, now):
-                with self._unreadable.look(trial.number, trial.dir.path, now):
+                with self._looking(trial):
                     self._look_at(trial)
+
+    def _looking(self, trial: ActiveTrial) -> AbstractContextManager[object]:
+        """A block in which the trial's files may turn out not to be readable."""
+        return self._unreadable.look(trial.number, trial.dir.path, self.clock.now())
 
     def _check_unreadable(self) -> None:
         """Leave if there is nothing to do but to wait for trials whose files cannot be read, and that for long."""
@@ -311,10 +317,7 @@ class Driver:
         self._untracked.look(self.clock.now())
         self._workers.take_up(self.active_trials.values(), self.clock.now())
         self._best_is_new = bool(self.progress.front)
-        rate = self.settings.max_failure_rate
-        if self.progress.finished >= self.n_trials and self.progress.failed > rate * self.n_trials:
-            failed = f"{self.progress.failed} of {self.n_trials} trials failed"
-            self.request_stop(f"{failed}, more than max_failure_rate={rate} allows", failed=True)
+        self._stop_rules.taken_up(self.n_trials)
 
     def _follow(self, trial: ActiveTrial) -> None:
         self.active_trials[trial.number] = trial
@@ -420,7 +423,9 @@ class Driver:
             self.observers.notice(said)
         self._reports.take_in(trial, all_of_them=True)
         seconds, node = trial.seconds(result), trial.node()
-        self.store.tell(trial.trial_id, told(result, self.takes_constraints, self._violations(trial, result)))
+        complete = result.state is TrialState.COMPLETE
+        missed = {one.metric: one.violation(trial.latest) for one in self.constraints if complete}
+        self.store.tell(trial.trial_id, told(result, self.takes_constraints, missed))
         finished = Finished.of(self.store.frozen(trial.trial_id), seconds)
         self.observers.ended(trial, result)
         self._best_is_new |= self.progress.add(finished)
@@ -433,27 +438,11 @@ class Driver:
             self.wakes.forget(trial.dir.path)
         self._went_on = True
         self._polling.moved()
-        self._consider_stopping(finished)
+        self._stop_rules.trial_ended(finished, self.n_trials)
         self._retries.ended(trial, node)
         drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
         for number in superfluous:
             drop_checkpoints(self.study.trial_dir(number))
-
-    def _violations(self, trial: ActiveTrial, result: Result) -> dict[str, float]:
-        if result.state is not TrialState.COMPLETE:
-            return {}
-        return {one.metric: one.violation(trial.latest) for one in self.constraints}
-
-    def _consider_stopping(self, trial: Finished) -> None:
-        rate = self.settings.max_failure_rate
-        if trial.error is not None and self.progress.failed > rate * self.n_trials:
-            self.request_stop(
-                f"{self.progress.failed} trials failed, more than max_failure_rate={rate} of "
-                f"n_trials={self.n_trials} allows; the last was trial {trial.number}: {trial.error}",
-                failed=True,
-            )
-        if reason := budget.stagnated(self.settings.budget, self.store):
-            self.request_stop(reason)
 
     def _announce_best(self) -> None:
         if not self.progress.front:
@@ -486,16 +475,6 @@ class Driver:
     def _free_slots(self) -> int:
         return self.slots() - self.in_flight
 
-    def _check_budget(self) -> None:
-        self.account.pass_time({number: trial.ran for number, trial in self.active_trials.items()})
-        limits, running = self.settings.budget, 0.0
-        if limits.device_hours is not None:
-            running = sum(
-                trial.seconds() or 0.0 for trial in self.active_trials.values() if trial.phase is JobState.RUNNING
-            )
-        if reason := budget.exceeded(limits, self.account, running):
-            self.request_stop(reason)
-
     def _refill(self) -> None:
         if self._dispatch.paused():
             return
@@ -519,15 +498,3 @@ class Driver:
         if submitted:
             self._went_on = True
             self._polling.soon()
-
-    # ---------------------------------------------------------------- cancel
-
-    def _cancel(self) -> None:
-        """End every unfinished trial: committed as failed by us first, so that no job takes it up again."""
-        new = [trial for trial in self.active_trials.values() if trial.number not in self._cancelled]
-        self._dispatch.queue.clear()
-        for trial in new:
-            with self._unreadable.look(trial.number, trial.dir.path, self.clock.now()):
-                self._ends.cancel(trial)
-                self._cancelled.add(trial.number)
-        self._ends.cancel_jobs([trial for trial in new if trial.number in self._cancelled])

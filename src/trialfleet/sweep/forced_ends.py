@@ -3,8 +3,9 @@
 Each is committed as any result is, so that no job takes the trial up again and the driver's next look takes it in.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.fleets.base import Fleet
@@ -23,11 +24,13 @@ class ForcedEnds:
         study: the study's uid.
         fleets: by launcher's name, for the jobs that are to leave.
         memory: says with how much memory a trial ran out of it.
+        cancelled: trials that were, with their study.
     """
 
     study: str
     fleets: Mapping[str, Fleet]
     memory: MemoryGrowth
+    cancelled: set[int] = field(default_factory=set)
 
     def prune(self, trial: ActiveTrial) -> None:
         self._commit(trial, TrialState.PRUNED, None)
@@ -53,6 +56,21 @@ class ForcedEnds:
     def cancel(self, trial: ActiveTrial, reason: str = "the study was cancelled") -> None:
         """Somebody cancelled the trial, or its study."""
         self._fail(trial, CANCELLED, reason)
+
+    def cancel_all(
+        self, trials: Collection[ActiveTrial], look: Callable[[ActiveTrial], AbstractContextManager[object]]
+    ) -> None:
+        """The study is cancelled: committed as failed by us first, so that no job takes a trial up again.
+
+        Args:
+            look: a block in which the trial's files may turn out not to be readable.
+        """
+        new = [trial for trial in trials if trial.number not in self.cancelled]
+        for trial in new:
+            with look(trial):
+                self.cancel(trial)
+                self.cancelled.add(trial.number)
+        self.cancel_jobs([trial for trial in new if trial.number in self.cancelled])
 
     def cancel_jobs(self, trials: Iterable[ActiveTrial]) -> None:
         """Ask the launchers to end the jobs of these trials."""

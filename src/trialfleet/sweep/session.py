@@ -18,7 +18,8 @@ from rich.text import Text
 
 from trialfleet.errors import UserError
 from trialfleet.sweep import worker_terms
-from trialfleet.sweep.driver import Clock, Driver
+from trialfleet.sweep.clock import Clock
+from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.fleets import code_snapshot
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters

@@ -18,19 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from trialfleet.tracking import delivery_log, views
-from trialfleet.tracking.dedup import Row, metric_name, milliseconds, read_lines
+from trialfleet.tracking.dedup import milliseconds
 from trialfleet.tracking.delivery_log import DeliveryLog, StudyDelivery
-from trialfleet.tracking.mlflow_runs import (
-    MAX_METRICS,
-    Away,
-    Damaged,
-    Found,
-    Refused,
-    Runs,
-    TrackingError,
-    Unusable,
-    clean,
-)
+from trialfleet.tracking.mlflow_runs import Away, Damaged, Found, Refused, Runs, TrackingError, Unusable, clean
+from trialfleet.tracking.study_files import StudyFiles
 from trialfleet.tracking.trial_export import (
     BEST,
     KIND,
@@ -131,11 +122,11 @@ class StudyExport:
         run_is_there: Callable[[str, str | None], bool] = lambda _run_id, _database: True,
         curves: Path | None = None,
     ) -> None:
-        self._curves = curves
         self.delivered = delivered
         self.study = study
         self.problems: dict[str, None] = {}
         self.waiting: dict[int, str] = {}
+        self._files = StudyFiles(delivered, curves, self._complain)
         self._read = read
         self._connect = connect
         self._run_is_there = run_is_there
@@ -249,7 +240,7 @@ class StudyExport:
         status, sent = self._status, self.delivered.study
         marks = status.best is not None and (set(status.best) != set(sent.best) or sent.maybe_best)
         ended = status.state is not None and status.state != sent.state
-        return bool(self._trials or marks or ended or self._new_tags() or self._new_report() or self._new_points())
+        return bool(self._trials or marks or ended or self._new_tags() or self._files.are_new(status.report))
 
     def _settled(self) -> tuple[Runs, Place]:
         if self._runs is None:
@@ -381,8 +372,7 @@ class StudyExport:
             if tags := self._new_tags():
                 runs.set_tags(parent, tags)
                 self.delivered.note_study(tags={**self.delivered.study.tags, **tags})
-            self._send_report(runs, parent)
-            complete &= self._send_curves(runs, parent)
+            complete &= self._files.send(runs, parent, self._status.report)
             self._end(runs, parent)
         except Away:
             raise
@@ -397,66 +387,6 @@ class StudyExport:
     def _new_tags(self) -> dict[str, str]:
         text = self._status.description
         return {} if text is None or text == self.delivered.study.tags.get(DESCRIPTION) else {DESCRIPTION: text}
-
-    def _new_report(self) -> str:
-        """What tells the study's report from the one that was sent; empty if that is the same."""
-        if self._status.report is None:
-            return ""
-        try:
-            found = self._status.report.stat()
-        except OSError:
-            return ""
-        mark = f"{found.st_mtime_ns} {found.st_size}"
-        return mark if mark != self.delivered.study.report else ""
-
-    def _send_report(self, runs: Runs, parent: str) -> None:
-        """It is a copy of what is in the study's folder: one that MLflow does not take is left out, and said."""
-        mark, path = self._new_report(), self._status.report
-        if not mark or path is None:
-            return
-        try:
-            runs.upload(parent, path, None)
-        except (TrackingError, OSError) as error:
-            runs.is_active(parent)  # raises Away if the server as such is away, which says nothing of the upload
-            self._complain(f"{path} can not be stored as an artifact ({error})")
-        self.delivered.note_study(report=mark)
-
-    def _new_points(self) -> bool:
-        """Whether there is more of the study's curves than its run has. Points alone bring no run into being."""
-        if self._curves is None or self.delivered.study.run_id is None:
-            return False
-        try:
-            return self._curves.stat().st_size > self.delivered.study.curves
-        except OSError:
-            return False
-
-    def _send_curves(self, runs: Runs, parent: str) -> bool:
-        """Send what is new, from what has arrived for sure on: points that are there already stay as they are.
-
-        Returns:
-            False if there is more of it.
-        """
-        if self._curves is None:
-            return True
-        start = self.delivered.study.curves
-        lines, end = read_lines(self._curves, start, complain=self._complain)
-        if end == start:
-            return True
-        self.delivered.note(delivery_log.curves(start))  # as before all that is sent: nobody else drives the study
-        rows = [
-            Row(metric_name(name), value, milliseconds(line.time), line.step)
-            for line in lines
-            for name, value in line.values.items()
-        ]
-        for begin in range(0, len(rows), MAX_METRICS):
-            try:
-                runs.log(parent, rows[begin : begin + MAX_METRICS])
-            except Refused as error:
-                if not runs.is_active(parent):
-                    raise
-                self._complain(f"points of the study's curves are refused by MLflow ({error})")
-        self.delivered.note(delivery_log.curves(end))
-        return False
 
     def _reopen(self, runs: Runs, parent: str) -> None:
         """The study had ended, and there are trials again."""
