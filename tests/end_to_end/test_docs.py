@@ -25,6 +25,7 @@ from .test_own_workload import COMMANDS as OWN_WORKLOAD
 
 QUICK = ("+experiment=quick_test",)
 FEW_STEPS = ("training.max_steps=2", "training.eval_every=2", "training.global_batch=4", "training.eval_batch=8")
+SMALL_FOULS = ("model.widths=[8,8]", "model.norm_groups=4")
 EVERY = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
 
 LARGE_VIDEO = (  # compiles for minutes
@@ -144,7 +145,8 @@ def shortened(command: str) -> list[str]:
     if command in ONLY_CHECKED or re.search("hydra/launcher=[a-z_]*slurm", command):
         return [*words, "--dry-run"]
     few = FEW if "workload=mvfoul" in words else ()
-    small = () if re.search(r"workload=|model=", command) else SMALL_MODEL
+    small = {"mvfoul": SMALL_FOULS, None: SMALL_MODEL}.get(next(iter(re.findall(r"workload=(\w+)", command)), None), ())
+    small = () if "model=" in command else small
     quick = (*QUICK, *few, *(FEW_STEPS if few else ()), *small)
     if words[0] == "pipelines.sweep":
         return [*words, *quick, "hydra.sweeper.n_trials=1"]
