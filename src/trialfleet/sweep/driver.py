@@ -232,7 +232,7 @@ class Driver:
         The order is important. What an earlier turn left half done is put right before anything is written. The
         launchers are asked before the files are read: of a job that is over all files are there. Trials are looked at
         before new ones are asked for, so that the sampler knows of every result. What is written to the study is
-        synced once, before the first file that relies on it.
+        synced once, before the first file that relies on it. The sampler is asked ahead when all else is done.
         """
         self.store.check_lease()
         self._outages.check_room()
@@ -257,6 +257,7 @@ class Driver:
         self._submit()
         self._workers.close_all_but(min(self._free_slots(), self._wanted()))
         self.store.sync()
+        self._ask_ahead()
         self._outages.over()
 
     def _look_at_trials(self) -> None:
@@ -484,6 +485,11 @@ class Driver:
             trial = self._active_trial(trial_id, record, self.study.trial_dir(record.number))
             self._dispatch.queue.append(trial)
             self._follow(trial)
+
+    def _ask_ahead(self) -> None:
+        """While all slots are taken, have the next proposals ready."""
+        if self._free_slots() <= 0 and not self.fleet.blocks:
+            self.proposer.make_ready(self._wanted())
 
     def _submit(self) -> None:
         if self._dispatch.launcher in self._polling.silent:
