@@ -303,7 +303,7 @@ def test_refusals_that_stay_end_the_study_with_the_launchers_words(scene: Callab
 
 
 def test_a_launcher_that_is_silent_is_waited_for(scene: Callable[..., Scene]) -> None:
-    study = scene(silences=[False] * 20, trials=2)
+    study = scene(silences=[False] * 8, trials=2)
     study.run()
     study.check()
     assert study.heard.notices == [f"{LAUNCHER} does not answer: its jobs are left as they are until it does"]
@@ -542,7 +542,7 @@ def test_whatever_happens_each_trial_is_told_once(
             with patch.context() as dies:
                 for name in ("write", "create"):
                     dies.setattr(records, name, dying(getattr(records, name)))
-                for name in ("tell", "create"):
+                for name in ("tell", "create", "create_ready"):
                     dies.setattr(StudyStorage, name, dying(getattr(StudyStorage, name)))
                 with suppress(Dies):
                     study.run()
