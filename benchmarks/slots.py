@@ -1,9 +1,9 @@
 """Many short trials on few slots: `python -m benchmarks.slots --help`.
 
-Trials of the tiny speech recogniser, two at a time on this machine, as three programs run them in turns: our sweep with
-a fresh process for each trial, our sweep with workers that go on to the next trial, and the ideal: as many processes as
-slots, each a loop around the trainer with no sweep at all. All three draw learning rates from the same range, save and
-report alike, and find the compilation cache filled. Nothing goes to MLflow.
+Trials of the tiny speech recogniser, two at a time on this machine, as four programs run them in turns: our sweep with
+a fresh process for each trial, started from nothing or forked, our sweep with workers that go on to the next trial, and
+the ideal: as many processes as slots, each a loop around the trainer with no sweep at all. All draw learning rates from
+the same range, save and report alike, and find the compilation cache filled. Nothing goes to MLflow.
 """
 
 import argparse
@@ -17,17 +17,18 @@ import time
 from pathlib import Path
 from statistics import median
 
-FRESH, WARM, IDEAL = "ours, fresh", "ours, warm", "ideal"
+FRESH, FORKED, WARM, IDEAL = "ours, fresh", "ours, forked", "ours, warm", "ideal"
 CONFIG = ("workload=asr", "model=asr_tiny")
 LOWEST, HIGHEST = 1e-4, 1e-2  # learning rates
 
 
-def sweep(place: Path, trials: int, slots: int, steps: int, warm: bool) -> float:
+def sweep(place: Path, trials: int, slots: int, steps: int, warm: bool, fork: bool = False) -> float:
     """Seconds of a whole study, from the command's start to its exit."""
     command = [sys.executable, "-m", "pipelines.sweep", *CONFIG, f"training.max_steps={steps}"]
     command += [f"hydra.sweep.dir={place}", f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.n_jobs={slots}"]
     command += [
         f"hydra.sweeper.worker.local={str(warm).lower()}",
+        f"hydra.sweeper.worker.fork={str(fork).lower()}",
         "hydra.sweeper.tracking.uri=null",
         "hydra.sweeper.live=false",
     ]
@@ -84,6 +85,7 @@ def measure(place: Path, trials: int, slots: int, steps: int, rounds: int) -> No
     """Run all in turns, there and back again, and print medians, their spread, and the ratio to the ideal."""
     kinds = {
         FRESH: lambda folder: sweep(folder, trials, slots, steps, warm=False),
+        FORKED: lambda folder: sweep(folder, trials, slots, steps, warm=False, fork=True),
         WARM: lambda folder: sweep(folder, trials, slots, steps, warm=True),
         IDEAL: lambda folder: ideal(folder, trials, slots, steps),
     }

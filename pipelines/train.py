@@ -245,6 +245,7 @@ def _asked(question: str, config: DictConfig) -> str:
 task.check = check  # type: ignore[attr-defined]
 task.memory = memory  # type: ignore[attr-defined]
 task.signature = signature  # type: ignore[attr-defined]
+task.imports = ("pipelines.train", "trialfleet.training.seeds")  # type: ignore[attr-defined]
 task.review = "python -m pipelines.dashboard"  # type: ignore[attr-defined]  # the command for it
 
 

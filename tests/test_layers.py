@@ -88,6 +88,7 @@ NOT_PRIVATE = {"_replace", "_fields", "_asdict", "_target_", "_partial_", "_exec
 # Not of these libraries: file → names, each with its reason in the file.
 OF_OTHERS = {
     "worker/ending.py": {"_exit", "_run_exitfuncs"},  # the standard library's
+    "worker/fork_server.py": {"_exit"},
     "trial/submission.py": {"_checked"},  # the class's own, of an object that its own constructor made
 }
 _PRIVATE_PATH = re.compile(rf"\b(?:{'|'.join(LIBRARIES)})(?:\.\w+)*\._\w[\w.]*")

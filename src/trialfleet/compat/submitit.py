@@ -7,7 +7,7 @@ wanted of it is less: the same batch scripts and the same local controller, for 
     The batch script for a command. `SlurmExecutor` makes it only for its own command, and only to submit it.
 `submitit.slurm.slurm._parse_node_list`
     The names in a list like `node[1-3,7]`. The public `SlurmJobEnvironment.hostnames` reads its own job's list alone.
-`submitit.local._local` and the variables `SUBMITIT_LOCAL_…`
+`submitit.local.local.Controller`, `submitit.local._local` and the variables `SUBMITIT_LOCAL_…`
     The program that holds a local job to its time limit and starts its tasks. `LocalExecutor` starts it as a child of
     the terminal's session, where Ctrl-C reaches it.
 `BaseSubmititLauncher._EXECUTOR`
@@ -15,12 +15,13 @@ wanted of it is less: the same batch scripts and the same local controller, for 
     names, but a user's own that inherits from their base is none of these.
 """
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 SEEN = ("1.5.3", "1.5.4")
 SEEN_LAUNCHER = ("1.4.0rc3",)  # hydra-submitit-launcher
@@ -102,3 +103,47 @@ class LocalController:
             "SUBMITIT_STDERR_TO_STDOUT": "1" if self.stderr_to_stdout else "",
             "SUBMITIT_LOCAL_WITH_SHELL": "1" if self.in_shell else "",
         }
+
+
+def control(folder: Path, task: Callable[[Mapping[str, str], int, int], NoReturn]) -> None:
+    """Be that program in this process, whose task is no other program but a fork.
+
+    Args:
+        task: with its environment, and descriptors for its output and its errors.
+    """
+    from submitit.core.utils import JobPaths
+    from submitit.local import local
+
+    class Controller(local.Controller):
+        def start_tasks(self) -> None:
+            self.folder.mkdir(exist_ok=True)
+            paths = JobPaths(self.folder, self.pid, 0)
+            self.stdouts = [paths.stdout.open("a")]
+            self.stderrs = self.stdouts if self.stderr_to_stdout else [paths.stderr.open("a")]
+            own = {"LOCALID": "0", "GLOBALID": "0", "JOB_ID": self.pid}
+            environment = {**os.environ, **{f"SUBMITIT_LOCAL_{name}": value for name, value in own.items()}}
+            out, err = self.stdouts[0].fileno(), self.stderrs[0].fileno()
+            forked: Any = _Forked(lambda: task(environment, out, err))  # of a process all that is asked here
+            self.tasks.append(forked)
+
+    Controller(folder).run()
+
+
+class _Forked:
+    """A forked process, with what the controller asks of a task's."""
+
+    def __init__(self, becomes: Callable[[], NoReturn]) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            becomes()
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)

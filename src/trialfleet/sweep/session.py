@@ -229,6 +229,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
             submissions=folder / ".submitit",
             environment=environment,
             settle=watch.settle_network if on_network_file_system(folder) else watch.settle_local,
+            imports=_imports(plan) if terms is None and plan.settings.worker.fork else None,
         ),
     )
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
@@ -357,6 +358,12 @@ def _signature(request: Request, overrides: Sequence[str]) -> str | None:
         return told(request.trial_config(overrides))
     except Exception:  # noqa: BLE001  # the trial itself meets it, and says so
         return None
+
+
+def _imports(plan: Plan) -> Sequence[str]:
+    """What the application says that its jobs import, by an attribute of its task function."""
+    told: Sequence[str] = getattr(plan.request.task_function, "imports", ())
+    return told
 
 
 def _rule(plan: Plan, fleet: Fleet) -> Rule:

@@ -59,6 +59,7 @@ class WorkerSettings:
     trials: Annotated[int, Ge(1)] | None
     minutes: Annotated[float, Gt(0)] | None
     local: bool
+    fork: bool
     idle: Annotated[float, Gt(0)]
     failures: Annotated[int, Ge(1)]
     growth_gb: Annotated[float, Gt(0)]

@@ -1,12 +1,14 @@
 """Every fleet of this machine does what every fleet must; the one of a real Slurm is among the cluster's tests."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
+from jobs.cluster.processes import wait_until
 from tests.sweep.builder import Cluster, Job
 from tests.sweep.fake_slurm import FakeSlurm
 from tests.sweep.fleets.conformance import (
@@ -80,10 +82,10 @@ class TestFakedSlurm(FollowedConformance):
 
 
 class Local(WaitingWorkers):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, imports: Sequence[str] | None = None) -> None:
         super().__init__(folder)
         params = {"nodes": 1, "tasks_per_node": 1, "timeout_min": 10, "gpus_per_node": None, "stderr_to_stdout": False}
-        self.started = LocalFleet(params, {"PYTHONPATH": str(folder)})
+        self.started = LocalFleet(params, {"PYTHONPATH": str(folder)}, imports)
         self.fleet = self.started
 
     def newcomer(self) -> Fleet:
@@ -104,10 +106,13 @@ class _Reaping(LocalFleet):
 
 
 class TestLocal(FollowedConformance):
+    def made(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Local:
+        return Local(folder)
+
     @pytest.fixture
     def world(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FollowedWorld]:
         monkeypatch.setattr(local, "WORKER", WaitingWorkers.MODULE)
-        world = Local(tmp_path / "study")
+        world = self.made(tmp_path / "study", monkeypatch)
         submit, jobs = world.fleet.submit, list[JobRef]()
 
         def submitted(*given: Any) -> list[JobRef]:
@@ -120,6 +125,27 @@ class TestLocal(FollowedConformance):
             world.fleet.cancel(jobs)
         for child in world.started._children:
             child.wait()
+        if world.started._forking is not None:
+            world.started._forking.close()
+
+
+class TestForked(TestLocal):
+    """The same of jobs that a process forks which has their imports."""
+
+    def made(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Local:
+        steady = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        monkeypatch.setattr(local, "outside_of_jobs", lambda: steady)
+        made = Local(folder, ())
+        forking = made.started._forking
+        assert forking is not None
+        of = {**steady, "PYTHONPATH": str(folder)}, os.getcwd()  # noqa: PTH109
+        assert wait_until(lambda: forking._is_ready(of), 60)
+        return made
+
+    def test_they_are_forked(self, world: FollowedWorld) -> None:
+        world.submit(2)
+        assert isinstance(world.fleet, LocalFleet)
+        assert not world.fleet._children
 
 
 class AtOnce:

@@ -32,11 +32,13 @@ class FleetContext:
         submissions: the folder of submissions and scripts.
         environment: what jobs have in their environment besides the driver's.
         settle: seconds after a job's end before its files are taken for final.
+        imports: modules that jobs import, where these may be forked from a process that has them; None if not.
     """
 
     submissions: Path
     environment: Mapping[str, str]
     settle: float
+    imports: Sequence[str] | None = None
 
 
 class FleetFactory(ABC):
@@ -89,7 +91,7 @@ class _Local(FleetFactory):
         LocalFleet.check(parameters(launcher))
 
     def starting(self, launcher: Launcher, context: FleetContext) -> Fleet:
-        return LocalFleet(parameters(launcher), context.environment)
+        return LocalFleet(parameters(launcher), context.environment, context.imports)
 
     def following(self, context: FleetContext) -> Fleet:
         return LocalFleet(None, context.environment)

@@ -19,6 +19,7 @@ from trialfleet.compat.submitit import LocalController
 from trialfleet.errors import UserError
 from trialfleet.sweep.fleets import local_processes
 from trialfleet.sweep.fleets.base import PYTHON_OPTIONS, WORKER, Busy, Fleet, MaybeSubmitted
+from trialfleet.sweep.fleets.forking import Forking
 from trialfleet.sweep.fleets.local_processes import MARKER, Member
 from trialfleet.sweep.fleets.slurm_command import outside_of_jobs
 from trialfleet.sweep.reconcile import JobState
@@ -33,13 +34,21 @@ class LocalFleet(Fleet):
     """Args:
     params: the node `hydra.launcher` of submitit_local; None to follow jobs without starting any.
     environment: what the jobs' environment has besides ours.
+    imports: modules that jobs import, to fork jobs from a process that has them; None to start each from nothing.
     """
 
     limit = sys.maxsize
     at_hand = True
 
-    def __init__(self, params: Mapping[str, Any] | None, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, Any] | None,
+        environment: Mapping[str, str],
+        imports: Sequence[str] | None = None,
+    ) -> None:
         self._params = params
+        plain = params is not None and not params.get("setup") and int(params["tasks_per_node"] or 1) == 1
+        self._forking = Forking(imports) if imports is not None and plain else None
         self._environment = dict(environment)
         self._children: list[subprocess.Popen[bytes]] = []
         self._members: list[Member] | None = None  # as of the last refresh, once somebody asked
@@ -77,24 +86,29 @@ class LocalFleet(Fleet):
         folder = submission.parent / uuid
         folder.mkdir(exist_ok=True)
         setup = params.get("setup") or ()
+        task = [sys.executable, *PYTHON_OPTIONS, "-m", WORKER, str(submission)]
         controller = LocalController(
             folder,
-            task=[sys.executable, *PYTHON_OPTIONS, "-m", WORKER, str(submission)],
+            task=task,
             tasks=int(params["tasks_per_node"] or 1),
             time_limit=int(60 * params["timeout_min"]),
             signal_delay=int(params.get("signal_delay_s", 30)),
             stderr_to_stdout=bool(params["stderr_to_stdout"]),
             in_shell=bool(setup),
         )
-        environment = {
-            **outside_of_jobs(),
-            **self._environment,
-            **controller.environment,
-            "SUBMITIT_FOLDER": str(folder),
-            ELEMENT: str(element),
+        shared = {**outside_of_jobs(), **self._environment}
+        own = {
             MARKER: marker(uuid, element),
+            ELEMENT: str(element),
+            "SUBMITIT_FOLDER": str(folder),
+            **controller.environment,
             **_gpus(params["gpus_per_node"]),
         }
+        if self._forking is not None:
+            forked = self._forking.start(shared, own, controller.command, task, folder)
+            if forked is not None:
+                return self._followed(forked, uuid, element)
+        environment = {**shared, **own}
         with open(folder / "controller.log", "ab") as log:
             child = subprocess.Popen(
                 [*_shell(setup), *controller.command] if setup else controller.command,
@@ -105,9 +119,12 @@ class LocalFleet(Fleet):
                 start_new_session=True,
             )
         self._children.append(child)
+        return self._followed(child.pid, uuid, element)
+
+    def _followed(self, pid: int, uuid: str, element: int) -> JobRef:
         with contextlib.suppress(OSError):  # no more descriptors are to be had, or the kernel has no such thing
-            self._handles[child.pid] = os.pidfd_open(child.pid)
-        return JobRef(LAUNCHER, str(child.pid), Process.of(child.pid).to_json(), marker(uuid, element))
+            self._handles[pid] = os.pidfd_open(pid)
+        return JobRef(LAUNCHER, str(pid), Process.of(pid).to_json(), marker(uuid, element))
 
     def refresh(self) -> bool:
         self._members = None
