@@ -23,6 +23,8 @@ class AudioEncoder:
     layers: Count  # blocks of attention and feed-forward
     heads: Count  # of width / heads each
     hidden: Count  # of the feed-forward part
+    # frames look at the silence behind a recording, up to its bucket's end, as Whisper's weights are used to; false: not
+    hears_silence: bool
 
     def problems(self) -> list[str]:
         """What contradicts itself, a line for each."""
