@@ -60,7 +60,7 @@ def test_where_rates_vary_a_frame_is_seen_until_the_next_one(tmp_path):
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "18"})
         stream.width = stream.height = 32
         stream.codec_context.time_base = Fraction(1, 1000)
-        for number, picture in enumerate(frames(92)):
+        for number, picture in enumerate(frames(1000)):  # the last ones hardly change the rate
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts, frame.time_base = 40 * number - 30 * (number % 4), Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -68,8 +68,8 @@ def test_where_rates_vary_a_frame_is_seen_until_the_next_one(tmp_path):
     video.check(path, 82)
     found = video.read(path, [66, 67, 70, 71], 16)
     assert found.mean((1, 2, 3)) == pytest.approx([brightness(n) for n in (67, 67, 71, 71)], abs=5)
-    with pytest.raises(video.UnreadableClip, match="has no frame 130"):
-        video.read(path, [67, 130], 16)
+    with pytest.raises(video.UnreadableClip, match="has no frame 1030"):
+        video.read(path, [67, 1030], 16)
 
 
 def test_a_camera_that_was_held_on_its_side_is_seen_upright(tmp_path):
