@@ -175,3 +175,13 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path):
     for _ in range(2):
         assert len(ClipCache("k", 0, tmp_path / "file", 9).get(tmp_path / "a", decode))
     assert decode.calls == 2
+
+
+def test_processes_of_one_number_on_two_machines_write_apart(tmp_path, monkeypatch):
+    """Say in containers, where all have the same one."""
+    (tmp_path / "a").write_text("x")
+    names, decode = [], Decoder()
+    monkeypatch.setattr(np, "save", lambda file, clip: names.append(file.name))
+    for _ in range(2):
+        ClipCache("k", 0, tmp_path / "cache", 9)._write(tmp_path / "cache/own.npy", decode())
+    assert len(set(names)) == 2
