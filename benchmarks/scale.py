@@ -42,6 +42,7 @@ from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Jobs
 from trialfleet.sweep.study import search_space as spaces
 from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study.ahead import Rule
 from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.lease import Lease
 from trialfleet.sweep.study.progress import Finished, StudyProgress
@@ -281,7 +282,7 @@ def assemble(folder: Path, shape: Shape, meter: Meter, fleet: MeasuredFleet, sta
     return Driver(
         study=StudyFolder(folder, folder / ".submitit", [UID], "loss"),
         store=store,
-        proposer=Proposer(store, UID, space, samplers, [], folder, None, config),
+        proposer=Proposer(store, UID, space, samplers, [], folder, None, config, Rule(1, 1)),
         pruner=pruner,
         settings=settings,
         limits=Limits(settings.max_retries, settings.max_unclaimed, None),

@@ -26,6 +26,7 @@ from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.study import search_space as spaces
 from trialfleet.sweep.study import storage as stores
+from trialfleet.sweep.study.ahead import Rule
 from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.progress import Finished, StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
@@ -220,7 +221,7 @@ def build(
     driver = Driver(
         study=StudyFolder(folder, slurm.submissions, [UID], None),
         store=store,
-        proposer=Proposer(store, UID, space, samplers, [], folder, None, OmegaConf.create({})),
+        proposer=Proposer(store, UID, space, samplers, [], folder, None, OmegaConf.create({}), Rule(1, 1)),
         pruner=None,
         settings=settings,
         limits=Limits(settings.max_retries, settings.max_unclaimed, None),

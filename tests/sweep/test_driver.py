@@ -32,11 +32,13 @@ from trialfleet.sweep.observers import Observers
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Jobs
 from trialfleet.sweep.study import consistency, search_space, storage
+from trialfleet.sweep.study.ahead import Rule
 from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
 from trialfleet.sweep.study.samplers import SamplerFactory
 from trialfleet.sweep.study.storage import StudyStorage
+from trialfleet.sweep.study.study_ahead import StudyAhead
 from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.trial import records
 
@@ -119,7 +121,7 @@ class Scene:
         driver = Driver(
             study=StudyFolder(folder, folder / ".submitit", [UID], "loss" if self.pruner else None),
             store=store,
-            proposer=Proposer(store, UID, space, samplers, [], folder, None, OmegaConf.create({})),
+            proposer=Proposer(store, UID, space, samplers, [], folder, None, OmegaConf.create({}), Rule(2, 1)),
             pruner=self.pruner,
             settings=settings,
             limits=LIMITS,
@@ -301,7 +303,7 @@ def test_refusals_that_stay_end_the_study_with_the_launchers_words(scene: Callab
 
 
 def test_a_launcher_that_is_silent_is_waited_for(scene: Callable[..., Scene]) -> None:
-    study = scene(silences=[False] * 20, trials=2)
+    study = scene(silences=[False] * 8, trials=2)
     study.run()
     study.check()
     assert study.heard.notices == [f"{LAUNCHER} does not answer: its jobs are left as they are until it does"]
@@ -372,6 +374,21 @@ def test_it_goes_on_at_once_with_a_run_that_ended_for_no_fault_of_its_trial(scen
     study.check()
     assert sleeps == []
     assert sum(study.launcher.batches) == 4
+
+
+def test_a_slot_that_is_free_gets_what_stands_ready(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler is asked while all slots are taken; at the start, and at the end, there is nothing to ask ahead."""
+    made, took = [], []
+    make, take = StudyAhead.add, StudyStorage.create_ready
+    monkeypatch.setattr(StudyAhead, "add", lambda self, ready, before: made.append(ready) or make(self, ready, before))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(StudyStorage, "create_ready", lambda self, ready: took.append(ready) or take(self, ready))  # type: ignore[func-returns-value]
+    first = scene(trials=6)
+    first.run()
+    first.check()
+    assert [ready.trial.number for ready in took] == [2, 3, 4, 5]
+    assert took == made
 
 
 def test_it_sleeps_while_there_is_nothing_to_do(scene: Callable[..., Scene]) -> None:
@@ -525,7 +542,7 @@ def test_whatever_happens_each_trial_is_told_once(
             with patch.context() as dies:
                 for name in ("write", "create"):
                     dies.setattr(records, name, dying(getattr(records, name)))
-                for name in ("tell", "create"):
+                for name in ("tell", "create", "create_ready"):
                     dies.setattr(StudyStorage, name, dying(getattr(StudyStorage, name)))
                 with suppress(Dies):
                     study.run()

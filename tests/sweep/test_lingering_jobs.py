@@ -91,7 +91,7 @@ def test_who_has_no_job_that_can_be_asked_about_is_not_waited_for(job: JobRef | 
     leaving = LingeringJobs({"slurm": Staying(1e9)}, GRACE, lambda message: None)
     leaving.add(job, 3, 0.0)
     assert not leaving
-    assert leaving.launchers() == set()
+    assert leaving.due() == {}
 
 
 # ---------------------------------------------------------------- on Slurm

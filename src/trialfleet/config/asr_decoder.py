@@ -23,7 +23,7 @@ class AudioEncoder:
     layers: Count  # blocks of attention and feed-forward
     heads: Count  # of width / heads each
     hidden: Count  # of the feed-forward part
-    # frames look at the silence behind a recording, up to its bucket's end, as Whisper's weights are used to; false: not
+    # frames look at the silence behind a recording, as Whisper's weights are used to; false: at the recording alone
     hears_silence: bool
 
     def problems(self) -> list[str]:

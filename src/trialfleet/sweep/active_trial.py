@@ -302,6 +302,12 @@ class ActiveTrial:
         return [claim.label for claim in self.dir.claims_of(self.record.identity)]
 
     @property
+    def run(self) -> str:
+        """The label of the run of its present attempt that the last look found; empty if there was none."""
+        newest = self._claims[-1] if self._claims else None
+        return newest.label if newest is not None and newest.attempt == self.record.attempt else ""
+
+    @property
     def seen_on(self) -> str:
         """Where the last look found its newest run; empty before the first. Asks no files."""
         return self._claims[-1].node if self._claims else ""

@@ -76,8 +76,11 @@ class Dispatch:
             self._pause_reason = reason
             self.notice(reason)
 
-    def submit_queued(self) -> bool:
+    def submit_queued(self, answers: bool = True) -> bool:
         """Start what is due: in workers that wait, the others as one array where several start at once.
+
+        Args:
+            answers: whether the launcher does. If not it gets no new jobs; workers that wait need it for nothing.
 
         Returns:
             whether there are new jobs.
@@ -92,7 +95,7 @@ class Dispatch:
         self._refuse_too_large()
         self._give_to_workers()
         submitted = False
-        while not self.paused() and self._due():
+        while answers and not self.paused() and self._due():
             batch = self._next_batch()
             self.queue = [trial for trial in self.queue if trial not in batch]
             try:

@@ -232,7 +232,7 @@ class Driver:
         The order is important. What an earlier turn left half done is put right before anything is written. The
         launchers are asked before the files are read: of a job that is over all files are there. Trials are looked at
         before new ones are asked for, so that the sampler knows of every result. What is written to the study is
-        synced once, before the first file that relies on it.
+        synced once, before the first file that relies on it. The sampler is asked ahead when all else is done.
         """
         self.store.check_lease()
         self._outages.check_room()
@@ -257,6 +257,7 @@ class Driver:
         self._submit()
         self._workers.close_all_but(min(self._free_slots(), self._wanted()))
         self.store.sync()
+        self._ask_ahead()
         self._outages.over()
 
     def _look_at_trials(self) -> None:
@@ -344,21 +345,19 @@ class Driver:
 
     def _ask_launchers(self) -> bool:
         """Whether it was time to ask the launchers for all jobs."""
-        others = self._lingering.launchers() | {job.launcher for _, job in self.ended_jobs}
-        trials = self.active_trials.values()
-        return self._polling.ask(self.clock.now(), trials, others, others_end=bool(self._lingering))
+        others = self._lingering.due() | {job.launcher: 0.0 for _, job in self.ended_jobs}
+        nothing_else = not (self.active_trials or self._untracked or self._workers or self._wanted())
+        return self._polling.ask(self.clock.now(), self.active_trials.values(), others, nothing_else)
 
     def _look_at(self, trial: ActiveTrial) -> None:
         if trial in self._dispatch.queue:
             return
-        before = trial.phase
         seen = trial.see(self.fleets)
         trial.adopt()
-        if trial.phase is not before:
-            self._polling.moved()
         if trial.phase is not JobState.PENDING:
             self._reports.take_in(trial)
         now = self.clock.now()
+        self._polling.look(trial, now)
         trial.pass_time(now)
         trial.rest(now, self.settings.watch.files, self.settings.watch.max_files)
         seen = replace(seen, memory=self._memory.judged(trial), forgiven=self._file_system.forgiven(trial, now))
@@ -398,7 +397,6 @@ class Driver:
                 self._ends.cancel_jobs([trial])
 
     def _submit_again(self, trial: ActiveTrial, reason: str) -> None:
-        self._polling.moved()
         self._workers.ended(trial.number, self.clock.now())  # one that lives on has lost this trial's result
         trial.wake()
         self.observers.retried(trial, reason)
@@ -437,7 +435,7 @@ class Driver:
         if self.wakes is not None:
             self.wakes.forget(trial.dir.path)
         self._went_on = True
-        self._polling.moved()
+        self._polling.ended(trial, self.clock.now())
         self._stop_rules.trial_ended(finished, self.n_trials)
         self._retries.ended(trial, node)
         drop_checkpoints(trial.dir, but_of=[result.run] if result.run else [])
@@ -485,16 +483,17 @@ class Driver:
             self._dispatch.queue.append(trial)
             self._follow(trial)
 
+    def _ask_ahead(self) -> None:
+        """While all slots are taken, have the next proposals ready."""
+        if self._free_slots() <= 0 and not self.fleet.blocks:
+            self.proposer.make_ready(self._wanted())
+
     def _submit(self) -> None:
-        if self._dispatch.launcher in self._polling.silent:
-            return
         self.store.sync()  # the parameters of what begins now: a first attempt's trial.json is not synced
         try:
-            submitted = self._dispatch.submit_queued()
+            submitted = self._dispatch.submit_queued(self._dispatch.launcher not in self._polling.silent)
         except Interrupted as interruption:
             self.request_stop(str(interruption), Jobs.LEAVE)
             return
         self._reports.raise_error()
-        if submitted:
-            self._went_on = True
-            self._polling.soon()
+        self._went_on |= submitted

@@ -41,9 +41,12 @@ class LingeringJobs:
     def __bool__(self) -> bool:
         return bool(self._jobs)
 
-    def launchers(self) -> set[str]:
-        """The launchers that are to be asked about these jobs."""
-        return {job.ref.launcher for job in self._jobs}
+    def due(self) -> dict[str, float]:
+        """The launchers that are to be asked about these jobs, and when."""
+        return {
+            name: min(job.cancel_at for job in self._jobs if job.ref.launcher == name)
+            for name in {job.ref.launcher for job in self._jobs}
+        }
 
     def add(self, job: JobRef | None, number: int, now: float) -> None:
         """The trial has ended: its job has the grace from now on. None lingers that was over when it was submitted."""

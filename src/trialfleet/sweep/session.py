@@ -21,6 +21,7 @@ from trialfleet.sweep import worker_terms
 from trialfleet.sweep.clock import Clock
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.fleets import code_snapshot
+from trialfleet.sweep.fleets.base import Fleet
 from trialfleet.sweep.fleets.code_version import code_version
 from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, parameters
 from trialfleet.sweep.fleets.payload import keep_task, write_payload
@@ -34,6 +35,7 @@ from trialfleet.sweep.plan import Plan, Request, check, checked_again
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Stopping
 from trialfleet.sweep.study import command, constraints, study_record
+from trialfleet.sweep.study.ahead import Rule
 from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.command import Command
 from trialfleet.sweep.study.databases import storage_failure, storage_is_transient
@@ -267,6 +269,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
             folder,
             plan.settings.custom_search_space,
             plan.request.config,
+            _rule(plan, fleet),
         ),
         pruner=plan.pruner,
         settings=plan.settings,
@@ -361,6 +364,13 @@ def _signature(request: Request, overrides: Sequence[str]) -> str | None:
         return told(request.trial_config(overrides))
     except Exception:  # noqa: BLE001  # the trial itself meets it, and says so
         return None
+
+
+def _rule(plan: Plan, fleet: Fleet) -> Rule:
+    """When the sampler is asked ahead. A study of a single slot goes step by step: its sampler knows every result."""
+    ahead = plan.settings.ahead
+    slots = min(plan.settings.n_jobs, fleet.limit)
+    return Rule(ahead.proposals, ahead.unseen if slots > 1 else 0)
 
 
 def _keep_task(plan: Plan, record: StudyRecord, blocks: bool) -> None:

@@ -45,6 +45,14 @@ class Watch:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class AheadSettings:
+    """How many proposals stand ready before a slot is free, and how many results they may not know of."""
+
+    proposals: Annotated[int, Ge(0)]
+    unseen: Annotated[int, Ge(0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class WorkerSettings:
     """How many trials a job runs in one process, and when it is replaced; `idle` in seconds."""
 
@@ -126,6 +134,7 @@ class Settings:
     keep_checkpoints: Annotated[int, Ge(0)] | None
     budget: Budget
     watch: Watch
+    ahead: AheadSettings
     worker: WorkerSettings
     lease: LeaseSettings
     on_best: str | None

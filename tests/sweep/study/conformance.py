@@ -12,6 +12,7 @@ from trialfleet.errors import UserError
 from trialfleet.sweep.study.progress import FAILURE
 from trialfleet.sweep.study.projection import told
 from trialfleet.sweep.study.storage import OWNER, StudyStorage, Told, values_when_pruned
+from trialfleet.sweep.study.study_ahead import Ready, StudyAhead, not_yet
 from trialfleet.trial import metrics
 from trialfleet.trial.result import Result, TrialState
 
@@ -166,6 +167,23 @@ class StorageConformance:
         for name in ("state", "values", "params", "user_attrs", "system_attrs", "intermediate_values", "constraints"):
             assert getattr(found, name) == getattr(trial, name)
         assert found.distributions == trial.distributions
+
+    def test_a_proposal_that_was_ready_comes_into_the_study_whole(self, storage: NewStorage) -> None:
+        """As trials do that the sampler is asked for then; and what the sampler noted of the study with it."""
+        store = opened(storage)
+        store.create("uid")
+        ready = Ready(not_yet(1, {OWNER: "uid"}), optuna.samplers.RandomSampler(), results=0)
+        trial = StudyAhead(store.study).add(ready, [])
+        chosen = {"x": trial.suggest_float("x", 0, 1), "kind": trial.suggest_categorical("kind", ["a", "b"])}
+        trial.storage.set_trial_system_attr(trial._trial_id, "of the trial", [1, 2])
+        trial.storage.set_study_system_attr(trial.study._study_id, "of the study", 5)
+        assert len(store.trials()) == 1
+        assert store.frozen(store.create_ready(ready)).number == 1
+        found = opened(storage).trials()[1]
+        assert (found.state, found.params, found.user_attrs) == (State.RUNNING, chosen, {OWNER: "uid"})
+        assert found.system_attrs == {"of the trial": [1, 2]}
+        assert set(found.distributions) == {"x", "kind"}
+        assert opened(storage).storage.get_study_system_attrs(store.study._study_id)["of the study"] == 5
 
     def test_a_number_that_comes_next_is_told_before_it_is_taken(self, storage: NewStorage) -> None:
         store = opened(storage)

@@ -184,6 +184,10 @@ def test_what_is_behind_a_recording_changes_nothing(recordings):
     np.testing.assert_allclose(logs[0], logs[1], atol=1e-4, rtol=0)
     np.testing.assert_allclose(*spelled, rtol=1e-5)
     assert np.all(np.asarray(logs[0])[np.asarray(batch["tokens"]) == PAD] == 0)
+    heard = config(recordings, "model.encoder.hears_silence=true")
+    silent = speech.told(heard.model, params, batch["features"], batch["frames"])
+    assert np.abs(silent.frames - told.frames).max() > 1e-3
+    assert np.array_equal(silent.there, told.there)
 
 
 GOLDEN = Path(__file__).parent / "golden" / "whisper"

@@ -50,12 +50,14 @@ class Fleet(ABC):
 
     Attributes:
         limit: jobs in flight at most.
+        at_hand: whether to ask for the state of jobs costs nobody anything: they are processes of this machine.
         blocks: whether jobs are over when `submit` returns, so that nothing is to be waited for after it.
         notice: tells the user something; the driver sets it.
         reported: of a trial that runs in the driver's own process: it has reported something; the driver sets it.
     """
 
     limit: int
+    at_hand: bool = False
     blocks: bool = False
     notice: Callable[[str], None] = staticmethod(_unheard)
     reported: Callable[[int], None] = staticmethod(_unheard_report)

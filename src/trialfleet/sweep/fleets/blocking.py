@@ -42,6 +42,7 @@ class BlockingFleet(Fleet):
     """
 
     limit = sys.maxsize
+    at_hand = True
     blocks = True
 
     def __init__(self, launcher: Launcher | None) -> None:

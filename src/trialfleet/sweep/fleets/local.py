@@ -36,6 +36,7 @@ class LocalFleet(Fleet):
     """
 
     limit = sys.maxsize
+    at_hand = True
 
     def __init__(self, params: Mapping[str, Any] | None, environment: Mapping[str, str]) -> None:
         self._params = params

@@ -28,6 +28,7 @@ _NO_NODE = "ReqNodeNotAvail"  # Slurm's reason of a job for which no node is lef
 PROMPT_SECONDS = 1.0  # how long a look waits for squeue; what comes later is for the next look
 RUNAWAY_SECONDS = 300.0  # how long a job that only accounting takes for alive is waited for
 ACCOUNTING_PAUSE = 60.0  # seconds after which sacct, which did not answer, is asked again
+UNWANTED_SECONDS = 200.0  # after which a job that nobody has asked for is followed no longer: its trial has ended
 STRANGE_LINES = 10  # lines shown of what a site's commands print besides: a banner with the time in it never ends
 STRANGE_LETTERS = 200  # of each of them
 
@@ -86,7 +87,7 @@ class SlurmFleet(Fleet):
         self._ends: dict[str, str] = {}  # the state in which each job ended, as last heard
         self._over_since: dict[str, float] = {}
         self._absent: dict[str, int] = {}
-        self._followed: set[str] = set()
+        self._followed: dict[str, float] = {}  # when each was last asked for
         self._cancelled_by_us: set[str] = set()
         self._cancelled_before: set[str] = set()
         self._accounted: dict[str, float] = {}
@@ -181,6 +182,7 @@ class SlurmFleet(Fleet):
         self._update_waiting()
         if answer.whole:
             self._seen_whole = True
+            self._forget_unwanted()
             self._ask_accounting()
             self._count_absences()
         return answer.whole
@@ -198,6 +200,11 @@ class SlurmFleet(Fleet):
             else:
                 self._ends.pop(job, None)
                 self._over_since.pop(job, None)
+
+    def _forget_unwanted(self) -> None:
+        """Follow no longer whom nobody asks for: else accounting is asked about each job that squeue forgets."""
+        late = time.monotonic() - UNWANTED_SECONDS
+        self._followed = {job: asked for job, asked in self._followed.items() if asked >= late}
 
     def _count_absences(self) -> None:
         """A job is gone when two whole answers did not show it."""
@@ -217,9 +224,8 @@ class SlurmFleet(Fleet):
     def phase(self, job: JobRef) -> JobState:
         if self._rows is None:
             return JobState.UNKNOWN
-        if job.id not in self._followed:
-            # Counted from the next refresh on: a job is gone only when two calls did not show it.
-            self._followed.add(job.id)
+        # Counted from the next refresh on: a job is gone only when two calls did not show it.
+        self._followed[job.id] = time.monotonic()
         row = self._rows.get(job.id)
         if row is not None and row.state not in _ENDED:
             return JobState.PENDING if row.state in _PENDING else JobState.RUNNING

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, create_trial
 
 from trialfleet.compat.optuna import FIXED_PARAMS
 from trialfleet.errors import ShownError, UserError
+from trialfleet.sweep.study.ahead import Ahead, Rule
 from trialfleet.sweep.study.databases import storage_failure
 from trialfleet.sweep.study.samplers import SamplerFactory
 from trialfleet.sweep.study.search_space import Space, stored
@@ -52,6 +53,7 @@ class Proposer:
         folder: the study's, where trials have theirs.
         custom_space: dotted path of a function (config, trial) that suggests further parameters, or None.
         config: the sweep's config, which the custom space gets.
+        rule: when the sampler is asked ahead; never if None.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Proposer:
         folder: Path,
         custom_space: str | None,
         config: DictConfig,
+        rule: Rule | None = None,
     ) -> None:
         self._store = store
         self._uid = uid
@@ -77,6 +80,7 @@ class Proposer:
         self._untried: list[dict[str, Any]] | None = None  # of these; None until the study is asked
         self._custom = imported(custom_space)
         self._config = config
+        self._ahead = Ahead(rule or Rule(), store, uid, samplers, self._suggest)
 
     def known(self, params: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Parameters that a person asks to try, by the space's own names.
@@ -113,17 +117,30 @@ class Proposer:
         Returns:
             its storage id and what its trial.json is to say.
         """
-        self._refuse_taken(self._store.next_number())
+        number = self._store.next_number()
+        self._refuse_taken(number)
         if (asked := self._next_asked()) is not None:
             trial_id = self._store.create(self._uid, asked.params, asked.attributes)
             return trial_id, self.complete(trial_id)
         if self._untried is None:
             self._untried = untried(self._enqueued, self._store.trials())
+        if not self._untried and (ready := self._ahead.take(number)) is not None:
+            trial_id = self._store.create_ready(ready)
+            self._store.study.sampler = ready.sampler
+            return trial_id, self._record(trial_id)
         left, self._untried = self._untried, None  # a creation that fails may be there nevertheless: ask again then
         trial_id = self._store.create(self._uid, left[0] if left else None)
         given = left and self._store.frozen(trial_id).system_attrs.get(FIXED_PARAMS) == left[0]
         self._untried = left[1:] if given else left  # a trial that somebody enqueued with plain Optuna comes first
         return trial_id, self.complete(trial_id)
+
+    def make_ready(self, count: int) -> None:
+        """Ask the sampler ahead for as many trials as the rule says, `count` at most: no slot is free just now.
+
+        Points that people name come first, and need no sampler: none is asked while there are any.
+        """
+        if not self._asked and self._untried == []:
+            self._ahead.make(count)
 
     def _refuse_taken(self, number: int) -> None:
         """A number whose folder holds a trial already is never asked for: its result is not the new trial's.
@@ -146,10 +163,16 @@ class Proposer:
         """
         number = self._store.frozen(trial_id).number
         self._store.study.sampler = self._samplers(number)
-        trial = self._store.trial(trial_id)
+        self._suggest(self._store.trial(trial_id))
+        return self._record(trial_id)
+
+    def _suggest(self, trial: Trial) -> None:
         for name, distribution in self._space.distributions.items():
             suggest(trial, name, distribution)
         self._suggest_more(trial)
+
+    def _record(self, trial_id: int) -> TrialRecord:
+        """What trial.json says of a trial that has its parameters."""
         frozen = self._store.frozen(trial_id)
         params = dict(frozen.params)
         clash = params.keys() & self._space.fixed.keys()
@@ -161,7 +184,7 @@ class Proposer:
         keys = secrets.addresses(self._config)
         overrides = [secrets.masked_override(text, keys) for text in self._space.overrides(params)]
         texts = distribution_texts(frozen.distributions)
-        return TrialRecord(number, overrides, params, texts, self._uid, **marks_of(frozen))
+        return TrialRecord(frozen.number, overrides, params, texts, self._uid, **marks_of(frozen))
 
     def _suggest_more(self, trial: Trial) -> None:
         """Let the user's own function suggest parameters.

@@ -34,9 +34,13 @@ class SamplerFactory:
         config: the node `hydra.sweeper.sampler`, or a sampler that was built already.
         space: the search space; the grid sampler enumerates it.
         seed: the study's seed, used where the config gives none.
+
+    Attributes:
+        shared: whether all trials have one sampler, which remembers what it was asked.
     """
 
     def __init__(self, config: Any, space: Space, seed: int) -> None:
+        self.shared = isinstance(config, BaseSampler)
         self._build = _builder(config)
         target = self._build.func
         _check_kinds("hydra.sweeper.sampler", self._build)

@@ -34,6 +34,7 @@ from trialfleet.sweep.study.fencing import TOKEN, Fence, database_of
 from trialfleet.sweep.study.journal import OwnJournal, open_journal
 from trialfleet.sweep.study.judged import JudgedStudy
 from trialfleet.sweep.study.progress import FAILURE
+from trialfleet.sweep.study.study_ahead import Ready
 from trialfleet.sweep.study.trusted import trusted
 from trialfleet.trial import secrets
 
@@ -112,6 +113,7 @@ class StudyStorage:
     Attributes:
         study: Optuna's.
         judged: the same, for pruners.
+        results: that this driver has told.
 
     Args:
         lease_check: raises if this driver may not write any more; called before each write.
@@ -140,6 +142,7 @@ class StudyStorage:
         self._notice = notice or logging.getLogger(__name__).warning
         self._steps = _steps_of(storage)
         self._told_of_steps = False
+        self.results = 0
         if name in {study.study_name for study in storage.get_all_studies()}:
             self.study = optuna.load_study(study_name=name, storage=storage)
         else:
@@ -245,6 +248,27 @@ class StudyStorage:
         template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=marks, system_attrs=system)
         return self.storage.create_new_trial(study_id(self.study), template_trial=template)
 
+    def create_ready(self, ready: Ready) -> int:
+        """The trial of a proposal that was made ahead, RUNNING and whole from its first moment on; its storage id.
+
+        What its sampler noted of the study is stored first: if this is cut off in between, a point of a sequence may be
+        left out, and none is used twice.
+        """
+        self._lease_check()
+        known = self.storage.get_study_system_attrs(study_id(self.study))
+        for key, value in ready.study_attrs.items():
+            if key not in known or known[key] != value:
+                self.storage.set_study_system_attr(study_id(self.study), key, value)
+        one = ready.trial
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=one.params,
+            distributions=one.distributions,
+            user_attrs=one.user_attrs,
+            system_attrs=one.system_attrs,
+        )
+        return self.storage.create_new_trial(study_id(self.study), template_trial=template)
+
     def next_number(self) -> int:
         """The number that the next trial of `create` gets."""
         trials = self.trials()
@@ -318,6 +342,7 @@ class StudyStorage:
             if "Study.stop" not in str(error):  # the grid sampler's way to end an optimize(); the trial is told
                 raise
         finally:
+            self.results += 1
             self.judged.forget()
 
 
