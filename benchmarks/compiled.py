@@ -36,6 +36,7 @@ MODEL = (
     "model.head_dim=64",
     "model.hidden=2048",
     "model.layers=6",
+    "model.scan_layers=true",
     "training.global_batch=64",
     "runtime.compilation_cache=null",
 )

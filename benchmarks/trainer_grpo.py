@@ -47,7 +47,10 @@ COMMON = (
     "training.checkpoints.at_end=false",
     "training.checkpoints.keep_best=0",
 )
-LARGER = ("width=256", "layers=6", "heads=4", "kv_heads=2", "head_dim=64", "hidden=1024", "global_every=3")
+LARGER = (
+    *("width=256", "layers=6", "heads=4", "kv_heads=2", "head_dim=64", "hidden=1024", "global_every=3"),
+    "scan_layers=true",
+)
 
 
 Seconds = tuple[float, float]  # by the wall's clock and by the processor's
@@ -65,7 +68,9 @@ class Size(NamedTuple):
 
 MODELS = {
     "gemma3_tiny": Size((), 8, 2, 8),
-    "width 256, 6 layers": Size((*(f"model.{word}" for word in LARGER), "training.global_batch=4"), 3, 1, 4),
+    "width 256, 6 layers": Size(
+        (*(f"model.{word}" for word in LARGER), "training.global_batch=4", "training.remat=dots"), 3, 1, 4
+    ),
 }
 
 

@@ -86,9 +86,9 @@ class Peer:
 
         config, leaves = ours.config, ours.setup.program.layout.leaves
         self._layers = config.model.encoder.layers, config.model.decoder.layers
-        shape = plain.Shape(
-            config.model.projector.stack, config.model.decoder.global_rope_base, config.model.decoder.norm_epsilon
-        )
+        model = config.model
+        silence, decoder = model.encoder.hears_silence, model.decoder
+        shape = plain.Shape(model.projector.stack, silence, decoder.global_rope_base, decoder.norm_epsilon)
         self.encoder = jax.tree.map(jnp.copy, unstacked(ours.frozen["encoder"], self._layers[0]))
         self.weights = jax.tree.map(jnp.copy, self.of(ours.state.params))
         decays = self.of(_tree({path: leaf.decays for path, leaf in leaves.items()}), stacked=False)

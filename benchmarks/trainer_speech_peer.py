@@ -18,6 +18,7 @@ class Shape(NamedTuple):
     """What the weights do not say."""
 
     stack: int
+    hears_silence: bool
     rope_base: float
     epsilon: float  # of the decoder's norms
 
@@ -77,7 +78,8 @@ def told(shape: Shape, encoder: Tree, own: Tree, features: jax.Array, frames: ja
     """What the decoder reads of recordings, between two marks, and where there is something."""
     count = (features.shape[1] + 1) // 2
     valid = (jnp.arange(count) < (frames[:, None] + 1) // 2).astype(jnp.float32)
-    heard = encode(encoder, features, valid) * valid[..., None]
+    seen = jnp.ones_like(valid) if shape.hears_silence else valid
+    heard = encode(encoder, features, seen) * valid[..., None]
     padding = -count % shape.stack
     stacked = jnp.pad(heard, ((0, 0), (0, padding), (0, 0)))
     stacked = stacked.reshape(len(heard), -1, shape.stack * heard.shape[2])

@@ -43,10 +43,10 @@ def test_the_default_study_learns_to_hear(here: Path, run: Run, monkeypatch: pyt
 
 
 def test_mvfoul_learns_to_see(here: Path, run: Run) -> None:
-    """Much better than chance in the mean over classes: 1 in 4 severities, 1 in 8 actions."""
+    """Better in the mean over classes than a linear classifier of pooled pixels, which reaches .69 and .66."""
     seen = train(run, here / "mvfoul", "workload=mvfoul")
-    assert max(seen["val/sev_balanced_acc"]) > 0.45
-    assert max(seen["val/action_balanced_acc"]) > 0.5
+    assert max(seen["val/sev_balanced_acc"]) > 0.69
+    assert max(seen["val/action_balanced_acc"]) > 0.7
 
 
 def test_grpo_raises_the_rewards_of_a_base_that_knows_the_format(here: Path, run: Run) -> None:

@@ -35,6 +35,8 @@ def test_the_defaults_are_a_config():
         ("optimizer.learning_rate=fast", "optimizer.learning_rate: must be a number, got 'fast'"),
         ("optimizer.learning_rate='1e-3'", "optimizer.learning_rate: must be a number, got '1e-3'"),
         ("optimizer.learning_rate=null", "optimizer.learning_rate: must be a number, got null"),
+        ("optimizer.learning_rate=inf", "optimizer.learning_rate: must be a finite number, got inf"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate: must be a finite number, got nan"),
         ("training.max_steps=10.5", "training.max_steps: must be a whole number, got 10.5"),
         ("training.evaluate_test=maybe", "training.evaluate_test: must be true or false, got 'maybe'"),
         ("optimizer.beta1=1.5", "optimizer.beta1: input should be less than 1, got 1.5"),

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 
 from benchmarks import report as benchmark
 from benchmarks import simulated_study
 from benchmarks.simulated_study import METRIC, Shape
 from tests.tracking.folders import Folder
-from trialfleet.review.report import parameter_figures, progress_figures, slot_figures, writing
+from trialfleet.review.report import canvas, parameter_figures, pictures, progress_figures, slot_figures, writing
 from trialfleet.review.report.axes import OTHERS, category, cut, metric_axis, parameter_axis, plain
 from trialfleet.review.report.runs import LOST, slots
 from trialfleet.review.report.summaries import bands, counts
@@ -283,7 +284,7 @@ def test_while_a_driver_runs(tmp_path: Path) -> None:
     lease.release()
 
 
-def test_parameters_and_values_of_every_kind(tmp_path: Path) -> None:
+def test_parameters_and_values_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = made(tmp_path / "study", ["maximize"])
     values = [1.0, float("inf"), -1e30, 2.0, 3.0, 1.5, 2.5, 1.2]
     for number, value in enumerate(values):
@@ -292,7 +293,9 @@ def test_parameters_and_values_of_every_kind(tmp_path: Path) -> None:
         trial = Folder(study.folder, number, params)
         trial.run((1, {"m0": float("nan")}), (2, {"m0": float("inf") if number % 3 else value}))
         trial.end(value, run="1.0")
-    page = writing.report(load(study.folder))
+    page = writing.report(load(study.folder), parts=tmp_path)
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "figures" / "7-parameters.png").exists()
     figures = checked(page)
     history = figures["history"]
     assert any("beyond the picture" in part for part in re.findall(r"<figcaption>(.*?)</figcaption>", page))
@@ -301,7 +304,7 @@ def test_parameters_and_values_of_every_kind(tmp_path: Path) -> None:
     assert len({*ticks}) == len(ticks) == 6
 
 
-def test_whatever_is_written_in_names_stays_text(tmp_path: Path) -> None:
+def test_whatever_is_written_in_names_stays_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = Command(f"python {HOSTILE}", 3, 1, [HOSTILE], ["minimize"], reports=HOSTILE, fixed=[HOSTILE])
     study = made(tmp_path / "study", told=told, name=HOSTILE)
     record = study_record.read(study.folder / "study.yaml")
@@ -314,7 +317,10 @@ def test_whatever_is_written_in_names_stays_text(tmp_path: Path) -> None:
         run = trial.run((1, {HOSTILE: 1.0 + number}), (2, {HOSTILE: 1.0}))
         (run / "log").write_text(f"{HOSTILE}\npostgresql://me:secret@host/db\n")
         trial.end(float(number), state=state, error=f"E: {HOSTILE}" if state == "FAIL" else None, run="1.0")
-    for page in (writing.report(load(study.folder)), writing.comparison([load(study.folder)] * 2)):
+    reported = writing.report(load(study.folder), parts=tmp_path)
+    assert capsys.readouterr().err == ""
+    assert len(list((tmp_path / "figures").glob("3-curves-script_script_alert*.png"))) == 1
+    for page in (reported, writing.comparison([load(study.folder)] * 2)):
         checked(page)
         words = Words(page)
         assert HOSTILE in words.text
@@ -410,6 +416,53 @@ def test_the_command_writes_a_report(place: Path, ask: Ask) -> None:
     assert [one["name"] for one in figures["race"]["data"]] == ["wide", "other"]
     assert "seed (not there) 7" in Words(both).text
     assert "did you mean 'wide'?" in ask("report", "wied")[1]
+    assert ask("report", "wide", "--parts", "parts") == (0, f"{target}\n")
+    assert {path.name for path in (place / "parts").iterdir()} == {"figures", "trials.csv"}
+    assert "several studies have one page alone" in ask("report", "wide", "other", "--parts", "parts")[1]
+    (place / "taken").write_text("")
+    assert "--parts" in ask("report", "wide", "--parts", "taken")[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("small", ["2-history", "3-curves-val_loss", "4-importance", "5-parallel", "6-map", "7-parameters"]),
+        ("large", ["2-history", "3-curves-val_loss", "4-importance", "5-parallel", "6-map", "7-parameters"]),
+        ("two", ["1-pareto-front", "2-history", "3-curves-val_loss", "4-importance", "5-parallel",
+                 "6-map-model_megabytes", "6-map-val_loss", "7-parameters-model_megabytes", "7-parameters-val_loss"]),
+    ],
+)  # fmt: skip
+def test_its_figures_are_pictures_too(
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, names: list[str]
+) -> None:
+    """Small ones, that say of which study they are; an older one that the study has no more is gone."""
+    older, other = tmp_path / "figures" / "1-of-before.png", tmp_path / "figures" / "mine.png"
+    older.parent.mkdir()
+    older.write_bytes(b"")
+    other.write_bytes(b"")
+    study = load(simulated / kind)
+    writing.report(study, parts=tmp_path)
+    found = sorted((tmp_path / "figures").glob("*"))
+    assert [path.name for path in found] == [*(f"{name}.png" for name in [*names, "8-places", "9-hours"]), "mine.png"]
+    for path in found[:-1]:
+        with Image.open(path) as image:
+            assert image.width == pictures.WIDTH
+            assert len(set(image.convert("L").tobytes())) > 20
+        assert path.stat().st_size < 500_000
+    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + len(study.rows)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_picture_that_cannot_be_drawn_is_left_out(
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(canvas, "_cells", refuse)
+    writing.report(load(simulated / "small"), parts=tmp_path)
+    assert "6-map" not in [path.stem for path in (tmp_path / "figures").glob("*")]
+    assert "6-map.png could not be drawn: ValueError: no such colour" in capsys.readouterr().err
 
 
 def test_studies_of_different_objectives_are_not_raced(simulated: Path, tmp_path: Path) -> None:

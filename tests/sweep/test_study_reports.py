@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import simulated_study
 from benchmarks.simulated_study import Shape
-from trialfleet.sweep.study_reports import NAME, StudyReports
+from trialfleet.sweep.study_reports import NAME, PARTS, StudyReports
 
 
 class Heard:
@@ -20,8 +20,12 @@ class Heard:
         self.made: list[Path] = []
         self.notices: list[str] = []
 
+    def heard(self, report: Path, *parts: Path) -> None:
+        assert parts == tuple(report.parent / name for name in PARTS)
+        self.made.append(report)
+
     def observer(self, folder: Path, least: float = 0.0, limit: float = 60.0) -> StudyReports:
-        return StudyReports(folder, least, self.made.append, self.notices.append, limit)
+        return StudyReports(folder, least, self.heard, self.notices.append, limit)
 
 
 def driver(n_trials: int, worked: float = 100.0) -> Any:

@@ -16,6 +16,7 @@ from trialfleet.tracking.destination import Destination, sidecars
 from trialfleet.tracking.exporter import Exporter
 from trialfleet.tracking.mlflow_runs import Runs
 from trialfleet.tracking.study_export import ExportedStudy
+from trialfleet.tracking.trial_snapshot import shown
 
 STUDY = ExportedStudy("digits", "5eed", {"val/wer": "minimize"}, {"a": "b"}, {"space.lr": "log"})
 FINISHED, RUNNING, ALL = [0, 1, 2], 3, {"0", "1", "2", "3"}
@@ -108,7 +109,11 @@ def check(target: Destination, expected: set[str]) -> None:
         assert [point.value for point in client.get_metric_history(run_id, "objective")] == [float(number)]
     assert parent.info.status == "FINISHED"
     assert parent.data.params == {"space.lr": "log"}
-    assert parent.data.tags["mlflow.note.content"] == "about the study"
+    links, text = parent.data.tags["mlflow.note.content"].split("\n\n")
+    assert text == "about the study"
+    own = f"#/experiments/{parent.info.experiment_id}/runs"
+    assert links.startswith(f"[trials, best first]({own}?")
+    assert links.endswith(f"· [trial 0 ★]({own}/{trials['0']})")
     experiment = client.get_experiment(parent.info.experiment_id)
     view = json.loads(json.loads(experiment.tags[views.tag_name(STUDY.uid)])["state"])
     assert parent.info.run_id in view["searchFilter"]
@@ -356,29 +361,60 @@ def test_a_study_that_an_earlier_version_began_goes_on_and_nothing_is_sent_twice
 def test_the_studys_report_is_its_runs_artifact(folder: Path, target: Destination) -> None:
     """Whenever it is another one, once, and by the next driver if this one did not come to it."""
     report, client = folder / "report.html", MlflowClient(f"sqlite:///{target.database}")
+    figure, table = folder / "figures" / "1-history.png", folder / "trials.csv"
+    figure.parent.mkdir()
+    figure.write_bytes(b"a picture")
+    parts = report, figure.parent, table, folder / "not there"
 
     def shown() -> str:
         run_id = runs(target, "trialfleet.kind")["study"]
-        assert [one.path for one in client.list_artifacts(run_id)] == ["report.html"]
+        here = [one.path for place in (None, "figures") for one in client.list_artifacts(run_id, place)]
+        assert here == ["figures", "report.html", "trials.csv", "figures/1-history.png"]
+        link = f"[report](#/experiments/1/runs/{run_id}/artifacts/report.html)"
+        assert link in client.get_run(run_id).data.tags["mlflow.note.content"]
         return Path(client.download_artifacts(run_id, "report.html", str(folder.parent))).read_text()
 
     owner = begun(folder, target)
+    table.write_text("number\n0\n")
     report.write_text("at a quarter")
-    owner.exporter.study_report(report)
+    owner.exporter.study_report(*parts)
     assert owner.exporter.flush(60)
     assert shown() == "at a quarter"
     sent = owner.exporter._export.delivered.study.report
     report.write_text("at the end, longer")
     owner.leave()
     owner = Owner(folder, target)
-    owner.exporter.study_report(report)
+    owner.exporter.study_report(*parts)
     owner.finish()
     owner.leave()
     assert shown() == "at the end, longer"
     assert owner.exporter._export.delivered.study.report != sent
     report.unlink()
     owner = Owner(folder, target, ended=True)
-    owner.exporter.study_report(report)  # somebody took it away
+    owner.exporter.study_report(*parts)  # somebody took it away
     owner.stop()
     owner.leave()
     assert (owner.exporter.problem(), shown()) == (None, "at the end, longer")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00123456789, "0.0012346"), (0.1, "0.1"), (0.30000000000000004, "0.3"), (131072.0, "131072.0"), (64, "64"),
+     (1.23456789e-7, "1.2346e-07"), (True, "True"), ("adam", "adam"), (123456.789, "1.2346e+05"), (5e-324, "5e-324")],
+)  # fmt: skip
+def test_floats_are_as_long_as_people_compare_them(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_a_front_is_a_chart_of_all_trials() -> None:
+    """Each further objective over the first, as the report has them; a study of one objective has none."""
+    page = views.Page("study", "uid", "1", "run", {"val/wer": "minimize", "size": "minimize", "speed": "maximize"})
+    state = json.loads(json.loads(views.view(page, ["lr"], 0))["state"])
+    charts = [chart for chart in state["compareRunCharts"] if chart["type"] == "SCATTER"]
+    seen = [(chart["xaxis"]["key"], chart["yaxis"]["key"]) for chart in charts]
+    assert seen == [("objective/val/wer", "objective/size"), ("objective/val/wer", "objective/speed")]
+    assert state["runsHiddenMode"] == "SHOW_ALL"
+    one = views.Page("study", "uid", "1", "run", {"val/wer": "minimize"})
+    state = json.loads(json.loads(views.view(one, ["lr"], 0))["state"])
+    assert "SCATTER" not in [chart["type"] for chart in state["compareRunCharts"]]
+    assert "runsHiddenMode" not in state

@@ -254,7 +254,13 @@ def test_scores_of_a_large_vocabulary_exist_in_parts(monkeypatch):
 @pytest.mark.slow
 def test_weights_that_are_gathered_at_each_token_are_never_all_there() -> None:
     """While completions are drawn with split weights: a device has one layer's at a time, or all if it is asked to."""
-    larger = ("model.width=512", "model.layers=8", "model.hidden=2048", "generation.unstack_weights=true")
+    larger = (
+        "model.width=512",
+        "model.layers=8",
+        "model.scan_layers=true",
+        "model.hidden=2048",
+        "generation.unstack_weights=true",
+    )
     own = ("generation.max_generation_steps=4", "training.global_batch=8", *MESHES["8 fsdp"])
     temporaries = {}
     for gathered in ("true", "false"):

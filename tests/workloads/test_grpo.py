@@ -17,7 +17,7 @@ from trialfleet.errors import UserError
 from trialfleet.training.data import total_steps
 from trialfleet.training.workload import Source
 from trialfleet.workloads.decoder import tokenizer
-from trialfleet.workloads.grpo import Grpo, GrpoBase, policy, problems, rewards, scores
+from trialfleet.workloads.grpo import Grpo, GrpoBase, gym, policy, problems, rewards, scores
 from trialfleet.workloads.grpo.tags import answered
 
 # ---- problems ---------------------------------------------------------------------------------------------
@@ -69,6 +69,27 @@ def test_a_task_of_reasoning_gym_shows_how_it_is_worked_out():
     symbolic, *_ = problems_of("train", *words, "dataset.task=gsm_symbolic")
     assert symbolic.answer in symbolic.reasoning  # what stands before the mark
     assert symbolic.question not in symbolic.reasoning
+
+
+def test_a_task_of_reasoning_gym_that_takes_few_problems_at_once_has_enough(monkeypatch):
+    """One makes all of them beforehand, for minutes where they were a million; one refuses so many."""
+    ladder = ("dataset.task=word_ladder", "dataset.options={min_word_length:3,max_word_length:3}")
+    assert len(problems_of("train", "dataset=reasoning_gym", "dataset.train_problems=4", *ladder)) == 4
+    whole = problems_of("train", "dataset=reasoning_gym", "dataset.train_problems=20")
+    monkeypatch.setattr(gym, "SIZE", 8)
+    several = problems_of("train", "dataset=reasoning_gym", "dataset.train_problems=20")
+    assert several[:5] == whole[:5]
+    assert len({one.question for one in several}) == 20
+
+
+def test_a_task_of_reasoning_gym_that_fails_is_named(monkeypatch):
+    class Broken:
+        def __getitem__(self, number: int) -> dict[str, str]:
+            raise IndexError("Cannot choose from an empty sequence")
+
+    monkeypatch.setattr(gym, "_dataset", lambda *_: Broken())
+    with pytest.raises(UserError, match=r"dataset.task: chain_sum failed to make a problem: IndexError: Cannot choose"):
+        problems_of("train", "dataset=reasoning_gym")
 
 
 @pytest.mark.parametrize(

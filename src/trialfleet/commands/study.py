@@ -137,6 +137,9 @@ def _add_seeing(subs: Subparsers) -> None:
     sub.add_argument(
         "--output", type=Path, metavar="FILE", help=f"instead of {REPORT} in the study's folder, or here for several"
     )
+    sub.add_argument(
+        "--parts", type=Path, metavar="FOLDER", help="its figures as PNG and its trials as CSV in this folder, too"
+    )
     sub.add_argument("--open", action="store_true", help="show it in a browser")
     # Of a driver that is about to leave: it is none that is at work.
     sub.add_argument("--ended", action="store_true", help=argparse.SUPPRESS)
@@ -252,10 +255,14 @@ def _report(arguments: argparse.Namespace) -> int | None:
     from trialfleet.review.report import writing  # NumPy takes its time
 
     studies = [find(name, arguments.dir) for name in arguments.studies]
+    if arguments.parts is not None and len(studies) > 1:
+        raise UserError("--parts: several studies have one page alone", "ask for the parts of each by itself")
     place = studies[0].folder if len(studies) == 1 else Path()
     path = (arguments.output or place / REPORT).absolute()
     writing.write(
-        writing.report(studies[0], driven=not arguments.ended) if len(studies) == 1 else writing.comparison(studies),
+        writing.report(studies[0], driven=not arguments.ended, parts=arguments.parts)
+        if len(studies) == 1
+        else writing.comparison(studies),
         path,
     )
     print(path)

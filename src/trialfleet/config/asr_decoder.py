@@ -23,6 +23,8 @@ class AudioEncoder:
     layers: Count  # blocks of attention and feed-forward
     heads: Count  # of width / heads each
     hidden: Count  # of the feed-forward part
+    # frames look at the silence behind a recording, as Whisper's weights are used to; false: at the recording alone
+    hears_silence: bool
 
     def problems(self) -> list[str]:
         """What contradicts itself, a line for each."""
@@ -74,6 +76,8 @@ class Recordings:
     max_eval_samples: Count | None  # the first so many of an evaluation; null: all
     buckets: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)]  # seconds; each compiles a program of its own
     normalized: bool  # texts are learned as Whisper's normaliser writes them: lower case, no punctuation
+    # in training a recording is heard at one of these, drawn each time; 1.1: a tenth faster, and higher
+    speeds: Annotated[tuple[Annotated[float, Ge(0.5), Le(2)], ...], MinLen(1)]
     time_masks: Annotated[int, Ge(0)]  # SpecAugment: stretches of time that are masked
     time_mask_frames: Count  # frames of 10 ms in each, at most
     band_masks: Annotated[int, Ge(0)]  # SpecAugment: stretches of bands that are masked

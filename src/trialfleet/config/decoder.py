@@ -34,6 +34,8 @@ class Decoder:
     vocab_size: Annotated[int, Ge(1)]  # tokens that there are, those that nothing stands for included
     width: Annotated[int, Ge(1)]  # of the residual stream
     layers: Annotated[int, Ge(1)]  # blocks of attention and feed-forward
+    # layers are compiled as one, in a loop; false: each by itself, which a CPU finishes sooner and a compiler later
+    scan_layers: bool
     heads: Annotated[int, Ge(1)]  # of the queries
     kv_heads: Annotated[int, Ge(1)]  # each shared by heads / kv_heads queries
     head_dim: Annotated[int, Ge(2)]  # width of a head

@@ -1,7 +1,6 @@
 """Schemas of the workloads `grpo` (reinforcement fine-tuning of a language model) and `grpo_base` (its base)."""
 
 import re
-from math import isfinite
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -165,14 +164,10 @@ class LanguageConfig(Config):
             problems.append(
                 f"generation.eos_tokens: {max(ends)} is no token, as model.vocab_size is {vocabulary}; take it out"
             )
-        for name, reward in self.rewards.items():
+        for name in self.rewards:
             if not _NAME.fullmatch(name) or name == "running":  # train/reward_running_mean is another mean
                 problems.append(
                     f"rewards.{name}: no metric can have this name; take letters, digits and _, not running"
-                )
-            if not isfinite(reward.weight):
-                problems.append(
-                    f"rewards.{name}.weight: must be a number, got {reward.weight}; ~rewards.{name} drops it"
                 )
         if not self.rewards:
             problems.append("rewards: there is none, so all completions are worth the same; rewards=default has four")

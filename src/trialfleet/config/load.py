@@ -152,6 +152,8 @@ def _line(problem: Any, plain: Mapping[str, Any], schema: type) -> str:
         return f"{key}: must be {wanted}, got {got}; choose another member: {location[0]}=NAME"
     if kind == "literal_error":
         return f"{key}: must be {limits['expected']}, got {got}"
+    if kind == "finite_number":
+        return f"{key}: must be a finite number, got {got}"
     if kind.endswith(("_type", "_parsing")) or kind == "int_from_float":
         return f"{key}: must be {_KINDS.get(kind.rsplit('_', 1)[0], problem['msg'])}, got {got}"
     return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {got}"

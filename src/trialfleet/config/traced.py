@@ -26,9 +26,9 @@ Traced = Annotated[T, Mark.TRACED]
 Gated = Annotated[T, Mark.GATED]
 Host = Annotated[T, Mark.HOST]
 
-# Every dataclass of the schema: unknown keys are refused, 1 may stand for 1.0 but not '1' for 1, and a
-# loaded config never changes. No field has a default: conf/ holds them all.
-STRICT = ConfigDict(extra="forbid", strict=True)
+# Every dataclass of the schema: unknown keys are refused, 1 may stand for 1.0 but not '1' for 1, nothing is infinite
+# (what it weighs would be no number), and a loaded config never changes. No field has a default: conf/ holds them all.
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

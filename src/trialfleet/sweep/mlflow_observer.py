@@ -9,6 +9,7 @@ from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.study.progress import Finished
 from trialfleet.tracking.exporter import Exporter, GoesOn
 from trialfleet.tracking.study_export import StudyState
+from trialfleet.tracking.trial_snapshot import shown
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result
 
@@ -45,9 +46,9 @@ class MlflowObserver:
         """The ids of the experiment and of the study's run in MLflow; None while it has none."""
         return self._exporter.study_run()
 
-    def report(self, path: Path) -> None:
-        """This is the study's report."""
-        self._exporter.study_report(path)
+    def report(self, *paths: Path) -> None:
+        """These are the files and folders of the study's report."""
+        self._exporter.study_report(*paths)
 
     def finish(self, state: StudyState, patience: float, goes_on: GoesOn = lambda _problem: True) -> bool:
         """The driver ends: wait until everything has arrived. False if `patience` seconds were not enough.
@@ -94,13 +95,14 @@ class MlflowObserver:
 
 
 def _summary(front: Sequence[Finished], metrics: Sequence[str], question: str, commands: Mapping[str, str]) -> str:
-    """Markdown for the top of the study's page."""
-    lines = [question, ""] if question else []
+    """Markdown for the top of the study's page, which shows a few lines of it: the answer, and then the question."""
+    lines = []
     for trial in front[:10]:
-        values = ", ".join(f"{name} = {value:.6g}" for name, value in zip(metrics, trial.values or (), strict=False))
+        values = ", ".join(f"{name} = {value:.5g}" for name, value in zip(metrics, trial.values or (), strict=False))
         lines += [f"**Best: trial {trial.number}** ({values})", "", "| parameter | value |", "|---|---|"]
-        lines += [f"| `{name}` | `{_cell(value)}` |" for name, value in trial.params.items()]
+        lines += [f"| `{name}` | `{_cell(shown(value))}` |" for name, value in trial.params.items()]
         lines.append("")
+    lines += [question, ""] if question else []
     for name, command in commands.items():
         lines += [f"{name} with:", "", f"    {command}", ""]
     return "\n".join(lines).rstrip()

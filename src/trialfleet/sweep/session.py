@@ -34,7 +34,7 @@ from trialfleet.sweep.opening import finish_fresh_start, open_study
 from trialfleet.sweep.plan import Plan, Request, check, checked_again
 from trialfleet.sweep.reconcile import Limits
 from trialfleet.sweep.stopping import Stopping
-from trialfleet.sweep.study import command, constraints
+from trialfleet.sweep.study import command, constraints, study_record
 from trialfleet.sweep.study.ahead import Rule
 from trialfleet.sweep.study.budget import Account
 from trialfleet.sweep.study.command import Command
@@ -43,6 +43,7 @@ from trialfleet.sweep.study.index import IndexWriter
 from trialfleet.sweep.study.lease import Lease, slurm_job_ended
 from trialfleet.sweep.study.progress import StudyProgress
 from trialfleet.sweep.study.proposer import Proposer
+from trialfleet.sweep.study.search_space import in_words
 from trialfleet.sweep.study.study_record import StudyRecord
 from trialfleet.sweep.study_curve import StudyCurve
 from trialfleet.sweep.study_folder import StudyFolder
@@ -299,6 +300,12 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     return driver, terminal, interrupts
 
 
+def _searched(plan: Plan) -> dict[str, str]:
+    """What is searched over, by parameter, in the words of a search space."""
+    written = {key: secrets.masked(text.partition("=")[2]) for key, text in plan.space.written.items()}
+    return {key: written.get(key) or in_words(kind) for key, kind in plan.space.distributions.items()}
+
+
 def _sampling(plan: Plan) -> dict[str, str]:
     """What has jobs sample what they use: nothing unless it is asked for, and there is an MLflow to show it."""
     tracking = plan.settings.tracking
@@ -430,7 +437,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
         {
             "objective": ",".join(plan.metrics),
             "direction": ",".join(plan.directions),
-            **{key: str(value) for key, value in record.identity.items() if key.startswith("space.")},
+            **{f"{study_record.SPACE}{key}": text for key, text in _searched(plan).items()},
         },
         {"trialfleet.folder": str(plan.folder.absolute())},
     )
@@ -448,7 +455,7 @@ def _to_mlflow(plan: Plan, record: StudyRecord, lease: Lease, stack: ExitStack, 
         "at a time:": plan.settings.n_jobs,
         "launcher": type(plan.request.launcher).__name__,
     }
-    space = {key: secrets.masked(text.partition("=")[2]) for key, text in plan.space.written.items()}
+    space = _searched(plan)
     aims = dict(zip(plan.metrics, plan.directions, strict=True))
     return MlflowObserver(
         exporter, plan.metrics, resume, question(plan.name, plan.folder.absolute(), aims, space, settings), commands

@@ -1,7 +1,8 @@
 """The study's report for MLflow: made anew at each quarter of the trials, and at the end.
 
-A process of its own makes it, with low priority and a limit of time. Whatever becomes of it, the study goes on: the
-driver waits for it at the end alone, and there a signal ends the wait.
+With it go its figures as pictures, and its trials as a table. A process of its own makes them, with low priority and a
+limit of time. Whatever becomes of it, the study goes on: the driver waits for it at the end alone, and there a signal
+ends the wait.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from trialfleet.sweep.driver import Driver
 
 NAME = "report.html"  # in the study's folder, and in MLflow
+PARTS = ("figures", "trials.csv")  # what belongs to it, and is written before it
 QUARTERS = 4
 LIMIT = 300.0  # seconds that the making may take
 LOOK = 0.1  # seconds between two looks whether it is made
@@ -37,7 +39,7 @@ class StudyReports:
     Args:
         folder: the study's.
         least: seconds that drivers must have worked on the study, and that must lie between two reports.
-        made: is told of the file, each time.
+        made: is told of the files and folders, each time: of the report itself at first.
         notice: tells the user what went wrong.
         limit: seconds that one may take.
     """
@@ -46,7 +48,7 @@ class StudyReports:
         self,
         folder: Path,
         least: float,
-        made: Callable[[Path], None],
+        made: Callable[..., None],
         notice: Callable[[str], None],
         limit: float = LIMIT,
     ) -> None:
@@ -58,8 +60,8 @@ class StudyReports:
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
-        if (path := folder / NAME).is_file():  # an earlier driver's, which may not have arrived
-            made(path)
+        if (folder / NAME).is_file():  # an earlier driver's, which may not have arrived
+            made(*self._files())
 
     def recovered(self, number: int, directory: TrialDir) -> None:
         self._ended += 1
@@ -131,14 +133,18 @@ class StudyReports:
         except Exception as error:  # noqa: BLE001  # a report is never the study's trouble
             said = f"{type(error).__name__}: {error}"
         if not said:
-            self._made(self._folder / NAME)
+            self._made(*self._files())
         elif not self._closed:
             self._notice(f"the report for MLflow could not be made: {said}; `trialfleet report` makes it at any time")
+
+    def _files(self) -> list[Path]:
+        return [self._folder / name for name in (NAME, *PARTS)]
 
     def _run(self, words: Sequence[str]) -> str:
         """What went wrong, in words; empty if all is well."""
         patient = ["nice", "-n", "10"] if shutil.which("nice") else []
         command = [*patient, sys.executable, "-m", "trialfleet.commands", "report", str(self._folder), *words]
+        command += ["--parts", str(self._folder)]
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             self._process = process

@@ -163,9 +163,10 @@ class Exporter:
         """The same text, while no trial is the best yet."""
         self._say(description=description)
 
-    def study_report(self, path: Path) -> None:
-        """This file is for people who look at the study's run; it is sent whenever it is another one."""
-        self._say(report=path)
+    def study_report(self, *paths: Path) -> None:
+        """These files and folders are for people who look at the study's run; they are sent whenever the first one,
+        which is written last, is another one."""
+        self._say(report=paths)
 
     def study_ended(self, state: StudyState) -> None:
         """The driver stops: the study is complete, was stopped before its end, or failed."""

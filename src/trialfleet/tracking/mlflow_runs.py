@@ -85,6 +85,7 @@ class Found:
     tags: dict[str, str]
     metrics: tuple[str, ...]  # their names
     start: int = 0  # milliseconds since 1970
+    params: tuple[str, ...] = ()  # their names
 
 
 class Runs:
@@ -332,7 +333,7 @@ def _untaken(name: str, taken: set[str]) -> str:
 
 def _found(run: "Run") -> Found:
     info, data = run.info, run.data
-    return Found(info.run_id, info.status, data.tags, tuple(data.metrics), info.start_time or 0)
+    return Found(info.run_id, info.status, data.tags, tuple(data.metrics), info.start_time or 0, tuple(data.params))
 
 
 def _client(uri: str) -> "MlflowClient":

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -87,14 +87,14 @@ class StudyStatus:
         description: the text at the top of the study's page in MLflow, in Markdown; None if that was not said yet.
         state: how the driver left the study; None while it works.
         ended_at: Unix seconds.
-        report: a file for people who look at the study's run; None if there is none.
+        report: files and folders for people who look at the study's run, the one that is written last at first.
     """
 
     best: Collection[int] | None = None
     description: str | None = None
     state: StudyState | None = None
     ended_at: float = 0.0
-    report: Path | None = None
+    report: Sequence[Path] = ()
 
 
 class StudyExport:
@@ -369,10 +369,10 @@ class StudyExport:
             self._reopen(runs, parent)
             complete = self._move_marks(runs)
             self._show(runs, parent)
+            complete &= self._files.send(runs, parent, self._status.report)
             if tags := self._new_tags():
                 runs.set_tags(parent, tags)
                 self.delivered.note_study(tags={**self.delivered.study.tags, **tags})
-            complete &= self._files.send(runs, parent, self._status.report)
             self._end(runs, parent)
         except Away:
             raise
@@ -385,8 +385,17 @@ class StudyExport:
         return complete
 
     def _new_tags(self) -> dict[str, str]:
-        text = self._status.description
+        text = self._described()
         return {} if text is None or text == self.delivered.study.tags.get(DESCRIPTION) else {DESCRIPTION: text}
+
+    def _described(self) -> str | None:
+        """The description below links to what MLflow has of the study; these need runs that are there."""
+        text, sent = self._status.description, self.delivered.study
+        if text is None or sent.experiment_id is None or sent.run_id is None:
+            return text
+        page = views.Page(self.study.name, self.study.uid, sent.experiment_id, sent.run_id, self.study.objectives)
+        best = {number: run_id for number in sorted(sent.best) if (run_id := self._run_id(number)) is not None}
+        return f"{views.link_line(page, bool(sent.columns), bool(sent.report), best)}\n\n{text}"
 
     def _reopen(self, runs: Runs, parent: str) -> None:
         """The study had ended, and there are trials again."""

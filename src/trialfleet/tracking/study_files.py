@@ -1,6 +1,6 @@
-"""What of a study's own folder goes to its run in MLflow: its report, and its curves."""
+"""What of a study's own folder goes to its run in MLflow: its report with all that belongs to it, and its curves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trialfleet.tracking import delivery_log
@@ -23,15 +23,16 @@ class StudyFiles:
         self._curves = curves
         self._complain = complain
 
-    def are_new(self, report: Path | None) -> bool:
+    def are_new(self, report: Sequence[Path]) -> bool:
         """Whether there is anything to send.
 
         Args:
-            report: the study's report; None if there is none.
+            report: the files and folders of the study's report, of which the first is written last; none if there is
+                no report.
         """
         return bool(self._new_report(report)) or self._new_points()
 
-    def send(self, runs: Runs, parent: str, report: Path | None) -> bool:
+    def send(self, runs: Runs, parent: str, report: Sequence[Path]) -> bool:
         """Send the report, and points of the curves.
 
         Returns:
@@ -40,27 +41,30 @@ class StudyFiles:
         self._send_report(runs, parent, report)
         return self._send_points(runs, parent)
 
-    def _new_report(self, report: Path | None) -> str:
+    def _new_report(self, report: Sequence[Path]) -> str:
         """What tells the report from the one that was sent; empty if that is the same."""
-        if report is None:
+        if not report:
             return ""
         try:
-            found = report.stat()
+            found = report[0].stat()
         except OSError:
             return ""
         mark = f"{found.st_mtime_ns} {found.st_size}"
         return mark if mark != self._delivered.study.report else ""
 
-    def _send_report(self, runs: Runs, parent: str, report: Path | None) -> None:
-        """It is a copy of what is in the study's folder: one that MLflow does not take is left out, and said."""
+    def _send_report(self, runs: Runs, parent: str, report: Sequence[Path]) -> None:
+        """It is a copy of what is in the study's folder: what of it MLflow does not take is left out, and said."""
         mark = self._new_report(report)
-        if not mark or report is None:
+        if not mark:
             return
-        try:
-            runs.upload(parent, report, None)
-        except (TrackingError, OSError) as error:
-            runs.is_active(parent)  # raises Away if the server as such is away, which says nothing of the upload
-            self._complain(f"{report} can not be stored as an artifact ({error})")
+        for path in report:
+            if not path.exists():
+                continue
+            try:
+                runs.upload(parent, path, path.name if path.is_dir() else None)
+            except (TrackingError, OSError) as error:
+                runs.is_active(parent)  # raises Away if the server as such is away, which says nothing of the upload
+                self._complain(f"{path} can not be stored as an artifact ({error})")
         self._delivered.note_study(report=mark)
 
     def _new_points(self) -> bool:

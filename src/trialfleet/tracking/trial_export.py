@@ -14,7 +14,7 @@ from pathlib import Path
 from trialfleet.tracking import delivery_log
 from trialfleet.tracking.dedup import Conflict, Dedup, Row, milliseconds, read_lines, read_range
 from trialfleet.tracking.delivery_log import DeliveryLog, Range, TrialDelivery
-from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError
+from trialfleet.tracking.mlflow_runs import MAX_METRICS, Found, Refused, Runs, TrackingError, param_name
 from trialfleet.tracking.trial_snapshot import CONFIG, LOG, Outcome, TrialSnapshot
 from trialfleet.tracking.views import objective_names
 from trialfleet.trial import records, secrets
@@ -180,7 +180,10 @@ class TrialExport:
             own |= {PARENT: place.parent} if place.parent else {}
             run_id = runs.create(place.experiment_id, milliseconds(at), name, {**tags, **own})  # 2. there is one
             self._tags = tags
-        self._try(runs, run_id, "parameters", lambda: runs.set_params(run_id, snapshot.params))
+        # What an adopted run has stands: an earlier version wrote all digits of it, and MLflow takes no other value.
+        there = () if found is None else found.params
+        new = {name: text for name, text in snapshot.params.items() if param_name(name) not in there}
+        self._try(runs, run_id, "parameters", lambda: runs.set_params(run_id, new))
         unlisted = found is not None and bool(found.metrics)
         self._delivered.note(delivery_log.created(self.number, run_id, at, self._doubtful, unlisted))  # 3. it is this
         return run_id

@@ -17,6 +17,9 @@ from trialfleet.trial.submission import TrialRecord
 CONFIG = "config.yaml"  # the artifact that is the run's composed config, unless the run has one of that name
 LOG = "log.txt"  # the same of what the run printed
 
+DIGITS = 5  # of a float that was sampled
+WHOLE = 1e9  # from which on whole floats are shortened, too
+
 
 class DatasetUsed(NamedTuple):
     """A set of data that a run used."""
@@ -53,7 +56,7 @@ class TrialSnapshot:
     """A trial at one moment.
 
     Attributes:
-        params: as text, which for floats is the exact repr.
+        params: as people read them: floats to five digits. The exact values are in the config, which is an artifact.
         tags: the attempt, the Slurm job id, where the seconds went.
         started_at: Unix seconds.
         runs: label of a run ("1.0") → its folder, oldest first.
@@ -89,7 +92,7 @@ def read_trial(study: Path, objectives: Sequence[str], number: int, ended: bool)
     runs = {claim.label: directory.run_dir(claim.label) for claim in directory.claims_of(record.identity)}
     claims = [claim for run in runs.values() if (claim := run / "claim").exists()]
     started_at = min(path.stat().st_mtime for path in claims or [directory.trial_json])
-    params = {name: str(value) for name, value in record.params.items()}
+    params = {name: shown(value) for name, value in record.params.items()}
     if not ended:
         return TrialSnapshot(params, _job_tags(record), started_at, runs)
     result = directory.result()
@@ -107,6 +110,13 @@ def read_trial(study: Path, objectives: Sequence[str], number: int, ended: bool)
     )
     seconds = {f"trialfleet.seconds.{part}": f"{value:.2f}" for part, value in result.seconds.items()}
     return TrialSnapshot(params, _job_tags(record) | seconds, started_at, runs, outcome)
+
+
+def shown(value: object) -> str:
+    """A parameter in a list of runs: of a float as many digits as people compare. Whole numbers keep all of theirs."""
+    if not isinstance(value, float) or (value.is_integer() and abs(value) < WHOLE):
+        return str(value)
+    return min(f"{value:.{DIGITS}g}", repr(value), key=len)
 
 
 def datasets_of(notes: Mapping[str, Any]) -> list[DatasetUsed]:

@@ -16,6 +16,7 @@ from trialfleet.tracking.dedup import metric_name
 from trialfleet.tracking.mlflow_runs import param_name
 
 MAX_COLUMNS = 12  # of parameters; a chart with more axes says nothing
+LINKED = 10  # of the best trials
 _TAG = "mlflow.sharedViewState."
 _SECTION = "study"
 
@@ -64,6 +65,22 @@ def links(base: str, page: Page, has_view: bool) -> dict[str, str]:
     }
 
 
+def link_line(page: Page, has_view: bool, has_report: bool, best: Mapping[int, str]) -> str:
+    """What there is to look at of a study, in a line of Markdown for its run's own page: links within that server.
+
+    Args:
+        best: the best trials by number, and their runs.
+    """
+    run = f"#/experiments/{page.experiment_id}/runs/{page.run_id}"
+    report = {"report": f"{run}/artifacts/report.html", "figures": f"{run}/artifacts/figures"} if has_report else {}
+    pages = {name: address for name, address in links("", page, has_view).items() if name != "summary"}
+    trials = {
+        f"trial {number} ★": f"#/experiments/{page.experiment_id}/runs/{run_id}"
+        for number, run_id in list(best.items())[:LINKED]
+    }
+    return " · ".join(f"[{name}]({address.lstrip('/')})" for name, address in {**report, **pages, **trials}.items())
+
+
 def objective_names(objectives: Mapping[str, object]) -> list[str]:
     """The objectives' names as MLflow's metrics: `objective`, or `objective/<metric>` if there are several."""
     if len(objectives) == 1:
@@ -92,7 +109,7 @@ def _state(page: Page, params: Sequence[str]) -> dict[str, Any]:
     results = objective_names(page.objectives) if page.objectives else []
     tags = ["trialfleet.state", "trialfleet.attempt", "trialfleet.job_id"]
     columns = [f"metrics.`{name}`" for name in results] + [f"params.`{name}`" for name in params]
-    section = {"uuid": _SECTION, "name": "Study", "display": True}
+    section = {"uuid": _SECTION, "name": "Study", "display": True, "columns": 2}
     return {
         "searchFilter": _filter(page),
         "orderByKey": column,
@@ -100,14 +117,20 @@ def _state(page: Page, params: Sequence[str]) -> dict[str, Any]:
         "selectedColumns": columns + [f"tags.`{name}`" for name in tags],
         "compareRunSections": [{**section, "isReordered": False, "deleted": False, "isGenerated": False}],
         "compareRunCharts": _charts(page, results, params),
+        **({"runsHiddenMode": "SHOW_ALL"} if len(results) > 1 else {}),  # a front is one of all trials
     }
 
 
 def _charts(page: Page, results: Sequence[str], params: Sequence[str]) -> list[dict[str, Any]]:
-    """Parameters against the objective, the objective itself, and the curves it comes from."""
+    """Objectives against each other, parameters against them, each by itself, and the curves they come from."""
     base = {"runsCountToCompare": 100, "metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
     axes = {"selectedParams": list(params), "selectedMetrics": list(results), "showAllRuns": True}
-    charts: list[dict[str, Any]] = [{**base, "uuid": "parallel", "type": "PARALLEL", **axes}] if params else []
+    charts: list[dict[str, Any]] = []
+    for name in results[1:]:  # as the figures of the report have them: the first one across
+        across, up = ({"key": key, "type": "METRIC"} for key in (results[0], name))
+        charts.append({**base, "uuid": f"front {name}", "type": "SCATTER", "xaxis": across, "yaxis": up})
+    if params:
+        charts.append({**base, "uuid": "parallel", "type": "PARALLEL", **axes})
     for name in results:
         charts.append({**base, "uuid": f"bar {name}", "type": "BAR", "metricKey": name, "displayName": name})
     for name in page.objectives:

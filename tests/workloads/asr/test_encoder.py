@@ -23,7 +23,7 @@ SIZES: dict[str, Any] = {"bands": 10, "width": 24, "layers": 2, "heads": 3, "hid
 
 
 def small(**changes: Any) -> AudioEncoder:
-    return AudioEncoder(weights=None, **{**SIZES, **changes})
+    return AudioEncoder(weights=None, hears_silence=False, **{**SIZES, **changes})
 
 
 def read(config: AudioEncoder) -> published.EncoderWeights:

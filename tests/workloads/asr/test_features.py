@@ -58,6 +58,16 @@ def test_any_rate_and_format_is_heard_at_16_khz(tmp_path, rate, channels, kind):
     np.testing.assert_allclose(heard[middle], tone(16_000, 1)[middle, 0], atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("rate", [8000, 16_000])
+def test_a_recording_that_is_heard_faster_is_shorter_and_higher(tmp_path, rate):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(rate, 1), rate)
+    heard = features.read(path, speed=1.25)
+    assert len(heard) == 12_800
+    loudest = np.argmax(np.abs(np.fft.rfft(heard))) * 16_000 / len(heard)
+    assert loudest == pytest.approx(550, abs=1.5)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"RIFF no audio", b"fLaC" + bytes(100)])
 def test_a_file_without_audio_is_named(tmp_path, content):
     path = Path(tmp_path / "broken.wav")

@@ -29,6 +29,7 @@ def test_what_was_put_is_found_by_what_is_in_the_file_and_by_the_settings(tmp_pa
     np.testing.assert_array_equal(found, ONE)
     assert other.get(SpectrogramCache.key(b"sound", 128)) is None
     assert other.get(SpectrogramCache.key(b"other", 80)) is None
+    assert other.get(SpectrogramCache.key(b"sound", 80, 1.1)) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"\0" * SIZE])

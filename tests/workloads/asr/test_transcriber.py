@@ -117,6 +117,24 @@ def test_batches_have_the_length_of_their_bucket_with_silence_behind(recordings)
     assert {tuple(plan.rows) for plan in own.epoch(0, 0)} != {tuple(plan.rows) for plan in own.epoch(0, 1)}
 
 
+def test_recordings_are_heard_at_each_speed_at_which_they_fit_their_bucket(recordings, tmp_path):
+    """Words of .2 s in buckets of .4 and 1 s: at half the speed one fills the first, two go to the second."""
+    plain = ("dataset.time_masks=0", "dataset.band_masks=0", f"dataset.disk_cache={tmp_path}")
+    usual, several = (source(recordings, "train", *plain, *more) for more in ([], ["dataset.speeds=[0.5,1.0]"]))
+    rows, rng = rows_of(usual), np.random.default_rng(0)
+    for row in rows:
+        heard = len(usual.example(row, rng)["features"])
+        lengths = {len(several.example(row, rng)["features"]) for _ in range(12)}
+        assert lengths == ({heard, 2 * heard} if 2 * heard <= 100 else {heard})
+    for plan in several.epoch(0, 0):
+        batch = several.collate([several.example(row, rng) for row in plan.rows], plan.bucket)
+        assert (batch["frames"] <= (40, 100)[plan.bucket]).all()
+    judged = source(recordings, "val", *plain, "dataset.speeds=[0.5]")
+    heard = [judged.example(row, rng)["features"] for row in rows_of(judged)]
+    expected = [source(recordings, "val", *plain).example(row, rng)["features"] for row in rows_of(judged)]
+    assert all(map(np.array_equal, heard, expected))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -166,6 +184,10 @@ def test_what_is_behind_a_recording_changes_nothing(recordings):
     np.testing.assert_allclose(logs[0], logs[1], atol=1e-4, rtol=0)
     np.testing.assert_allclose(*spelled, rtol=1e-5)
     assert np.all(np.asarray(logs[0])[np.asarray(batch["tokens"]) == PAD] == 0)
+    heard = config(recordings, "model.encoder.hears_silence=true")
+    silent = speech.told(heard.model, params, batch["features"], batch["frames"])
+    assert np.abs(silent.frames - told.frames).max() > 1e-3
+    assert np.array_equal(silent.there, told.there)
 
 
 GOLDEN = Path(__file__).parent / "golden" / "whisper"

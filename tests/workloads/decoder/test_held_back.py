@@ -1,5 +1,6 @@
 """What is held against tokens, rule by rule."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,9 +47,23 @@ def test_no_text_ends_too_early() -> None:
         (3, [3, 2, 4, 3, 2], [4]),
         (3, [2, 2, 2], [2]),
         (3, [3, 2, 4, 3], []),
+        (5, [3, 3, 3, 3, 3], [3]),
+        (6, [3, 3, 3, 3, 3], []),
+        (10**12, [3, 3, 3, 3, 3], []),
     ],
 )
 def test_what_would_repeat_some_tokens_in_a_row_is_never_chosen(
     size: int, tokens: list[int], expected: list[int]
 ) -> None:
     assert held(tokens, Rules(ngram=size)) == expected
+
+
+def test_a_long_run_makes_no_longer_program() -> None:
+    """What it takes to compile grew with it."""
+
+    def lines(size: int) -> int:
+        text = jnp.zeros((1, 2000), jnp.int32)
+        compiled = jax.jit(lambda text: held_back(SCORES, text, jnp.asarray(0), ENDS, Rules(ngram=size)))
+        return compiled.lower(text).as_text().count("\n")
+
+    assert lines(1001) == lines(17)

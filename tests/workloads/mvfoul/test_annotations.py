@@ -83,6 +83,14 @@ def test_a_published_folder_is_read(tmp_path):
     assert annotations.of_folder("dataset.data_dir", tmp_path, "val", "all")[1] == 0
 
 
+def test_annotations_that_another_program_wrote_are_read(tmp_path):
+    write(tmp_path / "train", [entry("Dive ", "Offence", 3, "x/action_0/clip_0"), entry("", "", None, "x/a/b")])
+    path = tmp_path / "train/annotations.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    [action], _ = annotations.of_folder("dataset.data_dir", tmp_path, "train", "official")
+    assert (action.severity, action.action) == annotations.label_of("Offence", "3.0", "Dive", "official")
+
+
 def test_a_table_is_read(tmp_path):
     (tmp_path / "train/action_7").mkdir(parents=True)
     for name in ("clip_0.mp4", "clip_1.mp4", "other.txt"):
@@ -92,12 +100,14 @@ def test_a_table_is_read(tmp_path):
         "seven,train/action_7,Dive,Offence,1.0\n"
         f"eight,train/action_8/clip_0.mp4; {tmp_path}/b.mp4,Holding,Offence,5.0\n"
         "nine,c.mp4,Holding,Between,\n"
+        f"ten,{'x' * 300};,Holding,Offence,3\n"
     )
     actions, left_out = annotations.of_table("dataset.train_csv", tmp_path / "own.csv", tmp_path, "official")
     assert left_out == 1
-    assert [(one.name, one.severity) for one in actions] == [("seven", 1), ("eight", 3)]
+    assert [(one.name, one.severity) for one in actions] == [("seven", 1), ("eight", 3), ("ten", 2)]
     assert actions[0].clips == tuple(tmp_path / "train/action_7" / f"clip_{n}.mp4" for n in range(2))
     assert actions[1].clips == (tmp_path / "train/action_8/clip_0.mp4", tmp_path / "b.mp4")
+    assert actions[2].clips == (tmp_path / ("x" * 300),)  # no file has such a name, which is told as of any clip
 
 
 @pytest.mark.parametrize(
@@ -105,6 +115,12 @@ def test_a_table_is_read(tmp_path):
     [
         ("Clips,Offence\na.mp4,Offence\n", "row 1: no column Action class, Severity"),
         ("Clips,Action class,Offence,Severity\na,Dive,Offence,1.0\n,Dive,Offence,1.0\n", "row 2: it names no clips"),
+        ("Clips,Action class,Offence,Severity\n;,Dive,Offence,1.0\n", "row 1: it names no clips"),
+        ("Clips,Action class,Offence,Severity\na,b,Dive,Offence,1.0\n", "row 1: it has more values than there are"),
+        (
+            "id,Clips,Action class,Offence,Severity\n1,a,Dive,Offence,1.0\n,b,Dive,Offence,1.0\n",
+            "row 2: the id 1 is that of row 1, too",
+        ),
         ("Clips,Action class,Offence,Severity\na,Biting,Offence,1.0\n", "of 1 actions none is of a class"),
     ],
 )
@@ -118,7 +134,7 @@ def test_what_a_folder_lacks_is_named(tmp_path):
     with pytest.raises(UserError, match=r"dataset.data_dir: .* has no train/annotations.json"):
         annotations.of_folder("dataset.data_dir", tmp_path, "train", "official")
     (tmp_path / "train").mkdir()
-    for content in ("{", "[]", '{"Actions": {"0": {}}}', '{"Actions": 3}'):
+    for content in ("{", "[" * 100_000, "[]", '{"Actions": {"0": {}}}', '{"Actions": 3}'):
         (tmp_path / "train/annotations.json").write_text(content)
         with pytest.raises(UserError, match="it must be as SoccerNet-MVFoul's"):
             annotations.of_folder("dataset.data_dir", tmp_path, "train", "official")

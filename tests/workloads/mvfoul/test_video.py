@@ -1,7 +1,10 @@
 """Clips: frames by their number, what cannot be read, and what is kept of what was."""
 
 import pickle
+import struct
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -48,6 +51,48 @@ def test_another_rate_is_the_clips_own(tmp_path, monkeypatch):
     video.write(path, frames(90), 32)
     monkeypatch.undo()
     assert video.read(path, [80], 16).mean() == pytest.approx(brightness(80), abs=5)
+
+
+def test_where_rates_vary_a_frame_is_seen_until_the_next_one(tmp_path):
+    """Here four follow each other in 30 ms, and the next four after 160: as a phone does under load."""
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "18"})
+        stream.width = stream.height = 32
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, picture in enumerate(frames(1000)):  # the last ones hardly change the rate
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = 40 * number - 30 * (number % 4), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    video.check(path, 82)
+    found = video.read(path, [66, 67, 70, 71], 16)
+    assert found.mean((1, 2, 3)) == pytest.approx([brightness(n) for n in (67, 67, 71, 71)], abs=5)
+    with pytest.raises(video.UnreadableClip, match="has no frame 1030"):
+        video.read(path, [67, 1030], 16)
+
+
+def test_a_camera_that_was_held_on_its_side_is_seen_upright(tmp_path):
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:16, :16] = 200
+    path = tmp_path / "turned.mp4"
+    video.write(path, [picture] * 3, 32)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44  # ISO/IEC 14496-12, of the track's header; here a quarter clockwise
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    found = video.read(path, [0, 1], 16)[0, :, :, 0]
+    quarters = (found[:8, :8], found[:8, 8:], found[8:, 8:], found[8:, :8])
+    assert [round(float(quarter.mean()), -2) for quarter in quarters] == [0, 200, 0, 0]
+
+
+def test_a_title_in_another_encoding_is_no_damage(path, tmp_path):
+    content = path.read_bytes()
+    title = content.index(b"Lavf")  # the program that wrote it
+    other = tmp_path / "latin.mp4"
+    other.write_bytes(content[:title] + b"B\xe9ar" + content[title + 4 :])
+    video.check(other, 82)
+    assert len(video.read(other, [67, 82], 16)) == 2
 
 
 def test_what_cannot_be_read_is_named(path, tmp_path):
@@ -130,3 +175,13 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path):
     for _ in range(2):
         assert len(ClipCache("k", 0, tmp_path / "file", 9).get(tmp_path / "a", decode))
     assert decode.calls == 2
+
+
+def test_processes_of_one_number_on_two_machines_write_apart(tmp_path, monkeypatch):
+    """Say in containers, where all have the same one."""
+    (tmp_path / "a").write_text("x")
+    names, decode = [], Decoder()
+    monkeypatch.setattr(np, "save", lambda file, clip: names.append(file.name))
+    for _ in range(2):
+        ClipCache("k", 0, tmp_path / "cache", 9)._write(tmp_path / "cache/own.npy", decode())
+    assert len(set(names)) == 2

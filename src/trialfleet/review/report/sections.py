@@ -56,9 +56,20 @@ class Sections:
     # ---------------------------------------------------------------- head
 
     def head(self) -> Html:
-        study, when = self.study, moment(self.view.now)
         state = {"running": "running", "finished": "finished", "stopped": "stopped before its end"}[self.view.state]
-        total = "?" if study.total is None else f"{study.total:,}"
+        badge = f"<span class='state {page.text(self.view.state)}'>{page.text(state)}</span>"
+        return "".join(
+            [
+                f"<h1>{page.text(self.study.name)} {badge}</h1>",
+                page.paragraph(self.standing(), "soft"),
+                page.paragraph(self._answer(), "answer"),
+                page.tiles(self._tiles()),
+            ]
+        )
+
+    def standing(self) -> str:
+        """How many trials have ended how, in a sentence."""
+        study = self.study
         going = study.counts[RUNNING]
         unfinished = f", {going} are running" if going else ""
         counts = ", ".join(
@@ -67,16 +78,12 @@ class Sections:
             if study.counts[name]
         )
         counted = f" ({counts})" if counts else ""
-        as_of = f"As of {when}: {study.finished:,} of {total} trials have ended{counted}{unfinished}."
-        badge = f"<span class='state {page.text(self.view.state)}'>{page.text(state)}</span>"
-        return "".join(
-            [
-                f"<h1>{page.text(study.name)} {badge}</h1>",
-                page.paragraph(as_of, "soft"),
-                page.paragraph(self._answer(), "answer"),
-                page.tiles(self._tiles(total)),
-            ]
-        )
+        ended = f"{study.finished:,} of {self._total} trials have ended"
+        return f"As of {moment(self.view.now)}: {ended}{counted}{unfinished}."
+
+    @property
+    def _total(self) -> str:
+        return "?" if self.study.total is None else f"{self.study.total:,}"
 
     def _answer(self) -> str:
         study, view = self.study, self.view
@@ -112,11 +119,11 @@ class Sections:
             f"{name} = {number(value)}" for name, value in zip(self.study.metrics, row.values or (), strict=False)
         )
 
-    def _tiles(self, total: str) -> Iterator[tuple[str, str]]:
+    def _tiles(self) -> Iterator[tuple[str, str]]:
         study, account = self.study, self.view.account
         if len(study.metrics) == 1 and study.front and study.front[0].values:
             yield f"best {study.metrics[0]}", number(study.front[0].values[0])
-        yield "trials ended", f"{study.finished:,} / {total}"
+        yield "trials ended", f"{study.finished:,} / {self._total}"
         if account.total:
             yield f"spent on {account.slots} place{'s' if account.slots != 1 else ''}", hours_text(account.total)
         if account.saved:

@@ -1,8 +1,9 @@
 """The encoder of Whisper (Radford et al. 2022, arXiv:2212.04356).
 
 Shapes: B recordings of F frames with M mel bands, D the width, N heads of H. Behind the second convolution there is a
-frame for every two, T = ⌈F / 2⌉. Whisper hears 30 s with silence behind; here recordings may be shorter: `valid` (B, T)
-says where there is one, and what lies behind it is not looked at.
+frame for every two, T = ⌈F / 2⌉. Whisper hears 30 s with silence behind; here spectrograms may be shorter. `valid`
+(B, T) says which frames are looked at: all, as Whisper does, or those of the recording alone, so that nothing depends
+on how much is behind it.
 
 Layers are stacked and scanned over, as in `trialfleet.workloads.decoder.transformer`.
 """

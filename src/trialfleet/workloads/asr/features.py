@@ -26,11 +26,13 @@ class UnreadableAudio(ValueError):
     """A file holds no audio that can be read, or none at all."""
 
 
-def read(path: Path, content: bytes | None = None) -> np.ndarray:
+def read(path: Path, content: bytes | None = None, speed: float = 1.0) -> np.ndarray:
     """The samples of a recording (S,), float32, at 16 kHz, channels averaged; of any format that libsndfile reads.
 
     Args:
         content: of the file, if it was read already.
+        speed: so much faster it is heard, and as much higher (Ko et al. 2015, "Audio augmentation for speech
+            recognition").
 
     Raises:
         UnreadableAudio: it cannot be read, or is empty.
@@ -46,7 +48,8 @@ def read(path: Path, content: bytes | None = None) -> np.ndarray:
     if not (np.abs(samples) <= _LOUDEST).all():  # nor are they where one is no number
         raise UnreadableAudio(f"{path}: samples are no numbers, or beyond {_LOUDEST:g}")
     mono = samples.mean(1)
-    return mono if rate == RATE else np.asarray(soxr.resample(mono, rate, RATE), np.float32)
+    heard_at = rate * speed
+    return mono if heard_at == RATE else np.asarray(soxr.resample(mono, heard_at, RATE), np.float32)
 
 
 def seconds(path: Path) -> float:

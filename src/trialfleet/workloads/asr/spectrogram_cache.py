@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,13 +43,15 @@ class SpectrogramCache:
         self._writes = True
 
     @staticmethod
-    def key(content: bytes, bands: int) -> str:
+    def key(content: bytes, bands: int, speed: float = 1.0) -> str:
         """The name of the spectrogram of a recording.
 
         Args:
             content: of its file.
+            speed: at which it is heard.
         """
-        return hashlib.blake2b(content, digest_size=20, salt=f"{FORM}-{bands}".encode()).hexdigest()
+        salt, person = f"{FORM}-{bands}".encode(), b"" if speed == 1 else struct.pack("<d", speed)
+        return hashlib.blake2b(content, digest_size=20, salt=salt, person=person).hexdigest()
 
     def get(self, key: str) -> np.ndarray | None:
         """A spectrogram (F, bands); None if it is not there."""

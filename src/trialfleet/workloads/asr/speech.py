@@ -73,7 +73,8 @@ def told(config: SpeechModel, params: Params, features: jax.Array, frames: jax.A
     stack, own = config.projector.stack, params["projector"]
     heard_frames = (features.shape[1] + 1) // 2
     valid = (jnp.arange(heard_frames) < (frames[:, None] + 1) // 2).astype(jnp.float32)
-    heard = jax.lax.stop_gradient(encoder.encode(config.encoder, params["encoder"], features, valid, remat))
+    seen = jnp.ones_like(valid) if config.encoder.hears_silence else valid
+    heard = jax.lax.stop_gradient(encoder.encode(config.encoder, params["encoder"], features, seen, remat))
     padding = -heard_frames % stack
     heard = jnp.pad(heard * valid[..., None].astype(heard.dtype), ((0, 0), (0, padding), (0, 0)))
     stacked = heard.reshape(heard.shape[0], -1, stack * heard.shape[2])

@@ -33,7 +33,8 @@ class Utterance(NamedTuple):
 
     recording: Recording
     tokens: tuple[int, ...]
-    bucket: int  # index of the shortest that holds it
+    speeds: tuple[float, ...]  # at which it may be heard
+    bucket: int  # index of the shortest that holds it at each of them
 
 
 class Utterances:
@@ -50,7 +51,7 @@ class Utterances:
         self._tokens = data.max_text_tokens + 1  # and the end
         found = _recordings(data, split)
         self._kept, self.dropped = _kept(data, split, found, tokenizer)
-        self._cached: dict[int, np.ndarray] = {}
+        self._cached: dict[tuple[int, float], np.ndarray] = {}
         self._room = data.cache_mb * 1_000_000
         folder = data.disk_cache
         self._disk = None if folder is None else SpectrogramCache(Path(folder), data.disk_cache_mb * 1_000_000)
@@ -82,8 +83,9 @@ class Utterances:
 
     def example(self, row: int, rng: np.random.Generator) -> Example:
         one = self._kept[row]
+        speed = float(rng.choice(one.speeds)) if len(one.speeds) > 1 else one.speeds[0]
         try:
-            heard = self._heard(row, one)
+            heard = self._heard(row, one, speed)
         except features.UnreadableAudio as error:
             log.warning("%s is left out: %s", one.recording.path, error)
             return {"id": np.int32(row), "weight": np.float32(0), "features": None, "tokens": ()}
@@ -93,27 +95,27 @@ class Utterances:
             heard = features.masked(heard, rng, *masks)
         return {"id": np.int32(row), "weight": np.float32(1), "features": heard, "tokens": one.tokens}
 
-    def _heard(self, row: int, one: Utterance) -> np.ndarray:
-        found = self._cached.get(row)
+    def _heard(self, row: int, one: Utterance, speed: float) -> np.ndarray:
+        found = self._cached.get((row, speed))
         if found is None:
-            found = self._spectrogram(one.recording.path)[: self._frames[one.bucket] - BEHIND]
+            found = self._spectrogram(one.recording.path, speed)[: self._frames[one.bucket] - BEHIND]
             if found.nbytes <= self._room:
-                self._cached[row] = found
+                self._cached[row, speed] = found
                 self._room -= found.nbytes
         return found
 
-    def _spectrogram(self, path: Path) -> np.ndarray:
+    def _spectrogram(self, path: Path, speed: float) -> np.ndarray:
         """Of a recording, from the disk if it was made before."""
         if self._disk is None:
-            return features.log_mel(features.read(path), self._bands)
+            return features.log_mel(features.read(path, speed=speed), self._bands)
         try:
             content = path.read_bytes()
         except (OSError, ValueError) as error:  # the latter: no file can have such a name
             raise features.UnreadableAudio(f"{path}: {error}") from error
-        key = self._disk.key(content, self._bands)
+        key = self._disk.key(content, self._bands, speed)
         found = self._disk.get(key)
         if found is None:
-            found = features.log_mel(features.read(path, content), self._bands)
+            found = features.log_mel(features.read(path, content, speed), self._bands)
             self._disk.put(key, found)
         return found
 
@@ -162,6 +164,7 @@ def _kept(
     found = found[:most]
     with ThreadPoolExecutor(READERS) as pool:
         lengths = list(pool.map(_seconds, found))
+    every = tuple(data.speeds) if split == "train" else (1.0,)
     kept, unreadable = [], [error for error in lengths if isinstance(error, features.UnreadableAudio)]
     if len(unreadable) > data.max_damaged * len(found):
         raise UserError(
@@ -175,7 +178,8 @@ def _kept(
         tokens = tuple(tokenizer.completion(text))
         fits = len(text.split()) <= data.max_text_words and 1 < len(tokens) <= data.max_text_tokens + 1
         if isinstance(seconds, float) and 0 < seconds <= data.max_audio_seconds and fits:
-            kept.append(Utterance(one, tokens, int(np.searchsorted(data.buckets, seconds))))
+            speeds = tuple(speed for speed in every if seconds / speed <= data.buckets[-1]) or (1.0,)
+            kept.append(Utterance(one, tokens, speeds, int(np.searchsorted(data.buckets, seconds / min(speeds)))))
     if not kept:
         raise UserError(
             f"dataset.{split}: of {len(found)} recordings none is left",

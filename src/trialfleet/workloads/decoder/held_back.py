@@ -35,7 +35,7 @@ def held_back(scores: jax.Array, tokens: jax.Array, step: jax.Array, ends: tuple
     """Scores (N, V) of the token at place `step` of the texts (N, S), after the rules."""
     if rules.repetition is not None:
         scores = _less_repeated(scores, tokens, rules.repetition)
-    if rules.ngram is not None:
+    if rules.ngram is not None and rules.ngram < tokens.shape[1]:  # in a shorter text none could come twice
         scores = jnp.where(_repeating(scores.shape[-1], tokens, step, rules.ngram), NEVER, scores)
     if rules.least is not None:
         end = jnp.isin(jnp.arange(scores.shape[-1]), jnp.asarray(ends))
@@ -61,10 +61,13 @@ def _repeating(vocabulary: int, tokens: jax.Array, step: jax.Array, size: int) -
     padded = jnp.pad(tokens, ((0, 0), (0, before)))
     # Of each place of a text: whether what stands before it is what the text ends with now.
     places = jnp.arange(tokens.shape[1])
-    same = jnp.ones(tokens.shape, bool)
-    for n in range(before):
+
+    def narrowed(n: jax.Array, same: jax.Array) -> jax.Array:
         own = jax.lax.dynamic_slice_in_dim(padded, jnp.maximum(step - before, 0) + n, 1, 1)
-        same &= padded[:, n : n + tokens.shape[1]] == own
+        return same & (jax.lax.dynamic_slice_in_dim(padded, n, tokens.shape[1], 1) == own)
+
+    # Unrolled as a whole a program would grow with the size, and its compilation with it.
+    same = jax.lax.fori_loop(0, before, narrowed, jnp.ones(tokens.shape, bool), unroll=8)
     follows = jnp.roll(same, before, 1) & (places >= before) & (places < step)
     return _marked(vocabulary, tokens, follows)
 

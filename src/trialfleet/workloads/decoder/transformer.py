@@ -387,7 +387,8 @@ def _read(
 
     numbers = jnp.asarray([kinds.index(kind) for kind in of_layers])
     x = sequence if sequence.ndim == 3 else embedded(config, params, sequence)
-    x, (seen, values) = jax.lax.scan(rematerialized(one, remat), x, (params["layers"], numbers, keys))
+    block, each = rematerialized(one, remat), (params["layers"], numbers, keys)
+    x, (seen, values) = jax.lax.scan(block, x, each, unroll=not config.scan_layers)
     return _norm(config, params, "final_norm", x), seen, values
 
 

@@ -5,7 +5,9 @@ each action, and its clips as `SPLIT/action_N/clip_K.mp4`; or a table in CSV wit
 """
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,12 +52,12 @@ def of_folder(key: str, folder: Path, split: str, classes: str) -> tuple[list[Ac
     own = _folder_of(key, folder, split)
     path = own / ANNOTATIONS
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["Actions"]
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))["Actions"]
         found = [
             (str(number), entry, [own / _in_split(clip["Url"]) for clip in entry[_CLIPS]])
             for number, entry in entries.items()
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{key}: {path} cannot be read: {type(error).__name__}: {error}",
             'it must be as SoccerNet-MVFoul\'s: {"Actions": {"0": {"Action class": …, "Clips": [{"Url": …}]}}}',
@@ -86,33 +88,50 @@ def of_table(key: str, path: Path, folder: Path, classes: str) -> tuple[list[Act
     Clips are files, or folders of clips, separated by `;` and relative to `folder`.
 
     Raises:
-        UserError: it cannot be read, or lacks a column or a value; it names the row.
+        UserError: it cannot be read, has two actions of one id, or lacks a column or a value; it names the row.
     """
     where = path if path.is_absolute() else folder / path
     try:
-        rows = list(csv.DictReader(where.read_text(encoding="utf-8-sig").splitlines()))
+        rows = list(csv.DictReader(io.StringIO(where.read_text(encoding="utf-8-sig"), newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{key}: {where} cannot be read: {error}", "give a table in CSV; its path is relative to dataset.data_dir"
         ) from error
-    found = []
+    found, rows_of = [], dict[str, int]()
     for number, row in enumerate(rows):
-        entry = {str(name).strip().lower().replace("_", " "): (value or "").strip() for name, value in row.items()}
-        lacking = [name for name in (_CLIPS, _KIND, _OFFENCE, _SEVERITY) if name.lower() not in entry]
-        if lacking or not entry[_CLIPS.lower()]:
-            what = f"no column {', '.join(lacking)}" if lacking else "it names no clips"
+        action = _of_row(f"{key}: {where}, row {number + 1}", number, row, folder)
+        if (first := rows_of.setdefault(action[0], number)) != number:
             raise UserError(
-                f"{key}: {where}, row {number + 1}: {what}",
-                f"its columns are {_CLIPS} (paths separated by {_SEPARATOR}), {_KIND}, {_OFFENCE}, {_SEVERITY}",
+                f"{key}: {where}, row {number + 1}: the id {action[0]} is that of row {first + 1}, too",
+                "give each action an id of its own, or leave the column out",
             )
-        named = {name: entry[name.lower()] for name in (_KIND, _OFFENCE, _SEVERITY)}
-        clips = [clip for part in entry[_CLIPS.lower()].split(_SEPARATOR) for clip in _clips_at(folder / part.strip())]
-        found.append((entry.get("id") or str(number), named, clips))
+        found.append(action)
     return _classified(key, where, found, classes)
 
 
+def _of_row(at: str, number: int, row: Mapping[Any, Any], folder: Path) -> tuple[str, Mapping[str, str], list[Path]]:
+    """An action's name, what is said of it, and its clips.
+
+    Args:
+        at: file and row, for messages.
+        row: as `csv.DictReader` gives it: what it has beyond the columns is under None, what it lacks is None.
+    """
+    columns = f"its columns are {_CLIPS} (paths separated by {_SEPARATOR}), {_KIND}, {_OFFENCE}, {_SEVERITY}"
+    if None in row:
+        raise UserError(f"{at}: it has more values than there are columns", f"{columns}; quote what has commas")
+    entry = {name.strip().lower().replace("_", " "): (value or "").strip() for name, value in row.items()}
+    if lacking := [name for name in (_CLIPS, _KIND, _OFFENCE, _SEVERITY) if name.lower() not in entry]:
+        raise UserError(f"{at}: no column {', '.join(lacking)}", columns)
+    parts = [part.strip() for part in entry[_CLIPS.lower()].split(_SEPARATOR)]
+    if not any(parts):
+        raise UserError(f"{at}: it names no clips", columns)
+    named = {name: entry[name.lower()] for name in (_KIND, _OFFENCE, _SEVERITY)}
+    clips = [clip for part in parts if part for clip in _clips_at(folder / part)]
+    return entry.get("id") or str(number), named, clips
+
+
 def _clips_at(path: Path) -> Sequence[Path]:
-    return sorted(path.glob("clip_*.mp4")) or [path] if path.is_dir() else [path]
+    return sorted(path.glob("clip_*.mp4")) or [path] if os.path.isdir(path) else [path]  # noqa: PTH112  # false of any name
 
 
 def _classified(
@@ -120,7 +139,9 @@ def _classified(
 ) -> tuple[list[Action], int]:
     actions = []
     for name, entry, clips in found:
-        offence, severity, kind = (str(entry.get(field) or "") for field in (_OFFENCE, _SEVERITY, _KIND))
+        offence, severity, kind = (str(entry.get(field) or "").strip() for field in (_OFFENCE, _SEVERITY, _KIND))
+        if severity.isdecimal():
+            severity += ".0"  # as published; programs that write tables shorten it
         label = label_of(offence, severity, kind, classes)
         if label is not None and clips:
             actions.append(Action(name, tuple(clips), *label))

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class ClipCache:
             taken = sum(entry.stat().st_size for entry in entries)
         if taken + found.nbytes > self._folder_bytes:
             return
-        growing = own.with_suffix(f".{os.getpid()}")
+        growing = own.with_suffix(f".{secrets.token_hex(8)}")  # processes of two machines may have one number
         try:
             with growing.open("wb") as file:
                 np.save(file, found)

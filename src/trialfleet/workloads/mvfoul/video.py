@@ -24,7 +24,7 @@ def check(path: Path, last: int) -> None:
         UnreadableClip: it cannot.
     """
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             frames = _stream(path, container).frames  # 0 where the header does not say
     except (av.FFmpegError, OSError) as error:
         raise UnreadableClip(f"{path}: {error}") from error
@@ -35,7 +35,7 @@ def check(path: Path, last: int) -> None:
 def read(path: Path, wanted: Sequence[int], size: int) -> np.ndarray:
     """Frames of a clip (T, size, size, 3), uint8 RGB, each scaled as a whole.
 
-    Frames are counted from 0 at the clip's own rate, by their times.
+    Frames are counted from 0 at the clip's own rate, by their times: what a player shows then.
 
     Args:
         wanted: the frames' numbers, ascending.
@@ -44,8 +44,9 @@ def read(path: Path, wanted: Sequence[int], size: int) -> np.ndarray:
         UnreadableClip: one of them cannot be had.
     """
     found: dict[int, np.ndarray] = {}
+    before: tuple[int, av.VideoFrame] | None = None
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             stream = _stream(path, container)
             stream.thread_type = "NONE"  # as many processes decode as are wanted
             rate, base = stream.average_rate or Fraction(RATE), stream.time_base or Fraction(1, RATE)
@@ -55,17 +56,30 @@ def read(path: Path, wanted: Sequence[int], size: int) -> np.ndarray:
                 if frame.pts is None:
                     continue
                 number = round((frame.pts - begin) * base * rate)
-                if number in wanted:
-                    small = frame.reformat(size, size, "rgb24", interpolation=Interpolation.BILINEAR)
-                    found[number] = small.to_ndarray()
+                if before is not None:  # which is seen until this one, where rates vary
+                    for due in (due for due in wanted if before[0] <= due < number and due not in found):
+                        found[due] = _scaled(before[1], size)
+                if number in wanted and number not in found:
+                    found[number] = _scaled(frame, size)
                 if number >= wanted[-1]:
                     break
+                before = number, frame
     except (av.FFmpegError, OSError) as error:
         raise UnreadableClip(f"{path}: {error}") from error
     lacking = [number for number in wanted if number not in found]
     if lacking:
         raise UnreadableClip(f"{path}: has no frame {lacking[0]}")
     return np.stack([found[number] for number in wanted])
+
+
+def _opened(path: Path) -> Any:
+    return av.open(str(path), metadata_errors="replace")  # titles in another encoding are no damage
+
+
+def _scaled(frame: av.VideoFrame, size: int) -> np.ndarray:
+    """The whole frame, upright: a camera that was held on its side says so beside the pixels."""
+    small = frame.reformat(size, size, "rgb24", interpolation=Interpolation.BILINEAR).to_ndarray()
+    return np.ascontiguousarray(np.rot90(small, frame.rotation // 90))
 
 
 def _stream(path: Path, container: Any) -> Any:
