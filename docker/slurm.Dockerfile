@@ -22,7 +22,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src/ src/
 COPY conf/ conf/
 COPY pipelines/ pipelines/
-RUN pip install --no-deps --no-build-isolation --editable .
+# As in trainer.Dockerfile: pipelines/ and jobs/ in any folder.
+RUN pip install --no-deps --no-build-isolation --editable . \
+    && python -c 'import os, sysconfig; open(sysconfig.get_path("purelib") + "/trialfleet_project.pth", "w").write(os.getcwd() + "\n")'
 
 # The same user in all images: they share a volume. Slurm's daemons do not need root, either.
 RUN useradd --uid 1000 --create-home trialfleet && install --directory --owner=trialfleet /srv/trialfleet

@@ -24,8 +24,10 @@ COPY src/ src/
 COPY conf/ conf/
 COPY pipelines/ pipelines/
 COPY jobs/ jobs/
-# Editable, since conf/ is found next to pipelines/; with the lock's own setuptools.
-RUN pip install --no-deps --no-build-isolation --editable .
+# Editable, since conf/ is found next to pipelines/; with the lock's own setuptools. The second line, which `make setup`
+# has, too, lets the commands of pipelines/ and jobs/ be typed in any folder: the installed package is src/ alone.
+RUN pip install --no-deps --no-build-isolation --editable . \
+    && python -c 'import os, sysconfig; open(sysconfig.get_path("purelib") + "/trialfleet_project.pth", "w").write(os.getcwd() + "\n")'
 
 
 FROM python:3.11-slim-bookworm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ each_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def instructions(dockerfile: Path) -> list[list[str]]:
-    """The words of each instruction, continued lines joined, comments left out."""
+    """The words of each instruction."""
+    return [line.split() for line in joined(dockerfile)]
+
+
+def joined(dockerfile: Path) -> list[str]:
+    """The instructions, continued lines joined, comments left out."""
     lines = [line for line in dockerfile.read_text().splitlines() if not line.lstrip().startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [line.split() for line in joined.splitlines() if line.strip()]
+    return [line for line in "\n".join(lines).replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def test_every_image_has_its_dockerfile() -> None:
@@ -65,6 +70,24 @@ def test_modules_that_images_run_exist(dockerfile: Path) -> None:
     modules = re.findall(r'"?python"?,? "?-m"?,? "?((?:jobs|pipelines)\.\w+)', dockerfile.read_text())
     assert modules or dockerfile.stem == "mlflow"
     assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+
+
+@each_dockerfile
+def test_modules_that_images_run_are_found_in_any_folder(dockerfile: Path, tmp_path: Path) -> None:
+    """They are typed in a folder of results, where the sources are not, and the installed package is src/ alone."""
+    install = next((line for line in joined(dockerfile) if "--editable" in line), None)
+    if install is None:
+        assert dockerfile.stem == "mlflow"
+        return
+    program = re.search(r"python -c '([^']+)'", install)
+    assert program is not None
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    subprocess.run([python, "-c", program[1]], cwd=ROOT, check=True)
+    names = ("pipelines", "jobs")
+    look = f"from importlib.util import find_spec; print([bool(find_spec(name)) for name in {names}])"
+    found = subprocess.run([python, "-c", look], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[True, True]"
 
 
 @each_dockerfile
