@@ -8,6 +8,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from trialfleet.review.exporting import typed
 from trialfleet.review.studies import find
 from trialfleet.trial.directory import trial_dir
 
@@ -55,6 +56,22 @@ def ran(conf: Path, number: int, *overrides: str) -> dict[str, Any]:
     plain = OmegaConf.to_container(own, resolve=False)
     assert isinstance(plain, dict)
     return plain
+
+
+@pytest.mark.parametrize(
+    ("script", "study", "said"),
+    [
+        ("train.py", "python train.py -m", "python train.py"),
+        ("deep/my train.py", "python 'deep/my train.py' -m", "python 'deep/my train.py'"),
+        ("pipelines/train.py", "python -m pipelines.sweep -m", "python -m pipelines.train"),
+        ("train.py", "python -m sweep", "python -m train"),
+        ("tools/train.py", "python -m pipelines.sweep", "python tools/train.py"),
+        ("/elsewhere/train.py", "python -m pipelines.sweep", "python /elsewhere/train.py"),
+        ("train.py", "", "python train.py"),
+    ],
+)
+def test_a_single_run_is_typed_as_the_study_was(place: Path, script: str, study: str, said: str) -> None:
+    assert typed(place / script, study) == said
 
 
 @pytest.mark.parametrize(

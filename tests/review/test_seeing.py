@@ -123,6 +123,7 @@ def test_what_differs_between_studies_is_shown(place: Path, ask: Ask) -> None:
     assert found["differing"] == {"seed": [None, 7]}
     assert found["outcomes"]["best"][0] == found["outcomes"]["best"][1]
     assert "(not there)" in ask("compare", "wide", "other")[1]
+    assert json.loads(ask("compare", "wide", "wide", "--json")[1])["studies"] == ["wide (1)", "wide (2)"]
 
 
 def test_names_are_cut_to_what_tells_them_apart() -> None:

@@ -332,14 +332,14 @@ def _rerun(arguments: argparse.Namespace) -> int | None:
 
 
 def _target(arguments: argparse.Namespace, study: Study, name: str) -> "Target":
-    from trialfleet.review.exporting import Target
+    from trialfleet.review.exporting import Target, typed
 
     known: Application = arguments.application
     conf = arguments.conf or known.conf or Path("conf")
     if not conf.is_dir():
         raise UserError(f"{conf}: there is no such folder", "say where the application's configs are: --conf FOLDER")
     script = study.record.code.get("script", "train.py")
-    train = known.train or f"python {Path(script).name}"
+    train = known.train or typed(Path(script), "" if study.command is None else study.command.resume)
     return Target(conf, arguments.config_name or known.config_name or "config", name, train)
 
 

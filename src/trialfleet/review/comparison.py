@@ -68,6 +68,12 @@ def lines(studies: Sequence[Study]) -> list[dict[str, str]]:
 
 
 def column_names(studies: Sequence[Study]) -> list[str]:
-    """The studies' names; by their folders where two have the same."""
+    """The studies' names; by their folders where two have the same, and numbered where one is named twice."""
     names = [study.name for study in studies]
-    return [name if names.count(name) == 1 else str(study.folder) for name, study in zip(names, studies, strict=True)]
+    told = [name if names.count(name) == 1 else str(study.folder) for name, study in zip(names, studies, strict=True)]
+    if len(set(told)) == len(told):
+        return told
+    return [
+        name if told.count(name) == 1 else f"{own} ({told[:place].count(name) + 1})"
+        for place, (name, own) in enumerate(zip(told, names, strict=True))
+    ]

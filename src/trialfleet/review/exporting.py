@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,22 @@ class Target:
     @property
     def command(self) -> str:
         return f"{self.train} +{GROUP}={self.name}"
+
+
+def typed(script: Path, study_command: str) -> str:
+    """How a single run is started in the present folder.
+
+    Args:
+        script: that the study's trials ran; absolute, or a name alone.
+        study_command: the study's own, which says whether scripts of that folder are started as modules.
+    """
+    known = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
+    words = shlex.split(study_command)
+    module = words[2] if words[1:2] == ["-m"] and len(words) > 2 else ""
+    parts = known.with_suffix("").parts
+    if module and parts[:-1] == tuple(module.split(".")[:-1]):
+        return f"python -m {'.'.join(parts)}"
+    return f"python {shlex.quote(str(known))}"
 
 
 def name_of(study: Study) -> str:

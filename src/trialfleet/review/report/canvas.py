@@ -105,7 +105,7 @@ def _markers(
 def _bars(axis: "Axes", trace: Trace, bottom: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """The upper ends of the bars, for those that stand on them."""
     x, y = _floats(trace["x"]), _floats(trace["y"])
-    label = words(trace.get("name", ""))
+    label = words(trace.get("name", "")) if trace.get("showlegend", True) else ""
     color = trace["marker"]["color"]
     if trace.get("orientation") == "h":
         axis.barh(y, x, trace.get("width", 0.8), left=_floats(trace["base"]), color=color, label=label, linewidth=0)

@@ -99,7 +99,8 @@ def parallel(view: View) -> Figure:
     table = np.where(np.isnan(table), WITHOUT, table)  # a place for what a trial does not have
     good = view.good
     several = len(view.study.metrics) > 1
-    named = ("on the Pareto front" if several else f"the best {int(good.sum())}", "the others")
+    best = f"the best {int(good.sum())}" if good.sum() > 1 else "the best"
+    named = ("on the Pareto front" if several else best, "the others")
     if len(table) <= FEW_LINES:
         data = _ways(table[~good], OTHER, 1.0, 0.55, named[1]) + _ways(table[good], BEST, 2.0, 0.85, named[0])
     else:

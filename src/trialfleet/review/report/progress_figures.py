@@ -97,6 +97,7 @@ def _states(rows: Sequence[TrialRow], x: Floats, across: Axis) -> list[Trace]:
         return []
     bins = cells(x, edges)
     traces = []
+    several = len({row.state for row in rows}) > 1
     for state in ENDED:
         here = np.array([row.state == state for row in rows])
         found = np.bincount(bins[here & (bins >= 0)], minlength=len(edges) - 1)
@@ -111,7 +112,7 @@ def _states(rows: Sequence[TrialRow], x: Floats, across: Axis) -> list[Trace]:
                     "yaxis": "y2",
                     "marker": {"color": STATE_COLORS[state]},
                     "hovertemplate": "%{y} " + STATE_WORDS[state] + "<extra></extra>",
-                    "showlegend": False,
+                    "showlegend": several,
                 }
             )
     return traces

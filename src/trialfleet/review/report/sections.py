@@ -1,7 +1,7 @@
 """What the report of one study says, section by section, in words for somebody who did not run it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,6 +20,7 @@ from trialfleet.sweep.study.index import RUNNING, TrialRow
 from trialfleet.trial import secrets
 
 FRONT = 20  # trials of a Pareto front in a table
+METRICS = 12  # of the best trial
 TRIALS = 12  # numbers of trials in a sentence
 WAYS = {"minimize": "least", "maximize": "greatest"}
 LAUNCHERS = {"SlurmLauncher": "Slurm jobs", "LocalLauncher": "processes of one machine"}
@@ -196,7 +197,7 @@ class Sections:
                 ("took", duration(best.seconds)),
                 ("ended", "" if best.ended is None else moment(best.ended)),
                 ("ran on", f"{best.node} ({best.job})" if best.job else best.node),
-                *((f"last {name}", number(value)) for name, value in list(best.metrics.items())[:12]),
+                *((f"last {name}", number(value)) for name, value in _akin_first(best.metrics, metric)[:METRICS]),
             ]
         )
         near = page.paragraph(
@@ -235,7 +236,10 @@ class Sections:
         if len(around) > 1:
             sign = 1.0 if self.study.directions[0] == "minimize" else -1.0
             better = int(np.sum(sign * around < sign * float(np.median(finite))))
-            verdict = "a region" if better >= 0.75 * len(around) else "a narrow place, or luck"
+            if len(around) > len(finite) / 2:  # half of nearly all trials are better than the median, wherever they lie
+                verdict = "too few trials to tell a region from luck"
+            else:
+                verdict = "a region" if better >= 0.75 * len(around) else "a narrow place, or luck"
             said.append(
                 f"Its {len(around)} nearest neighbours came to {between(around)}, {better} of them better than that "
                 f"median: {verdict}."
@@ -371,7 +375,8 @@ class Sections:
         if account.queued is not None and account.queued_median is not None:
             waited = (
                 f"Jobs waited {hours_text(account.queued)} in the queue together, half of them less than "
-                f"{duration(account.queued_median)}: no device was held meanwhile."
+                f"{'a second' if account.queued_median < 1 else duration(account.queued_median)}: no device was held "
+                "meanwhile."
             )
         note = "Saved is what pruned trials would have taken besides, had each run as long as the median complete one."
         note = note if self.study.counts["PRUNED"] and account.saved is not None else ""
@@ -465,6 +470,12 @@ def searched(distribution: str) -> str:
     steps = f", in steps of {number(step)}" if step is not None and (step != 1 or not whole) else ""
     said = f"{whole}{number(told['low'])} to {number(told['high'])}{steps}"
     return f"{said}, evenly by the logarithm" if told.get("log") else said
+
+
+def _akin_first(metrics: Mapping[str, float], objective: str) -> list[tuple[str, float]]:
+    """Those of the objective's own group (val/…) before all others."""
+    group = objective.partition("/")[0]
+    return sorted(metrics.items(), key=lambda one: one[0].partition("/")[0] != group)
 
 
 def moment(seconds: float) -> str:
