@@ -12,7 +12,12 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 
 WORKDIR /opt/trialfleet
 COPY requirements.lock ./
-RUN pip install --require-hashes -r requirements.lock
+# pycosat, which reasoning-gym asks for, comes as C sources; nothing else needs the compiler.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev \
+    && pip install --require-hashes -r requirements.lock \
+    && apt-get purge --yes --auto-remove gcc libc6-dev python3-dev \
+    && rm -rf /var/lib/apt/lists/*
 
 # The test cluster knows which of Debian's packages it needs.
 COPY jobs/ jobs/

@@ -91,6 +91,14 @@ def test_modules_that_images_run_are_found_in_any_folder(dockerfile: Path, tmp_p
 
 
 @each_dockerfile
+def test_a_compiler_is_there_where_the_lock_is_installed(dockerfile: Path) -> None:
+    """One of its packages comes as C sources, which slim images cannot build."""
+    text = "\n".join(joined(dockerfile))
+    for installed in re.finditer("pip install --require-hashes", text):
+        assert re.search(r"apt-get install [^&]*\bgcc libc6-dev\b", text[: installed.start()])
+
+
+@each_dockerfile
 def test_what_is_looked_up_in_the_lock_is_there(dockerfile: Path) -> None:
     for program in re.findall(r"sed -n '([^']+)' \S*requirements\.lock", dockerfile.read_text()):
         command = ["sed", "-n", program, str(ROOT / "requirements.lock")]
