@@ -18,7 +18,7 @@ def test_a_small_study_is_measured_and_right(tmp_path: Path) -> None:
     assert min(row.optuna, row.pruner, row.events, row.watching, row.share, row.peak, row.yardstick) > 0
     assert report.mlflow is None
     assert report.resume.seconds > 0
-    assert report.resume.finished == row.trials
+    assert row.trials <= report.resume.finished <= row.trials + 2  # its look may find one that has just ended
     assert report.resume.finished + report.resume.active_trials <= SMALL.trials + SMALL.in_flight
 
 

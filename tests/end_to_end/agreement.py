@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -38,6 +39,16 @@ def children(folder: Path, tracking_uri: str) -> dict[int, Run]:
     return by_number
 
 
+def assert_shown(params: dict[str, Any], shown: dict[str, str]) -> None:
+    """Parameters as MLflow lists them: of floats five digits, of all else what Python writes."""
+    assert params.keys() == shown.keys()
+    for name, value in params.items():
+        if isinstance(value, float):
+            assert float(shown[name]) == pytest.approx(value, rel=6e-5)
+        else:
+            assert shown[name] == str(value)
+
+
 def assert_agreement(folder: Path, tracking_uri: str, n_trials: int, storage: str | None = None) -> None:
     """Every trial exactly once, with equal parameters, states and objectives in all three."""
     study = load_study(folder, storage)
@@ -52,7 +63,7 @@ def assert_agreement(folder: Path, tracking_uri: str, n_trials: int, storage: st
         assert result is not None
         logged = runs[trial.number]
         assert record.params == trial.params
-        assert {name: str(value) for name, value in trial.params.items()} == dict(logged.data.params)
+        assert_shown(trial.params, logged.data.params)
         assert result.state.value == trial.state.name == logged.data.tags["trialfleet.state"]
         assert STATUS[trial.state.name] == logged.info.status
         if trial.state.name == "COMPLETE":

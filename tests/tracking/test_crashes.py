@@ -216,7 +216,7 @@ def check(database: Path, uid: str) -> None:
         ("trial 00002", "FAILED", 1_000_000_052_000),
     ]
     params = ask("key, value", "params WHERE {mine} ORDER BY value")
-    assert params == [("lr", "0.2"), ("lr", "0.30000000000000004"), ("lr", "0.5"), ("n_trials", "3")]
+    assert params == [("lr", "0.2"), ("lr", "0.3"), ("lr", "0.5"), ("n_trials", "3")]
     tags = ask("key, value, count(*)", "tags WHERE {mine} GROUP BY key, value")
     count = {(key, value): n for key, value, n in tags}
     assert count["trialfleet.best", "true"] == 1

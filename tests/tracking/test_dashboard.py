@@ -103,7 +103,7 @@ def test_a_view_shows_objectives_and_parameters() -> None:
     ]
     assert len([column for column in state["selectedColumns"] if column.startswith("params.")]) == views.MAX_COLUMNS
     charts = {chart["type"] for chart in state["compareRunCharts"]}
-    assert charts == {"PARALLEL", "BAR", "LINE"}
+    assert charts == {"PARALLEL", "BAR", "LINE", "SCATTER"}
 
 
 def test_studies_are_listed_the_newest_first(target: Destination, tmp_path: Path) -> None:

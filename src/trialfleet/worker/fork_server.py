@@ -152,12 +152,11 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _reset_signals() -> None:
-    """As a new interpreter has them: Ctrl-C raises, broken pipes are errors, and the rest is the system's."""
+    """As a new interpreter has them: Ctrl-C raises unless it was ignored before, and what imports catch is the system's."""
     for number in signal.valid_signals():
         with contextlib.suppress(OSError, ValueError):  # SIGKILL and SIGSTOP
             if callable(signal.getsignal(number)) and number != signal.SIGINT:
                 signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _only(stdin: int, out: int, err: int) -> None:
