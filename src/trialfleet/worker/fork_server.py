@@ -152,7 +152,7 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _reset_signals() -> None:
-    """As a new interpreter has them: Ctrl-C raises unless it was ignored before, and what imports catch is the system's."""
+    """As a new interpreter has them: Ctrl-C raises unless it was ignored, and what imports catch is the system's."""
     for number in signal.valid_signals():
         with contextlib.suppress(OSError, ValueError):  # SIGKILL and SIGSTOP
             if callable(signal.getsignal(number)) and number != signal.SIGINT:
