@@ -508,3 +508,24 @@ def test_the_benchmark_hears_when_a_page_is_drawn(simulated: Path, tmp_path: Pat
     page = benchmark.instrumented(writing.report(load(simulated / "small")))
     seen = benchmark.opening(browser, page, 1600, tmp_path)
     assert 0 < seen["first"] <= seen["all"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("http://mlflow:5000/", "http://mlflow:5000/#/experiments/3/runs/abc"),
+        ("sqlite:////srv/mlflow.db", None),
+        ("javascript:alert(1)//http://", None),
+    ],
+)
+def test_it_leads_to_the_studys_run(tmp_path: Path, uri: str, address: str | None) -> None:
+    """A server's page is a link; whatever is no page of the web is said alone."""
+    told = Command("again", 1, 1, ["m0"], ["minimize"], tracking={"uri": uri, "experiment": "mine"})
+    study = made(tmp_path / "study", told=told)
+    Folder(study.folder, 0, {"x": 1.0}).end(1.0)
+    assert "runs/abc" not in writing.report(load(study.folder))
+    log = study.folder / "mlflow-12345678.jsonl"
+    log.write_text('{"event": "study", "experiment_id": "3", "run_id": "abc"}\n{"event": "study", "exp')
+    page = writing.report(load(study.folder))
+    assert f"{uri}, experiment mine, run abc" in Words(page).text
+    assert re.findall(r'<a href="([^#"][^"]*)"', page) == ([] if address is None else [address])

@@ -13,6 +13,8 @@ from trialfleet.tracking.trial_snapshot import shown
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result
 
+FRONT = 20  # trials of a Pareto front in the description
+
 
 class MlflowObserver:
     """Says which trials' folders changed; the exporter reads them, and makes MLflow agree with them.
@@ -96,8 +98,8 @@ class MlflowObserver:
 
 def _summary(front: Sequence[Finished], metrics: Sequence[str], question: str, commands: Mapping[str, str]) -> str:
     """Markdown for the top of the study's page, which shows a few lines of it: the answer, and then the question."""
-    lines = []
-    for trial in front[:10]:
+    lines = _front(front, metrics) if len(metrics) > 1 and front else []
+    for trial in front[:10] if len(metrics) == 1 else ():
         values = ", ".join(f"{name} = {value:.5g}" for name, value in zip(metrics, trial.values or (), strict=False))
         lines += [f"**Best: trial {trial.number}** ({values})", "", "| parameter | value |", "|---|---|"]
         lines += [f"| `{name}` | `{_cell(shown(value))}` |" for name, value in trial.params.items()]
@@ -106,6 +108,21 @@ def _summary(front: Sequence[Finished], metrics: Sequence[str], question: str, c
     for name, command in commands.items():
         lines += [f"{name} with:", "", f"    {command}", ""]
     return "\n".join(lines).rstrip()
+
+
+def _front(front: Sequence[Finished], metrics: Sequence[str]) -> list[str]:
+    """The Pareto front as a table, from one end to the other."""
+    params = list(dict.fromkeys(name for trial in front for name in trial.params))
+    ordered = sorted(front, key=lambda trial: (trial.values or [0.0])[0])[:FRONT]
+    left = f", of which {FRONT} are below" if len(front) > FRONT else ""
+    head = ["trial", *metrics, *params]
+    lines = [f"**Pareto front: {len(front)} trials**{left}", "", f"| {' | '.join(map(_cell, head))} |"]
+    lines.append("|---" * len(head) + "|")
+    for trial in ordered:
+        values = [f"{value:.5g}" for value in trial.values or ()]
+        cells = [str(trial.number), *values, *(shown(trial.params.get(name, "")) for name in params)]
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return [*lines, ""]
 
 
 def question(

@@ -21,6 +21,7 @@ A torn last line is cut off when the file is opened. A file that is damaged othe
 missing in its middle is not known; what MLflow has is found there again (see `study_export`).
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -400,3 +401,18 @@ def done(number: int, run_id: str) -> Event:
 def lost(numbers: Iterable[int]) -> Event:
     """MLflow has nothing of these trials any more: they are sent from the start."""
     return {"event": "lost", "trials": sorted(numbers)}
+
+
+def run_of(study: Path) -> tuple[str, str] | None:
+    """The ids of the experiment and of the study's run, as the log that was written last says; None if there is none.
+
+    It is read by people's commands beside a driver: what cannot be read is as good as not there.
+    """
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        logs = sorted(study.glob("mlflow-*.jsonl"), key=lambda path: path.stat().st_mtime)
+        for line in logs[-1].read_text().splitlines() if logs else ():
+            if line.startswith('{"event": "study"'):
+                event = json.loads(line)
+                found = event.get("experiment_id"), event.get("run_id")
+    return None if found is None or None in found else (str(found[0]), str(found[1]))

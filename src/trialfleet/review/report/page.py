@@ -85,6 +85,13 @@ def paragraph(sentence: str, kind: str = "") -> Html:
     return f"<p{f' class={kind}' if kind else ''}>{text(sentence)}</p>" if sentence else ""
 
 
+def link(address: str, said: str) -> Html:
+    """A line that leads elsewhere, if the address is one of the web."""
+    if not address.startswith(("http://", "https://")):
+        return ""
+    return f'<p><a href="{text(address)}" rel="noreferrer">{text(said)}</a></p>'
+
+
 def section(name: str, title: str, *inside: Html) -> Html:
     return f'<section id="{text(name)}"><h2>{text(title)}</h2>{"".join(inside)}</section>'
 

@@ -17,6 +17,7 @@ from trialfleet.review.report.runs import natural
 from trialfleet.review.report.view import View
 from trialfleet.review.tables import duration, number
 from trialfleet.sweep.study.index import RUNNING, TrialRow
+from trialfleet.tracking import delivery_log
 from trialfleet.trial import secrets
 
 FRONT = 20  # trials of a Pareto front in a table
@@ -423,7 +424,8 @@ class Sections:
 
     def _run(self) -> Html:
         study, told, code = self.study, self.study.command, self.study.record.code
-        nodes = sorted({run.node for run in self.view.runs if run.node}, key=natural)
+        nodes = sorted({one.node for one in self.view.runs if one.node}, key=natural)
+        run = delivery_log.run_of(study.folder)
         entries: list[tuple[str, object]] = [
             ("command", "" if told is None else secrets.masked(told.resume)),
             ("commit", code.get("commit", "none: the code was in no repository")),
@@ -442,13 +444,19 @@ class Sections:
                 "storage",
                 "a journal in the folder" if study.record.storage == "null" else secrets.masked(study.record.storage),
             ),
-            (
-                "MLflow",
-                "{uri}, experiment {experiment}".format(**told.tracking) if told is not None and told.tracking else "",
-            ),
+            ("MLflow", self._in_mlflow(run)),
             ("uid", study.record.uid),
         ]
-        return page.pairs(entries)
+        served = "" if told is None else str(told.tracking.get("uri", "")).rstrip("/")
+        address = "" if run is None else f"{served}/#/experiments/{run[0]}/runs/{run[1]}"
+        return page.pairs(entries) + page.link(address, "Its runs in MLflow: curves, logs and artifacts of each trial")
+
+    def _in_mlflow(self, run: tuple[str, str] | None) -> str:
+        told = self.study.command
+        if told is None or not told.tracking:
+            return ""
+        said = "{uri}, experiment {experiment}".format(**told.tracking)
+        return said if run is None else f"{said}, run {run[1]}"
 
 
 # -------------------------------------------------------------------- words
