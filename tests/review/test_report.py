@@ -528,4 +528,4 @@ def test_it_leads_to_the_studys_run(tmp_path: Path, uri: str, address: str | Non
     log.write_text('{"event": "study", "experiment_id": "3", "run_id": "abc"}\n{"event": "study", "exp')
     page = writing.report(load(study.folder))
     assert f"{uri}, experiment mine, run abc" in Words(page).text
-    assert re.findall(r'<a href="([^#"][^"]*)"', page) == ([] if address is None else [address])
+    assert re.findall(r'<p><a href="([^"]*)" rel', page) == ([] if address is None else [address])
