@@ -1,9 +1,12 @@
 """What a study on a real Slurm does that the tests show on a faked one, or of a study with more trials."""
 
+from pathlib import Path
+
 import pytest
 
 from jobs.cluster import Cluster
 from tests.cluster.conftest import cluster, new_study, slurm_environment  # noqa: F401  # fixtures
+from tests.cluster.test_calls import ends_with_four_calls_a_minute
 from tests.cluster.test_study_on_slurm import N, job_of
 from tests.tasks.studies import NewStudy
 
@@ -87,3 +90,11 @@ def test_a_driver_that_finds_no_controller_begins_when_it_is_there(cluster: Clus
     cluster.start_controller()
     study.finish(driver)
     study.check(1)
+
+
+def test_a_study_with_a_job_for_each_trial_ends_with_four_calls_a_minute(
+    new_study: NewStudy,  # noqa: F811  # as above
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends_with_four_calls_a_minute(new_study, tmp_path, monkeypatch)

@@ -74,14 +74,20 @@ def test_jobs_that_go_on_leave_the_controller_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("trials", "words"), [(6, (WARM,)), (3, ())], ids=["jobs that go on", "a job for each trial"])
-def test_a_study_ends_with_four_calls_a_minute(
-    new_study: NewStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int, words: tuple[str, ...]
+def test_a_study_whose_jobs_go_on_ends_with_four_calls_a_minute(
+    new_study: NewStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ends_with_four_calls_a_minute(new_study, tmp_path, monkeypatch, WARM)
+
+
+def ends_with_four_calls_a_minute(
+    new_study: NewStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str
+) -> None:
+    """Run a study of six trials, two at a time, behind a gate, and see that nothing was lost or begun anew."""
     monkeypatch.setattr(studies, "PATIENCE", 500.0)  # seconds
     gate = Gate(tmp_path / "gate", monkeypatch, most=4)
-    study = new_study(f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=2", *words)
+    study = new_study("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", *words)
     study.run()
-    study.check(trials)
+    study.check(6)
     assert study.undisturbed_by_restarts()
     assert gate.calls()
