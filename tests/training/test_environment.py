@@ -33,7 +33,7 @@ def test_the_config_says_how_many_devices_and_threads(monkeypatch):
 )
 def test_shapes_alone_have_as_many_devices_as_the_mesh_asks_for(monkeypatch, there, words, devices, platform):
     monkeypatch.setenv("XLA_FLAGS", there)
-    monkeypatch.setattr(environment, "_has_devices", lambda: False)
+    monkeypatch.setattr(environment, "jax_has_devices", lambda: False)
     asked = []
     monkeypatch.setattr(environment, "prepare", asked.append)
     environment.prepare_for_shapes(composed(*words))
@@ -54,7 +54,7 @@ def test_equal_bits_are_asked_for_where_they_are_wanted(monkeypatch, value, aske
 
 
 def test_a_state_that_is_split_over_nobody_knows_how_many_fits_no_named_device(monkeypatch):
-    monkeypatch.setattr(environment, "_has_devices", lambda: False)
+    monkeypatch.setattr(environment, "jax_has_devices", lambda: False)
     with pytest.raises(UserError, match=r"mesh.fsdp: -1 leaves open over how many devices the state is split"):
         environment.prepare_for_shapes(composed("mesh.data=1", "mesh.fsdp=-1", "runtime.device=h100"))
 

@@ -23,6 +23,7 @@ from typing import Any
 from trialfleet.config import Config
 from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
+from trialfleet.trial.jax_devices import jax_has_devices
 from trialfleet.trial.run import NotInThisProcess
 
 
@@ -42,7 +43,7 @@ def prepare(config: Config, among_others: bool = False) -> None:
     wanted = variables(config)
     if "jax" not in sys.modules:
         _set(wanted)
-    elif _has_devices():
+    elif jax_has_devices():
         if wanted == _running_with:
             os.environ.update(wanted)  # for its children, and whoever looks
         elif among_others:
@@ -72,7 +73,7 @@ def prepare_for_shapes(config: Config) -> None:
 
     With a device named (`runtime.device`) the CPU stands for it, whatever is here. No compiled program is kept.
     """
-    if "jax" in sys.modules and _has_devices():
+    if jax_has_devices():
         return  # whether they suffice for the mesh, the mesh says
     runtime = config.runtime
     open_axes = [name for name in ("fsdp", "tp") if getattr(config.mesh, name) == -1]
@@ -118,20 +119,6 @@ _READ_AT_IMPORT: dict[str, Callable[[str], Any]] = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": float,
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": int,
 }
-
-
-def _has_devices() -> bool:
-    """Whether jax has asked for its devices: from then on it refuses another number of them."""
-    import jax
-
-    config: Any = jax.config  # its names are made at run time
-    number = config.jax_num_cpu_devices
-    try:
-        config.update("jax_num_cpu_devices", 2 if number == 1 else 1)
-    except RuntimeError:
-        return True
-    config.update("jax_num_cpu_devices", number)
-    return False
 
 
 def cache_directory(root: str) -> Path:

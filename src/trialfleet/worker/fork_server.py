@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trialfleet.trial.fork_protocol import MOST, READY, REFUSES
+from trialfleet.trial.jax_devices import jax_has_devices
 
 KEPT_SECONDS = 5.0  # for which a process is there at least, be it that it has ended: the driver looks who it is
 
@@ -65,7 +66,7 @@ class ForkServer:
             self._start(json.loads(request))
 
     def _may_fork(self) -> bool:
-        return threading.active_count() == 1 and not _jax_has_devices()
+        return threading.active_count() == 1 and not jax_has_devices()
 
     def _start(self, job: dict[str, Any]) -> None:
         if not self._may_fork():
@@ -191,20 +192,6 @@ def _fill(start: int, end: int, texts: Sequence[str]) -> None:
         if len(content) + len(one) <= room:
             content += one
     ctypes.memmove(start, content.ljust(room, b"\0"), room)
-
-
-def _jax_has_devices() -> bool:
-    """Whether jax was asked for its devices, which a fork does not survive: then it refuses another number of them."""
-    config: Any = getattr(sys.modules.get("jax"), "config", None)
-    if config is None:
-        return False
-    number = config.jax_num_cpu_devices
-    try:
-        config.update("jax_num_cpu_devices", 2 if number == 1 else 1)
-    except RuntimeError:
-        return True
-    config.update("jax_num_cpu_devices", number)
-    return False
 
 
 if __name__ == "__main__":
