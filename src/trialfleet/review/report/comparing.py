@@ -7,8 +7,8 @@ from trialfleet.review.report import page, progress_figures
 from trialfleet.review.report.axes import cut
 from trialfleet.review.report.drawing import BEST, COMPLETE, FAILED, OTHER, PRUNED, RUNNING, Figure
 from trialfleet.review.report.page import Html
-from trialfleet.review.report.sections import hours_text, moment
 from trialfleet.review.report.view import View
+from trialfleet.review.report.wording import hours_text, moment
 from trialfleet.review.tables import best_text, number
 from trialfleet.sweep.study import study_record
 

@@ -18,8 +18,9 @@ from trialfleet.review.report.account import FAILED as FAILED_HOURS
 from trialfleet.review.report.account import FAULTS
 from trialfleet.review.report.axes import cut, plain
 from trialfleet.review.report.drawing import COMPLETE, FAILED, Figure, Trace, numbers
-from trialfleet.review.report.sections import Sections, hours_text
+from trialfleet.review.report.sections import Sections
 from trialfleet.review.report.view import View
+from trialfleet.review.report.wording import hours_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

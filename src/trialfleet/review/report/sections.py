@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 
 from trialfleet.review.report import page, parameter_figures, progress_figures, slot_figures
 from trialfleet.review.report.account import FAILED, FAULTS
-from trialfleet.review.report.axes import category, cut, read_distribution
+from trialfleet.review.report.axes import cut
 from trialfleet.review.report.drawing import Figure
 from trialfleet.review.report.failures import SHOWN as SHOWN_CAUSES
 from trialfleet.review.report.neighbours import nearest
 from trialfleet.review.report.page import Html
 from trialfleet.review.report.runs import natural
 from trialfleet.review.report.view import View
+from trialfleet.review.report.wording import between, hours_text, moment, quartiles, searched
 from trialfleet.review.tables import duration, number
 from trialfleet.sweep.study.index import RUNNING, TrialRow
 from trialfleet.tracking import delivery_log
@@ -459,51 +459,7 @@ class Sections:
         return said if run is None else f"{said}, run {run[1]}"
 
 
-# -------------------------------------------------------------------- words
-
-
-def searched(distribution: str) -> str:
-    """What a parameter was searched over.
-
-    Args:
-        distribution: Optuna's JSON.
-    """
-    kind, told = read_distribution(distribution)
-    if kind == "CategoricalDistribution":
-        return f"one of {', '.join(map(category, told.get('choices', ())))}"
-    if "low" not in told or "high" not in told:
-        return distribution
-    whole = "whole numbers from " if kind == "IntDistribution" else ""
-    step = told.get("step")
-    steps = f", in steps of {number(step)}" if step is not None and (step != 1 or not whole) else ""
-    said = f"{whole}{number(told['low'])} to {number(told['high'])}{steps}"
-    return f"{said}, evenly by the logarithm" if told.get("log") else said
-
-
 def _akin_first(metrics: Mapping[str, float], objective: str) -> list[tuple[str, float]]:
     """Those of the objective's own group (val/…) before all others."""
     group = objective.partition("/")[0]
     return sorted(metrics.items(), key=lambda one: one[0].partition("/")[0] != group)
-
-
-def moment(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def hours_text(hours: float) -> str:
-    """Hours, or minutes and seconds of what is less."""
-    if hours >= 10:
-        return f"{hours:,.0f} h"
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    return f"{hours * 60:.1f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
-
-
-def quartiles(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> str:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return f"{low:.4g} and {high:.4g}"
-
-
-def between(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> str:
-    low, high = float(values.min()), float(values.max())
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"

@@ -8,8 +8,9 @@ import trialfleet
 from trialfleet.errors import UserError
 from trialfleet.review import fields
 from trialfleet.review.report import comparing, page
-from trialfleet.review.report.sections import Sections, moment
+from trialfleet.review.report.sections import Sections
 from trialfleet.review.report.view import View
+from trialfleet.review.report.wording import moment
 from trialfleet.review.studies import Study
 from trialfleet.trial import secrets
 
