@@ -53,8 +53,7 @@ def verdicts(pruner: BasePruner, judged: bool) -> list[tuple[int, int]]:
     return found
 
 
-# Optuna says so of PatientPruner and WilcoxonPruner, which people may use as they are.
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # Optuna says so of two that people use
 @pytest.mark.parametrize("name", PRUNERS)
 def test_verdicts_are_those_of_optuna(name: str) -> None:
     plain = verdicts(PRUNERS[name](), judged=False)
