@@ -27,6 +27,7 @@ def on_two_nodes(
     Args:
         more: overrides.
     """
+    before = known_jobs(cluster)
     run(
         "pipelines.sweep",
         "-m",
@@ -44,10 +45,15 @@ def on_two_nodes(
 
     jobs = {number: run.data.tags["trialfleet.job_id"] for number, run in children(folder, database).items()}
     assert len(set(jobs.values())) == n_trials
-    assert set(jobs.values()) == set(cluster.run("squeue", "-r", "-h", "-t", "all", "-o", "%i").stdout.split())
+    assert set(jobs.values()) == known_jobs(cluster) - before
     claims = [json.loads(claim.read_text()) for claim in folder.glob("trials/*/runs/*/claim")]
     assert len(claims) == n_trials
     assert {claim["node"] for claim in claims} == set(cluster.nodes)
+
+
+def known_jobs(cluster: Cluster) -> set[str]:
+    """Of any state, those of tests before this one, too."""
+    return set(cluster.run("squeue", "-r", "-h", "-t", "all", "-o", "%i").stdout.split())
 
 
 def test_a_study_on_two_nodes(here: Path, run_quickly: Run, database: str, cluster: Cluster) -> None:

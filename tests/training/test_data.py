@@ -1,10 +1,12 @@
 """Positions, plans and who reads what."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from jobs.cluster.processes import wait_until
 from tests.training.toy import ToySource
 from trialfleet.training.data import EvaluationOrder, Feed, Loader, Position, total_steps
-from trialfleet.training.decoding import decoded
+from trialfleet.training.decoding import _begin_worker, decoded
 from trialfleet.training.mesh import batch_sharding, make_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +113,32 @@ def test_processes_leave_signals_to_the_training_and_end_when_it_is_gone(tmp_pat
     numbers = list(map(int, done.stdout.split()))
     assert len(numbers) == 2
     assert wait_until(lambda: not any(map(psutil.pid_exists, numbers)), 30)
+
+
+@pytest.mark.slow
+def test_a_process_outlives_the_thread_that_started_it():
+    """One that is killed with a lock in its hand leaves a closing that waits for ever."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=echo, args=(theirs,), daemon=True)
+    begun = threading.Event()
+    thread = threading.Thread(target=lambda: (process.start(), begun.wait()))
+    thread.start()
+    for said in ("a", "b", "end"):
+        ours.send(said)
+        assert ours.poll(60)
+        assert ours.recv() == said
+        begun.set()
+        thread.join()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def echo(theirs):
+    _begin_worker(0, 1)
+    said = ""
+    while said != "end":
+        theirs.send(said := theirs.recv())
 
 
 class Numbers:

@@ -5,13 +5,13 @@ remembers is never needed: a training goes on from a position.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
+import threading
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Protocol, TypeVar
 
 T = TypeVar("T", covariant=True)
@@ -41,14 +41,19 @@ _STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # a
 
 def _begin_worker(index: int, count: int) -> None:
     """End when the training is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     training = multiprocessing.parent_process()
-    if training is not None and os.getppid() != training.pid:  # it went before that
-        os.kill(os.getpid(), signal.SIGKILL)
+    assert training is not None
+    threading.Thread(target=_end_with, args=(training,), daemon=True).start()
 
 
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+def _end_with(training: BaseProcess) -> None:
+    """A thread's: the kernel's own signal comes as soon as the thread that started this process ends.
+
+    grain starts processes in threads that end before them, and one killed with a lock in its hand leaves it locked.
+    """
+    while os.getppid() == training.pid:
+        training.join(timeout=1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def decoded(order: ByNumber[T], workers: int, ahead: int) -> Generator[T, None, None]:
