@@ -8,6 +8,7 @@ import pytest
 from tests.training.harness import after
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, control, describe, lora, train
+from trialfleet.training.dropout import Dropout
 from trialfleet.training.goodput import compilations
 from trialfleet.trial.run import Preempted, Stop
 
@@ -137,7 +138,7 @@ def test_an_adapter_begins_as_nothing_and_can_be_merged_in():
 
 def test_an_adapter_does_not_see_all_of_its_input_in_training():
     x = jnp.ones((400, 50))
-    half = lora.Dropout(jnp.asarray(0.5), jax.random.key(0))
+    half = Dropout(jnp.asarray(0.5), jax.random.key(0))
     dropped = half.dropped("w", x)
     assert set(np.unique(dropped)) == {0.0, 2.0}
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.05)

@@ -41,6 +41,8 @@ class Projector:
     """From what the encoder hears to what the decoder reads: a norm, and two layers around a GELU."""
 
     stack: Count  # so many of the encoder's frames, of 20 ms, become one of the decoder's
+    kernel_size: Annotated[int, Ge(1)]  # so many of these the first layer sees at once, around each; odd
+    dropout: Annotated[Gated[float], Ge(0), Lt(1)]  # share of both layers' inputs that is not seen in training
     hidden: Count  # between the two layers
     scale: Annotated[float, Gt(0)]  # of the last layer's first weights: small, so that speech begins as a whisper
     # weight of a second loss: what the projector gives, scored by the decoder's embeddings, spells the text (CTC)
@@ -166,6 +168,8 @@ class AsrDecoderConfig(Config):
     def problems(self) -> list[str]:
         data, problems = self.dataset, [*super().problems(), *self.model.encoder.problems()]
         problems += self.model.decoder.problems("model.decoder")
+        if self.model.projector.kernel_size % 2 == 0:
+            problems.append(f"model.projector.kernel_size: must be odd, got {self.model.projector.kernel_size}")
         spells = {
             "model.projector.merges": self.model.projector.merges,
             "transcription.ctc_weight": self.transcription.ctc_weight != 0,

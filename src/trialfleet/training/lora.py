@@ -7,7 +7,6 @@ adapted model begins as the model it adapts. Hu et al., LoRA (2021).
 """
 
 import re
-import zlib
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.training import trees
+from trialfleet.training.dropout import Dropout
 from trialfleet.training.workload import Params, Product, PyTree
 
 A, B = "_lora_a", "_lora_b"
@@ -26,24 +26,6 @@ class Axes(NamedTuple):
 
     stack: int = 0
     inputs: int = 1
-
-
-class Dropout(NamedTuple):
-    """How much of its input an adapter does not see while it is trained (Srivastava et al. 2014).
-
-    Attributes:
-        rate: the share, below 1.
-        key: of a layer at a step; each of its weights draws for itself.
-    """
-
-    rate: jax.Array
-    key: jax.Array
-
-    def dropped(self, name: str, x: jax.Array) -> jax.Array:
-        """x with zeros for what is not seen, and the rest so much larger that its expectation stays."""
-        own = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
-        seen = jax.random.uniform(own, x.shape) >= self.rate
-        return jnp.where(seen, x / (1 - self.rate).astype(x.dtype), 0)
 
 
 def _plain(path: str) -> Axes:

@@ -144,6 +144,7 @@ def test_recordings_are_heard_at_each_speed_at_which_they_fit_their_bucket(recor
         (["dataset.buckets=[1.0,0.5]"], "dataset.buckets: must rise"),
         (["dataset.held_out=0"], "dataset.held_out: 0, and dataset.val or dataset.test has no files"),
         (["model.encoder.heads=3"], "model.encoder.width: 16 must be a multiple of heads=3"),
+        (["model.projector.kernel_size=2"], "model.projector.kernel_size: must be odd, got 2"),
         (["model.decoder.head_dim=7"], "model.decoder.head_dim: must be even"),
         (["transcription.eos_tokens=[600]"], "transcription.eos_tokens: there are tokens beyond"),
         (
@@ -163,9 +164,11 @@ def test_what_does_not_fit_is_refused_by_its_key(recordings, words, message):
 
 
 @pytest.mark.slow
-def test_what_is_behind_a_recording_changes_nothing(recordings):
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_what_is_behind_a_recording_changes_nothing(recordings, kernel):
     """The same speech in a longer bucket: what the decoder reads of it, and the loss, stay."""
-    own = config(recordings, "dataset.time_masks=0", "dataset.band_masks=0")
+    sees = f"model.projector.kernel_size={kernel}"
+    own = config(recordings, "dataset.time_masks=0", "dataset.band_masks=0", sees)
     workload = Transcriber(own)
     utterances = workload.source("train")
     assert isinstance(utterances, Utterances)
@@ -184,7 +187,7 @@ def test_what_is_behind_a_recording_changes_nothing(recordings):
     np.testing.assert_allclose(logs[0], logs[1], atol=1e-4, rtol=0)
     np.testing.assert_allclose(*spelled, rtol=1e-5)
     assert np.all(np.asarray(logs[0])[np.asarray(batch["tokens"]) == PAD] == 0)
-    heard = config(recordings, "model.encoder.hears_silence=true")
+    heard = config(recordings, "model.encoder.hears_silence=true", sees)
     silent = speech.told(heard.model, params, batch["features"], batch["frames"])
     assert np.abs(silent.frames - told.frames).max() > 1e-3
     assert np.array_equal(silent.there, told.there)
@@ -269,7 +272,8 @@ def test_one_part_alone_is_trained(recordings, member, part):
 
 
 @pytest.mark.slow
-def test_dropout_is_an_input_and_a_resumed_training_drops_the_same(recordings, tmp_path):
+@pytest.mark.parametrize("key", ["model.decoder.lora_dropout", "model.projector.dropout"])
+def test_dropout_is_an_input_and_a_resumed_training_drops_the_same(recordings, tmp_path, key):
     def trained(name: str, *words: str, stop: Any = None, earlier: Sequence[Path] = ()) -> RecordingRun:
         run = RecordingRun(tmp_path / name, earlier, stop)
         own = config(recordings, *ADAPTED, "dataset.buckets=[1.0]", "training.max_epochs=1", *words)
@@ -277,13 +281,13 @@ def test_dropout_is_an_input_and_a_resumed_training_drops_the_same(recordings, t
             train(own, run)
         return run
 
-    whole = trained("whole", "model.decoder.lora_dropout=0.3")
+    whole = trained("whole", f"{key}=0.3")
     before = compilations.compiled
-    other = trained("other", "model.decoder.lora_dropout=0.6")
+    other = trained("other", f"{key}=0.6")
     assert compilations.compiled == before
     assert other.reported("train/loss") != whole.reported("train/loss")
-    cut = trained("cut", "model.decoder.lora_dropout=0.3", stop=after(3, Stop.PREEMPT))
-    rest = trained("rest", "model.decoder.lora_dropout=0.3", earlier=[cut.checkpoints])
+    cut = trained("cut", f"{key}=0.3", stop=after(3, Stop.PREEMPT))
+    rest = trained("rest", f"{key}=0.3", earlier=[cut.checkpoints])
     assert 0 < rest.notes["resumed_from"] < max(whole.reported("train/loss"))
     both = {**cut.reported("train/loss"), **rest.reported("train/loss")}
     assert both == whole.reported("train/loss")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from trialfleet.config.asr_decoder import SpeechModel
+from trialfleet.training.dropout import Dropout
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat
@@ -25,8 +26,14 @@ def init(config: SpeechModel, key: jax.Array) -> Params:
     """Fresh parameters of all three parts."""
     keys = jax.random.split(key, 3)
     heard, told = config.encoder.width * config.projector.stack, config.decoder.width
-    shapes = {"up": (heard, config.projector.hidden), "down": (config.projector.hidden, told), "marks": (2, told)}
-    scales = {"up": heard**-0.5, "down": config.projector.scale * config.projector.hidden**-0.5, "marks": told**-0.5}
+    taps = config.projector.kernel_size
+    up = (heard, config.projector.hidden) if taps == 1 else (taps, heard, config.projector.hidden)
+    shapes = {"up": up, "down": (config.projector.hidden, told), "marks": (2, told)}
+    scales = {
+        "up": (taps * heard) ** -0.5,
+        "down": config.projector.scale * config.projector.hidden**-0.5,
+        "marks": told**-0.5,
+    }
     projector = {
         **normals(keys[1], shapes, scales),
         "norm": jnp.ones(heard),
@@ -44,7 +51,7 @@ def axes(config: SpeechModel) -> dict[str, Any]:
     """The logical axes of what `init` gives."""
     projector = {
         "norm": (None,),
-        "up": ("embed", "mlp"),
+        "up": ("embed", "mlp") if config.projector.kernel_size == 1 else ("kernel", "embed", "mlp"),
         "up_b": ("mlp",),
         "down": ("mlp", "embed"),
         "down_b": (None,),
@@ -63,12 +70,20 @@ def of_decoder(hp: Hyperparameters) -> Hyperparameters:
     return {**hp, **{f"model.{name}": value for name, value in own.items() if value is not None}}
 
 
-def told(config: SpeechModel, params: Params, features: jax.Array, frames: jax.Array, remat: Remat = "none") -> Told:
+def told(
+    config: SpeechModel,
+    params: Params,
+    features: jax.Array,
+    frames: jax.Array,
+    remat: Remat = "none",
+    dropout: Dropout | None = None,
+) -> Told:
     """What the decoder reads of recordings.
 
     Args:
         features: spectrograms (B, F, bands), with silence behind.
         frames: how many of them are the recording's (B,).
+        dropout: of what the projector sees; None: it sees all.
     """
     stack, own = config.projector.stack, params["projector"]
     heard_frames = (features.shape[1] + 1) // 2
@@ -78,8 +93,7 @@ def told(config: SpeechModel, params: Params, features: jax.Array, frames: jax.A
     padding = -heard_frames % stack
     heard = jnp.pad(heard * valid[..., None].astype(heard.dtype), ((0, 0), (0, padding), (0, 0)))
     stacked = heard.reshape(heard.shape[0], -1, stack * heard.shape[2])
-    hidden = jax.nn.gelu(_normed(own["norm"], stacked) @ own["up"] + own["up_b"])
-    projected = constrain(hidden, "batch", None, "mlp") @ own["down"] + own["down_b"]
+    projected = _projected(own, stacked, dropout)
     there = jnp.pad(valid, ((0, 0), (0, padding))).reshape(heard.shape[0], -1, stack).max(-1)
     frames_read, there_read = projected, there
     if config.projector.merges:
@@ -89,6 +103,19 @@ def told(config: SpeechModel, params: Params, features: jax.Array, frames: jax.A
     x = jnp.concatenate([marks[0].astype(projected.dtype), frames_read, marks[1].astype(projected.dtype)], 1)
     read = constrain(x, "batch", None, "embed")
     return Told(read, jnp.concatenate([one, there_read, one], 1), projected, there)
+
+
+def _projected(params: Params, stacked: jax.Array, dropout: Dropout | None) -> jax.Array:
+    """Frames of the encoder, side by side (B, A, heard), as the decoder reads them (B, A, D)."""
+    x = _normed(params["norm"], stacked)
+    x = x if dropout is None else dropout.dropped("up", x)
+    if params["up"].ndim == 2:
+        x = x @ params["up"]
+    else:  # silence is zeros, as is what stands before the first and behind the last of them
+        x = jax.lax.conv_general_dilated(x, params["up"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+    hidden = constrain(jax.nn.gelu(x + params["up_b"]), "batch", None, "mlp")
+    hidden = hidden if dropout is None else dropout.dropped("down", hidden)
+    return jnp.add(hidden @ params["down"], params["down_b"])
 
 
 def _normed(scale: jax.Array, x: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 
 from trialfleet.config.asr_decoder import AsrDecoderConfig
 from trialfleet.training import lora
+from trialfleet.training.dropout import Dropout
 from trialfleet.training.published import PublishedWeights
 from trialfleet.training.publishing import Publisher
 from trialfleet.training.workload import (
@@ -123,10 +124,14 @@ class Transcriber(Workload):
     ) -> tuple[jax.Array, Loss]:
         """Nats for each token of the texts, the ends of their turns included; and those of a second loss, weighted."""
         decoder = params["decoder"]
-        told = speech.told(self.config.model, params, batch["features"], batch["frames"], self.config.training.remat)
+        model, dropout = self.config.model, None
+        if model.projector.dropout != 0:
+            dropout = Dropout(hp["model.projector.dropout"], jax.random.fold_in(key, 1))
+        remat = self.config.training.remat
+        told = speech.told(model, params, batch["features"], batch["frames"], remat, dropout)
         logs = self._logs_after(told, decoder, batch["tokens"], hp, key)
         loss = -jnp.sum(batch["weight"][:, None] * logs) / norms["tokens"]
-        if self.config.model.projector.ctc_weight == 0:
+        if model.projector.ctc_weight == 0:
             return loss, Loss(extra, {})
         nats, fits = spelling.nats(told, decoder, batch["tokens"])
         spelled = jnp.sum(batch["weight"] * jnp.where(fits, nats, 0)) / norms["tokens"]

@@ -25,6 +25,7 @@ import numpy as np
 from trialfleet.config.decoder import Decoder
 from trialfleet.training import lora, trees
 from trialfleet.training.attention import attention
+from trialfleet.training.dropout import Dropout
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat, rematerialized
@@ -379,7 +380,7 @@ def _read(
 
     def one(x: jax.Array, of_layer: tuple[Params, jax.Array, Any]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         layer, kind, own = of_layer
-        dropout = None if own is None else lora.Dropout(hp["model.lora_dropout"], own)
+        dropout = None if own is None else Dropout(hp["model.lora_dropout"], own)
         h = _norm(config, layer, "pre_attention_norm", x)
         q, k, v = _projected(config, layer["attn"], h, turns[kind], scale, adapter, dropout)
         mixed = _mixed(config, layer["attn"], q, k, v, masks[kind], scale, adapter, dropout)
@@ -399,7 +400,7 @@ def _projected(
     turns: jax.Array,
     scale: jax.Array | float,
     adapter: bool,
-    dropout: lora.Dropout | None = None,
+    dropout: Dropout | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries (B, T, N, H), keys and values (B, T, K, H), turned by their positions."""
     q = lora.linear(params, "q_einsum", x, scale, adapter, dropout)
@@ -418,7 +419,7 @@ def _mixed(
     mask: jax.Array,
     scale: jax.Array | float,
     adapter: bool,
-    dropout: lora.Dropout | None = None,
+    dropout: Dropout | None = None,
 ) -> jax.Array:
     """Grouped-query attention: what each token takes from those that the mask (B, T, L) lets it see (B, T, D)."""
     mixed = attention(q, k, v, mask, None if config.query_scale is None else config.query_scale**-0.5)
@@ -432,7 +433,7 @@ def _behind(
     mixed: jax.Array,
     scale: jax.Array | float,
     adapter: bool,
-    dropout: lora.Dropout | None = None,
+    dropout: Dropout | None = None,
 ) -> jax.Array:
     """The residual stream behind a layer, from that before it and what its attention gave."""
     x = x + _norm(config, params, "post_attention_norm", mixed)
@@ -446,7 +447,7 @@ def _feed_forward(
     x: jax.Array,
     scale: jax.Array | float,
     adapter: bool,
-    dropout: lora.Dropout | None,
+    dropout: Dropout | None,
 ) -> jax.Array:
     """A gated linear unit (Shazeer 2020, arXiv:2002.05202)."""
     gate = families.of(config).gate(lora.linear(params, "gate_proj", x, scale, adapter, dropout))
