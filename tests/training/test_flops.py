@@ -9,6 +9,7 @@ from trialfleet.training import flops
 from trialfleet.training.contract import CheckedWorkload
 from trialfleet.training.setup import Setup
 from trialfleet.training.workload import Product
+from trialfleet.workloads.asr import Transcriber
 from trialfleet.workloads.grpo import Grpo, GrpoBase
 
 PLAIN = "stages.next_token_epochs=99"  # no prompt with its answer would fit
@@ -73,3 +74,26 @@ def test_a_product_of_no_parameter_is_refused(monkeypatch):
     monkeypatch.setattr(GrpoBase, "flops", lambda self, bucket: [Product(1.0, "layers/attn/q")])
     with pytest.raises(UserError, match="is no parameter of init"):
         workload.flops(0)
+
+
+def test_of_speech_the_frozen_encoder_has_a_forward_pass_alone():
+    """An encoder hears 51 frames of 102, a projector tells of 26, and a decoder reads those with 8 tokens."""
+    config = composed(
+        "workload=asr_decoder",
+        *(word.replace("model.", "model.decoder.") for word in GEMMA if word.startswith("model.")),
+        "model.decoder.window=null",
+        "model.encoder.width=8",
+        "model.encoder.hidden=16",
+        "model.projector.kernel_size=3",
+        "dataset.train=[speech.jsonl]",
+        "dataset.buckets=[1.0]",
+        "dataset.max_audio_seconds=1.0",
+        "dataset.max_text_tokens=7",
+    )
+    heard, told, read, said = 51, 26, 26 + 1 + 8, 8
+    encoder = 102 * 3 * 80 * 8 + heard * 3 * 8 * 8 + 2 * heard * (4 * 8 * 8 + 2 * 8 * 16 + 2 * heard * 8)
+    projector = told * (3 * 16 * 128 + 128 * 8)
+    decoder = read * 2 * (LAYER + 2 * read * 8) + said * 8 * 512
+    workload = CheckedWorkload(Transcriber, config)
+    counted = flops.of_training(workload.flops(0), workload.trained)
+    assert counted == 2 * (encoder + 3 * (projector + decoder))

@@ -21,7 +21,7 @@ from trialfleet.training.attention import attention
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat, rematerialized
-from trialfleet.training.workload import Params
+from trialfleet.training.workload import Params, Product
 
 EPSILON = 1e-5  # of the layer norms
 _TAPS = 3  # of both convolutions
@@ -116,6 +116,19 @@ def encode(
 
     x, _ = jax.lax.scan(rematerialized(one, remat), x, params["layers"])
     return _norm(params["final_norm"], x)
+
+
+def products(config: AudioEncoder, frames: int) -> list[Product]:
+    """Those of hearing one spectrogram of so many frames, in order."""
+    every, heard = shapes(config), (frames + 1) // 2
+    times = {"conv1/w": frames}
+    found = []
+    for path, shape in every.items():
+        if path == "layers/attn/out/w":
+            found.append(Product(2.0 * config.layers * heard * 2 * heard * config.width))  # scores, and what they mix
+        if path.endswith("/w"):
+            found.append(Product(2.0 * times.get(path, heard) * prod(shape), path))
+    return found
 
 
 def _into_heads(params: Params, x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from trialfleet.training.dropout import Dropout
 from trialfleet.training.mesh import constrain
 from trialfleet.training.random import normals
 from trialfleet.training.remat import Remat
-from trialfleet.training.workload import Hyperparameters, Params
+from trialfleet.training.workload import Hyperparameters, Params, Product
 from trialfleet.workloads.asr import encoder, spelling
 from trialfleet.workloads.asr.spelling import Told
 from trialfleet.workloads.decoder import transformer
@@ -62,6 +62,27 @@ def axes(config: SpeechModel) -> dict[str, Any]:
         "projector": projector,
         "decoder": transformer.axes(config.decoder),
     }
+
+
+def products(config: SpeechModel, frames: int, tokens: int) -> list[Product]:
+    """Those of learning one recording, in order.
+
+    Args:
+        frames: of its spectrogram.
+        tokens: of its text, the end included.
+    """
+    told = -(-((frames + 1) // 2) // config.projector.stack)
+    heard = config.encoder.width * config.projector.stack * config.projector.kernel_size
+    up, down = heard * config.projector.hidden, config.projector.hidden * config.decoder.width
+    read = transformer.products(config.decoder, told + 1 + tokens, tokens)  # two marks; nothing is said behind the end
+    parts = {
+        "encoder": encoder.products(config.encoder, frames),
+        "projector": [Product(2.0 * told * up, "up"), Product(2.0 * told * down, "down")],
+        "decoder": read,
+    }
+    return [
+        one._replace(weight=f"{part}/{one.weight}" if one.weight else "") for part, own in parts.items() for one in own
+    ]
 
 
 def of_decoder(hp: Hyperparameters) -> Hyperparameters:

@@ -20,6 +20,7 @@ from trialfleet.training.workload import (
     Hyperparameters,
     Loss,
     Params,
+    Product,
     PyTree,
     Rows,
     Source,
@@ -32,7 +33,7 @@ from trialfleet.workloads.asr.published import EncoderWeights
 from trialfleet.workloads.asr.samples import Sample
 from trialfleet.workloads.asr.spelling import Told
 from trialfleet.workloads.asr.spoken import normalized
-from trialfleet.workloads.asr.utterances import Utterances
+from trialfleet.workloads.asr.utterances import Utterances, frames_of
 from trialfleet.workloads.decoder import PAD, beam, generation, tokenizer, transformer
 from trialfleet.workloads.decoder.generation import Drawn
 from trialfleet.workloads.decoder.held_back import Rules
@@ -157,6 +158,11 @@ class Transcriber(Workload):
         stream = transformer.stream(model.decoder, decoder, x, valid, speech.of_decoder(hp), remat=remat, key=key)
         said = stream[:, read.shape[1] - 1 :]
         return say(said, transformer.unembedding(decoder), tokens).logs
+
+    def flops(self, bucket: int) -> Sequence[Product]:
+        """With as many tokens as a text may have, since all are read; what frames spell is not counted."""
+        data = self.config.dataset
+        return speech.products(self.config.model, frames_of(data.buckets[bucket]), data.max_text_tokens + 1)
 
     # ---- evaluation ---------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Utterances:
         self._room = data.cache_mb * 1_000_000
         folder = data.disk_cache
         self._disk = None if folder is None else SpectrogramCache(Path(folder), data.disk_cache_mb * 1_000_000)
-        self._frames = [max(1, round(seconds * FRAMES)) + BEHIND for seconds in data.buckets]
+        self._frames = list(map(frames_of, data.buckets))
 
     def text(self, row: int) -> str:
         """What is said in a recording."""
@@ -141,6 +141,11 @@ class Utterances:
                 batch["features"][index, len(heard) :] = features.silence(1, self._bands, float(heard.max()))
             batch["tokens"][index, : len(tokens)] = tokens
         return batch
+
+
+def frames_of(seconds: float) -> int:
+    """Of a spectrogram in a bucket of so many seconds, with the silence behind."""
+    return max(1, round(seconds * FRAMES)) + BEHIND
 
 
 def _recordings(data: Recordings, split: str) -> list[Recording]:
