@@ -18,6 +18,7 @@ WORKLOADS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
 PRESETS = {
     "grpo_full_training": ["dataset.train_path=somewhere", "model.weights=somewhere"],
     "mvfoul_production": ["dataset.data_dir=."],
+    "asr_few_recordings": ["dataset.train=[somewhere]", "model.encoder.weights=somewhere"],
     **{f"asr_{name}": ["dataset.train=[somewhere]"] for name in ("test", "mac_minimal", "production")},
 }
 REQUIRED = {

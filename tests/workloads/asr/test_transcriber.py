@@ -163,6 +163,11 @@ def test_what_does_not_fit_is_refused_by_its_key(recordings, words, message):
         source(recordings, "train", *words)
 
 
+def test_an_encoder_that_knows_nothing_is_told(recordings, caplog):
+    Transcriber(config(recordings)).source("train")
+    assert "model.encoder.weights: null, so speech is heard by weights that are drawn" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_what_is_behind_a_recording_changes_nothing(recordings, kernel):

@@ -1,5 +1,6 @@
 """The workload of speech to text by a decoder: see `trialfleet.workloads.asr.speech`."""
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,8 @@ from trialfleet.workloads.decoder.published import DecoderWeights
 from trialfleet.workloads.decoder.tokenizer import Tokenizer
 from trialfleet.workloads.decoder.unembedding import say
 
+log = logging.getLogger(__name__)
+
 SAMPLES = 20  # recordings shown with each evaluation
 
 
@@ -58,6 +61,9 @@ class Transcriber(Workload):
         return found
 
     def source(self, split: str) -> Source:
+        config = self.config
+        if split == "train" and config.model.encoder.weights is None and config.training.init_from is None:
+            log.warning("model.encoder.weights: null, so speech is heard by weights that are drawn and never trained")
         return self._utterances(split)
 
     def _utterances(self, split: str) -> Utterances:
