@@ -134,7 +134,7 @@ def main() -> None:
         known = Sides(1, 1, 1, None).all(dict(given.python))
         if unknown := sorted(set(given.sides) - set(known)):
             parser.error(f"--sides: {unknown} are none of {sorted(known)}; peers need --python")
-    with tempfile.TemporaryDirectory(prefix="slots-", dir=given.folder) as place:
+    with tempfile.TemporaryDirectory(prefix="slots-", dir=given.folder and given.folder.absolute()) as place:
         print(machine(), f"in {place}", sep=", ", flush=True)
         mlflow = _database(Path(place, "empty.db")) if given.mlflow else None
         for steps in given.steps:

@@ -20,7 +20,7 @@ def machine() -> str:
 
 
 def seconds(commands: Sequence[Sequence[str]], log: Path, environment: Mapping[str, str] | None = None) -> float:
-    """From the start of all commands to the end of the last.
+    """From the start of all commands to the end of the last; what they leave in their folder lies beside the log.
 
     Raises:
         RuntimeError: one failed; with what they said.
@@ -30,7 +30,7 @@ def seconds(commands: Sequence[Sequence[str]], log: Path, environment: Mapping[s
     began = time.monotonic()
     with open(log, "wb") as file:
         started = [
-            subprocess.Popen(one, cwd=PROJECT, env=variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            subprocess.Popen(one, cwd=log.parent, env=variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
             for one in commands
         ]
         codes = [one.wait() for one in started]

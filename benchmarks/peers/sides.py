@@ -26,7 +26,7 @@ def python(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{text!r}: say NAME=PATH, where NAME is one of {', '.join(PIP)}")
     if not Path(path).is_file():
         raise argparse.ArgumentTypeError(f"{text!r}: no such file; make it with `pip install . '{PIP[name]}'`")
-    return name, path
+    return name, str(Path(path).absolute())
 
 
 def sides(pythons: Mapping[str, str], trials: int, slots: int, words: Sequence[str]) -> dict[str, Side]:
