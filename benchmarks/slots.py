@@ -1,122 +1,144 @@
 """Many short trials on few slots: `python -m benchmarks.slots --help`.
 
-Trials of the tiny speech recogniser, two at a time on this machine, as four programs run them in turns: our sweep with
-a fresh process for each trial, started from nothing or forked, our sweep with workers that go on to the next trial, and
-the ideal: as many processes as slots, each a loop around the trainer with no sweep at all. All draw learning rates from
-the same range, save and report alike, and find the compilation cache filled. Nothing goes to MLflow.
+Trainings of the tiny speech recogniser, two at a time on this machine, as several programs run them in turns: the stock
+hydra-optuna-sweeper with submitit's local launcher, our sweep with a fresh process for each trial, forked (as without a
+word) or started from nothing, our sweep with workers that go on to the next trial, plain Optuna in as many processes as
+slots, other tuners where `--python` names an environment of theirs, and the ideal: as many processes as slots, each a
+loop around the trainer with no sweep at all. All draw learning rates from the same range, save alike, and find the
+compilation cache filled. The stock sweeper's trials log to MLflow themselves, as its users' do, and ours are sent there
+by the driver; each study finds a SQLite database that holds MLflow's tables.
+
+16 trials of 100 steps, three times on each side, take about 15 minutes on two cores; `--trials 64`, the whole
+measurement, an hour.
 """
 
 import argparse
-import math
-import os
 import random
-import subprocess
+import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
-FRESH, FORKED, WARM, IDEAL = "ours, fresh", "ours, forked", "ours, warm", "ideal"
-CONFIG = ("workload=asr", "model=asr_tiny")
-LOWEST, HIGHEST = 1e-4, 1e-2  # learning rates
+from benchmarks import asr_trial, stock_asr
+from benchmarks.asr_trial import CONFIG, HIGHEST, LOWEST
+from benchmarks.peers import sides as peers
+from benchmarks.turns import Side, against, in_turns, machine, seconds
+
+STOCK, FRESH, FORKED, WARM, IDEAL = "stock", "ours, fresh", "ours, forked", "ours, warm", "ideal"
+SPACE = f"optimizer.learning_rate=tag(log,interval({LOWEST},{HIGHEST}))"
 
 
-def sweep(place: Path, trials: int, slots: int, steps: int, warm: bool, fork: bool = False) -> float:
-    """Seconds of a whole study, from the command's start to its exit."""
-    command = [sys.executable, "-m", "pipelines.sweep", *CONFIG, f"training.max_steps={steps}"]
-    command += [f"hydra.sweep.dir={place}", f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.n_jobs={slots}"]
-    command += [
-        f"hydra.sweeper.worker.local={str(warm).lower()}",
-        f"hydra.sweeper.worker.fork={str(fork).lower()}",
-        "hydra.sweeper.tracking.uri=null",
-        "hydra.sweeper.live=false",
-    ]
-    command += ["hydra/sweeper/sampler=random", f"optimizer.learning_rate=tag(log,interval({LOWEST},{HIGHEST}))"]
-    return _seconds([command], place.with_suffix(".log"))
+class Sides:
+    """Everything that runs so many trials of so many steps on so many slots.
 
-
-def ideal(place: Path, trials: int, slots: int, steps: int) -> float:
-    """Seconds of the loops, one process for each slot, from their start to their exit."""
-    shares = [trials // slots + (slot < trials % slots) for slot in range(slots)]
-    command = [sys.executable, "-m", "benchmarks.slots", "--steps", str(steps)]
-    commands = [
-        [*command, "--loop", str(share), "--folder", str(place / str(slot))] for slot, share in enumerate(shares)
-    ]
-    return _seconds(commands, place.with_suffix(".log"))
-
-
-def _seconds(commands: list[list[str]], log: Path) -> float:
-    """From the start of all to the end of the last.
-
-    Raises:
-        RuntimeError: one failed; with what they said.
+    Args:
+        mlflow: a database with MLflow's tables and nothing in them, or None for studies that nothing of goes there.
     """
-    began = time.monotonic()
-    with open(log, "wb") as file:
-        started = [subprocess.Popen(one, stdout=file, stderr=subprocess.STDOUT) for one in commands]
-        codes = [one.wait() for one in started]
-    if any(codes):
-        raise RuntimeError(log.read_text(errors="replace")[-3000:])
-    return time.monotonic() - began
+
+    def __init__(self, trials: int, slots: int, steps: int, mlflow: Path | None) -> None:
+        self._trials, self._slots, self._steps, self._mlflow = trials, slots, steps, mlflow
+
+    def all(self, pythons: dict[str, str]) -> dict[str, Side]:
+        """All of them by name, the ideal last."""
+        return {
+            STOCK: self.stock,
+            FRESH: lambda folder: self.ours(folder, warm=False, fork=False),
+            FORKED: lambda folder: self.ours(folder, warm=False, fork=True),
+            WARM: lambda folder: self.ours(folder, warm=True),
+            **peers.sides(pythons, self._trials, self._slots, ["--steps", str(self._steps)]),
+            IDEAL: self.ideal,
+        }
+
+    def stock(self, folder: Path) -> float:
+        """A whole study, from the command's start to its exit, as on the other sides."""
+        address = self._database(folder)
+        words = ["hydra/sweeper=stock", f"hydra.sweeper.storage=sqlite:///{folder}/study.db"]
+        command = [sys.executable, "-m", "benchmarks.stock_asr", "-m", *words, *self._words(folder)]
+        return seconds([command], folder.with_suffix(".log"), {stock_asr.ADDRESS: address or ""})
+
+    def ours(self, folder: Path, warm: bool, fork: bool = False) -> float:
+        command = [sys.executable, "-m", "pipelines.sweep", *self._words(folder), "hydra.sweeper.live=false"]
+        command += [
+            f"hydra.sweeper.worker.local={str(warm).lower()}",
+            f"hydra.sweeper.worker.fork={str(fork).lower()}",
+            f"hydra.sweeper.tracking.uri={self._database(folder) or 'null'}",
+        ]
+        return seconds([command], folder.with_suffix(".log"))
+
+    def ideal(self, folder: Path) -> float:
+        command = [sys.executable, "-m", "benchmarks.slots", "--steps", str(self._steps)]
+        loops = [
+            [*command, "--loop", str(share), "--folder", str(folder / str(slot))]
+            for slot, share in enumerate(peers.shares(self._trials, self._slots))
+        ]
+        return seconds(loops, folder.with_suffix(".log"))
+
+    def _words(self, folder: Path) -> list[str]:
+        study = [f"hydra.sweeper.n_trials={self._trials}", f"hydra.sweeper.n_jobs={self._slots}"]
+        where = [f"hydra.sweep.dir={folder}", "hydra/sweeper/sampler=random"]
+        return [*CONFIG, f"training.max_steps={self._steps}", *study, *where, SPACE]
+
+    def _database(self, folder: Path) -> str | None:
+        """The address of a new database of the study's own, beside its folder."""
+        folder.mkdir(parents=True)
+        if self._mlflow is None:
+            return None
+        own = folder.with_suffix(".db")
+        shutil.copy(self._mlflow, own)
+        return f"sqlite:///{own}"
 
 
 def loop(folder: Path, trials: int, steps: int) -> None:
     """Train so often, in this process, with nothing around it."""
-    import hydra
-
-    from trialfleet import training
-    from trialfleet.config import load
-    from trialfleet.config.location import conf_directory
-    from trialfleet.trial.sweep_run import LocalRun
-
     chance = random.Random(str(folder))
-    with hydra.initialize_config_dir(str(conf_directory())):
-        for number in range(trials):
-            rate = math.exp(chance.uniform(math.log(LOWEST), math.log(HIGHEST)))
-            words = [*CONFIG, f"training.max_steps={steps}", f"optimizer.learning_rate={rate}"]
-            config = load(hydra.compose("train", words))
-            own = folder / str(number)
-            own.mkdir(parents=True)
-            training.train(config, LocalRun(own))
+    for number in range(trials):
+        asr_trial.train(folder / str(number), steps, asr_trial.rate(chance), lambda step, values: None)
 
 
-def measure(place: Path, trials: int, slots: int, steps: int, rounds: int) -> None:
-    """Run all in turns, there and back again, and print medians, their spread, and the ratio to the ideal."""
-    kinds = {
-        FRESH: lambda folder: sweep(folder, trials, slots, steps, warm=False),
-        FORKED: lambda folder: sweep(folder, trials, slots, steps, warm=False, fork=True),
-        WARM: lambda folder: sweep(folder, trials, slots, steps, warm=True),
-        IDEAL: lambda folder: ideal(folder, trials, slots, steps),
-    }
-    found: dict[str, list[float]] = {name: [] for name in kinds}
-    ideal(place / "cache", slots, slots, steps)  # fills the compilation cache
-    for turn in range(rounds):
-        for name in kinds if turn % 2 == 0 else reversed(kinds):
-            found[name].append(kinds[name](place / f"{turn}-{name.replace(', ', '-')}"))
-            print(f"  {name}: {found[name][-1]:.1f} s", flush=True)
-    print(f"\n{trials} trials of {steps} steps on {slots} slots, in {place}, load {os.getloadavg()[0]:.1f}")
-    print(f"{'':14}{'median s':>10}{'spread s':>10}{'s a trial and slot':>20}{'/ ideal':>10}")
-    for name, seconds in found.items():
-        middle, each = median(seconds), slots * median(seconds) / trials
-        spread = max(seconds) - min(seconds)
-        print(f"{name:14}{middle:>10.1f}{spread:>10.1f}{each:>20.2f}{middle / median(found[IDEAL]):>10.2f}")
+def measure(place: Path, given: argparse.Namespace, steps: int, mlflow: Path | None) -> None:
+    """Run all sides in turns, and print medians, their spread, and the ratio to the ideal."""
+    Sides(given.slots, given.slots, steps, None).ideal(place / f"cache-{steps}")  # fills the compilation cache
+    sides = Sides(given.trials, given.slots, steps, mlflow).all(dict(given.python))
+    chosen = {name: side for name, side in sides.items() if name in (given.sides or sides)}
+    found = in_turns(chosen, place / str(steps), given.rounds)
+    shape = f"{given.trials} trials of {steps} steps on {given.slots} slots, {given.rounds} times"
+    print(f"\n{shape}, {'with' if mlflow else 'without'} MLflow\n")
+    print(against(median(found[IDEAL]), found, given.trials, given.slots), flush=True)
+
+
+def _database(path: Path) -> Path:
+    """Make MLflow's tables, which take seconds, before anything is measured."""
+    make = "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_experiment('asr')"
+    seconds([[sys.executable, "-c", make, f"sqlite:///{path}"]], path.with_suffix(".log"))
+    return path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3, help="of each")
+    parser.add_argument("--steps", type=int, nargs="+", default=[100], help="of a trial; several are measured in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="of each side")
+    parser.add_argument("--mlflow", action=argparse.BooleanOptionalAction, default=True, help="for stock and ours")
+    parser.add_argument("--python", type=peers.python, action="append", default=[], help=peers.HELP)
+    parser.add_argument("--sides", nargs="+", default=None, help=f"only these, named as in the table, and {IDEAL!r}")
     parser.add_argument("--folder", type=Path, default=None, help="decides which disk")
     parser.add_argument("--loop", type=int, default=0, help="train so often in this process, and nothing else")
     given = parser.parse_args()
     if given.loop:
-        loop(given.folder, given.loop, given.steps)
+        loop(given.folder, given.loop, given.steps[0])
         return
-    with tempfile.TemporaryDirectory(prefix="slots-", dir=given.folder) as place:
-        measure(Path(place), given.trials, given.slots, given.steps, given.rounds)
+    if given.sides:
+        given.sides.append(IDEAL)
+        known = Sides(1, 1, 1, None).all(dict(given.python))
+        if unknown := sorted(set(given.sides) - set(known)):
+            parser.error(f"--sides: {unknown} are none of {sorted(known)}; peers need --python")
+    with tempfile.TemporaryDirectory(prefix="slots-", dir=given.folder and given.folder.absolute()) as place:
+        print(machine(), f"in {place}", sep=", ", flush=True)
+        mlflow = _database(Path(place, "empty.db")) if given.mlflow else None
+        for steps in given.steps:
+            measure(Path(place), given, steps, mlflow)
 
 
 if __name__ == "__main__":
