@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,9 @@ def test_studies_are_listed_and_those_put_aside_when_asked_for(place: Path, ask:
     shutil.copytree(place / "sweeps" / "wide", place / "sweeps" / "group" / "deep")
     code, said = ask("list")
     assert code == 0
-    assert [line.split()[:3] for line in said.splitlines()[1:]] == [["wide", "finished", "12/12"]] * 2
+    lines = [line.split()[:3] for line in said.splitlines()[1:]]
+    # Copies have the name of what they are copies of: their folders tell them apart.
+    assert lines == [["group/deep", "finished", "12/12"], ["wide", "finished", "12/12"]]
     assert len(json.loads(ask("list", "--all", "--json")[1])) == 3
     assert ask("--dir", "nowhere", "list")[1].startswith("no studies in")
 
@@ -185,3 +188,16 @@ def test_watch_ends_with_the_driver_and_tells_how_to_go_on(place: Path, ask: Ask
     assert code == 0
     assert said.startswith("wide  12/12 done")
     assert "best val/loss=" in said
+
+
+def test_a_copy_is_told_apart_and_what_is_said_to_be_done_with_it_is_done_with_it(place: Path, ask: Ask) -> None:
+    """Its record has the name of the study that it was copied from."""
+    shutil.copytree(place / "sweeps" / "wide", place / "sweeps" / "it's a copy")
+    said = ask("watch", "it's a copy")[1]
+    quoted = shlex.quote("it's a copy")
+    assert f"export:  trialfleet study export {quoted}\n" in said
+    assert f"report:  trialfleet report {quoted}\n" in said
+    assert json.loads(ask("compare", "wide", "it's a copy", "--json")[1])["studies"] == ["wide", "it's a copy"]
+    elsewhere = place / "elsewhere"
+    (place / "sweeps").rename(elsewhere)
+    assert f"trialfleet study export {elsewhere / 'wide'}\n" in ask("--dir", "elsewhere", "watch", "wide")[1]

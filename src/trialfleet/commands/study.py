@@ -169,7 +169,7 @@ def _list(arguments: argparse.Namespace) -> int | None:
     elif not found:
         print(f"no studies in {base.absolute()}; --dir FOLDER names another place")
     else:
-        tables.studies(found)
+        tables.studies(found, comparison.told_apart(found))
     return None
 
 

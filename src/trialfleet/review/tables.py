@@ -97,15 +97,19 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 # -------------------------------------------------------------------- studies
 
 
-def studies(found: Sequence[Study]) -> None:
-    """A line a study."""
+def studies(found: Sequence[Study], names: Sequence[str]) -> None:
+    """A line a study.
+
+    Args:
+        names: that tell them apart.
+    """
     rows = []
-    for study in found:
+    for study, name in zip(found, names, strict=True):
         total = "?" if study.total is None else str(study.total)
         failed = study.counts["FAIL"]
         rows.append(
             {
-                "study": study.name,
+                "study": name,
                 "state": study.state,
                 "trials": f"{study.finished}/{total}",
                 "best": best_text(study),

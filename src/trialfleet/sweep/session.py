@@ -49,9 +49,10 @@ from trialfleet.sweep.study_curve import StudyCurve
 from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.sweep.study_reports import StudyReports
 from trialfleet.sweep.sweeper_settings import sweep_folder
+from trialfleet.sweep.ui.follow_up import study_name
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
-from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan, study_name
+from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
 from trialfleet.sweep.wakes import Wakes
 from trialfleet.tracking.destination import on_network_file_system
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
