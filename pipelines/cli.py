@@ -44,6 +44,7 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
             raise _failed.pop()
         if _exit_codes:
             sys.exit(_exit_codes.pop())
+        sys.stdout.flush()  # here, and not where Python ends and nobody catches what goes wrong
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

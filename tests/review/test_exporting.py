@@ -111,12 +111,36 @@ def test_the_best_is_exported_under_the_studys_name_and_nothing_is_overwritten(c
 
 
 @pytest.mark.parametrize(
+    ("study", "name"),
+    [("2024", "study_2024"), ("true", "study_true"), ("a b/c", "a_b_c"), ("été", "_t_"), ("8bit", "8bit")],
+)
+def test_the_file_of_a_study_of_any_name_can_be_chosen(conf: Path, ask: Ask, study: str, name: str) -> None:
+    ran(conf, 2, "seed=5")
+    record = conf.parent / "sweeps" / "wide" / "study.yaml"
+    record.write_text(record.read_text().replace("name: wide", f"name: {study!r}"))
+    code, said = ask("export", "sweeps/wide", "--trial", "2")
+    assert code == 0, said
+    assert f"  python train.py +experiment={name}\n" in said
+    assert composed(conf, f"+experiment={name}").seed == 5
+
+
+def test_what_is_to_be_typed_is_quoted(conf: Path, ask: Ask) -> None:
+    ran(conf, 2, "seed=5")
+    assert "  python train.py '+experiment=new/a b'\n" in ask("export", "wide", "--trial", "2", "--as", "new/a b")[1]
+    assert composed(conf, "+experiment=new/a b").seed == 5
+
+
+WRONG = ("2024", "true", "null", "1e3", "../up", "a=b", "a,b", "été", "/x")  # file names that no override chooses
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--trial", "3"], "has no config"),
         (["--trial", "2", "--conf", "nowhere"], "there is no such folder"),
         (["--trial", "2", "--config-name", "other"], "config other: "),
         (["--trial", "99"], "has no trial 99"),
+        *((["--trial", "2", "--as", name], f"--as {name}: Hydra would not choose") for name in WRONG),
     ],
 )
 def test_what_cannot_be_exported_leaves_no_file(conf: Path, ask: Ask, words: list[str], said: str) -> None:

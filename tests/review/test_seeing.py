@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,9 @@ def test_studies_are_listed_and_those_put_aside_when_asked_for(place: Path, ask:
     shutil.copytree(place / "sweeps" / "wide", place / "sweeps" / "group" / "deep")
     code, said = ask("list")
     assert code == 0
-    assert [line.split()[:3] for line in said.splitlines()[1:]] == [["wide", "finished", "12/12"]] * 2
+    lines = [line.split()[:3] for line in said.splitlines()[1:]]
+    # Copies have the name of what they are copies of: their folders tell them apart.
+    assert lines == [["group/deep", "finished", "12/12"], ["wide", "finished", "12/12"]]
     assert len(json.loads(ask("list", "--all", "--json")[1])) == 3
     assert ask("--dir", "nowhere", "list")[1].startswith("no studies in")
 
@@ -68,6 +71,50 @@ def test_the_best_come_first_by_an_objective(place: Path, ask: Ask) -> None:
     assert {one["error"] for one in failed} == {"ValueError: too large"}
     code, said = ask("trials", "wide", "--sort", "val/los")
     assert (code, "did you mean 'val/loss'?" in said) == (2, True)
+
+
+def test_the_best_are_printed_with_a_blank_line_between_two_alone(ask: Ask) -> None:
+    one, two = ask("best", "wide")[1].splitlines(), ask("best", "wide", "--top", "2")[1].splitlines()
+    assert [line for line in one if not line] == []
+    assert [index for index, line in enumerate(two) if not line] == [len(one)]
+    shown = ask("show", "wide")[1].splitlines()
+    assert shown[-len(one) - 1 :] == ["", *one]
+
+
+def test_trials_are_sorted_by_cells_of_any_kind(place: Path) -> None:
+    """A parameter that is a number or a word, and NaN, which is neither less nor more than anything."""
+    study = find("wide")
+    cells = [2.0, "b", 10, float("nan"), None, True, "a", float("inf")]
+    rows = [replace(study.rows[0], number=i, params={} if one is None else {"x": one}) for i, one in enumerate(cells)]
+    assert [row.number for row in fields.ordered(study, rows, "x")] == [5, 0, 2, 7, 6, 1, 3, 4]
+    assert [row.number for row in fields.ordered(study, rows, "x", reverse=True)] == [1, 6, 7, 2, 0, 5, 3, 4]
+
+
+def test_an_objective_has_the_best_first_however_it_is_named(place: Path, ask: Ask) -> None:
+    record = place / "sweeps" / "wide" / "study.yaml"
+    record.write_text(record.read_text().replace("direction: minimize", "direction: maximize"))
+    best = [row.number for row in find("wide").ranked()]
+    for name in ("val/loss", "objectives.val/loss"):
+        found = [one["number"] for one in json.loads(ask("trials", "wide", "--sort", name, "--json")[1])]
+        assert found[: len(best)] == best
+    least_first = [
+        one["number"] for one in json.loads(ask("trials", "wide", "--sort", "val/loss", "--reverse", "--json")[1])
+    ]
+    assert least_first == best[::-1] + found[len(best) :]
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "many"])
+def test_so_many_trials_are_one_at_least(ask: Ask, count: str) -> None:
+    """A slice would take the last ones away without a word."""
+    for words in (["trials", "wide", "--limit", count], ["best", "wide", "--top", count]):
+        code, said = ask(*words)
+        assert code == 2
+        assert words[2] in said
+
+
+def test_where_no_trial_is_to_be_shown_that_is_said(ask: Ask) -> None:
+    assert ask("trials", "wide", "--state", "WAITING") == (0, "study 'wide' has no trial that is WAITING\n")
+    assert json.loads(ask("trials", "wide", "--state", "WAITING", "--json")[1]) == []
 
 
 def test_the_fields_are_those_of_the_page(place: Path, ask: Ask) -> None:
@@ -141,3 +188,16 @@ def test_watch_ends_with_the_driver_and_tells_how_to_go_on(place: Path, ask: Ask
     assert code == 0
     assert said.startswith("wide  12/12 done")
     assert "best val/loss=" in said
+
+
+def test_a_copy_is_told_apart_and_what_is_said_to_be_done_with_it_is_done_with_it(place: Path, ask: Ask) -> None:
+    """Its record has the name of the study that it was copied from."""
+    shutil.copytree(place / "sweeps" / "wide", place / "sweeps" / "it's a copy")
+    said = ask("watch", "it's a copy")[1]
+    quoted = shlex.quote("it's a copy")
+    assert f"export:  trialfleet study export {quoted}\n" in said
+    assert f"report:  trialfleet report {quoted}\n" in said
+    assert json.loads(ask("compare", "wide", "it's a copy", "--json")[1])["studies"] == ["wide", "it's a copy"]
+    elsewhere = place / "elsewhere"
+    (place / "sweeps").rename(elsewhere)
+    assert f"trialfleet study export {elsewhere / 'wide'}\n" in ask("--dir", "elsewhere", "watch", "wide")[1]

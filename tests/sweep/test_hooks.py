@@ -81,6 +81,8 @@ def test_what_was_known_before_is_not_told_again(scene: Callable[..., Scene], he
         ("sleep 60", "hydra.sweeper.on_end: took longer than 0.3 s (hydra.sweeper.hook_seconds) and was killed"),
         ("yes", "hydra.sweeper.on_end: took longer than 0.3 s (hydra.sweeper.hook_seconds) and was killed"),
         ("no-such-command-here", "hydra.sweeper.on_end: exit code 127"),
+        ("echo enough; kill -9 $$", "hydra.sweeper.on_end: ended by SIGKILL: enough"),
+        ("kill -40 $$", "hydra.sweeper.on_end: ended by signal 40: it said nothing"),
     ],
 )
 def test_what_goes_wrong_with_one_is_said_and_harms_nothing(
@@ -91,6 +93,23 @@ def test_what_goes_wrong_with_one_is_said_and_harms_nothing(
     study.check()
     assert len(heard.notices) == 1
     assert heard.notices[0].startswith(said)
+
+
+def test_who_has_waited_enough_for_the_last_one_ends_it(scene: Callable[..., Scene], heard: Heard) -> None:
+    """It would take an hour."""
+    study, asked = scene(trials=1), list[int]()
+    driver, hooks = study.driver(), heard.hooks(seconds=3600.0, end=f"echo >> {heard.file}; sleep 3600")
+    driver.observers.members.append(hooks)
+    driver.run()
+
+    def goes_on() -> bool:
+        asked.append(1)
+        return not heard.file.exists()
+
+    hooks.end("finished", "", goes_on)
+    hooks.close()
+    study.check()
+    assert asked
 
 
 def test_what_one_has_started_goes_on_without_being_waited_for(scene: Callable[..., Scene], heard: Heard) -> None:

@@ -62,9 +62,13 @@ def test_a_study_without_limits_has_none(tmp_path: Path) -> None:
     assert exceeded(Budget(**NONE), account, 1e9) == ""
 
 
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=basic",)], ids=["local", "basic"])
 @pytest.mark.parametrize("limit", ["wall_hours=1e-5", "device_hours=1e-5"])
-def test_a_study_at_its_limit_starts_no_more_trials(quick_study: NewQuickStudy, limit: str) -> None:
-    study = quick_study("hydra.sweeper.n_trials=50", f"hydra.sweeper.budget.{limit}")
+def test_a_study_at_its_limit_starts_no_more_trials(
+    quick_study: NewQuickStudy, limit: str, launcher: tuple[str, ...]
+) -> None:
+    """In a driver's own process, too, devices are used."""
+    study = quick_study("hydra.sweeper.n_trials=50", f"hydra.sweeper.budget.{limit}", *launcher)
     said = study.run()
     assert limit.partition("=")[0] in said
     assert study.states()["COMPLETE"] == len(study.stored()) < 50

@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from trialfleet.sweep import session
+from trialfleet.sweep.hooks import Hooks
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.stopping import Jobs, Stopping
+from trialfleet.sweep.study_reports import StudyReports
 from trialfleet.tracking import waiting
 
 NOBODY = SimpleNamespace(count=0)  # interrupts
@@ -42,13 +44,18 @@ class Exporter:
         return f"{self._problems[-1]}; it is tried again" if self._problems[-1] else None
 
 
-def said_at_the_end(exporter: Exporter, interrupts: Any = NOBODY, stopping: Stopping | None = None) -> list[str]:
+def said_at_the_end(
+    exporter: Exporter, interrupts: Any = NOBODY, stopping: Stopping | None = None, more: Sequence[Any] = ()
+) -> list[str]:
     observer = MlflowObserver(exporter, [], "again")  # type: ignore[arg-type]  # all that it uses
     driver: Any = SimpleNamespace(
-        observers=SimpleNamespace(members=[observer]),
+        observers=SimpleNamespace(members=[observer, *more]),
         stopping=stopping or Stopping(),
         study=SimpleNamespace(folder=Path("/sweeps/digits")),
         in_flight=0,
+        account=SimpleNamespace(save=lambda: None, wall_seconds=100.0),
+        progress=SimpleNamespace(finished=1),
+        n_trials=1,
     )
     terminal = io.StringIO()
     session.hand_over(driver, Console(file=terminal), interrupts)
@@ -77,3 +84,28 @@ def test_a_signal_ends_the_wait_and_is_no_wish_about_the_study() -> None:
     exporter = Exporter([AWAY, AWAY, AWAY], interrupt)
     said_at_the_end(exporter, interrupts, stopping)
     assert (exporter.asked, exporter.state, stopping.request) == (2, "COMPLETE", None)
+
+
+@pytest.mark.parametrize("jobs", [None, Jobs.FINISH])
+def test_a_signal_at_the_report_or_at_the_last_hook_is_no_wish_about_the_study_either(jobs: Jobs | None) -> None:
+    """It was taken for one: a study that had ended said that it was left, and its MLflow was told that it stopped."""
+    stopping, interrupts, waits = Stopping(), SimpleNamespace(count=0), list[str]()
+    if jobs is not None:
+        stopping.ask("no improvement", jobs)
+    before = stopping.request
+
+    def interrupted(what: str, goes_on: Callable[[], bool]) -> None:
+        assert goes_on()
+        interrupts.count += 1
+        stopping.ask("", Jobs.LEAVE)
+        assert not goes_on()
+        waits.append(what)
+
+    reports, hooks = StudyReports.__new__(StudyReports), Hooks.__new__(Hooks)
+    reports.finish = lambda worked, goes_on: interrupted("report", goes_on)  # type: ignore[method-assign]
+    hooks.end = lambda state, failure, goes_on: interrupted(state, goes_on)  # type: ignore[method-assign,assignment]
+    exporter = Exporter([None])
+    said_at_the_end(exporter, interrupts, stopping, [reports, hooks])
+    assert waits == ["report", "finished"]
+    assert (exporter.state, exporter.timeout) == ("COMPLETE", session.FLUSH_SECONDS)
+    assert stopping.request == before

@@ -1,11 +1,14 @@
 """The study's own curves: one point for each count of ended trials, over all drivers."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 from trialfleet.sweep.study.progress import Finished, StudyProgress
-from trialfleet.sweep.study_curve import StudyCurve
+from trialfleet.sweep.study_curve import StudyCurve, _values
 from trialfleet.trial.metrics import CURVES, read_from
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reviewing.md"
 
 
 def driver(*values: float | None) -> SimpleNamespace:
@@ -29,6 +32,15 @@ def test_points_are_written_as_trials_end_and_once(tmp_path: Path) -> None:
         (3, 0.25, 1),
     ]
     assert (lines[0].values["study/slot_use"], lines[0].values["study/device_hours"]) == (0.75, 2.0)
+
+
+def test_each_metric_of_the_study_is_on_the_page() -> None:
+    """Those of one objective, and of two."""
+    front = driver()
+    front.progress = StudyProgress(["minimize", "maximize"])
+    front.progress.add(Finished(0, "COMPLETE", [1.0, 2.0], {}))
+    names = _values(driver(0.5)).keys() | _values(front).keys()  # type: ignore[arg-type]  # all that it uses
+    assert set(re.findall(r"`(study/\w+)`", PAGE.read_text())) == names
 
 
 def test_a_driver_goes_on_where_one_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:

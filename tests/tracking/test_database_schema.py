@@ -45,6 +45,23 @@ def test_a_failure_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
 
 
+def test_while_the_tables_are_made_there_is_time_for_something_else(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process goes on once that was done here, and whether it fails is of no account."""
+    path, sign = tmp_path / "mlflow.db", tmp_path / "sign"
+    waits = f"import os, sys, time\nwhile not os.path.exists({str(sign)!r}): time.sleep(0.01)\n"
+    copies = f"import shutil; shutil.copyfile({str(tables)!r}, sys.argv[1].removeprefix('sqlite:///'))"
+    monkeypatch.setattr(database_schema, "_BUILD", waits + copies)
+
+    def meanwhile() -> None:
+        sign.touch()
+        raise ImportError("it is tried again where it is needed")
+
+    database_schema.ensure(path, meanwhile)
+    assert path.stat().st_size > 0
+
+
 def test_an_empty_file_and_the_rest_of_a_killed_start_are_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

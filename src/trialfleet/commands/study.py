@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trialfleet.errors import UserError, nearest
+from trialfleet.errors import UserError
 from trialfleet.review import asking, comparison, fields, putting_away, tables, watching
 from trialfleet.review.asking import Outcome
 from trialfleet.review.studies import ASIDE, SWEEPS, Study, find, folders, load
@@ -120,10 +120,10 @@ def _add_seeing(subs: Subparsers) -> None:
     sub.add_argument("--state", action="append", choices=[*ENDED, RUNNING, WAITING], help="only those; may be repeated")
     sub.add_argument("--sort", metavar="FIELD", help="an objective (the best first), a parameter, a metric, or a field")
     sub.add_argument("--reverse", action="store_true")
-    sub.add_argument("--limit", type=int, metavar="N", help=f"only the first N; a table has {SHOWN}")
+    sub.add_argument("--limit", type=_count, metavar="N", help=f"only the first N; a table has {SHOWN}")
     _formats(sub)
     sub = _command(subs, "best", _best, "the best trials; of several objectives the Pareto front")
-    sub.add_argument("--top", type=int, default=1, metavar="N", help="so many, by the first objective (1)")
+    sub.add_argument("--top", type=_count, default=1, metavar="N", help="so many, by the first objective (1)")
     _formats(sub)
     sub = _command(
         subs, "compare", _compare, "studies side by side: settings that differ, and what came of them", False
@@ -146,6 +146,14 @@ def _add_seeing(subs: Subparsers) -> None:
     _command(subs, "watch", _watch, "what the study's driver shows, until it ends; Ctrl-C ends this alone")
 
 
+def _count(text: str) -> int:
+    """How many to show; argparse makes an error of what is none."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def _list(arguments: argparse.Namespace) -> int | None:
     base = Path(SWEEPS) if arguments.dir is None else arguments.dir
     found = []
@@ -161,7 +169,7 @@ def _list(arguments: argparse.Namespace) -> int | None:
     elif not found:
         print(f"no studies in {base.absolute()}; --dir FOLDER names another place")
     else:
-        tables.studies(found)
+        tables.studies(found, comparison.told_apart(found))
     return None
 
 
@@ -181,13 +189,17 @@ def _trials(arguments: argparse.Namespace) -> int | None:
     study = _study(arguments)
     rows = [row for row in study.rows if not arguments.state or row.state in arguments.state]
     if arguments.sort:
-        rows = _sorted(study, rows, arguments.sort)
-    if arguments.reverse:
+        rows = fields.ordered(study, rows, arguments.sort, arguments.reverse)
+    elif arguments.reverse:
         rows.reverse()
     table = not (arguments.json or arguments.csv)
     limit = arguments.limit if arguments.limit is not None else SHOWN if table else len(rows)
     if not table:
         _print_trials(study, rows[:limit], arguments)
+        return None
+    if not rows:
+        of = f" that is {' or '.join(arguments.state)}" if arguments.state else ""
+        print(f"study {study.name!r} has no trial{of or ' yet'}")
         return None
     tables.trials(study, rows[:limit])
     if len(rows) > limit:
@@ -198,28 +210,6 @@ def _trials(arguments: argparse.Namespace) -> int | None:
 def _print_trials(study: Study, rows: Sequence[TrialRow], arguments: argparse.Namespace) -> None:
     trials = [fields.trial_fields(study, row) for row in rows]
     _print(fields.as_json(trials) if arguments.json else fields.as_csv(trials))
-
-
-def _sorted(study: Study, rows: Sequence[TrialRow], by: str) -> list[TrialRow]:
-    """Trials by a field, those without it last: an objective with the best first, all else with the least.
-
-    Raises:
-        UserError: no trial has such a field.
-    """
-    trials = [fields.trial_fields(study, row) for row in rows]
-    flat = {int(trial["number"]): fields.flat(trial) for trial in trials}
-    known = fields.columns(trials)
-    names = [prefix + by for prefix in ("objectives.", "params.", "metrics.", "parts.", "")]
-    name = next((name for name in names if name in known), None)
-    if name is None:
-        plain = [name.partition(".")[2] or name for name in known]
-        raise UserError(f"--sort {by}: no trial has such a field{nearest(by, plain)}", f"it has {', '.join(known)}")
-    ways = dict(zip(study.metrics, study.directions, strict=False))
-    turned = name.startswith("objectives.") and ways.get(by) == "maximize"
-    having = [row for row in rows if flat[row.number].get(name) is not None]
-    texts = any(isinstance(flat[row.number][name], str) for row in having)
-    having.sort(key=lambda row: str(flat[row.number][name]) if texts else flat[row.number][name], reverse=turned)
-    return having + [row for row in rows if flat[row.number].get(name) is None]
 
 
 def _best(arguments: argparse.Namespace) -> int | None:

@@ -1,5 +1,6 @@
 """Studies side by side: what was asked of each, how it stands, and what came of it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,11 +70,20 @@ def lines(studies: Sequence[Study]) -> list[dict[str, str]]:
 
 def column_names(studies: Sequence[Study]) -> list[str]:
     """The studies' names; by their folders where two have the same, and numbered where one is named twice."""
-    names = [study.name for study in studies]
-    told = [name if names.count(name) == 1 else str(study.folder) for name, study in zip(names, studies, strict=True)]
+    told = told_apart(studies)
     if len(set(told)) == len(told):
         return told
     return [
-        name if told.count(name) == 1 else f"{own} ({told[:place].count(name) + 1})"
-        for place, (name, own) in enumerate(zip(told, names, strict=True))
+        name if told.count(name) == 1 else f"{name} ({told[:place].count(name) + 1})" for place, name in enumerate(told)
+    ]
+
+
+def told_apart(studies: Sequence[Study]) -> list[str]:
+    """The studies' names; of those that have the same, being copies, what differs of their folders' paths."""
+    names = [study.name for study in studies]
+    alike = [study.folder.parent for study in studies if names.count(study.name) > 1]
+    base = os.path.commonpath(alike) if alike else ""
+    return [
+        name if names.count(name) == 1 else str(study.folder.relative_to(base))
+        for name, study in zip(names, studies, strict=True)
     ]

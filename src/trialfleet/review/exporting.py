@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,7 +50,7 @@ class Target:
 
     @property
     def command(self) -> str:
-        return f"{self.train} +{GROUP}={self.name}"
+        return f"{self.train} {shlex.quote(f'+{GROUP}={self.name}')}"
 
 
 def typed(script: Path, study_command: str) -> str:
@@ -69,8 +70,19 @@ def typed(script: Path, study_command: str) -> str:
 
 
 def name_of(study: Study) -> str:
-    """A study's name as a file's."""
-    return re.sub(r"[^\w.-]+", "_", study.name)
+    """A study's name as that of a file which can be chosen: Hydra takes 2024 for a number, and true for a truth."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", study.name)
+    return name if _can_be_chosen(name) else f"study_{name}"
+
+
+def _can_be_chosen(name: str) -> bool:
+    """Whether `+experiment=NAME` chooses a file of this name."""
+    try:
+        override = OverridesParser.create().parse_override(f"+{GROUP}={name}")
+    except HydraException:
+        return False
+    value = None if override.is_sweep_override() else override.value()
+    return isinstance(value, str) and value == name and not {"", ".", ".."} & set(name.split("/"))
 
 
 def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> Path:
@@ -86,8 +98,14 @@ def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> 
         the file's path.
 
     Raises:
-        UserError: the trial has no config, the file is there, or would compose to another config.
+        UserError: the trial has no config, the file is there, has a name that cannot be chosen, or would compose to
+            another config.
     """
+    if not _can_be_chosen(target.name):
+        raise UserError(
+            f"--as {target.name}: Hydra would not choose a file of this name by +{GROUP}={target.name}",
+            "name another, of letters, digits, dots, _ and -, with a letter first",
+        )
     if target.path.exists() and not force:
         raise UserError(f"{target.path}: is there already", "name another with --as, or replace it with --force")
     ignored = [] if study.command is None else study.command.ignored
@@ -98,7 +116,7 @@ def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> 
     except (HydraException, OmegaConfBaseException) as error:
         raise _cannot(target, error) from error
     text = _text(study, row, target, chosen, values)
-    target.path.parent.mkdir(exist_ok=True)
+    target.path.parent.mkdir(parents=True, exist_ok=True)
     before = target.path.read_text() if target.path.exists() else None
     target.path.write_text(text)
     try:
@@ -107,11 +125,10 @@ def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> 
         if other:
             keys = ", ".join(study_record.flat(other))
             raise UserError(f"{target.path}: would not compose to the config of trial {row.number}: {keys}", _FIX)
-    except (HydraException, OmegaConfBaseException) as error:
+    except BaseException as error:
         _put_back(target.path, before)
-        raise _cannot(target, error) from error
-    except UserError:
-        _put_back(target.path, before)
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            raise _cannot(target, error) from error
         raise
     return target.path
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from trialfleet.errors import UserError, nearest
 from trialfleet.review.studies import Study
 from trialfleet.sweep.study.index import TrialRow
 from trialfleet.trial import records
@@ -109,6 +110,37 @@ def flat(trial: Mapping[str, Any]) -> dict[str, Any]:
         else:
             cells[name] = value
     return cells
+
+
+def ordered(study: Study, rows: Sequence[TrialRow], by: str, reverse: bool = False) -> list[TrialRow]:
+    """Trials by a field: an objective with the best first, all else with the least; numbers come before texts.
+
+    Those that have no such field, or NaN in it, come last either way.
+
+    Args:
+        reverse: the others the other way round.
+
+    Raises:
+        UserError: no trial has such a field.
+    """
+    trials = [trial_fields(study, row) for row in rows]
+    known = columns(trials)
+    names = [prefix + by for prefix in ("objectives.", "params.", "metrics.", "parts.", "")]
+    name = next((name for name in names if name in known), None)
+    if name is None:
+        plain = [name.partition(".")[2] or name for name in known]
+        raise UserError(f"--sort {by}: no trial has such a field{nearest(by, plain)}", f"it has {', '.join(known)}")
+    cells = {row.number: flat(trial).get(name) for row, trial in zip(rows, trials, strict=True)}
+    ways = {f"objectives.{metric}": way for metric, way in zip(study.metrics, study.directions, strict=False)}
+    having = [row for row in rows if cells[row.number] is not None and cells[row.number] == cells[row.number]]
+    having.sort(key=lambda row: _rank(cells[row.number]), reverse=(ways.get(name) == "maximize") != reverse)
+    there = {row.number for row in having}
+    return having + [row for row in rows if row.number not in there]
+
+
+def _rank(cell: Any) -> tuple[bool, Any]:
+    number = isinstance(cell, int | float)
+    return not number, cell if number else str(cell)
 
 
 def as_csv(trials: Sequence[Mapping[str, Any]]) -> str:

@@ -97,15 +97,19 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 # -------------------------------------------------------------------- studies
 
 
-def studies(found: Sequence[Study]) -> None:
-    """A line a study."""
+def studies(found: Sequence[Study], names: Sequence[str]) -> None:
+    """A line a study.
+
+    Args:
+        names: that tell them apart.
+    """
     rows = []
-    for study in found:
+    for study, name in zip(found, names, strict=True):
         total = "?" if study.total is None else str(study.total)
         failed = study.counts["FAIL"]
         rows.append(
             {
-                "study": study.name,
+                "study": name,
                 "state": study.state,
                 "trials": f"{study.finished}/{total}",
                 "best": best_text(study),
@@ -181,17 +185,20 @@ def overview(study: Study) -> None:
         if text:
             out.print(Text.assemble((f"  {name:<8} ", "dim"), text), soft_wrap=True)
     if study.front:
+        out.print()
         best(study, study.front)
 
 
 def best(study: Study, rows: Sequence[TrialRow]) -> None:
-    """Trials with all of their parameters."""
+    """Trials with all of their parameters, a blank line between two."""
     out = console()
     for row in rows:
+        if row is not rows[0]:
+            out.print()
         values = "  ".join(
             f"{name}={number(value)}" for name, value in zip(study.metrics, row.values or (), strict=False)
         )
-        out.print(Text.assemble("\n", (f"trial {row.number}", "bold green"), f"  {values}"))
+        out.print(Text.assemble((f"trial {row.number}", "bold green"), f"  {values}"))
         for name, value in row.params.items():
             out.print(f"    {name} = {value}", soft_wrap=True)
 

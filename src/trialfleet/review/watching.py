@@ -12,7 +12,7 @@ from trialfleet.review.studies import Study, load, under_way
 from trialfleet.review.tables import duration, note, number
 from trialfleet.sweep.study.index import ENDED, RUNNING, TrialRow
 from trialfleet.sweep.study.progress import cause
-from trialfleet.sweep.study_reports import NAME as REPORT
+from trialfleet.sweep.ui.follow_up import follow_up
 from trialfleet.sweep.ui.screen import StudyView, TrialView, outcomes, screen, status
 
 EVERY = 2.0  # seconds between two looks
@@ -87,11 +87,8 @@ def closing(study: Study) -> list[Text]:
     if study.used:
         spent = ", ".join(f"{number(hours)} {name.replace('_', '-')}" for name, hours in study.used.items())
         lines.append(Text(f"  cost:    {study.finished} trials, {spent}"))
-    report = study.folder / REPORT
-    lines.append(Text(f"  report:  {report if report.is_file() else f'trialfleet report {study.name}'}"))
-    if study.front:
-        lines.append(Text(f"  export:  trialfleet study export {study.name}"))
-    return lines
+    steps = follow_up(study.folder, bool(study.front))
+    return lines + [Text(f"  {what + ':':<8} {how}") for what, how in steps.items() if how is not None]
 
 
 def view(study: Study) -> StudyView:

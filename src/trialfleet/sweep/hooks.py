@@ -31,6 +31,7 @@ VARIABLE = "TRIALFLEET_EVENT"  # tells a hook which of them it is
 TAIL = 2000  # bytes of a hook's output that are shown if it fails
 PIECE = 1 << 16
 LOOK = 0.02  # seconds between two looks whether one has ended
+ASK = 0.1  # seconds between two questions whether to go on waiting
 
 
 class Hooks:
@@ -96,12 +97,13 @@ class Hooks:
     def tick(self, driver: "Driver") -> None:
         """Nothing: the hooks have a thread of their own."""
 
-    def end(self, state: str, failure: str) -> None:
+    def end(self, state: str, failure: str, goes_on: Callable[[], bool] = lambda: True) -> None:
         """The study has come to its end, unless nothing happened in it; wait for the hooks, as long as they may take.
 
         Args:
             state: finished, or stopped before all of its trials had ended.
             failure: why it has failed; empty if it has not.
+            goes_on: whether to go on waiting; asked several times a second.
         """
         if not self._ended or END not in self._commands:
             return
@@ -109,7 +111,8 @@ class Hooks:
         self._happen(END, [])
         until = time.monotonic() + 2 * self._seconds + 10.0
         with self._changed:
-            self._changed.wait_for(lambda: not self._due and not self._busy, until - time.monotonic())
+            while (self._due or self._busy) and time.monotonic() < until and goes_on():
+                self._changed.wait(ASK)
 
     def close(self) -> None:
         """Run none any more, and kill the one that runs."""
@@ -171,7 +174,7 @@ class Hooks:
                 process.stdout.close()
         if code is None:
             return f"took longer than {self._seconds:g} s (hydra.sweeper.hook_seconds) and was killed"
-        return f"exit code {code}: {output.strip()[-300:] or 'it said nothing'}" if code else ""
+        return f"{_ending(code)}: {output.strip()[-300:] or 'it said nothing'}" if code else ""
 
     def _as_shown(self) -> str:
         """The study as `trialfleet study show --json` has it, of a process of its own."""
@@ -206,6 +209,13 @@ def _ended(process: "subprocess.Popen[bytes]", seconds: float) -> tuple[int | No
         if over:
             return process.returncode, kept.decode(errors="replace")
     return None, ""
+
+
+def _ending(code: int) -> str:
+    """How a process ended whose exit code is not 0: by itself, or by a signal, which Python gives as a negative one."""
+    with contextlib.suppress(ValueError):  # a signal without a name
+        return f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+    return f"ended by signal {-code}"
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

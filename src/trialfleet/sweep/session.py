@@ -49,9 +49,10 @@ from trialfleet.sweep.study_curve import StudyCurve
 from trialfleet.sweep.study_folder import StudyFolder
 from trialfleet.sweep.study_reports import StudyReports
 from trialfleet.sweep.sweeper_settings import sweep_folder
+from trialfleet.sweep.ui.follow_up import study_name
 from trialfleet.sweep.ui.interrupts import Interrupts, interruptible_sleep
 from trialfleet.sweep.ui.live_table import LiveTable
-from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan, study_name
+from trialfleet.sweep.ui.summary import conclude, entry_point, resume_command, show_plan
 from trialfleet.sweep.wakes import Wakes
 from trialfleet.tracking.destination import on_network_file_system
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags
@@ -106,7 +107,6 @@ def _run(request: Request, console: Console) -> None:
                 with terminal:
                     driver.run()
                 hand_over(driver, console, interrupts)
-                _tell_hooks_the_end(driver)
             break
         except Exception as error:
             passes = transient.passes(error) or storage_is_transient(error)
@@ -148,33 +148,46 @@ def _what_to_do(error: OSError) -> str:
 
 
 def hand_over(driver: Driver, console: Console, interrupts: Interrupts) -> None:
-    """See to it that MLflow has everything before the driver goes; what it lacks the next driver sends.
+    """See to it that MLflow has everything and the hooks know of the end before the driver goes.
 
-    Where it must wait it says so. A signal ends the wait, and nothing else: the study has ended as it has.
+    What MLflow lacks the next driver sends. Where one must wait that is said. A signal ends the wait that it meets, and
+    nothing else: the study has ended as it has.
     """
+    request = driver.stopping.request
+    _hand_to_mlflow(driver, console, interrupts)
+    driver.stopping.request = request
+    _tell_hooks_the_end(driver, interrupts)
+    driver.stopping.request = request
+
+
+def _hand_to_mlflow(driver: Driver, console: Console, interrupts: Interrupts) -> None:
     mlflow = next((observer for observer in driver.observers.members if isinstance(observer, MlflowObserver)), None)
     if mlflow is None:
         return
+    stopping, leaves = driver.stopping, driver.stopping.leaves
     reports = next((observer for observer in driver.observers.members if isinstance(observer, StudyReports)), None)
-    if reports is not None and not driver.stopping.leaves:
+    if reports is not None and not leaves:
         _if_the_disk_lets_us(driver.account.save)  # the report tells what was spent
-        heard = interrupts.count
-        reports.finish(driver.account.wall_seconds, lambda: interrupts.count == heard)
-    stopping, request = driver.stopping, driver.stopping.request
-    patience = FLUSH_SECONDS if not stopping.leaves else FLUSH_SECONDS / 6
+        reports.finish(driver.account.wall_seconds, _unless_interrupted(interrupts))
+    patience = FLUSH_SECONDS if not leaves else FLUSH_SECONDS / 6
     waiting = Waiting(driver.study.folder, patience, partial(_note, console), lambda: interrupts.count)
-    state: StudyState = "FAIL" if stopping.failure else "STOPPED" if driver.in_flight or stopping.leaves else "COMPLETE"
+    state: StudyState = "FAIL" if stopping.failure else "STOPPED" if driver.in_flight or leaves else "COMPLETE"
     if not mlflow.finish(state, patience, waiting):
         _note(console, waiting.in_vain(mlflow.problem()))
-    stopping.request = request
 
 
-def _tell_hooks_the_end(driver: Driver) -> None:
+def _tell_hooks_the_end(driver: Driver, interrupts: Interrupts) -> None:
     """Unless the study was only left: then it has not ended."""
     hooks = next((observer for observer in driver.observers.members if isinstance(observer, Hooks)), None)
     if hooks is not None and not driver.stopping.leaves:
-        finished = driver.progress.finished >= driver.n_trials
-        hooks.end("finished" if finished else "stopped", driver.stopping.failure)
+        state = "finished" if driver.progress.finished >= driver.n_trials else "stopped"
+        hooks.end(state, driver.stopping.failure, _unless_interrupted(interrupts))
+
+
+def _unless_interrupted(interrupts: Interrupts) -> Callable[[], bool]:
+    """Whether to go on waiting: not once a signal more has come."""
+    heard = interrupts.count
+    return lambda: interrupts.count == heard
 
 
 def _hooks(plan: Plan, notice: Callable[[str], None]) -> Hooks:

@@ -12,8 +12,9 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from uuid import uuid4
 
 from trialfleet.tracking.destination import DamagedDatabase, damage, on_network_file_system, sidecars
@@ -28,8 +29,11 @@ class SchemaError(Exception):
     """MLflow could not make its tables."""
 
 
-def ensure(database: Path) -> None:
+def ensure(database: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
     """Make the database with MLflow's tables if there is none, and switch on WAL where that is safe.
+
+    Args:
+        meanwhile: what there is to do while another process makes the tables; whether it fails is of no account here.
 
     Raises:
         SchemaError: MLflow's own tool failed; the message holds its last lines.
@@ -40,7 +44,7 @@ def ensure(database: Path) -> None:
     if not _filled(database):
         with _lock(database):
             if not _filled(database):
-                _build(database)
+                _build(database, meanwhile)
     wrong = damage(database)
     if wrong is not None:
         raise DamagedDatabase(database, wrong)
@@ -52,16 +56,24 @@ def _filled(database: Path) -> bool:
     return database.exists() and (database.is_dir() or database.stat().st_size > 0)
 
 
-def _build(database: Path) -> None:
+def _build(database: Path, meanwhile: Callable[[], object]) -> None:
     for stale in database.parent.glob(f".{database.name}.*.new*"):
         stale.unlink(missing_ok=True)
     temporary = database.with_name(f".{database.name}.{uuid4().hex}.new")
     command = [sys.executable, "-c", _BUILD, f"sqlite:///{temporary}"]
     try:
         # a session of its own: Ctrl-C in the terminal is for the sweep, which decides what becomes of it
-        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, start_new_session=True)
-        if done.returncode != 0:
-            raise SchemaError("MLflow could not make its tables: " + "\n".join(done.stderr.splitlines()[-5:]))
+        process = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
+        with process:
+            try:
+                with contextlib.suppress(Exception):
+                    meanwhile()
+                _, said = process.communicate(timeout=BUILD_SECONDS)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            raise SchemaError("MLflow could not make its tables: " + "\n".join(said.splitlines()[-5:]))
         if database.exists() and not _filled(database):
             database.unlink()  # an empty file, as `touch` leaves one
         for rest in sidecars(database):  # of a file that was moved away: SQLite would play them into the new one

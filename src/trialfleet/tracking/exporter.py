@@ -48,6 +48,7 @@ from trialfleet.tracking.mlflow_runs import (
     Runs,
     TrackingError,
     clean,
+    load,
     param_name,
     prepare_environment,
     release,
@@ -232,7 +233,7 @@ class Exporter:
         release(self._destination)  # connections to a file that was here before
         if self._destination.database is not None:
             try:
-                database_schema.ensure(self._destination.database)
+                database_schema.ensure(self._destination.database, load)
             except DamagedDatabase as error:
                 raise Damaged(str(error)) from error
             except (database_schema.SchemaError, OSError) as error:

@@ -336,6 +336,11 @@ def _found(run: "Run") -> Found:
     return Found(info.run_id, info.status, data.tags, tuple(data.metrics), info.start_time or 0, tuple(data.params))
 
 
+def load() -> None:
+    """Import MLflow's client, which takes seconds, ahead of its use."""
+    import mlflow  # noqa: F401
+
+
 def _client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 

@@ -1,5 +1,6 @@
 """How a trial ended: what result.json says."""
 
+import contextlib
 import math
 import traceback
 from collections.abc import Sequence
@@ -94,6 +95,21 @@ def judged(value: Any, n_objectives: int) -> tuple[TrialState, Sequence[float] |
     wanted = "a number" if n_objectives == 1 else f"{n_objectives} numbers"
     message = f"the task must return {wanted} (not NaN), it returned {shown(value)[:1000]}{why}"
     return TrialState.FAIL, None, {"type": "WrongReturn", "message": message, "traceback": ""}
+
+
+def spent(noted: Any, total: float) -> dict[str, float]:
+    """Where a run's time went (seconds): all of it, and whatever parts the task noted that are numbers.
+
+    Args:
+        noted: what the task noted as `seconds`; anything.
+        total: that the run took.
+    """
+    known = {}
+    for name, value in noted.items() if isinstance(noted, dict) else ():
+        if isinstance(value, int | float):
+            with contextlib.suppress(OverflowError):  # no float holds an int of hundreds of digits
+                known[name] = float(value)
+    return {**known, "total": total}
 
 
 def shown(value: Any) -> str:

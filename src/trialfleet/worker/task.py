@@ -13,7 +13,7 @@ from trialfleet.trial import attached, records, run, secrets, transient
 from trialfleet.trial.claim import Claim
 from trialfleet.trial.directory import TIME_LIMIT, TrialDir
 from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause, write_reason
-from trialfleet.trial.result import Result, judged
+from trialfleet.trial.result import Result, judged, spent
 from trialfleet.trial.submission import Assignment, Submission
 from trialfleet.trial.sweep_run import PREEMPTED, SweepRun, merged
 from trialfleet.worker import signals
@@ -67,18 +67,7 @@ def run_task(
 def _parts_of(sweep_run: SweepRun, begun: float) -> tuple[dict[str, float], dict[str, Any]]:
     """Where the run's time went, and what else it and the processes that it started noted."""
     noted = records.plain(merged(attached.notes_of(sweep_run.directory), sweep_run.notes))
-    return _seconds(noted.pop("seconds", None), begun), noted
-
-
-def _seconds(noted: Any, begun: float) -> dict[str, float]:
-    """Where the time went: all of it, and whatever parts the task noted that are numbers."""
-    parts = noted if isinstance(noted, dict) else {}
-    known = {}
-    for name, value in parts.items():
-        if isinstance(value, int | float):
-            with contextlib.suppress(OverflowError):  # no float holds an int of hundreds of digits
-                known[name] = float(value)
-    return {**known, "total": time.monotonic() - begun}
+    return spent(noted.pop("seconds", None), time.monotonic() - begun), noted
 
 
 def _goes_on(failure: BaseException, trial: TrialDir, claim: Claim) -> bool:

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
@@ -27,6 +28,7 @@ from trialfleet.trial.failure import word_of_file_system
 from trialfleet.trial.result import OUT_OF_MEMORY, TrialState
 from trialfleet.trial.run import PeerLost, Preempted, Pruned
 from trialfleet.trial.submission import Assignment, JobRef, Submission, TrialRecord
+from trialfleet.trial.sweep_run import NOTES
 
 Ends = Callable[[Sequence[Sequence[str]], int], Any]
 
@@ -159,6 +161,28 @@ def test_a_run_that_goes_on_says_why_in_its_log_and_its_job_is_the_launchers(tmp
     assert job_of(claim, TrialRecord(0, [], {})) == JobRef(
         "blocking", "0"
     )  # not a process to watch or to kill: it is ours
+
+
+def test_a_result_says_how_long_its_trial_took_and_where_the_time_went(tmp_path: Path) -> None:
+    """The last of two, which began when the first had ended, is not charged for the wait."""
+
+    def launch(overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        for trial, waited in zip(batch.trials, (0.0, 3600.0), strict=False):
+            config = trial.run_dir("1.0") / ".hydra" / "config.yaml"
+            config.parent.mkdir(parents=True)
+            config.touch()
+            os.utime(config, (time.time() + waited,) * 2)
+        records.write(batch.trials[0].run_dir("1.0") / NOTES.replace("*", "-a"), {"seconds": {"reading": 2.5}, "a": 1})
+        return [completed(1.0) for _ in overrides]
+
+    batch = Batch(tmp_path, launch, count=2)
+    batch.run()
+    first, last = (trial.result() for trial in batch.trials)
+    assert first is not None
+    assert last is not None
+    assert first.seconds.keys() == {"reading", "total"}
+    assert first.seconds["total"] > last.seconds["total"] == 0.0
+    assert first.notes == {"a": 1}
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOSPC])
@@ -386,9 +410,13 @@ def test_a_trial_whose_file_system_failed_is_run_again(quick_study: Callable[...
     study = quick_study(BASIC, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
     study.run(first=ONCE.format(failure="OSError(116, 'Stale file handle')"))
     assert study.states() == {"COMPLETE": 2}
-    first = study.trial(0).result()
+    first, last = study.trial(0).result(), study.trial(1).result()
     assert first is not None
+    assert last is not None
     assert first.run == "2.0"
+    used = records.read(study.folder / "budget.json")
+    assert used is not None
+    assert used["device_seconds"] == pytest.approx(first.seconds["total"] + last.seconds["total"])
 
 
 def test_a_trial_that_does_not_fit_a_device_is_out_of_memory_and_not_run_again(

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -28,9 +29,9 @@ from trialfleet.sweep.study.search_space import quoted
 from trialfleet.trial import attached, commitment, records, transient
 from trialfleet.trial.checkpoints import whole_entries
 from trialfleet.trial.claim import NotClaimed
-from trialfleet.trial.directory import TrialDir
+from trialfleet.trial.directory import TrialDir, composed_config
 from trialfleet.trial.failure import COMMENTS, Cause, cause_of, end_of_trial, write_cause
-from trialfleet.trial.result import Result, described, judged, shown
+from trialfleet.trial.result import Result, described, judged, shown, spent
 from trialfleet.trial.submission import Assignment, JobRef, Submission
 
 LAUNCHER = "blocking"
@@ -81,11 +82,13 @@ class BlockingFleet(Fleet):
             with _interruptible() as signals:
                 for trial in batch:
                     _claim(submission, trial)
+                at, began = time.time(), time.monotonic()
                 ends = self._launch(submission, batch, signals)
-                for trial, end in zip(batch, ends, strict=True) if ends is not None else ():
+                took = _seconds(batch, at, time.monotonic() - began)
+                for trial, end, seconds in zip(batch, ends, took, strict=True) if ends is not None else ():
                     if signals and _failure(end) is not None:  # it heard of the interrupt before us
                         continue
-                    self._write_down(submission, trial, end)
+                    self._write_down(submission, trial, end, seconds)
                     unended.remove(trial)
             if ends is None:
                 for trial in batch:
@@ -128,21 +131,26 @@ class BlockingFleet(Fleet):
             )
         return found
 
-    def _write_down(self, submission: Submission, trial: Assignment, end: JobReturn) -> None:
-        """Commit how a trial ended; or leave what a worker leaves whose run ended for no fault of the trial's."""
+    def _write_down(self, submission: Submission, trial: Assignment, end: JobReturn, took: float) -> None:
+        """Commit how a trial ended; or leave what a worker leaves whose run ended for no fault of the trial's.
+
+        Args:
+            took: seconds.
+        """
         directory, identity, label = TrialDir(Path(trial.directory)), submission.identity(trial), _label(trial)
         failure = attached.as_told(directory.run_dir(label), _failure(end))
         if failure is not None and cause_of(failure) not in (Cause.PRUNED, Cause.LEFT):
             _say_as_hydra_does(end)
         notes = records.plain(dict(attached.notes_of(directory.run_dir(label))))
+        seconds = spent(notes.pop("seconds", None), took)
         outcome: Result | None
         if failure is None:
             state, objectives, error = judged(end.return_value, submission.n_objectives)
-            outcome = Result(state, objectives, error, {}, label, notes)
+            outcome = Result(state, objectives, error, seconds, label, notes)
         elif isinstance(failure, BrokenExecutor):  # the trial's process was killed, and has no word of its own
             outcome = None
         else:
-            outcome = end_of_trial(failure, label, {}, notes)
+            outcome = end_of_trial(failure, label, seconds, notes)
         if outcome is not None:
             commitment.commit(directory, outcome, identity, self.notice)
             return
@@ -253,6 +261,26 @@ def _take_back_claims(trials: Sequence[Assignment]) -> None:
             if not directory.result_json.exists() and not whole_entries(folder / "checkpoints"):
                 attached.forget(folder)
                 (folder / "claim").unlink(missing_ok=True)
+
+
+def _seconds(batch: Sequence[Assignment], since: float, took: float) -> list[float]:
+    """How long each trial of a batch took, up to the return of its launcher: their single ends nobody notes.
+
+    Of several, some may have waited for their turn: Hydra writes the config of a job when that begins.
+
+    Args:
+        since: when the launcher got them (Unix seconds).
+        took: until it returned.
+    """
+    found = []
+    for trial in batch:
+        waited = 0.0
+        if len(batch) > 1:
+            config = composed_config(TrialDir(Path(trial.directory)).run_dir(_label(trial)))
+            with contextlib.suppress(OSError):
+                waited = 0.0 if config is None else config.stat().st_mtime - since
+        found.append(min(took, max(0.0, took - waited)))
+    return found
 
 
 def _label(trial: Assignment) -> str:

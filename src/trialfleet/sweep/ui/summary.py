@@ -3,7 +3,6 @@
 import contextlib
 import shlex
 import sys
-from pathlib import Path
 
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -15,8 +14,8 @@ from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.mlflow_observer import MlflowObserver
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study.progress import write_results
-from trialfleet.sweep.study_reports import NAME as REPORT
 from trialfleet.sweep.ui import command_line
+from trialfleet.sweep.ui.follow_up import follow_up
 from trialfleet.sweep.ui.live_table import brief
 from trialfleet.sweep.ui.screen import duration, outcomes
 from trialfleet.tracking.destination import Destination
@@ -105,21 +104,6 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
 def cost(trials: int, wall_seconds: float, device_seconds: float) -> str:
     """What a study took, in words."""
     return f"{trials} trials, {duration(wall_seconds)} of drivers at work, {device_seconds / 3600:.3g} device-hours"
-
-
-def follow_up(folder: Path, has_best: bool) -> dict[str, str | None]:
-    """What there is to do with a study that has trials: its report, and its best config."""
-    name = shlex.quote(study_name(folder))
-    written = folder / REPORT
-    report = str(written) if written.is_file() else f"trialfleet report {name}"
-    return {"report": report, "export": f"trialfleet study export {name}" if has_best else None}
-
-
-def study_name(folder: Path) -> str:
-    """What commands that are typed here call the study: its name below `sweeps`, or the path of its folder."""
-    with contextlib.suppress(ValueError):
-        return str(folder.absolute().relative_to(Path("sweeps").absolute()))
-    return str(folder)
 
 
 def mlflow_run(destination: Destination | None, run: tuple[str, str] | None) -> str | None:
