@@ -9,7 +9,7 @@ from tests.end_to_end.conftest import Run
 from tests.end_to_end.test_learning import GOOD_POINT
 from trialfleet.trial import metrics
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.timeout(3600)]
 
 
 def train(run: Run, folder: Path, *words: str) -> dict[str, list[float]]:
