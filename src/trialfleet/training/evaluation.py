@@ -16,7 +16,7 @@ from trialfleet.training.decoding import decoded
 from trialfleet.training.mesh import eval_sharding
 from trialfleet.training.program import Inputs, Program
 from trialfleet.training.stop_sync import Request, StopSync
-from trialfleet.training.workload import Extra, Params, Rows, Summary
+from trialfleet.training.workload import Extra, Params, Rows, Summary, artifact_name
 from trialfleet.trial.run import Run
 
 
@@ -76,7 +76,7 @@ def write_files(summary: Summary, split: str, run: Run) -> None:
     if jax.process_index() == 0 and summary.files:
         run.artifacts.mkdir(parents=True, exist_ok=True)
         for name, content in summary.files.items():
-            (run.artifacts / f"{split}-{name}").write_bytes(content)
+            (run.artifacts / artifact_name(name, split)).write_bytes(content)
 
 
 def _land(flying: list[tuple[Rows, jax.Array]], parts: list[dict[str, np.ndarray]]) -> int:

@@ -86,6 +86,11 @@ class Summary(NamedTuple):
     files: Mapping[str, bytes] = MappingProxyType({})  # samples, figures; by file name, written to the artifacts
 
 
+def artifact_name(file: str, split: str) -> str:
+    """The name among the artifacts of a file of a split's `Summary`."""
+    return f"{split}-{file}"
+
+
 class Product(NamedTuple):
     """A product of the forward pass, for counting operations.
 

@@ -20,9 +20,9 @@ def test_a_recording_is_shown_with_its_errors_and_can_be_heard(tmp_path: Path) -
     paths = [tmp_path / f"{n}.wav" for n in range(3)]
     (tmp_path / "2.wav").unlink()
     shown = [Sample(*one) for one in zip(paths, said, read, words.alignments, strict=True)]
-    files = samples.files(shown)
+    files = samples.files(shown, "val")
     rows = list(csv.DictReader(io.StringIO(files.pop("samples.csv").decode())))
-    assert [row["audio"] for row in rows] == ["sample-00.flac", "sample-01.flac", ""]
+    assert [row["audio"] for row in rows] == ["val-sample-00.flac", "val-sample-01.flac", ""]
     assert [(row["errors"], row["wrong"]) for row in rows] == [
         ("2", "cat → cow, down → -"),
         ("1", "- → big"),

@@ -1,5 +1,6 @@
 """Spectrograms on disk: what is found again, what goes, and what becomes of damage."""
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,3 +101,15 @@ def test_without_room_a_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptu
     cache.put(key(1), ONE)
     assert cache.get(key(0)) is None
     assert caplog.text.count("dataset.disk_cache: nothing more is kept") == 1
+
+
+def test_what_finds_no_room_on_the_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        whole(path, content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    SpectrogramCache(tmp_path, 10_000).put(key(0), ONE)
+    assert not kept(tmp_path)

@@ -1,13 +1,17 @@
 """Clips: frames by their number, what cannot be read, and what is kept of what was."""
 
+import errno
 import pickle
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from trialfleet.workloads import kept_files
 from trialfleet.workloads.mvfoul import video
 from trialfleet.workloads.mvfoul.clip_cache import ClipCache
 
@@ -158,14 +162,11 @@ def test_a_folder_is_shared_bounded_and_knows_files_that_changed(tmp_path):
         ClipCache("k", 0, folder, 2).get(file, decode)
     ClipCache("k", 0, folder, 2).get(files[0], decode)
     assert decode.calls == 3
-    assert len(list(folder.iterdir())) == 1  # a header more than 1 MB, so two are too much
+    assert len(list(folder.glob("*.clip"))) == 1  # a header more than 1 MB, so two are too much
     ClipCache("other", 0, folder, 9).get(files[0], decode)
     files[0].write_text("more")
     ClipCache("k", 0, folder, 9).get(files[0], decode)
     assert decode.calls == 5
-    for kept in folder.iterdir():
-        kept.write_bytes(b"damaged")
-    assert ClipCache("k", 0, folder, 9).get(files[0], decode)[0] == 6
 
 
 def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path):
@@ -181,7 +182,52 @@ def test_processes_of_one_number_on_two_machines_write_apart(tmp_path, monkeypat
     """Say in containers, where all have the same one."""
     (tmp_path / "a").write_text("x")
     names, decode = [], Decoder()
-    monkeypatch.setattr(np, "save", lambda file, clip: names.append(file.name))
+    monkeypatch.setattr(kept_files, "put", lambda path, beside, entry: names.append(beside))
     for _ in range(2):
-        ClipCache("k", 0, tmp_path / "cache", 9)._write(tmp_path / "cache/own.npy", decode())
+        ClipCache("k", 0, tmp_path / "cache", 9)._write(tmp_path / "cache/own.clip", decode())
     assert len(set(names)) == 2
+
+
+# of a 1 MB clip: cut off, a pixel, a header that never ends, another magic, and one that another program knows
+DAMAGES = [(0, b""), (-9, b"\0"), (16 + 8, b"("), (16, b"x"), (0, b"PK\3\4")]
+
+
+@pytest.mark.parametrize(("place", "damage"), DAMAGES)
+def test_a_damaged_entry_is_made_anew_even_where_there_is_no_room_beside_it(tmp_path, place, damage, caplog):
+    (tmp_path / "a").write_text("x")
+    decode, folder = Decoder(), tmp_path / "cache"
+    ClipCache("k", 0, folder, 2).get(tmp_path / "a", decode)
+    [kept] = folder.glob("*.clip")
+    content = bytearray(kept.read_bytes())
+    content[place : place + len(damage) if damage else None] = damage
+    kept.write_bytes(content)
+    (folder / "more").write_bytes(bytes(900_000))
+    assert (ClipCache("k", 0, folder, 2).get(tmp_path / "a", decode) == 2).all()
+    assert f"{kept} is damaged, and made anew" in caplog.text
+    assert (ClipCache("k", 0, folder, 2).get(tmp_path / "a", decode) == 2).all()
+
+
+def test_several_processes_keep_to_the_size_of_a_folder_together(tmp_path):
+    """Each with a lock of its own, as processes have them; what one that was killed has left takes no room."""
+    files, folder = [tmp_path / str(number) for number in range(12)], tmp_path / "cache"
+    folder.mkdir()
+    (folder / f"{'0' * 32}.{'1' * 16}").write_bytes(bytes(5_000_000))
+    for file in files:
+        file.write_text("x")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda file: ClipCache("k", 0, folder, 5).get(file, Decoder()), files))
+    assert len(list(folder.glob("*.clip"))) == 4
+    assert sum(kept.stat().st_size for kept in folder.iterdir()) < 5_000_000
+
+
+def test_what_finds_no_room_on_the_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("x")
+    whole = Path.write_bytes
+
+    def full(path, content):
+        whole(path, content[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert len(ClipCache("k", 0, tmp_path / "cache", 9).get(tmp_path / "a", Decoder()))
+    assert [kept.name for kept in (tmp_path / "cache").iterdir()] == ["lock"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import soundfile
 
+from trialfleet.training.workload import artifact_name
 from trialfleet.workloads.asr import features
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class Sample(NamedTuple):
     alignment: "Sequence[AlignmentChunk]"
 
 
-def files(samples: Sequence[Sample]) -> dict[str, bytes]:
-    """A table of the samples, and each recording as FLAC by the name that it has in the table.
+def files(samples: Sequence[Sample], split: str) -> dict[str, bytes]:
+    """A table of the samples, and each that can still be read as FLAC, by the name that it has in the table.
 
-    A recording that can no longer be read has no name there.
+    There that is the one among the artifacts, where the files of a `Summary` are named after their split.
     """
     text, found = io.StringIO(), dict[str, bytes]()
     writer = csv.writer(text, lineterminator="\n")
@@ -44,6 +45,7 @@ def files(samples: Sequence[Sample]) -> dict[str, bytes]:
         if sound is not None:
             name = f"sample-{number:02d}.flac"
             found[name] = sound
+            name = artifact_name(name, split)
         wrong = _wrong(one)
         writer.writerow([one.path, name, one.said, one.read, len(wrong), ", ".join(wrong)])
     return {"samples.csv": text.getvalue().encode(), **found}

@@ -12,22 +12,21 @@ same has another digest, and is made anew. Beyond its size the cache gives up wh
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from trialfleet.config.location import expanded
+from trialfleet.workloads import kept_files
 
 log = logging.getLogger(__name__)
 
 FORM = 1  # of the spectrograms: raised whenever features.log_mel gives other numbers
-_DIGEST, _HEAD = 16, 24  # bytes of the digest, and of all that stands before the numbers
+_HEAD = 8  # bytes before the numbers: how many frames and bands
 _AFTER = 0.9  # the share of the size that is left when entries are given up, so that it is not done each time
 
 
@@ -56,31 +55,26 @@ class SpectrogramCache:
     def get(self, key: str) -> np.ndarray | None:
         """A spectrogram (F, bands); None if it is not there."""
         path = self._path(key)
-        try:
-            content = path.read_bytes()
-        except OSError:
+        content = kept_files.opened(path)
+        if content is None:
             return None
         with contextlib.suppress(OSError):  # what can be read alone may be used all the same
             os.utime(path)
-        if len(content) < _HEAD or _digest(content[_DIGEST:]) != content[:_DIGEST]:
-            log.warning("%s is damaged, and made anew", path)
-            return None
-        shape = np.frombuffer(content, np.uint32, 2, _DIGEST)
+        shape = np.frombuffer(content, np.uint32, 2)
         return np.frombuffer(content, np.float32, offset=_HEAD).reshape(shape)
 
     def put(self, key: str, spectrogram: np.ndarray) -> None:
         """Keeps a spectrogram (F, bands), float32, if there is room on the disk: if not, this is said once."""
-        rest = np.asarray(spectrogram.shape, np.uint32).tobytes() + np.ascontiguousarray(spectrogram).tobytes()
-        content, path = _digest(rest) + rest, self._path(key)
+        shape = np.asarray(spectrogram.shape, np.uint32)
+        content = kept_files.sealed(shape.tobytes() + np.ascontiguousarray(spectrogram).tobytes())
+        path = self._path(key)
         if not self._writes or len(content) > self._most:
             return
-        beside = path.with_name(f"{key}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked():
+            with kept_files.locked(self._folder):
                 self._make_room(len(content))
-                beside.write_bytes(content)
-                beside.replace(path)
+                kept_files.put(path, path.with_name(f"{key}.new"), content)
         except OSError as error:
             self._writes = False
             log.warning("dataset.disk_cache: nothing more is kept in %s: %s", self._folder, error)
@@ -99,12 +93,6 @@ class SpectrogramCache:
             held = self._left(int(self._most * _AFTER) - more)
         note.write_text(str(held + more))
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self._folder / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def _left(self, most: int) -> int:
         """How many bytes are left once the entries that were not used for longest are gone."""
         entries = []
@@ -119,7 +107,3 @@ class SpectrogramCache:
             path.unlink(missing_ok=True)
             held -= size
         return held
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST).digest()

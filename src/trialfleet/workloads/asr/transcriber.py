@@ -257,4 +257,4 @@ class Transcriber(Workload):
             Sample(Path(source.path(int(rows["id"][index]))), said[n], read[n], words.alignments[n])
             for n, index in enumerate(order[:SAMPLES])
         ]
-        return Summary(metrics, samples.files(shown))
+        return Summary(metrics, samples.files(shown, split))

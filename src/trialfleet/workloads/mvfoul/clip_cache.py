@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import io
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
-_KIND = ".npy"
+from trialfleet.workloads import kept_files
+
+_KIND = ".clip"
+# what a process that was killed has not finished, and entries without a digest, as they once were
+_LEFT_OVER = re.compile(r"[0-9a-f]{32}\.([0-9a-f]{16}|npy)")
 
 
 class ClipCache:
@@ -48,26 +54,37 @@ class ClipCache:
             return decode()  # which says what is wrong
         name = f"{self._kind} {path.absolute()} {state.st_size} {state.st_mtime_ns}"
         own = self._folder / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}{_KIND}"
-        with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged: it is made anew
-            return np.asarray(np.load(own))
+        content = kept_files.opened(own)
+        if content is not None:
+            return np.asarray(np.load(io.BytesIO(content)))
         found = decode()
         with contextlib.suppress(OSError):  # a full disk costs time alone
             self._write(own, found)
         return found
 
     def _write(self, own: Path, found: np.ndarray) -> None:
+        content = io.BytesIO()
+        np.save(content, found)
+        entry = kept_files.sealed(content.getvalue())
+        # without locks, as on some network file systems, processes of two machines may have one number
+        beside = own.with_suffix(f".{secrets.token_hex(8)}")
         own.parent.mkdir(parents=True, exist_ok=True)
-        with os.scandir(own.parent) as entries:
-            taken = sum(entry.stat().st_size for entry in entries)
-        if taken + found.nbytes > self._folder_bytes:
-            return
-        growing = own.with_suffix(f".{secrets.token_hex(8)}")  # processes of two machines may have one number
-        try:
-            with growing.open("wb") as file:
-                np.save(file, found)
-            growing.rename(own)
-        finally:
-            growing.unlink(missing_ok=True)
+        with kept_files.locked(own.parent):
+            if self._taken(own) + len(entry) <= self._folder_bytes:
+                kept_files.put(own, beside, entry)
+
+    @staticmethod
+    def _taken(own: Path) -> int:
+        """Bytes of all that is kept beside an entry; what is left over goes."""
+        taken = 0
+        with os.scandir(own.parent) as there:
+            for one in there:
+                if _LEFT_OVER.fullmatch(one.name):
+                    Path(one).unlink(missing_ok=True)
+                elif one.name != own.name:
+                    with contextlib.suppress(FileNotFoundError):
+                        taken += one.stat().st_size
+        return taken
 
     def __getstate__(self) -> dict[str, Any]:
         """A process that decodes begins with an empty memory."""
