@@ -316,6 +316,7 @@ class Training:
                 "signature": signature(self.config),
                 "fingerprint": fingerprint(self.setup.mesh),
                 "frozen": self.frozen_digest,
+                "data": {key: list(paths) for key, paths in self.config.data_files().items()},
                 "batch": {name: [leaf.shape, str(leaf.dtype)] for name, leaf in self.prepared.items()},
             }
             self.saves.save(self.step, {"state": self.state, "batch": self.prepared}, meta)

@@ -273,6 +273,7 @@ def resumed(
         if tree is None:
             continue
         _say_where(saved, program)
+        _say_of_what(saved, config)
         return Resumed(tree["state"], tree["batch"], saved)
     if config.training.resume == "auto":
         return None
@@ -322,8 +323,14 @@ def _refuse_another(config: Config, saved: Saved, frozen: str) -> None:
     if saved.meta["frozen"] != frozen:
         raise UserError(
             f"training.resume: the frozen weights are not those that {saved.path} was trained on",
-            "put the weights back, or use training.resume=never",
+            f"put back what decides them ({_deciding(config)}), or use training.resume=never",
         )
+
+
+def _deciding(config: Config) -> str:
+    """The keys that decide what frozen weights are."""
+    keys = [key for key, folder in config.published().items() if folder is not None]
+    return ", ".join([*keys, *(["training.init_from"] if config.training.init_from else []), "seed"])
 
 
 def _say_where(saved: Saved, program: Program) -> None:
@@ -332,6 +339,16 @@ def _say_where(saved: Saved, program: Program) -> None:
     log.info("going on from step %d (%s)", saved.step, saved.path)
     if differing:
         log.warning("not bit for bit as it would have been, since this is another place: %s", differing)
+
+
+def _say_of_what(saved: Saved, config: Config) -> None:
+    """Files may have moved, so that other ones are no error; but the place in the data is that in the ones before."""
+    then = saved.meta.get("data", {})  # checkpoints did not always say it
+    for key, paths in config.data_files().items():
+        if key in then and then[key] != list(paths):
+            log.warning(
+                "training.resume: %s was %s and is %s: right if these are the same data", key, then[key], list(paths)
+            )
 
 
 def digest(frozen: Params) -> str:

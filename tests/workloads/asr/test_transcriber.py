@@ -18,9 +18,10 @@ from tests.training.harness import RecordingRun, after, composed
 from tests.workloads.asr import speech_files
 from tests.workloads.decoder.reference import GOLDEN as DECODERS
 from tests.workloads.decoder.reference import MODELS
-from trialfleet.config import hyperparameters
+from trialfleet.config import hyperparameters, signature
 from trialfleet.errors import UserError
-from trialfleet.training import train, trees
+from trialfleet.training import restore, train, trees
+from trialfleet.training.checkpoints import Saved
 from trialfleet.training.goodput import compilations
 from trialfleet.training.setup import Setup
 from trialfleet.trial.run import Preempted, Stop
@@ -297,6 +298,20 @@ def test_dropout_is_an_input_and_a_resumed_training_drops_the_same(recordings, t
     both = {**cut.reported("train/loss"), **rest.reported("train/loss")}
     assert both == whole.reported("train/loss")
     assert rest.reported("val/loss") == whole.reported("val/loss")
+
+
+def test_what_a_resumed_training_has_of_another_is_told_by_its_key(tmp_path, caplog):
+    """Files may have moved, so that other ones are no error; frozen weights that were drawn are those of the seed."""
+    before, now = config("before.jsonl"), config("now.jsonl")
+    meta = {"signature": signature(before), "frozen": "1", "data": {"dataset.train": ["before.jsonl"]}}
+    saved = Saved(2, tmp_path, {**meta, "batch": {}, "fingerprint": {}})
+    restore._refuse_another(now, saved, "1")
+    restore._say_of_what(saved, before)
+    assert not caplog.records
+    restore._say_of_what(saved, now)
+    assert "training.resume: dataset.train was ['before.jsonl'] and is ['now.jsonl']" in caplog.text
+    with pytest.raises(UserError, match=r"(?s)the frozen weights are not those .* what decides them \(seed\)"):
+        restore._refuse_another(now, saved, "2")
 
 
 def test_without_dropout_none_of_it_is_in_the_program(recordings):
