@@ -7,11 +7,15 @@ import pwd
 import shutil
 import subprocess
 import sys
+import time
 
 from jobs.cluster.errors import Unavailable
 
 # Debian keeps daemons where an ordinary user's PATH does not look.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+_PATIENCE = 300.0  # seconds for which another apt-get may work
+_LOOK = 1.0  # seconds between two tries
 
 _PROGRAMS = {
     "slurmctld": "slurmctld",
@@ -56,15 +60,25 @@ def install(accounting: str = "none") -> list[str]:
     if reason:
         raise Unavailable(reason)
     if missing:
-        _apt_get("update")
-        _apt_get("install", "--yes", "--no-install-recommends", *missing)
+        apt_get("update")
+        apt_get("install", "--yes", "--no-install-recommends", *missing)
     return missing
 
 
-def _apt_get(*arguments: str) -> None:
-    # Somebody else's apt-get, another test process for instance, is waited for.
-    command = ["apt-get", "--quiet", "--option=DPkg::Lock::Timeout=120", *arguments]
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def apt_get(*arguments: str) -> None:
+    """Run apt-get; somebody else's, another test process for instance, is waited for.
+
+    Raises:
+        Unavailable: it failed, with its last words.
+    """
+    command = ["apt-get", "--quiet", f"--option=DPkg::Lock::Timeout={_PATIENCE:.0f}", *arguments]
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C")
+    until = time.monotonic() + _PATIENCE
+    while True:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        # the option holds for the lock of packages, not for that of their lists
+        if done.returncode == 0 or "Could not get lock" not in done.stderr or time.monotonic() > until:
+            break
+        time.sleep(_LOOK)
     if done.returncode:
         raise Unavailable(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-1500:]}")

@@ -19,6 +19,7 @@ from PIL import Image
 from benchmarks import report as benchmark
 from benchmarks import simulated_study
 from benchmarks.simulated_study import METRIC, Shape
+from tests.chromium import chromium_or_skip
 from tests.tracking.folders import Folder
 from trialfleet.review.report import canvas, parameter_figures, pictures, progress_figures, slot_figures, writing
 from trialfleet.review.report.axes import OTHERS, category, cut, metric_axis, parameter_axis, plain
@@ -476,8 +477,7 @@ def test_studies_of_different_objectives_are_not_raced(simulated: Path, tmp_path
 @pytest.mark.parametrize("kind", ["small", "large", "two", "both"])
 def test_a_browser_draws_all_of_it(simulated: Path, tmp_path: Path, kind: str) -> None:
     """Under the page's own policy, from a file, without an error."""
-    if shutil.which("chromium") is None:
-        pytest.skip("no chromium is installed")
+    browser = chromium_or_skip()
     page = (
         writing.comparison([load(simulated / "small"), load(simulated / "large")])
         if kind == "both"
@@ -492,9 +492,7 @@ def test_a_browser_draws_all_of_it(simulated: Path, tmp_path: Path, kind: str) -
         "--enable-logging=stderr",
         "--dump-dom",
     ]
-    done = subprocess.run(
-        ["chromium", *options, target.as_uri()], capture_output=True, text=True, timeout=300, check=True
-    )
+    done = subprocess.run([browser, *options, target.as_uri()], capture_output=True, text=True, timeout=300, check=True)
     assert f'data-drawn="{len(data_of(page))}"' in done.stdout
     assert done.stdout.count("main-svg") >= len(data_of(page))
     assert "CONSOLE" not in done.stderr
@@ -502,9 +500,7 @@ def test_a_browser_draws_all_of_it(simulated: Path, tmp_path: Path, kind: str) -
 
 @pytest.mark.slow
 def test_the_benchmark_hears_when_a_page_is_drawn(simulated: Path, tmp_path: Path) -> None:
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("no chromium is installed")
+    browser = chromium_or_skip()
     page = benchmark.instrumented(writing.report(load(simulated / "small")))
     seen = benchmark.opening(browser, page, 1600, tmp_path)
     assert 0 < seen["first"] <= seen["all"]

@@ -33,8 +33,8 @@ def install_or_skip() -> Path:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         pytest.skip("PostgreSQL is not installed, and only root of a Debian can: apt-get install postgresql")
     try:
-        packages._apt_get("update")
-        packages._apt_get("install", "--yes", "--no-install-recommends", "postgresql")
+        packages.apt_get("update")
+        packages.apt_get("install", "--yes", "--no-install-recommends", "postgresql")
     except Unavailable as error:
         pytest.skip(str(error))
     found = _programs()

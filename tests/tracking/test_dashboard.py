@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chromium import chromium
 from tests.tracking.folders import Folder
 from trialfleet.commands.dashboard import where
 from trialfleet.config.location import project_directory
@@ -167,12 +167,12 @@ def test_the_command_without_results_fails_in_a_few_lines(tmp_path: Path) -> Non
     assert out == ""
 
 
-def page(address: str, folder: Path) -> str:
+def page(browser: str, address: str, folder: Path) -> str:
     """What a browser makes of the page."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     options += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder}"]
     options += ["--window-size=1600,1000", "--virtual-time-budget=20000", "--dump-dom", address]
-    return subprocess.run(["chromium", *options], capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run([browser, *options], capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def shown_by(process: "subprocess.Popen[str]", browse: Path | None) -> None:
@@ -183,8 +183,8 @@ def shown_by(process: "subprocess.Popen[str]", browse: Path | None) -> None:
         lines.append(process.stdout.readline())
         assert process.poll() is None
     link = next(line.split("first", 1)[1].strip() for line in lines if "best first" in line)
-    if browse and shutil.which("chromium"):
-        shown = page(link, browse / "profile")
+    if browse is not None and (browser := chromium()) is not None:
+        shown = page(browser, link, browse / "profile")
         order = [shown.find(name) for name in ("trial 00001 ★ best", "trial 00002", "trial 00000")]
         assert order == sorted(order)
         assert order[0] > 0
