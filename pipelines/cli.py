@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
+from trialfleet.commands.errors import broken_off
 from trialfleet.config.location import conf_directory
 from trialfleet.errors import ShownError, UserError
 from trialfleet.trial.run import Preempted
@@ -36,23 +37,15 @@ def main(entry: Callable[[], Any], own_flags: bool = True) -> None:
     full = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the formatting of errors to us
     try:
-        if own_flags:
-            _own_flags()
-            _refuse_no_member(sys.argv[1:])
-        entry()
-        if _failed:
-            raise _failed.pop()
-        if _exit_codes:
-            sys.exit(_exit_codes.pop())
-        sys.stdout.flush()  # here, and not where Python ends and nobody catches what goes wrong
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        if full:
-            raise
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        with broken_off(full):
+            if own_flags:
+                _own_flags()
+                _refuse_no_member(sys.argv[1:])
+            entry()
+            if _failed:
+                raise _failed.pop()
+            if _exit_codes:
+                sys.exit(_exit_codes.pop())
     except Preempted as stopped:
         print(f"{stopped}; what was saved is among the run's checkpoints/", file=sys.stderr)
         sys.exit(143)
