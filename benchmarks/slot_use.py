@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks import mlflow_database
 from benchmarks.toy.task import Stamp, stamps
 from benchmarks.turns import in_turns, machine, seconds, spread, table
 
@@ -24,20 +25,29 @@ WARM, FORKED = "ours, warm", "ours, forked"
 
 @dataclass(frozen=True)
 class Shape:
-    """So many trials, each so many seconds long, on so many slots; of `kill_every` one is killed, of 0 none."""
+    """So many trials, each so many seconds long, on so many slots.
+
+    Attributes:
+        kill_every: of so many trials one is killed; 0: none.
+        reports: so often a second a trial reports.
+    """
 
     trials: int
     slots: int
     length: float
     kill_every: int = 0
+    reports: float = 0.0
 
     def floor(self) -> float:
         """Seconds of a study if no slot were ever empty."""
         return self.trials * self.length / self.slots
 
 
-def study(folder: Path, shape: Shape, warm: bool) -> float:
+def study(folder: Path, shape: Shape, warm: bool, mlflow: Path | None = None) -> float:
     """Seconds of a whole study of ours, from the command's start to its exit; its stamps are in the folder.
+
+    Args:
+        mlflow: a database with MLflow's tables and nothing in them, or None for a study that nothing of goes there.
 
     Raises:
         RuntimeError: it failed, or not all trials ended.
@@ -45,9 +55,11 @@ def study(folder: Path, shape: Shape, warm: bool) -> float:
     (folder / "stamps").mkdir(parents=True)
     command = [sys.executable, "-m", "benchmarks.toy", "ours", "-m", f"hydra.sweep.dir={folder}/sweep"]
     command += [f"stamps={folder}/stamps", f"shortest={shape.length}", "ratio=1", f"kill_every={shape.kill_every}"]
+    command += [f"reports={shape.reports}"]
     command += [f"hydra.sweeper.n_trials={shape.trials}", f"hydra.sweeper.n_jobs={shape.slots}"]
     command += [f"hydra.sweeper.worker.local={str(warm).lower()}", "hydra.sweeper.live=false"]
-    took = seconds([[*command, "hydra.sweeper.tracking.uri=null"]], folder.with_suffix(".log"))
+    command += [f"hydra.sweeper.tracking.uri={mlflow_database.copied(mlflow, folder) or 'null'}"]
+    took = seconds([command], folder.with_suffix(".log"))
     ended = {stamp.number for stamp in stamps(folder / "stamps") if stamp.end is not None}
     if len(ended) != shape.trials:
         raise RuntimeError(f"{len(ended)} of {shape.trials} trials ended:\n{folder.with_suffix('.log').read_text()}")

@@ -14,13 +14,12 @@ measurement, an hour.
 
 import argparse
 import random
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks import asr_trial, stock_asr
+from benchmarks import asr_trial, mlflow_database, stock_asr
 from benchmarks.asr_trial import CONFIG, HIGHEST, LOWEST
 from benchmarks.peers import sides as peers
 from benchmarks.turns import Side, against, in_turns, machine, seconds
@@ -52,17 +51,19 @@ class Sides:
 
     def stock(self, folder: Path) -> float:
         """A whole study, from the command's start to its exit, as on the other sides."""
-        address = self._database(folder)
+        folder.mkdir(parents=True)
+        address = mlflow_database.copied(self._mlflow, folder)
         words = ["hydra/sweeper=stock", f"hydra.sweeper.storage=sqlite:///{folder}/study.db"]
         command = [sys.executable, "-m", "benchmarks.stock_asr", "-m", *words, *self._words(folder)]
         return seconds([command], folder.with_suffix(".log"), {stock_asr.ADDRESS: address or ""})
 
     def ours(self, folder: Path, warm: bool, fork: bool = False) -> float:
+        folder.mkdir(parents=True)
         command = [sys.executable, "-m", "pipelines.sweep", *self._words(folder), "hydra.sweeper.live=false"]
         command += [
             f"hydra.sweeper.worker.local={str(warm).lower()}",
             f"hydra.sweeper.worker.fork={str(fork).lower()}",
-            f"hydra.sweeper.tracking.uri={self._database(folder) or 'null'}",
+            f"hydra.sweeper.tracking.uri={mlflow_database.copied(self._mlflow, folder) or 'null'}",
         ]
         return seconds([command], folder.with_suffix(".log"))
 
@@ -78,15 +79,6 @@ class Sides:
         study = [f"hydra.sweeper.n_trials={self._trials}", f"hydra.sweeper.n_jobs={self._slots}"]
         where = [f"hydra.sweep.dir={folder}", "hydra/sweeper/sampler=random"]
         return [*CONFIG, f"training.max_steps={self._steps}", *study, *where, SPACE]
-
-    def _database(self, folder: Path) -> str | None:
-        """The address of a new database of the study's own, beside its folder."""
-        folder.mkdir(parents=True)
-        if self._mlflow is None:
-            return None
-        own = folder.with_suffix(".db")
-        shutil.copy(self._mlflow, own)
-        return f"sqlite:///{own}"
 
 
 def loop(folder: Path, trials: int, steps: int) -> None:
@@ -105,13 +97,6 @@ def measure(place: Path, given: argparse.Namespace, steps: int, mlflow: Path | N
     shape = f"{given.trials} trials of {steps} steps on {given.slots} slots, {given.rounds} times"
     print(f"\n{shape}, {'with' if mlflow else 'without'} MLflow\n")
     print(against(median(found[IDEAL]), found, given.trials, given.slots), flush=True)
-
-
-def _database(path: Path) -> Path:
-    """Make MLflow's tables, which take seconds, before anything is measured."""
-    make = "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_experiment('asr')"
-    seconds([[sys.executable, "-c", make, f"sqlite:///{path}"]], path.with_suffix(".log"))
-    return path
 
 
 def main() -> None:
@@ -136,7 +121,7 @@ def main() -> None:
             parser.error(f"--sides: {unknown} are none of {sorted(known)}; peers need --python")
     with tempfile.TemporaryDirectory(prefix="slots-", dir=given.folder and given.folder.absolute()) as place:
         print(machine(), f"in {place}", sep=", ", flush=True)
-        mlflow = _database(Path(place, "empty.db")) if given.mlflow else None
+        mlflow = mlflow_database.make(Path(place, "empty.db")) if given.mlflow else None
         for steps in given.steps:
             measure(Path(place), given, steps, mlflow)
 

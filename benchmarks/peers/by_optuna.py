@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from benchmarks import asr_trial
-from benchmarks.peers.work import Work, parser
+from benchmarks.peers.work import METRIC, Work, parser
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
 
     def objective(trial: optuna.Trial) -> float:
         rate = trial.suggest_float("rate", asr_trial.LOWEST, asr_trial.HIGHEST, log=True)
-        return work.run(work.folder / str(trial.number), rate, lambda step, values: None)
+        return work.run(work.folder / str(trial.number), rate, lambda step, values: trial.report(values[METRIC], step))
 
     work.folder.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(work.folder / "journal.log")))

@@ -1,7 +1,7 @@
 """Ray Tune: a function trainable, one CPU for each trial, an actor of its own for each or (`--reuse`) reused ones.
 
-https://docs.ray.io/en/latest/tune/key-concepts.html. A trial tells Ray its objective, once; what it reports on the way
-it writes to its own folder, as in all peers here.
+https://docs.ray.io/en/latest/tune/key-concepts.html. A trial tells Ray its objective at its end; what a training
+reports on the way it writes to its own folder, as in all peers here.
 """
 
 import uuid
@@ -20,7 +20,7 @@ ray.init(num_cpus=work.slots, include_dashboard=False, _node_ip_address="127.0.0
 
 def trial(params: dict[str, Any]) -> None:
     folder = work.folder / "trials" / uuid.uuid4().hex
-    tune.report({METRIC: work.run(folder, params["rate"], lambda step, values: None)})
+    tune.report({METRIC: work.run(folder, params["rate"], lambda step, values: tune.report(dict(values)))})
 
 
 results = tune.Tuner(

@@ -28,12 +28,18 @@ def trial() -> None:
     rate, own = given.pop("rate"), given.pop("st_checkpoint_dir")
     work, report = Work(**given), Reporter()
     folder = work.folder / "trials" / (Path(own).parent.name if own else str(os.getpid()))
-    report(**{METRIC: work.run(folder, rate, lambda step, values: None)})
+    report(**{METRIC: work.run(folder, rate, lambda step, values: report(**values))})
 
 
 def study(work: Work) -> None:
     os.environ["SYNETUNE_FOLDER"] = str(work.folder / "syne-tune")
-    constants = {"trials": 1, "folder": str(work.folder), "steps": work.steps, "sleep": work.sleep}
+    constants = {
+        "trials": 1,
+        "folder": str(work.folder),
+        "steps": work.steps,
+        "sleep": work.sleep,
+        "reports": work.reports,
+    }
     space = {"rate": loguniform(asr_trial.LOWEST, asr_trial.HIGHEST), **constants}
     tuner = Tuner(
         trial_backend=LocalBackend(entry_point=__file__),

@@ -1,12 +1,12 @@
 """What a trial of every peer does, and what all of them are told: `python -m benchmarks.peers.by_NAME --help`."""
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import asr_trial
+from benchmarks.sleeping import sleep_in_parts
 
 METRIC = "loss"  # what the objective is called
 Report = Callable[[int, Mapping[str, float]], None]
@@ -22,6 +22,7 @@ class Work:
         folder: where the tuner and its trials write.
         steps: of a training of the tiny speech recogniser; 0: the trial sleeps instead.
         sleep: seconds.
+        reports: so often a second a trial that sleeps tells what it is at.
         reuse: whether trials may share processes, where the tuner can be told.
     """
 
@@ -30,14 +31,21 @@ class Work:
     folder: Path
     steps: int = 0
     sleep: float = 0.0
+    reports: float = 0.0
     reuse: bool = False
 
     def run(self, folder: Path, learning_rate: float, tell: Report) -> float:
-        """One trial, in a folder that is not there yet; its objective."""
+        """One trial, in a folder that is not there yet; its objective.
+
+        Args:
+            tell: takes what a trial that sleeps reports. A training writes what it reports to its folder.
+        """
         if self.steps:
-            return asr_trial.train(folder, self.steps, learning_rate, tell)
-        time.sleep(self.sleep)
-        return (learning_rate - 1e-3) ** 2
+            return asr_trial.train(folder, self.steps, learning_rate, lambda step, values: None)
+        value = (learning_rate - 1e-3) ** 2
+        for step in sleep_in_parts(self.sleep, self.reports):
+            tell(step, {METRIC: value})
+        return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,5 +56,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--folder", type=Path, required=True)
     options.add_argument("--steps", type=int, default=0, help="of a training; 0: sleep")
     options.add_argument("--sleep", type=float, default=0.0, help="seconds of a trial that trains nothing")
+    options.add_argument("--reports", type=float, default=0.0, help="a second of that sleep")
     options.add_argument("--reuse", action="store_true", help="trials may share processes")
     return options

@@ -12,6 +12,9 @@ from uuid import uuid4
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+import trialfleet
+from benchmarks.sleeping import sleep_in_parts
+
 
 @dataclass
 class Stamp:
@@ -61,7 +64,8 @@ def _sleep(length: float, killed: bool, cfg: DictConfig, number: int) -> None:
     """Sleep so long; one that is to be killed is so half-way, and goes on from there when it is run again."""
     half = Path(cfg.stamps) / f".half-{number}"
     if not killed:
-        time.sleep(length)
+        for step in sleep_in_parts(length, cfg.reports):
+            trialfleet.report(step, {"objective": objective(cfg.x)})
         return
     time.sleep(length / 2)
     if not half.exists():

@@ -243,9 +243,11 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
             submissions=folder / ".submitit",
             environment=environment,
             settle=watch.settle_network if on_network_file_system(folder) else watch.settle_local,
-            imports=_imports(plan) if terms is None and plan.settings.worker.fork else None,
+            imports=_imports(plan) if plan.settings.worker.fork else None,
         ),
     )
+    stack.callback(fleet.close)
+    fleet.prepare()
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
     index = IndexWriter(folder, record.uids, list(plan.settings.constraints or ()))
     index.open()

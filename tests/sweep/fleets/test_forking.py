@@ -85,10 +85,7 @@ class Jobs:
         self.submissions.mkdir(exist_ok=True)
         (folder / "probe_worker.py").write_text(PROBE)
         self.fleet = LocalFleet({**PARAMS, **params}, {"PYTHONPATH": str(folder), "OWN": "a=b\nc"}, imports)
-        if imports is not None:
-            assert self.forking is not None
-            of = ({**local_launcher.outside_of_jobs(), "PYTHONPATH": str(folder), "OWN": "a=b\nc"}, os.getcwd())  # noqa: PTH109
-            assert wait_until(lambda: self.forking._is_ready(of) or self.forking._given_up, 60)
+        self.fleet.prepare()
 
     @property
     def forking(self) -> Any:
@@ -122,8 +119,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Jobs]
             for member in local_processes.ours():
                 if member.pid == pid:
                     member.signal(signal.SIGKILL)
-        if jobs.forking is not None:
-            jobs.forking.close()
+        jobs.fleet.close()
         for child in jobs.fleet._children:
             child.wait()
 
@@ -236,6 +232,23 @@ def test_a_module_that_cannot_be_imported_is_the_jobs_own_affair(tmp_path: Path,
     assert not jobs.fleet._children
 
 
+def test_jobs_do_not_wait_for_ever_for_its_imports(
+    tmp_path: Path, made: list[Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_late.py").write_text(
+        "import pathlib, time\nwhile not pathlib.Path(__file__).with_name('now').exists(): time.sleep(0.01)\n"
+    )
+    monkeypatch.setattr(forking, "READY_SECONDS", 0.1)
+    jobs = Jobs(tmp_path, ("imported_late",))
+    made.append(jobs)
+    jobs.seen("fresh")
+    assert len(jobs.fleet._children) == 1
+    (tmp_path / "now").touch()
+    monkeypatch.setattr(forking, "READY_SECONDS", 60.0)
+    jobs.seen("forked")
+    assert len(jobs.fleet._children) == 1
+
+
 @pytest.mark.parametrize("params", [{"setup": ["true"]}, {"tasks_per_node": 2}])
 def test_jobs_of_a_shell_or_of_several_tasks_are_started_as_ever(tmp_path: Path, params: dict[str, Any]) -> None:
     assert LocalFleet({**PARAMS, **params}, {}, ())._forking is None
@@ -251,6 +264,7 @@ def test_where_there_is_no_fork_nothing_is_forked(monkeypatch: pytest.MonkeyPatc
 def test_a_process_that_does_not_answer_leaves_it_open_what_became_of_the_job(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    jobs.seen("forked")
     monkeypatch.setattr(forking, "ANSWER_SECONDS", 0.2)
     os.kill(jobs.forking._process.pid, signal.SIGSTOP)
     with pytest.raises(forking.MaybeSubmitted):

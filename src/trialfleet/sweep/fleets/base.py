@@ -62,6 +62,12 @@ class Fleet(ABC):
     notice: Callable[[str], None] = staticmethod(_unheard)
     reported: Callable[[int], None] = staticmethod(_unheard_report)
 
+    def prepare(self) -> None:  # noqa: B027  # most launchers need nothing
+        """Begin, before the first job is to start, what takes time and all of them need; returns at once."""
+
+    def close(self) -> None:  # noqa: B027  # most launchers need nothing
+        """Let go of what was prepared: no more jobs are started. Those that are there go on."""
+
     @abstractmethod
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         """Start the `count` elements of a submission, at once.

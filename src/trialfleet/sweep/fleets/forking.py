@@ -7,6 +7,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trialfleet.trial.fork_protocol import MOST, READY, ROOM
 MODULE = "trialfleet.worker.fork_server"
 # What each job of ours imports.
 BASE = ("trialfleet.worker.main", "trialfleet.compat.hydra", "hydra.core.utils", "cloudpickle", "submitit.local.local")
+READY_SECONDS = 30.0  # from its start, for its imports; each job that is not forked would need as long for its own
 ANSWER_SECONDS = 10.0  # a fork takes milliseconds
 PADDING = 8192  # bytes, for a job's own words and variables
 
@@ -33,8 +35,13 @@ class Forking:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._of: tuple[Mapping[str, str], str] | None = None  # the environment and folder of the process
-        self._ready = False
+        self._ready, self._begun = False, 0.0  # the latter on the monotonic clock
         self._given_up = not (sys.platform == "linux" and hasattr(os, "fork"))
+
+    def prepare(self, environment: Mapping[str, str]) -> None:
+        """Begin to import, for the first job of these that have this environment."""
+        if not self._given_up and self._process is None:
+            self._begin(_surroundings(environment))
 
     def start(
         self,
@@ -57,7 +64,7 @@ class Forking:
         Raises:
             MaybeSubmitted: the process has not answered.
         """
-        if self._given_up or not self._is_ready((dict(environment), os.getcwd())):  # noqa: PTH109
+        if self._given_up or not self._is_ready(_surroundings(environment)):
             return None
         job = {
             "environment": {**own, **environment, **own},  # what it is found by comes first
@@ -84,12 +91,12 @@ class Forking:
         return int(said["pid"])
 
     def _is_ready(self, of: tuple[Mapping[str, str], str]) -> bool:
+        """Whether a process with this environment and folder has imported what it should, and can fork."""
         if self._process is None or of != self._of:
             self.close()
             self._begin(of)
-            return False
-        if not self._ready:
-            said = self._heard(0.0)
+        if not self._ready and not self._given_up:
+            said = self._heard(max(0.0, self._begun + READY_SECONDS - time.monotonic()))
             if said is not None and said.get("state") != READY:
                 self._give_up()
             self._ready = said is not None and not self._given_up
@@ -115,7 +122,7 @@ class Forking:
             return
         finally:
             its.close()
-        self._socket, self._of, self._ready = ours, of, False
+        self._socket, self._of, self._ready, self._begun = ours, of, False, time.monotonic()
 
     def _heard(self, seconds: float) -> dict[str, Any] | None:
         """The process's next word; None if none comes in time, or it is gone."""
@@ -138,3 +145,8 @@ class Forking:
             self._process.kill()
             self._process.wait()
         self._socket = self._process = self._of = None
+
+
+def _surroundings(environment: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """What jobs have from the process that forks them."""
+    return dict(environment), os.getcwd()  # noqa: PTH109

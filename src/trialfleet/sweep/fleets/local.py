@@ -67,6 +67,14 @@ class LocalFleet(Fleet):
                 f"hydra.launcher.timeout_min={params['timeout_min']}: no trial could begin", "give minutes above 0"
             )
 
+    def prepare(self) -> None:
+        if self._forking is not None:
+            self._forking.prepare(self._shared())
+
+    def close(self) -> None:
+        if self._forking is not None:
+            self._forking.close()
+
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         assert self._params is not None, "this fleet only follows jobs"
         started: list[JobRef] = []
@@ -96,7 +104,7 @@ class LocalFleet(Fleet):
             stderr_to_stdout=bool(params["stderr_to_stdout"]),
             in_shell=bool(setup),
         )
-        shared = {**outside_of_jobs(), **self._environment}
+        shared = self._shared()
         own = {
             MARKER: marker(uuid, element),
             ELEMENT: str(element),
@@ -120,6 +128,10 @@ class LocalFleet(Fleet):
             )
         self._children.append(child)
         return self._followed(child.pid, uuid, element)
+
+    def _shared(self) -> dict[str, str]:
+        """The environment that all jobs have."""
+        return {**outside_of_jobs(), **self._environment}
 
     def _followed(self, pid: int, uuid: str, element: int) -> JobRef:
         with contextlib.suppress(OSError):  # no more descriptors are to be had, or the kernel has no such thing
