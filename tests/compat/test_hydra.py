@@ -4,9 +4,12 @@ import copy
 import importlib
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +23,8 @@ from trialfleet.compat.hydra import (
     failure_of,
     forget_files,
     read_search_path_again,
+    remembered_loader,
+    set_singletons,
 )
 
 
@@ -35,6 +40,9 @@ def test_the_private_names_are_there(tmp_path: Path, composed: Composed) -> None
     names = ("repository", "_active_repository", "config_search_path")
     for name in (*names, "_parse_overrides_and_create_caching_repo", "_compose_config_from_defaults_list"):
         assert hasattr(loader, name), gone("hydra-core", f"ConfigLoaderImpl.{name}", SEEN)
+    plugins = Plugins.instance()
+    assert set(vars(plugins)) == {"plugin_type_to_subclass_list", "class_name_to_class", "stats"}
+    assert Singleton._instances[Plugins] is plugins
     assert hasattr(JobReturn(), "_return_value"), gone("hydra-core", "JobReturn._return_value", SEEN)
 
 
@@ -174,3 +182,28 @@ def test_only_the_launcher_that_composes_in_this_process_remembers(groups: Path,
         compose_quickly(launcher)
         assert isinstance(launcher.hydra_context.config_loader, RememberingLoader) == remembers
     assert not isinstance(context.config_loader, RememberingLoader)  # jobs elsewhere get it
+
+
+def test_a_process_has_one_remembering_loader_of_a_name(groups: Path, composed: Composed) -> None:
+    first: Any = composed(groups)[0].config_loader
+    second = copy.copy(first)
+    found = remembered_loader(first, str(groups))
+    assert isinstance(found, RememberingLoader)
+    assert remembered_loader(second, str(groups)) is found
+    assert remembered_loader(second, "another") is not found
+    users = object()
+    assert remembered_loader(users, str(groups)) is users
+
+
+def test_singletons_of_another_process_come_with_the_plugins_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, state = Plugins.instance(), Singleton.get_state()
+    assert Plugins not in state["instances"], "Hydra sends plugins along: set_singletons has nothing to do"
+    monkeypatch.setattr(Plugins, "_initialize", lambda self: pytest.fail("plugins were looked for again"))
+    before = Singleton._instances
+    try:
+        set_singletons(state)
+        assert Plugins.instance() is own
+        assert Singleton._instances.keys() == before.keys()
+        assert Plugins not in state["instances"]
+    finally:
+        Singleton._instances = before

@@ -66,6 +66,7 @@ def test_each_trial_has_a_run_a_log_and_a_result_of_its_own(study: Study) -> Non
 CENSUS = """
 import gc, json, locale, logging, os, random, signal, sys, threading, warnings
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from trialfleet.trial import run
 
@@ -88,6 +89,7 @@ seen = {
     "recursion": sys.getrecursionlimit(),
     "collects": gc.isenabled(),
     "locale": locale.setlocale(locale.LC_ALL),
+    "plugins": sorted(Plugins.instance().class_name_to_class),
     "resolver": OmegaConf.has_resolver("dirt"),
     "subdir": HydraConfig.get().sweep.subdir.split("/")[0],
     "children": open(f"/proc/self/task/{os.getpid()}/children").read(),
@@ -99,6 +101,8 @@ seen = {
 """
 DIRT = """
 import gc, locale, logging, os, random, signal, subprocess, sys, warnings
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 os.environ["DIRT"] = "1"
@@ -119,6 +123,8 @@ logging.getLogger("hydra").setLevel(1)
 sys.setrecursionlimit(4321)
 gc.disable()
 OmegaConf.register_resolver("dirt", lambda text: text)
+plugin = {"__module__": "dirt", "manipulate_search_path": lambda self, search_path: None}
+Plugins.instance().register(type("Dirt", (SearchPathPlugin,), plugin))
 subprocess.Popen(["sleep", "100"])
 random.seed(1)
 """

@@ -16,12 +16,17 @@
     What a launcher gave back for a trial that did not complete. The public `return_value` raises it, which only an
     exception can be: a launcher that gives back anything else could not be told from a trial that failed.
 
+`Singleton._instances`, and what `Plugins` keeps: `plugin_type_to_subclass_list`, `class_name_to_class`, `stats`
+    The plugins that a process has found. Whoever sets the state of Hydra's singletons looks for all of them again, in
+    all packages that are installed, which takes longer than many a job does.
+
 `_target_`, `_partial_` and `_execution_whitelist_` are no private names, whatever they look like: they are keys and
 arguments of `hydra.utils.instantiate`, which its documentation describes.
 """
 
 import copy
 import pickle
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +34,8 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
@@ -70,6 +77,51 @@ def compose_quickly(launcher: Launcher) -> None:
     context = getattr(launcher, "hydra_context", None)
     if type(launcher) is BasicLauncher and context is not None and type(context.config_loader) is ConfigLoaderImpl:
         launcher.hydra_context = replace(context, config_loader=RememberingLoader(context.config_loader))
+
+
+class FoundPlugins:
+    """The plugins that this process has found until now, to be given to it again."""
+
+    def __init__(self) -> None:
+        self._found = _copied(Plugins.instance())
+
+    def give(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state of the singletons (`Singleton.get_state`) that has them besides."""
+        return {**state, "instances": {**state["instances"], Plugins: _copied(self._found)}}
+
+
+def set_singletons(state: dict[str, Any]) -> None:
+    """Give this process singletons of another one's; plugins it has found already are not looked for again."""
+    own = Singleton._instances.get(Plugins)
+    if own is not None:
+        state = {**state, "instances": {**state["instances"], Plugins: own}}
+    Singleton.set_state(state)
+
+
+def _copied(plugins: Plugins) -> Plugins:
+    """The same classes, in containers of its own."""
+    copied = object.__new__(Plugins)
+    copied.plugin_type_to_subclass_list = defaultdict(
+        list, {kind: list(classes) for kind, classes in plugins.plugin_type_to_subclass_list.items()}
+    )
+    copied.class_name_to_class = dict(plugins.class_name_to_class)
+    copied.stats = plugins.stats
+    return copied
+
+
+_LOADERS: dict[str, "RememberingLoader"] = {}  # of this process, by what they were asked for
+
+
+def remembered_loader(loader: Any, what: str) -> Any:
+    """A loader that composes what this one does, and remembers files and merges from call to call in this process.
+
+    Args:
+        loader: a `hydra.core.config_loader.ConfigLoader`; returned as it is if it is of another kind than Hydra's own.
+        what: names the loader: of equal names the first one's files count.
+    """
+    if type(loader) is not ConfigLoaderImpl:
+        return loader
+    return _LOADERS.setdefault(what, RememberingLoader(loader))
 
 
 class RememberingLoader(ConfigLoaderImpl):

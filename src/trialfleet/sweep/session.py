@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import worker_terms
+from trialfleet.sweep import interpreter_exit, worker_terms
 from trialfleet.sweep.clock import Clock
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.fleets import code_snapshot
@@ -72,6 +72,7 @@ def run_session(request: Request) -> None:
         UserError: something about the request is wrong, or too many trials failed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    interpreter_exit.look_once()
     console = Console(highlight=False, markup=False)  # what users wrote is never markup
     try:
         _run(request, console)

@@ -25,8 +25,7 @@ def addresses(config: DictConfig) -> list[str]:
 
     Whatever else an application has in its config its jobs may need as it is.
     """
-    plain = OmegaConf.to_container(config, resolve=False)
-    own = [_below(plain, address) for address in _ADDRESSES]
+    own = [_written(config, address) for address in _ADDRESSES]
     filled = [_REFERENCE.fullmatch(text) for text in own if isinstance(text, str)]
     return [*_ADDRESSES, *(found.group(1) for found in filled if found)]
 
@@ -40,9 +39,7 @@ def masked_override(text: str, keys: Collection[str]) -> str:
 
 def overrides(config: DictConfig, kind: str) -> list[str]:
     """The overrides of a kind ("hydra" or "task") as they were typed: what they refer to may be each trial's own."""
-    return [
-        str(text) for text in _below(OmegaConf.to_container(config, resolve=False), f"hydra.overrides.{kind}") or ()
-    ]
+    return [str(text) for text in _written(config, f"hydra.overrides.{kind}") or ()]
 
 
 def mask(config: DictConfig) -> list[str]:
@@ -52,14 +49,16 @@ def mask(config: DictConfig) -> list[str]:
         the dotted keys that were changed.
     """
     changed, keys = [], addresses(config)
-    plain = OmegaConf.to_container(config, resolve=False)
     for address in keys:
-        for key, text in _texts(_below(plain, address), address):
+        for key, text in _texts(_written(config, address), address):
             if masked(text) != text:
                 _set(config, key, masked(text))
                 changed.append(key)
-    for kind, overrides in (_below(plain, "hydra.overrides") or {}).items():
-        _set(config, f"hydra.overrides.{kind}", [masked_override(text, keys) for text in overrides])
+    for kind in ("hydra", "task"):
+        own = overrides(config, kind)
+        safe = [masked_override(text, keys) for text in own]
+        if safe != own:
+            _set(config, f"hydra.overrides.{kind}", safe)
     return changed
 
 
@@ -70,10 +69,12 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
         node[name] = value
 
 
-def _below(plain: Any, key: str) -> Any:
-    for part in key.split("."):
-        plain = plain.get(part) if isinstance(plain, dict) else None
-    return plain
+def _written(config: DictConfig, key: str) -> Any:
+    """What a config has under a key, references as they are written; None if nothing."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent, throw_on_resolution_failure=False) if parent else config
+    plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
+    return plain.get(name) if isinstance(plain, dict) else None
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,13 @@
 
 import atexit
 import contextlib
-import gc
-import io
 import os
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+
+from trialfleet.trial import open_files
 
 EXIT_SECONDS = 5.0  # how long the task's exit handlers may take
 GOODBYE_SECONDS = 25.0  # how long the processes of a training may take to part, see jax.distributed.shutdown
@@ -42,10 +42,7 @@ def _run_exit_handlers() -> None:
 
     def run() -> None:
         atexit._run_exitfuncs()  # no public name runs them before the interpreter's own way out
-        for thing in gc.get_objects():
-            if isinstance(thing, io.TextIOBase | io.BufferedIOBase) and not thing.closed:
-                with contextlib.suppress(Exception):
-                    thing.flush()
+        open_files.flush_all()
 
     handlers = threading.Thread(target=run, daemon=True)
     handlers.start()

@@ -121,16 +121,19 @@ def _close(handler: logging.Handler) -> None:
 
 
 def _hydra_state() -> Any:
+    """Hydra's singletons, and the plugins that it has found; None if nobody has imported it."""
     module = sys.modules.get("hydra.core.singleton")
     if module is None:
         return None
-    state = module.Singleton.get_state()
-    return {**state, "instances": dict(state["instances"])}
+    from trialfleet.compat.hydra import FoundPlugins
+
+    return module.Singleton.get_state(), FoundPlugins()
 
 
-def _set_hydra_state(state: Any) -> None:
-    if state is not None:
-        sys.modules["hydra.core.singleton"].Singleton.set_state(state)
+def _set_hydra_state(kept: Any) -> None:
+    if kept is not None:
+        state, plugins = kept
+        sys.modules["hydra.core.singleton"].Singleton.set_state(plugins.give(state))
 
 
 def _new_randomness() -> None:

@@ -128,11 +128,10 @@ def task_of(
     Args:
         imported: called when the task's modules are imported, before anything of this trial is set.
     """
-    from hydra.core.singleton import Singleton
     from hydra.core.utils import JobStatus, run_job, setup_globals
     from omegaconf import open_dict
 
-    from trialfleet.compat.hydra import failure_of
+    from trialfleet.compat.hydra import failure_of, remembered_loader, set_singletons
 
     with open(submission.payload, "rb") as file:
         payload = pickle.load(file)
@@ -142,10 +141,13 @@ def task_of(
             task_function = pickle.load(file)
     imported()
     subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
-    Singleton.set_state(payload["singletons"])
+    set_singletons(payload["singletons"])
     setup_globals()
     overrides = [*assignment.overrides, f"hydra.sweep.subdir={subdir}"]
-    config = payload["hydra_context"].config_loader.load_sweep_config(payload["config"], overrides)
+    loader = payload["hydra_context"].config_loader
+    if getattr(own_run, "among_others", False):
+        loader = remembered_loader(loader, submission.payload)
+    config = loader.load_sweep_config(payload["config"], overrides)
     secrets.mask(config)  # a config file may hold what was taken out of the payload
     with open_dict(config.hydra.job):
         config.hydra.job.id = environment.slurm_id or str(os.getpid())

@@ -16,8 +16,7 @@ from trialfleet.sweep.fleets.base import PYTHON_OPTIONS, MaybeSubmitted
 from trialfleet.trial.fork_protocol import MOST, READY, ROOM
 
 MODULE = "trialfleet.worker.fork_server"
-# What each job of ours imports.
-BASE = ("trialfleet.worker.main", "trialfleet.compat.hydra", "hydra.core.utils", "cloudpickle", "submitit.local.local")
+OURS = "trialfleet.worker.preloaded"
 READY_SECONDS = 30.0  # from its start, for its imports; each job that is not forked would need as long for its own
 ANSWER_SECONDS = 10.0  # a fork takes milliseconds
 PADDING = 8192  # bytes, for a job's own words and variables
@@ -108,7 +107,7 @@ class Forking:
         command = [sys.executable, *PYTHON_OPTIONS, "-m", MODULE, str(its.fileno()), "-" * PADDING]
         try:
             self._process = subprocess.Popen(
-                [*command, *BASE, *self._modules],
+                [*command, OURS, *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class LocalFleet(Fleet):
         self._children: list[subprocess.Popen[bytes]] = []
         self._members: list[Member] | None = None  # as of the last refresh, once somebody asked
         self._cancelled: set[str] = set()
-        self._handles: dict[int, int] = {}  # of the children, by pid
+        self._handles: dict[Process, int] = {}  # of those that we started, until we have heard of their end
 
     @staticmethod
     def check(params: Mapping[str, Any]) -> None:
@@ -134,9 +134,10 @@ class LocalFleet(Fleet):
         return {**outside_of_jobs(), **self._environment}
 
     def _followed(self, pid: int, uuid: str, element: int) -> JobRef:
+        process = Process.of(pid)
         with contextlib.suppress(OSError):  # no more descriptors are to be had, or the kernel has no such thing
-            self._handles[pid] = os.pidfd_open(pid)
-        return JobRef(LAUNCHER, str(pid), Process.of(pid).to_json(), marker(uuid, element))
+            self._handles[process] = os.pidfd_open(pid)
+        return JobRef(LAUNCHER, str(pid), process.to_json(), marker(uuid, element))
 
     def refresh(self) -> bool:
         self._members = None
@@ -144,18 +145,17 @@ class LocalFleet(Fleet):
         return True
 
     def handles(self) -> Sequence[int]:
-        poll = select.poll()
-        for handle in self._handles.values():
-            poll.register(handle, select.POLLIN)
-        ended = {handle for handle, _ in poll.poll(0)}
+        ended = _readable(self._handles.values())
         for handle in ended:
             os.close(handle)
-        self._handles = {pid: handle for pid, handle in self._handles.items() if handle not in ended}
+        self._handles = {process: handle for process, handle in self._handles.items() if handle not in ended}
         return list(self._handles.values())
 
     def phase(self, job: JobRef) -> JobState:
         assert job.process is not None
         process = Process.from_json(job.process)
+        if process in self._handles:
+            return JobState.OVER if _readable([self._handles[process]]) else JobState.RUNNING
         if not process.is_here():
             return JobState.UNKNOWN
         return JobState.RUNNING if process.is_alive() else JobState.OVER
@@ -196,6 +196,14 @@ class LocalFleet(Fleet):
         if self._members is None:
             self._members = local_processes.ours()
         return self._members
+
+
+def _readable(handles: Iterable[int]) -> set[int]:
+    """Those of jobs that have ended."""
+    poll = select.poll()
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    return {handle for handle, _ in poll.poll(0)}
 
 
 def marker(uuid: str, element: int) -> str:
