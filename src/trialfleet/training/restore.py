@@ -229,8 +229,10 @@ def with_parameters_of(
     extra, report["extra_not_there"] = _extra_of(saved, setup, state.extra, own)
     log.info("%s: %d of %d parameters from %s", key, len(fits), len(shapes), saved.folder)
     for what in ("not_there", "other_shape", "extra_not_there"):
-        expected = layout.frozen if own else frozenset[str]()
-        if unexpected := [path for path in report[what] if not lora.is_adapter(path) and path not in expected]:
+        expected = set(layout.frozen) if own else set[str]()
+        if what == "not_there":  # a training that begins from a whole model has adapters of its own
+            expected |= set(filter(lora.is_adapter, report[what]))
+        if unexpected := [path for path in report[what] if path not in expected]:
             why = saved.other_settings(setup.config) if what == "other_shape" else ""
             named = ", ".join(unexpected)
             log.warning("%s: %s, so as drawn or published: %s%s", key, what.replace("_", " "), named, why)

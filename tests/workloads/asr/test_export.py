@@ -48,7 +48,8 @@ def trained(speech: str, folder: Path, *words: str) -> tuple[Any, str, dict[str,
     found, rng = config(speech, *PUBLISHED, *words), np.random.default_rng(3)
     shapes = trees.flatten(Setup(found).program.layout.shapes.params)
     flat = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
-    return found, saved(folder / "checkpoints", found, flat, {"signature": signature(found)}), flat
+    of_model = {key: value for key, value in signature(found).items() if key.startswith("model.")}
+    return found, saved(folder / "checkpoints", found, flat, {"signature": of_model}), flat
 
 
 def test_the_encoder_is_bit_for_bit_the_published_one_and_the_parts_are_read_again(speech, tmp_path):
@@ -108,6 +109,14 @@ def test_a_training_that_begins_from_another_kernel_size_is_told_of_its_key(spee
             UserError, match=rf"training\.init_from: projector/up would be drawn and never trained.*{said}"
         ):
             restore.with_parameters_of(checkpoint, setup, state, frozen)
+
+
+def test_adapters_of_another_rank_begin_anew_and_that_is_told(speech, tmp_path, caplog):
+    _, checkpoint, _ = trained(speech, tmp_path)
+    setup = Setup(config(speech, *PUBLISHED, "model.decoder.lora_rank=4"))
+    state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
+    restore.with_parameters_of(checkpoint, setup, state, frozen)
+    assert re.search(r"other shape, .*lora_a.* \(model\.decoder\.lora_rank was 2 and is 4\)", caplog.text)
 
 
 def test_an_adapter_comes_with_the_projector_alone(speech, tmp_path):
