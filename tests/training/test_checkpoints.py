@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.harness import RecordingRun
+from tests.training.harness import RecordingRun, after
 from trialfleet.config.schema import Checkpoints as Keep
 from trialfleet.errors import UserError
 from trialfleet.training import distributed, evaluate, integrity, train
 from trialfleet.training.checkpoints import CheckpointManager, retained
+from trialfleet.trial.run import Preempted, Stop
 
 pytestmark = pytest.mark.xdist_group("toy")  # one worker: the toy's programs are compiled once
 
@@ -109,6 +110,61 @@ def test_a_save_that_fails_leaves_the_one_before(toy, new_run, caplog, monkeypat
     assert "step 16 could not be saved, older ones stay" in caplog.text
 
 
+EQUAL = (  # all evaluations have the same score: nothing is learned
+    *("optimizer.learning_rate=0", "training.evaluate_test=true"),
+    *("training.checkpoints.keep_best=1", "training.checkpoints.every_steps=2"),
+)
+
+
+def test_of_equal_scores_the_first_is_kept_and_judged_however_often_a_training_was_cut(toy, new_run, monkeypatch):
+    judged = list[int]()
+    at = CheckpointManager.at
+    monkeypatch.setattr(CheckpointManager, "at", lambda self, step: judged.append(step) or at(self, step))
+    whole, cut = new_run(), new_run()
+    outcome = train(toy(*EQUAL), whole)
+    assert (outcome.step, saved_steps(whole)) == (4, [4, 16])
+    for calls in (7, 5):
+        with pytest.raises(Preempted):
+            train(toy(*EQUAL), RecordingRun(cut.directory, stop=after(calls, Stop.PREEMPT)))
+    last = RecordingRun(cut.directory)
+    assert train(toy(*EQUAL), last) == outcome
+    assert last.notes["resumed_from"] > 4
+    assert saved_steps(cut) == [4, 16]  # what was superseded is gone, whichever process had saved it
+    assert last.notes["checkpoints"] == {
+        "best": str(cut.checkpoints / "00000004"),
+        "last": str(cut.checkpoints / "00000016"),
+    }
+    assert last.reported("test/error") == whole.reported("test/error")
+    assert judged == [4, 4]
+
+
+def test_with_none_kept_as_the_best_the_last_state_is_judged_whatever_lies_there(toy, new_run, monkeypatch):
+    monkeypatch.setattr(CheckpointManager, "at", lambda self, step: pytest.fail("a checkpoint was looked for"))
+    run = new_run()
+    words = ("optimizer.learning_rate=3", "scheduler=constant", "training.evaluate_test=true")
+    outcome = train(toy(*words, "training.checkpoints.keep_last=9", "training.checkpoints.every_steps=4"), run)
+    assert outcome.step < 16
+    assert run.reported("test/error").keys() == {16}
+
+
+def test_where_the_test_split_alone_is_the_objective_the_last_state_is_the_best(toy, new_run):
+    run = new_run()
+    words = ("training.evaluate_test=true", "objective.metric=test/error", "training.checkpoints.keep_best=1")
+    outcome = train(toy(*words, "training.checkpoints.keep_last=9", "training.checkpoints.every_steps=4"), run)
+    assert outcome.step == 16
+    assert outcome.metrics == {"test/error": run.reported("test/error")[16]}
+    assert run.notes["checkpoints"] == {"last": str(run.checkpoints / "00000016")}
+
+
+def test_another_training_in_its_folder_takes_nothing_of_it_for_its_own(toy, new_run):
+    first = new_run()
+    train(toy("training.checkpoints.every_steps=8"), first)
+    again = RecordingRun(first.directory)
+    anew = ("training.resume=never", "training.max_steps=8", "training.checkpoints.at_end=false")
+    train(toy(*anew, "training.checkpoints.every_steps=6"), again)
+    assert saved_steps(first) == [6, 16]
+
+
 def test_checkpoints_of_earlier_runs_are_never_touched(toy, new_run):
     first, second = new_run(), new_run()
     train(toy("training.max_steps=8"), first)
@@ -194,4 +250,4 @@ def test_the_newest_and_the_best_always_stay(scores, last, best):
     assert len(kept) <= last + best
     scored = {step: score for step, score in scores.items() if score is not None}
     if scored and best:
-        assert min(scored.values()) in {scored.get(step) for step in kept}
+        assert min(scored, key=lambda step: (scored[step], step)) in kept

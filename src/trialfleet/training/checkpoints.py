@@ -45,12 +45,6 @@ class Saved:
     step: int
     meta: Json
 
-    @property
-    def score(self) -> float | None:
-        """The objective's first metric at this step, turned so that less is better; None if not evaluated."""
-        score = self.meta.get("score")
-        return None if score is None else records.number(score)
-
 
 class CheckpointManager:
     """The checkpoints of one run and, read-only, of the runs before it."""
@@ -61,6 +55,16 @@ class CheckpointManager:
         self._keep = keep
         self._writing: threading.Thread | None = None
         self._saved: dict[int, Json] = {}  # what this run has committed, by step
+
+    def go_on(self, step: int) -> None:
+        """Take what lies in the run's folder up to this step for its own: a process before this one has saved it.
+
+        What is beyond belongs to another training, whose folder this was.
+        """
+        for folder in _numbered([self._directory]):
+            if int(folder.name) <= step and (folder / integrity.MANIFEST).is_file():
+                with contextlib.suppress(OSError, records.Damaged):
+                    self._saved[int(folder.name)] = records.read(folder / "meta.json") or {}
 
     def save(self, step: int, state: Any, meta: Json) -> None:
         """Begins to save; the state may be donated once this has returned.
@@ -130,14 +134,9 @@ class CheckpointManager:
             return self._whole([folder])
         return self._whole(_numbered([folder, folder / "checkpoints"]))
 
-    def best(self) -> Saved | None:
-        """The whole checkpoint with the best score of all runs; only what may be it is read."""
-        scored = []
-        for folder in self._folders():
-            with contextlib.suppress(OSError, records.Damaged):
-                saved = Saved(folder, int(folder.name), records.read(folder / "meta.json") or {})
-                scored += [(saved.score, saved.step, folder)] if saved.score is not None else []
-        return next(self._whole([folder for *_, folder in sorted(scored)]), None)
+    def at(self, step: int) -> Saved | None:
+        """The whole checkpoint of a step, of this run or of one before it."""
+        return next(self._whole([folder for folder in self._folders() if int(folder.name) == step]), None)
 
     def _whole(self, folders: Sequence[Path]) -> Iterator[Saved]:
         """Those of them that are whole, in the order that process 0 has."""
@@ -213,10 +212,10 @@ def named(tree: Any) -> Arrays:
 
 
 def retained(scores: dict[int, float | None], keep: schema.Checkpoints) -> set[int]:
-    """The steps whose checkpoints stay, of those there are."""
+    """The steps whose checkpoints stay, of those there are; of equal scores the first is the better, as in control."""
     newest = sorted(scores, reverse=True)[: keep.keep_last]
-    scored = [(records.number(score), -step, step) for step, score in scores.items() if score is not None]
-    best = [step for *_, step in sorted(scored)[: keep.keep_best]]
+    scored = [(records.number(score), step) for step, score in scores.items() if score is not None]
+    best = [step for _, step in sorted(scored)[: keep.keep_best]]
     forever = [step for step in scores if keep.keep_every and step % keep.keep_every == 0]
     return {*newest, *best, *forever}
 

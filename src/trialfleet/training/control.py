@@ -69,10 +69,12 @@ def _after_evaluation(state: Json, event: Event, values: Mapping[str, float], co
         raise KeyError(f"objective.metric {missing[0]!r} was not logged; there are {', '.join(sorted(values))}")
     seen = {"step": event.step, "values": {name: values[name] for name in objective.metrics if name in values}}
     value, best = _first(objective, seen), state["best"]
+    # Of equals the first is best; where nothing is known of any, the newest.
+    better = best is None or value < _first(objective, best) or _first(objective, best) == float("inf")
     early = config.training.early_stopping
     return {
         **state,
-        "best": seen if best is None or value < _first(objective, best) else best,
+        "best": seen if better else best,
         "last": seen,
         "stopping": _watched(state["stopping"], value, early.min_delta if early else 0.0),
         "plateau": _plateau(state["plateau"], value, config),
@@ -104,14 +106,16 @@ def _held(released: int, config: Config, facts: Facts) -> Sequence[str]:
 # ---- the objective ----------------------------------------------------------------------------------------
 
 
-def is_best(state: Json, step: int) -> bool:
-    """Whether the best evaluation so far is the one at `step`."""
-    return state["best"] is not None and state["best"]["step"] == step
+def is_best(state: Json, step: int, config: Config) -> bool:
+    """Whether the best evaluation so far, of those of which something is known, is the one at `step`."""
+    best = state["best"]
+    return best is not None and best["step"] == step and _first(config.objective, best) < float("inf")
 
 
-def score(state: Json, config: Config) -> float:
-    """The first metric at the last evaluation, turned so that less is better."""
-    return _first(config.objective, state["last"])
+def score(state: Json, config: Config) -> float | None:
+    """The first metric at the last evaluation, turned so that less is better; None if nothing is known of it."""
+    value = _first(config.objective, state["last"])
+    return value if value < float("inf") else None
 
 
 def with_test(state: Json, values: Mapping[str, float], config: Config) -> Json:

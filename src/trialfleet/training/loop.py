@@ -45,7 +45,9 @@ def fit(config: Config, run: Run) -> Outcome:
             setup = Setup(config)
             setup.rehearse()
         saves = CheckpointManager(run.checkpoints, run.earlier_checkpoints, config.training.checkpoints)
-        training = Training(config, run, setup, goodput, saves, restore.begin(config, setup, saves, goodput))
+        begun = restore.begin(config, setup, saves, goodput)
+        saves.go_on(begun.step)
+        training = Training(config, run, setup, goodput, saves, begun)
         try:
             return training.train()
         finally:
@@ -273,7 +275,7 @@ class Training:
         event = control.Event(self.step, self.position.epoch, self.ends_epoch, values)
         self.known = control.control(self.known, event, self.config, self.setup.facts)
         self._turn_knobs()
-        best = self.config.training.checkpoints.keep_best > 0 and control.is_best(self.known, self.step)
+        best = self.config.training.checkpoints.keep_best > 0 and control.is_best(self.known, self.step, self.config)
         ends = self.knobs.stop is not None and self.config.training.checkpoints.at_end
         if (best or ends) and SAVE not in self.due:
             self.due.append(SAVE)
@@ -338,10 +340,19 @@ class Training:
         )
 
     def _best_state(self) -> State:
-        """The state with the best score, if it was kept, without what no evaluation needs; else the last one."""
+        """The state of the best evaluation, without what no evaluation needs; the last one if none is to be kept.
+
+        Which evaluation that is says control, and no folder: what lies there depends on where a training was cut.
+        """
+        step = self.known["best"]["step"]
+        if step == self.step or self.config.training.checkpoints.keep_best == 0:
+            return self.state
         self.saves.wait()
-        best = self.saves.best()
-        if best is None or best.step == self.step:
+        best = self.saves.at(step)
+        if best is None:
+            log.warning(
+                "training.evaluate_test: the best checkpoint, of step %d, is not there: the last is taken", step
+            )
             return self.state
         layout = self.program.layout
         scored = "params" if self.config.training.ema_decay is None else "ema"

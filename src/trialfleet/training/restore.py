@@ -201,34 +201,58 @@ def with_parameters_of(
         Both, and a report of what was taken and what was not.
 
     Raises:
-        UserError: if `source` is no checkpoint, or nothing fits.
+        UserError: if `source` is no checkpoint, nothing fits, or what is never trained has another shape there.
     """
     saved, layout = SavedParameters(source, key, verify), setup.program.layout
     shapes = trees.flatten(trees.merge(layout.shapes.params, layout.frozen_shapes))
     places = trees.flatten(trees.merge(layout.shardings.params, layout.frozen_shardings))
     fits = [path for path, leaf in shapes.items() if saved.fits(path, leaf.shape)]
     if not fits:
-        raise UserError(f"{key}: no parameter of {saved.folder} has the name and shape of one of this model")
+        other = saved.other_settings(setup.config)
+        raise UserError(f"{key}: no parameter of {saved.folder} has the name and shape of one of this model{other}")
+    not_there = sorted(path for path in shapes if path not in saved)
+    other_shape = sorted(set(shapes) - set(fits) - set(not_there))
+    if not own:
+        _refuse_drawn(key, saved, setup, other_shape)
     whole = trees.flatten(trees.merge(state.params, frozen))
     for path in fits:
         whole.pop(path).delete()
         read = saved.read(path, shapes[path].shape, places[path])
         whole[path] = read.astype(shapes[path].dtype)  # frozen parameters are in the compute dtype
     never, params = trees.split(trees.unflatten(whole), layout.frozen.__contains__)
-    not_there = sorted(path for path in shapes if path not in saved)
     report: dict[str, Any] = {
         "from": str(saved.folder),
         "taken": len(fits),
         "not_there": not_there,
-        "other_shape": sorted(set(shapes) - set(fits) - set(not_there)),
+        "other_shape": other_shape,
     }
     extra, report["extra_not_there"] = _extra_of(saved, setup, state.extra, own)
     log.info("%s: %d of %d parameters from %s", key, len(fits), len(shapes), saved.folder)
     for what in ("not_there", "other_shape", "extra_not_there"):
-        expected = layout.frozen if own else frozenset[str]()
-        if unexpected := [path for path in report[what] if not lora.is_adapter(path) and path not in expected]:
-            log.warning("%s: %s, so as drawn or published: %s", key, what.replace("_", " "), ", ".join(unexpected))
+        expected = set(layout.frozen) if own else set[str]()
+        if what == "not_there":  # a training that begins from a whole model has adapters of its own
+            expected |= set(filter(lora.is_adapter, report[what]))
+        if unexpected := [path for path in report[what] if path not in expected]:
+            why = saved.other_settings(setup.config) if what == "other_shape" else ""
+            named = ", ".join(unexpected)
+            log.warning("%s: %s, so as drawn or published: %s%s", key, what.replace("_", " "), named, why)
     return state._replace(params=params, extra=extra, ema=_averages(state, params)), never, report
+
+
+def _refuse_drawn(key: str, saved: SavedParameters, setup: Setup, other_shape: list[str]) -> None:
+    """What is never trained would stay as it was drawn, if neither the source nor published weights have it."""
+
+    def drawn(path: str) -> bool:
+        return setup.workload.load(path, tuple(slice(0, 1) for _ in shapes[path].shape)) is None
+
+    layout = setup.program.layout
+    shapes = trees.flatten(layout.frozen_shapes)
+    if lost := [path for path in other_shape if path in layout.frozen and drawn(path)]:
+        raise UserError(
+            f"{key}: {', '.join(lost)} would be drawn and never trained: of another shape in {saved.folder}"
+            f"{saved.other_settings(setup.config)}",
+            "use the model of that training, or train these, too (freezing, model)",
+        )
 
 
 def _extra_of(saved: SavedParameters, setup: Setup, extra: Extra, own: bool) -> tuple[Extra, list[str]]:

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 from jax.sharding import Sharding
 
+from trialfleet.config import Config, signature
 from trialfleet.config.location import expanded
 from trialfleet.errors import UserError
 from trialfleet.training import checkpoints, integrity
+from trialfleet.trial import records
 
 
 class SavedParameters:
@@ -47,6 +49,16 @@ class SavedParameters:
     def fits(self, path: str, shape: tuple[int, ...]) -> bool:
         """Whether there is a parameter of this path and shape."""
         return self._there.get(self._name(path)) == (shape, "float32")
+
+    def other_settings(self, config: Config) -> str:
+        """In brackets, the keys of the model that were otherwise when this was saved; nothing if none is known."""
+        then, now = (records.read(self.folder / "meta.json") or {}).get("signature", {}), signature(config)
+        found = [
+            f"{key} was {records.dumps(then[key])} and is {records.dumps(now[key])}"
+            for key in sorted(then.keys() & now.keys())
+            if key.startswith("model.") and then[key] != now[key] and "<traced>" not in (then[key], now[key])
+        ]
+        return f" ({', '.join(found)})" if found else ""
 
     def read(self, path: str, shape: tuple[int, ...], place: Sharding) -> jax.Array:
         """One of them, float32."""

@@ -30,8 +30,8 @@ def read(setup: Setup, checkpoint: str) -> tuple[State, Params]:
     if config.training.init_from is not None:
         state, frozen, _ = restore.with_parameters_of(config.training.init_from, setup, state, frozen, verify=verify)
     state, frozen, report = restore.with_parameters_of(checkpoint, setup, state, frozen, "checkpoint", verify, own=True)
-    _refuse(checkpoint, set(report["not_there"] + report["other_shape"]) - program.layout.frozen)
-    _refuse(checkpoint, set(report["extra_not_there"]))
+    lacking = set(report["not_there"] + report["other_shape"]) - program.layout.frozen
+    _refuse(config, checkpoint, lacking or set(report["extra_not_there"]))
     _refuse_other_frozen(config, checkpoint, frozen)
     return state, frozen
 
@@ -45,7 +45,7 @@ def read_trained(setup: Setup, checkpoint: str) -> Params:
     saved = SavedParameters(checkpoint, "checkpoint", setup.config.training.checkpoints.verify)
     layout = setup.program.layout
     shapes, places = (trees.flatten(tree) for tree in (layout.shapes.params, layout.shardings.params))
-    _refuse(checkpoint, {path for path, leaf in shapes.items() if not saved.fits(path, leaf.shape)})
+    _refuse(setup.config, checkpoint, {path for path, leaf in shapes.items() if not saved.fits(path, leaf.shape)})
     return trees.unflatten({path: saved.read(path, leaf.shape, places[path]) for path, leaf in shapes.items()})
 
 
@@ -63,9 +63,11 @@ def _refuse_other_frozen(config: Config, checkpoint: str, frozen: Params) -> Non
         )
 
 
-def _refuse(checkpoint: str, lacking: set[str]) -> None:
+def _refuse(config: Config, checkpoint: str, lacking: set[str]) -> None:
     if lacking:
+        other = SavedParameters(checkpoint, "checkpoint", verify=False).other_settings(config)
         raise UserError(
-            f"{checkpoint} does not hold this model: {', '.join(sorted(lacking))} are not there or have another shape",
+            f"{checkpoint} does not hold this model: {', '.join(sorted(lacking))} are not there or have another "
+            f"shape{other}",
             "use the config that it was trained with",
         )

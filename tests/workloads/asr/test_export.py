@@ -1,6 +1,7 @@
 """A checkpoint of a model of speech to text, written as others read its parts, and begun from again."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.training.harness import RecordingRun
 from tests.workloads.asr import speech_files
 from tests.workloads.asr.test_encoder import GOLDEN, SIZES
 from tests.workloads.asr.test_transcriber import config
 from tests.workloads.decoder.reference import GOLDEN as DECODERS
 from tests.workloads.decoder.reference import MODELS
 from tests.workloads.decoder.test_export import saved
+from trialfleet.config import signature
 from trialfleet.errors import UserError
-from trialfleet.training import trees
+from trialfleet.training import evaluate, restore, trees
 from trialfleet.training.exporting import export
 from trialfleet.training.publishing import Order
 from trialfleet.training.setup import Setup
@@ -45,7 +48,8 @@ def trained(speech: str, folder: Path, *words: str) -> tuple[Any, str, dict[str,
     found, rng = config(speech, *PUBLISHED, *words), np.random.default_rng(3)
     shapes = trees.flatten(Setup(found).program.layout.shapes.params)
     flat = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
-    return found, saved(folder / "checkpoints", found, flat), flat
+    of_model = {key: value for key, value in signature(found).items() if key.startswith("model.")}
+    return found, saved(folder / "checkpoints", found, flat, {"signature": of_model}), flat
 
 
 def test_the_encoder_is_bit_for_bit_the_published_one_and_the_parts_are_read_again(speech, tmp_path):
@@ -74,6 +78,45 @@ def test_the_encoder_is_bit_for_bit_the_published_one_and_the_parts_are_read_aga
     bias = again.load("encoder/conv1/b", (slice(None),))
     np.testing.assert_array_equal(bias, wanted["model.encoder.conv1.bias"])
     assert again.load("decoder/final_norm", (slice(None),)) is not None
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_a_projector_of_another_kernel_size_is_refused_by_its_key(speech, tmp_path, form):
+    words = ("model.projector.dropout=0.3", "training.checkpoints.verify=false")
+    _, checkpoint, _ = trained(speech, tmp_path, *words, "model.projector.kernel_size=3")
+    other = config(speech, *PUBLISHED, *words, "model.projector.kernel_size=5")
+    said = r"model\.projector\.kernel_size was 3 and is 5\)"
+    with pytest.raises(UserError, match=rf"projector/up are not there .*{said}"):
+        export(other, checkpoint, Order(tmp_path / "out", form, "float32", 1e9, None))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=rf"projector/up are not there .*{said}"):
+        evaluate(other, RecordingRun(tmp_path / "judged"), checkpoint)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_training_that_begins_from_another_kernel_size_is_told_of_its_key(speech, tmp_path, caplog, trains):
+    _, checkpoint, _ = trained(speech, tmp_path, "model.projector.kernel_size=3")
+    setup = Setup(
+        config(speech, *PUBLISHED, "model.projector.kernel_size=1", f"freezing={'none' if trains else 'asr_adapters'}")
+    )
+    state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
+    said = r"\(model\.projector\.kernel_size was 3 and is 1\)"
+    if trains:  # it learns anew
+        restore.with_parameters_of(checkpoint, setup, state, frozen)
+        assert re.search(f"other shape, so as drawn or published: projector/up {said}", caplog.text)
+    else:
+        with pytest.raises(
+            UserError, match=rf"training\.init_from: projector/up would be drawn and never trained.*{said}"
+        ):
+            restore.with_parameters_of(checkpoint, setup, state, frozen)
+
+
+def test_adapters_of_another_rank_begin_anew_and_that_is_told(speech, tmp_path, caplog):
+    _, checkpoint, _ = trained(speech, tmp_path)
+    setup = Setup(config(speech, *PUBLISHED, "model.decoder.lora_rank=4"))
+    state, frozen = setup.program.init(setup.inputs.hp, setup.inputs.seed)
+    restore.with_parameters_of(checkpoint, setup, state, frozen)
+    assert re.search(r"other shape, .*lora_a.* \(model\.decoder\.lora_rank was 2 and is 4\)", caplog.text)
 
 
 def test_an_adapter_comes_with_the_projector_alone(speech, tmp_path):

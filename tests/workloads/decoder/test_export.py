@@ -25,10 +25,11 @@ RANK, ALPHA = 3, 12.0  # as golden/make.py says it to peft
 ADAPTED = (f"model.lora_rank={RANK}", f"model.lora_alpha={ALPHA}", "mesh.data=1")
 
 
-def saved(folder: Path, config: Config, flat: dict[str, np.ndarray]) -> str:
-    """A checkpoint of these parameters."""
+def saved(folder: Path, config: Config, flat: dict[str, np.ndarray], meta: dict[str, Any] | None = None) -> str:
+    """A checkpoint of these parameters, and what it says of itself."""
     saves = CheckpointManager(folder, [], config.training.checkpoints)
-    saves.save(1, {"state": {"params": trees.unflatten({path: jnp.asarray(leaf) for path, leaf in flat.items()})}}, {})
+    params = trees.unflatten({path: jnp.asarray(leaf) for path, leaf in flat.items()})
+    saves.save(1, {"state": {"params": params}}, meta or {})
     saves.wait()
     return str(folder / "00000001")
 
