@@ -27,6 +27,7 @@ from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, paramet
 from trialfleet.sweep.fleets.payload import keep_task, write_payload
 from trialfleet.sweep.hooks import BEST, END, FAILURE, Hooks
 from trialfleet.sweep.index_observer import IndexObserver
+from trialfleet.sweep.kept_config import kept_config
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver, question
 from trialfleet.sweep.observers import Observer, Observers
@@ -222,6 +223,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     lease.acquire(notice)
     stack.callback(_if_the_disk_lets_us, lease.release)
     plan = checked_again(plan)
+    config = kept_config(plan)
     opened = open_study(plan, lease, notice)
     record, store = opened.record, opened.store
     samplers = plan.samplers.seeded(record.seed)
@@ -265,7 +267,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     wakes = Wakes(folder, interrupts.poll)
     stack.callback(wakes.close)
     _keep_task(plan, record, fleet.blocks)
-    payload = _payload(plan, record, copy) if not fleet.blocks else folder
+    payload = _payload(plan, record, copy, config) if not fleet.blocks else folder
     driver = Driver(
         study=StudyFolder(
             folder,
@@ -409,12 +411,11 @@ def _keep_task(plan: Plan, record: StudyRecord, blocks: bool) -> None:
             raise
 
 
-def _payload(plan: Plan, record: StudyRecord, copy: Path) -> Path:
+def _payload(plan: Plan, record: StudyRecord, copy: Path, config: DictConfig) -> Path:
     """The file that all jobs share."""
     request = plan.request
     context = code_snapshot.repointed(request.hydra_context, plan.code, copy)
-    folder = plan.folder / ".submitit"
-    return write_payload(folder, context, request.task_function, request.config, record.code["digest"])
+    return write_payload(plan.folder / ".submitit", context, request.task_function, config, record.code["digest"])
 
 
 def _if_the_disk_lets_us(save: Callable[[], None]) -> None:
