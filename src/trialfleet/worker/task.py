@@ -132,7 +132,7 @@ def task_of(
     from hydra.core.utils import JobStatus, run_job, setup_globals
     from omegaconf import open_dict
 
-    from trialfleet.compat.hydra import failure_of
+    from trialfleet.compat.hydra import failure_of, look_elsewhere
 
     with open(submission.payload, "rb") as file:
         payload = pickle.load(file)
@@ -144,6 +144,9 @@ def task_of(
     subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
     Singleton.set_state(payload["singletons"])
     setup_globals()
+    before, now = payload.get("study"), str(Path(submission.payload).parents[1])
+    if before is not None and before != now:  # the study was moved, with its copy of the configs
+        look_elsewhere(payload["hydra_context"].config_loader, before, now)
     overrides = [*assignment.overrides, f"hydra.sweep.subdir={subdir}"]
     config = payload["hydra_context"].config_loader.load_sweep_config(payload["config"], overrides)
     secrets.mask(config)  # a config file may hold what was taken out of the payload
