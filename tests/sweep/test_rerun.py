@@ -61,6 +61,17 @@ def test_a_trial_without_a_job_is_not_repeated(tmp_path: Path) -> None:
         repeat(study, study.rows[0], None)
 
 
+@pytest.mark.slow
+def test_a_trial_that_a_job_went_on_to_is_repeated(
+    finished_study: Callable[..., QuickStudy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = finished_study("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "hydra.sweeper.worker.trials=2")
+    monkeypatch.chdir(study.place)
+    assert study.record(1)["worker"]
+    seen = load(study.folder)
+    assert repeat(seen, seen.rows[1], study.place / "again").same
+
+
 SCRIPT = """\
 import hydra
 

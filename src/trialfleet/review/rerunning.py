@@ -25,6 +25,7 @@ from trialfleet.trial.directory import TrialDir, composed_config, trial_dir
 from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import Result
 from trialfleet.trial.submission import Assignment, Submission, TrialRecord
+from trialfleet.trial.worker_folder import WorkerFolder
 
 FIX = "write its config by `export`, and run that"  # of a trial that cannot be repeated
 OF_LAUNCHERS = ("SLURM_", "SUBMITIT_", "TRIALFLEET_", "PMI_", "OMPI_")  # variables that say whose job a process is
@@ -91,8 +92,9 @@ def _submitted(study: Study, directory: TrialDir) -> tuple[TrialRecord, Submissi
         record = TrialRecord.read(directory.trial_json)
         if record is None or record.submission is None:
             raise UserError(f"{directory.trial_json}: names no job: the trial ran in its driver's process", FIX)
-        path = study.folder / ".submitit" / f"{record.submission}.json"
-        submission = Submission.read(path)
+        # A job's process that went on to this trial was given it by another file than the job.
+        given = record.worker and WorkerFolder(study.folder, record.worker).given(record.submission)
+        submission = given or Submission.read(study.folder / ".submitit" / f"{record.submission}.json")
     except Damaged as damage:
         raise UserError(str(damage), FIX) from None
     payload = study.folder / ".submitit" / Path(submission.payload).name  # wherever the study lies by now
