@@ -90,6 +90,9 @@ def _run(request: Request, console: Console) -> None:
     """Check, start, run, and conclude.
 
     Where the storage or the file system of a study that has begun is away, the start waits; a new one's is refused.
+
+    Raises:
+        SystemExit: a signal ended it before the study was finished; the code is what shells give to such an end.
     """
     patience = request.settings.patience
     deadline, told = time.monotonic() + patience, False
@@ -120,6 +123,8 @@ def _run(request: Request, console: Console) -> None:
             told = True
         time.sleep(START_AGAIN)
     conclude(plan, driver, console, finished_before)
+    if interrupts.last is not None and driver.progress.finished < driver.n_trials:
+        sys.exit(128 + interrupts.last)
 
 
 def _has_begun(request: Request) -> bool:
