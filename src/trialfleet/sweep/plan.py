@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def check(request: Request) -> Plan:
     """Refuse what can be refused; makes nothing."""
     node = request.node
     _refuse_masked(request.arguments)
+    _refuse_nan(request.config)
     folder = sweeper_settings.sweep_folder(request.config)
     settings = request.settings
     directions = sweeper_settings.directions(node["direction"])
@@ -166,6 +168,18 @@ def _refuse_masked(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"{key}: has *** in the place of a password", "type the password there, or leave the key out"
             )
+
+
+def _refuse_nan(config: DictConfig) -> None:
+    """NaN is not equal to itself, so Hydra would refuse each job for a sweeper that is another than the command's."""
+    for group in ("sweeper", "launcher"):
+        plain = OmegaConf.to_container(config.hydra[group], resolve=False)
+        for key, value in study_record.flat(plain if isinstance(plain, dict) else {}).items():
+            if isinstance(value, float) and isnan(value):
+                raise UserError(
+                    f"hydra.{group}.{key}=nan is read as a number, and is none",
+                    f"give a number; for the text quote it: \"hydra.{group}.{key}='nan'\"",
+                )
 
 
 def checked_again(plan: Plan) -> Plan:
