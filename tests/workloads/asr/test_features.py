@@ -83,6 +83,8 @@ def test_nothing_and_no_numbers_are_no_audio(tmp_path):
         soundfile.write(tmp_path / f"{name}.wav", samples.astype(np.float32), 16_000, subtype="FLOAT")
         with pytest.raises(features.UnreadableAudio, match=name):
             features.read(tmp_path / f"{name}.wav")
+    with pytest.raises(features.UnreadableAudio, match=r"empty\.wav: there are no samples"):
+        features.seconds(tmp_path / "empty.wav")
 
 
 def test_what_no_recording_is_has_no_audio(tmp_path):

@@ -56,7 +56,7 @@ def seconds(path: Path) -> float:
     """How long a recording is, by its header alone.
 
     Raises:
-        UnreadableAudio: it cannot be read.
+        UnreadableAudio: it cannot be read, or is empty.
     """
     try:
         found = soundfile.info(path)
@@ -64,6 +64,8 @@ def seconds(path: Path) -> float:
         raise UnreadableAudio(f"{path}: {error}") from error
     if found.frames >= _UNKNOWN:
         raise UnreadableAudio(f"{path}: its header does not say how long it is")
+    if found.frames == 0:
+        raise UnreadableAudio(f"{path}: there are no samples")
     return float(found.duration)
 
 

@@ -236,25 +236,18 @@ class Transcriber(Workload):
 
     def summarize(self, rows: Rows, split: str) -> Summary:
         """Word and character error rates of the texts that were found, in Whisper's normalised form, and the loss."""
-        import jiwer  # here, since it is not needed before the first evaluation
+        # Here, since it takes a while and is not needed before the first evaluation.
+        from trialfleet.workloads.asr.error_rates import error_rates
 
         source, counted = self._utterances(split), rows["weight"] > 0
         order: Any = np.argsort(rows["id"], kind="stable")
         order = order[counted[order]]
-        said = [normalized(source.text(int(rows["id"][index]))) or "-" for index in order]
+        said = [normalized(source.text(int(rows["id"][index]))) for index in order]
         read = [normalized(self.tokenizer.decode(rows["found"][index])) for index in order]
-        words, characters = jiwer.process_words(said, read), jiwer.process_characters(said, read)
-        spoken = words.hits + words.substitutions + words.deletions
-        metrics = {
-            "wer": words.wer,
-            "cer": characters.cer,
-            "loss": float(rows["loss"][order].sum() / rows["tokens"][order].sum()),
-            "insertions": words.insertions / spoken,
-            "deletions": words.deletions / spoken,
-            "substitutions": words.substitutions / spoken,
-        }
+        rates, alignments = error_rates(said, read)
+        metrics = {**rates, "loss": float(rows["loss"][order].sum() / rows["tokens"][order].sum())}
         shown = [
-            Sample(Path(source.path(int(rows["id"][index]))), said[n], read[n], words.alignments[n])
+            Sample(Path(source.path(int(rows["id"][index]))), said[n], read[n], alignments[n])
             for n, index in enumerate(order[:SAMPLES])
         ]
         return Summary(metrics, samples.files(shown, split))

@@ -182,7 +182,7 @@ def _kept(
         text = normalized(one.text) if data.normalized else one.text
         tokens = tuple(tokenizer.completion(text))
         fits = len(text.split()) <= data.max_text_words and 1 < len(tokens) <= data.max_text_tokens + 1
-        if isinstance(seconds, float) and 0 < seconds <= data.max_audio_seconds and fits:
+        if isinstance(seconds, float) and seconds <= data.max_audio_seconds and fits:
             speeds = tuple(speed for speed in every if seconds / speed <= data.buckets[-1]) or (1.0,)
             kept.append(Utterance(one, tokens, speeds, int(np.searchsorted(data.buckets, seconds / min(speeds)))))
     if not kept:
