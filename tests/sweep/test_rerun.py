@@ -12,6 +12,7 @@ import pytest
 from tests.tasks.forked import QuickStudy
 from tests.tasks.studies import PROJECT
 from trialfleet.errors import UserError
+from trialfleet.review import rerunning
 from trialfleet.review.rerunning import repeat
 from trialfleet.review.studies import load
 from trialfleet.trial import records
@@ -50,6 +51,14 @@ def test_a_trial_is_repeated_bit_for_bit_and_a_difference_is_told(
     assert not repeated.same
     assert "fingerprint.devices: 8 x TPU v5e → None" in repeated.differences
     assert " then, " in repeated.outcome[0]
+
+
+def test_other_metrics_are_told_and_decide_nothing() -> None:
+    then = {"loss": {1: 0.5}, "train/loss": {1: 1.0, 2: 0.5}, "seconds": {1: 3.0, 2: 4.0}, "gone": {1: 1.0}}
+    now = {"loss": {1: 0.5}, "train/loss": {1: 1.0, 2: 0.5}, "seconds": {1: 3.0, 2: 5.0}}
+    (line,) = rerunning.of_other_metrics(then, now, ["loss"])
+    assert line == "of 2 more metrics 1 are the same at all steps; others: seconds"
+    assert list(rerunning.of_other_metrics({"loss": {1: 0.5}}, now, ["loss"])) == []
 
 
 def test_a_trial_without_a_job_is_not_repeated(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from trialfleet.trial.worker_folder import WorkerFolder
 FIX = "write its config by `export`, and run that"  # of a trial that cannot be repeated
 OF_LAUNCHERS = ("SLURM_", "SUBMITIT_", "TRIALFLEET_", "PMI_", "OMPI_")  # variables that say whose job a process is
 SHOWN = 12  # differences
+Curves = dict[str, dict[int, float]]  # by metric and step
 
 
 @dataclass(frozen=True)
@@ -160,28 +162,39 @@ def _compared(study: Study, row: TrialRow, then: TrialDir, now: TrialDir, folder
     if not same:
         said = "" if result.error is None else f" ({result.error['type']}: {result.error['message']})"
         outcome.append(f"it was {row.state}, and is {result.state.value} now{said}")
-    for name, before, after in zip(study.metrics, row.values or (), result.objectives or (), strict=False):
-        equal = repr(before) == repr(after)
+    for name, old, new in zip(study.metrics, row.values or (), result.objectives or (), strict=False):
+        equal = repr(old) == repr(new)
         same &= equal
-        outcome.append(f"{name}: {before!r}, the same bits" if equal else f"{name}: {before!r} then, {after!r} now")
+        outcome.append(f"{name}: {old!r}, the same bits" if equal else f"{name}: {old!r} then, {new!r} now")
+    before, after = _reports(then), _reports(now)
     for name in study.metrics:
-        step, count = _first_other(_reports(then, name), _reports(now, name))
+        step, count = _first_other(before.get(name, {}), after.get(name, {}))
         same &= step is None
         word = "the same" if step is None else f"others from step {step} on"
         outcome += [f"{name} was reported at {count} steps in both: {word}"] if count else []
-    return Repeated(folder, bool(same), outcome, [] if same else _differences(study, then, result, code))
+    outcome += of_other_metrics(before, after, study.metrics)
+    return Repeated(folder, bool(same), outcome, _differences(study, then, result, code, bool(same)))
 
 
-def _reports(directory: TrialDir, name: str) -> dict[int, float]:
-    """The first value of a metric at each step, over all runs."""
-    found: dict[int, float] = {}
+def of_other_metrics(then: Curves, now: Curves, but_for: Sequence[str]) -> Iterator[str]:
+    """What was reported besides the objectives. It decides nothing: who can tell a loss from a number of seconds?"""
+    both = sorted(then.keys() & now.keys() - set(but_for))
+    others = [name for name in both if _first_other(then[name], now[name])[0] is not None]
+    if both:
+        named = f"; others: {', '.join(others[:SHOWN])}{', …' if len(others) > SHOWN else ''}" if others else ""
+        yield f"of {len(both)} more metrics {len(both) - len(others)} are the same at all steps{named}"
+
+
+def _reports(directory: TrialDir) -> Curves:
+    """The first value of each metric at each step, over all runs."""
+    found: Curves = defaultdict(dict)
     for label in directory.run_labels():
         path, offset = directory.run_dir(label) / "metrics.jsonl", 0
         while True:
             lines, end = metrics.read_from(path, offset)
             for line in lines:
-                if name in line.values:
-                    found.setdefault(line.step, line.values[name])
+                for name, value in line.values.items():
+                    found[name].setdefault(line.step, value)
             if end == offset:
                 break
             offset = end
@@ -194,10 +207,12 @@ def _first_other(then: Mapping[int, float], now: Mapping[int, float]) -> tuple[i
     return next((step for step in both if repr(then[step]) != repr(now[step])), None), len(both)
 
 
-def _differences(study: Study, then: TrialDir, now: Result, code: str) -> list[str]:
-    """Why the bits may differ, as far as the runs and the study say."""
+def _differences(study: Study, then: TrialDir, now: Result, code: str, same: bool) -> list[str]:
+    """What differs besides the results, as far as the runs and the study say: these may be the same by chance."""
     found = [*_of_code(study, code), *_of_runs(then, now)]
-    return found or [
+    if found or same:
+        return found
+    return [
         "what differs is not known: not the copy of the code, the lock, nor what the runs note of themselves; data, "
         "variables and the machine are what they are today"
     ]
