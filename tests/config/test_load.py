@@ -37,6 +37,9 @@ def test_the_defaults_are_a_config():
         ("optimizer.learning_rate=null", "optimizer.learning_rate: must be a number, got null"),
         ("optimizer.learning_rate=inf", "optimizer.learning_rate: must be a finite number, got inf"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate: must be a finite number, got nan"),
+        ("optimizer.learning_rate=1e39", "optimizer.learning_rate: 1e\\+39 is more than a float32 can be"),
+        ("workload=grpo grpo.beta=1e39", "grpo.beta: 1e\\+39 is more than a float32 can be"),
+        ("workload=grpo grpo.epsilon=1e-50", "grpo.epsilon: 1e-50 is closer to 0 than a float32 can be"),
         ("training.max_steps=10.5", "training.max_steps: must be a whole number, got 10.5"),
         ("training.evaluate_test=maybe", "training.evaluate_test: must be true or false, got 'maybe'"),
         ("optimizer.beta1=1.5", "optimizer.beta1: input should be less than 1, got 1.5"),
@@ -112,3 +115,9 @@ def test_import_is_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_of_data_is_among_what_examples_are_read_from(tmp_path: Path):
+    assert composed().data_files() == {}
+    (tmp_path / "digits.npz").touch()
+    assert composed(f"dataset.data_dir={tmp_path}").data_files() == {"dataset.data_dir": (str(tmp_path),)}

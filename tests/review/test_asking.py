@@ -78,6 +78,16 @@ def test_without_a_driver_the_next_one_is_asked(folder: Path, ask: Ask) -> None:
         (["retry", "wide", "99"], "study 'wide' has no trial 99"),
         (["enqueue", "wide", "model.dropot=.5"], "did you mean 'model.dropout'?"),
         (["enqueue", "wide", "model.dropout=.5,.6"], "more than one value"),
+        (
+            ["enqueue", "wide", "model.dropout=9"],
+            "model.dropout=9: is no value that study 'wide' has for model.dropout",
+        ),
+        (["enqueue", "wide", "model.dropout=9"], "give one of interval("),
+        (["enqueue", "wide", "model.dropout=abc"], "is no value"),
+        (["enqueue", "wide", "model.dropout=true"], "is no value"),
+        (["enqueue", "wide", "model.dropout='.5'"], "is no value"),
+        (["enqueue", "wide", "model.dropout=[.5]"], "is no value"),
+        (["enqueue", "wide", "model.dropout=.5", "model.dropout=.6"], "is given twice"),
         (["enqueue", "wide", "model.dropout"], "quoted as a sweep's command has it"),
     ],
 )

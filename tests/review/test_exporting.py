@@ -1,5 +1,6 @@
 """A trial's config as a file: it composes to what the trial ran, or is not written."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,14 @@ def test_the_best_is_exported_under_the_studys_name_and_nothing_is_overwritten(c
 
 @pytest.mark.parametrize(
     ("study", "name"),
-    [("2024", "study_2024"), ("true", "study_true"), ("a b/c", "a_b_c"), ("été", "_t_"), ("8bit", "8bit")],
+    [
+        ("2024", "study_2024"),
+        ("true", "study_true"),
+        ("a b/c", "a_b_c"),
+        ("été", "_t_"),
+        ("8bit", "8bit"),
+        ("a.yaml", "a_yaml"),
+    ],
 )
 def test_the_file_of_a_study_of_any_name_can_be_chosen(conf: Path, ask: Ask, study: str, name: str) -> None:
     ran(conf, 2, "seed=5")
@@ -130,7 +138,19 @@ def test_what_is_to_be_typed_is_quoted(conf: Path, ask: Ask) -> None:
     assert composed(conf, "+experiment=new/a b").seed == 5
 
 
-WRONG = ("2024", "true", "null", "1e3", "../up", "a=b", "a,b", "été", "/x")  # file names that no override chooses
+WRONG = (
+    "2024",
+    "true",
+    "null",
+    "1e3",
+    "../up",
+    "a=b",
+    "a,b",
+    "été",
+    "/x",
+    "a.yaml",
+    "a.yml",
+)  # file names that no override chooses
 
 
 @pytest.mark.parametrize(
@@ -149,3 +169,40 @@ def test_what_cannot_be_exported_leaves_no_file(conf: Path, ask: Ask, words: lis
     assert code == 2
     assert said in found
     assert not list(conf.glob("experiment/*"))
+
+
+def test_a_place_that_cannot_be_written_is_named(conf: Path, ask: Ask) -> None:
+    ran(conf, 2, "seed=5")
+    (conf / "experiment").write_text("a file")
+    code, said = ask("export", "wide", "--trial", "2")
+    assert code == 2
+    assert f"{conf.name}/experiment: cannot be written: " in said
+
+
+def test_of_a_front_all_files_are_written_or_none(conf: Path, ask: Ask) -> None:
+    study = find("wide")
+    record = study.folder / "study.yaml"
+    for old, new in (("direction: minimize", "direction: minimize,maximize"), ("- val/loss", "- val/loss\n  - size")):
+        assert old in record.read_text()
+        record.write_text(record.read_text().replace(old, new))
+    for number in (1, 2):
+        result = trial_dir(study.folder, number).result_json
+        result.write_text(json.dumps({**json.loads(result.read_text()), "state": "COMPLETE", "error": None}))
+    for row in study.rows:
+        result = trial_dir(study.folder, row.number).result_json
+        ended = json.loads(result.read_text())
+        ended["objectives"] = ended["objectives"] and [float(row.number), float(row.number)]
+        result.write_text(json.dumps(ended))
+    front = [row.number for row in find("wide").front]
+    assert len(front) > 1
+    for number in front:
+        ran(conf, number, f"seed={number}")
+    last = conf / "experiment" / f"wide_{front[-1]}.yaml"
+    last.parent.mkdir()
+    last.write_text("mine")
+    code, said = ask("export", "wide", "--front")
+    assert (code, f"{last.name}: is there already" in said) == (2, True)
+    assert [path.name for path in last.parent.iterdir()] == [last.name]
+    assert ask("export", "wide", "--front", "--force")[0] == 0
+    for number in front:
+        assert composed(conf, f"+experiment=wide_{number}").seed == number

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import trialfleet
-from trialfleet.review import fields, tables
+from trialfleet.review import fields, tables, watching
 from trialfleet.review.studies import find, load
 from trialfleet.sweep.study import command, index
 from trialfleet.sweep.study.lease import Lease
@@ -181,6 +181,21 @@ def test_names_are_cut_to_what_tells_them_apart() -> None:
         "seed",
         "size",
     ]
+
+
+def test_watch_that_is_interrupted_is_told_from_one_that_saw_the_end(
+    place: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = Lease(place / "sweeps" / "wide" / "driver.lock", 60.0, 2.0)
+    lease.acquire()
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching.watch, "__defaults__", (interrupted,))
+    assert ask("watch", "wide")[0] == 130
+    lease.release()
+    assert ask("watch", "wide")[0] == 0
 
 
 def test_watch_ends_with_the_driver_and_tells_how_to_go_on(place: Path, ask: Ask) -> None:

@@ -77,6 +77,10 @@ def test_what_was_known_before_is_not_told_again(scene: Callable[..., Scene], he
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (
+            r"printf '\033[2Jno\r\n\tsuch \033]0;title\007room\377\n'; exit 3",
+            "hydra.sweeper.on_end: exit code 3: [2Jno such ]0;title room\ufffd",
+        ),
         ("echo no such room; exit 3", "hydra.sweeper.on_end: exit code 3: no such room"),
         ("sleep 60", "hydra.sweeper.on_end: took longer than 0.3 s (hydra.sweeper.hook_seconds) and was killed"),
         ("yes", "hydra.sweeper.on_end: took longer than 0.3 s (hydra.sweeper.hook_seconds) and was killed"),

@@ -192,7 +192,7 @@ def test_a_later_driver_ends_what_an_earlier_one_left_on_this_machine(leaving_st
     leaving_study.wait_for(lambda: leaving_study.ended() == [0], driver)
     leaving_study.wait_for(lambda: len(left_of(leaving_study)) == 2, driver)
     driver.send_signal(signal.SIGTERM)
-    leaving_study.finish(driver)
+    leaving_study.finish(driver, code=0)  # all of its trials had ended
     assert len(left_of(leaving_study)) == 2
     assert "s after their trials had ended" in leaving_study.run("hydra.sweeper.grace=0.5")
     assert wait_until(lambda: left_of(leaving_study) == [], 30)

@@ -54,6 +54,11 @@ def test_a_name_that_hydra_reads_as_something_else_is_refused(quick_study: NewQu
     read_as_something_else(quick_study(f"{N}1"), "20261125_1")
 
 
+def test_a_name_that_hydra_reads_as_no_number_is_refused(quick_study: NewQuickStudy) -> None:
+    """Each job would be refused, since its sweeper is not equal to the command's."""
+    read_as_something_else(quick_study(f"{N}1"), "nan")
+
+
 def names_no_folder(study: QuickStudy, name: str) -> None:
     assert "names no folder for the study" in study.run(f"hydra.sweeper.study_name={name}", code=1)
     assert not (study.place / "sweeps").exists()

@@ -128,7 +128,7 @@ def test_without_a_terminal_a_signal_detaches(new_study: NewStudy) -> None:
         driver = study.start()
         study.wait_for(lambda lives=lives: study.said().count("  started ") == 2 * lives, driver)  # type: ignore[misc]
         driver.send_signal(number)
-        study.finish(driver)
+        study.finish(driver, code=128 + number)
         assert "detached; 2 trial(s) are unfinished, their jobs left alone" in study.said()
     study.run()
     study.check(2, steps=40)
@@ -336,7 +336,7 @@ def test_ctrl_c_asks_and_the_study_goes_on_or_takes_the_last_results_in(new_stud
     terminal.type("\x03")
     terminal.wait_for("interrupted: no new trials")
     terminal.type("w\n")
-    assert terminal.ended() == 0
+    assert terminal.ended() == 130
     assert "no more trials were started: interrupted" in terminal.shown
     count = len(study.stored())
     assert 2 < count < 8
@@ -352,7 +352,7 @@ def test_ctrl_c_twice_detaches_and_a_later_commands_ctrl_c_and_cancel_ends_the_j
     terminal.type("\x03")
     terminal.wait_for("interrupted: no new trials")
     terminal.type("\x03")
-    assert terminal.ended() == 0
+    assert terminal.ended() == 130
     assert "2 trial(s) are unfinished, their jobs left alone" in terminal.shown
     assert all(worker.is_alive() for worker in workers)
 
@@ -360,7 +360,7 @@ def test_ctrl_c_twice_detaches_and_a_later_commands_ctrl_c_and_cancel_ends_the_j
     terminal.type("\x03")
     terminal.wait_for("interrupted: no new trials")
     terminal.type("c\n")
-    assert terminal.ended() == 0
+    assert terminal.ended() == 130
     assert wait_until(lambda: not any(worker.is_alive() for worker in workers), PATIENCE)
     assert study.undisturbed_by_restarts()
     assert study.states() == {"FAIL": 2}

@@ -16,6 +16,7 @@ from tests.tracking.folders import Folder, append_reports
 from trialfleet.tracking import mlflow_runs
 from trialfleet.tracking.destination import Destination
 from trialfleet.tracking.exporter import Exporter, code_tags, label_tags, single_run
+from trialfleet.tracking.mlflow_runs import Runs
 from trialfleet.tracking.study_export import ExportedStudy
 from trialfleet.trial.run import Preempted, Pruned
 
@@ -190,6 +191,15 @@ def test_a_restart_finds_everything_and_doubles_nothing(folder: Path, target: De
     assert query("SELECT count(*), count(DISTINCT name) FROM runs") == [(4, 4)]
     assert query("SELECT count(*) FROM metrics") == [(3 * 3,)]
     assert query("SELECT status FROM runs WHERE name = 'digits'") == [("FINISHED",)]
+
+
+@pytest.mark.parametrize("text", ["plain", "it's", 'a "b"', 'it\'s "both"', "back\\slash", "' OR 1=1 --", "50%_"])
+def test_a_run_is_found_by_a_tag_of_any_text(target: Destination, text: str) -> None:
+    runs = Runs(target)
+    experiment = runs.experiment()
+    made = [runs.create(experiment, 1, "run", {"a": "x", "place": value}) for value in (text, "another")]
+    assert [run.run_id for run in runs.find(experiment, {"a": "x", "place": text})] == made[:1]
+    assert [run.run_id for run in runs.find(experiment, {"a": "y", "place": text})] == []
 
 
 def test_a_finished_study_asks_mlflow_nothing(

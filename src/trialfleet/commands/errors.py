@@ -8,6 +8,8 @@ from typing import Any
 
 from trialfleet.errors import UserError
 
+INTERRUPTED = 130  # the exit code of what Ctrl-C ended, as shells have it
+
 
 def shown(command: Callable[[], Any]) -> None:
     """Run a command; what the user can mend is said in words, unless HYDRA_FULL_ERROR asks for the traceback."""
@@ -39,4 +41,4 @@ def broken_off(full: bool) -> Iterator[None]:
         if full:
             raise
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

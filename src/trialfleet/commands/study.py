@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trialfleet.commands.errors import INTERRUPTED
 from trialfleet.errors import UserError
 from trialfleet.review import asking, comparison, fields, putting_away, tables, watching
 from trialfleet.review.asking import Outcome
@@ -24,7 +25,7 @@ WAIT = 30.0  # seconds for a driver's answer
 
 EPILOG = (
     "exit codes: 0 done; 1 refused by the study's driver, or by who was asked, or a rerun that differs; 2 the command "
-    "is wrong; 3 the driver has not answered yet"
+    "is wrong; 3 the driver has not answered yet; 130 interrupted by Ctrl-C"
 )
 
 
@@ -266,6 +267,7 @@ def _watch(arguments: argparse.Namespace) -> int | None:
         watching.watch(_study(arguments), tables.console())
     except KeyboardInterrupt:
         print()
+        return INTERRUPTED
     return None
 
 
@@ -303,8 +305,9 @@ def _export(arguments: argparse.Namespace) -> int | None:
             f"study {study.name!r} has a Pareto front: trials {numbers}", "choose --front, or --trial TRIAL"
         )
     name = arguments.name or exporting.name_of(study)
-    for row in rows:
-        target = _target(arguments, study, f"{name}_{row.number}" if arguments.front else name)
+    targets = [_target(arguments, study, f"{name}_{row.number}" if arguments.front else name) for row in rows]
+    exporting.check(targets, arguments.force)
+    for row, target in zip(rows, targets, strict=True):
         path = exporting.export(study, row, target, arguments.force)
         print(f"trial {row.number}: {path}\n  {target.command}")
     return None

@@ -52,6 +52,14 @@ def read_search_path_again(config_loader: Any) -> None:
     config_loader.repository = ConfigRepository(config_search_path=config_loader.get_search_path())
 
 
+def look_elsewhere(config_loader: Any, before: str, now: str) -> None:
+    """Make a config loader find below the folder `now` the config files that it would look for below `before`."""
+    for element in config_loader.get_search_path().get_path():
+        if element.path is not None and element.path.startswith(f"file://{before}/"):
+            element.path = f"file://{now}{element.path.removeprefix(f'file://{before}')}"
+    read_search_path_again(config_loader)
+
+
 def forget_files(config_loader: Any) -> None:
     """Make a config loader forget the config files that it has read: it reads them again when it needs them."""
     if hasattr(config_loader, "_active_repository"):  # a loader of the user's own may keep none

@@ -49,6 +49,10 @@ class AsrConfig(Config):
     model: CtcEncoder
     dataset: Digits
 
+    def data_files(self) -> dict[str, tuple[str, ...]]:
+        folder = self.dataset.data_dir
+        return {} if folder is None else {"dataset.data_dir": (folder,)}
+
     def problems(self) -> list[str]:
         problems = super().problems()
         if list(self.dataset.buckets) != sorted(set(self.dataset.buckets)):

@@ -8,6 +8,7 @@ from trialfleet.config.schema import Config
 from trialfleet.config.traced import Mark, schema_fields
 
 Plain = Any  # what JSON can say
+FLOAT32_MAX, FLOAT32_MIN = 3.4028234663852886e38, 1.1754943508222875e-38  # smaller ones may be flushed to 0
 
 
 class Withheld:
@@ -45,6 +46,15 @@ def hyperparameters(config: Config) -> dict[str, float]:
     A null has no entry, nor has a gated value of zero; that they are absent is part of the signature.
     """
     return {key: float(value) for key, value, mark in _leaves(config) if _is_input(value, mark)}
+
+
+def beyond_float32(config: Config) -> list[str]:
+    """The inputs of the compiled step that would reach it as infinite, or as 0 though they are not; a line for each."""
+    return [
+        f"{key}: {value!r} is {'more' if abs(value) > 1 else 'closer to 0'} than a float32 can be, which the step reads"
+        for key, value in hyperparameters(config).items()
+        if abs(value) > FLOAT32_MAX or 0 < abs(value) < FLOAT32_MIN
+    ]
 
 
 def signature(config: Config) -> dict[str, Plain]:

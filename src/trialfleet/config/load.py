@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from trialfleet.config.derive import beyond_float32
 from trialfleet.config.schema import Config
 from trialfleet.errors import UserError
 
@@ -37,7 +38,7 @@ def load(cfg: DictConfig) -> Config:
         config = _adapter(schema).validate_json(json.dumps(plain))
     except ValidationError as error:
         raise _refusal(_line(problem, plain, schema) for problem in _telling(error.errors(), plain)) from error
-    problems = config.problems()
+    problems = [*beyond_float32(config), *config.problems()]
     if problems:
         raise _refusal(problems)
     return config

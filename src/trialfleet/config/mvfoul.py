@@ -180,8 +180,9 @@ class MvfoulConfig(Config):
     def data_files(self) -> dict[str, tuple[str, ...]]:
         if not isinstance(self.dataset, FoulFiles):
             return {}
-        named = {"dataset.train_csv": self.dataset.train_csv, "dataset.val_csv": self.dataset.val_csv}
-        return {key: (path,) for key, path in named.items() if path is not None}
+        data = self.dataset
+        named = {"data_dir": data.data_dir, "train_csv": data.train_csv, "val_csv": data.val_csv}
+        return {f"dataset.{key}": (path,) for key, path in named.items() if path is not None}
 
     def problems(self) -> list[str]:
         return [*super().problems(), *self._data_problems(), *self._model_problems()]

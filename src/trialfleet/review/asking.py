@@ -74,7 +74,7 @@ def enqueue(study: Study, words: Sequence[str], seconds: float) -> Outcome:
         words: overrides, KEY=VALUE; what they leave out the sampler chooses.
 
     Raises:
-        UserError: a word is none, or its key is not in the search space.
+        UserError: a word is none, or its key or value is not in the search space.
     """
     outcome = _ask(study, seconds, ENQUEUE, point=_point(study, words))
     if study.driver is None and study.total is not None and len(study.rows) >= study.total:
@@ -104,8 +104,29 @@ def _point(study: Study, words: Sequence[str]) -> dict[str, Any]:
                 f"{key}: study {study.name!r} does not search over it{nearest(key, names)}",
                 f"it has {', '.join(names)}",
             )
-        point[names.get(key, key)] = override.value()
+        name = names.get(key, key)
+        if name in point:
+            raise UserError(f"{key}: is given twice", "give one value for each key")
+        point[name] = override.value()
+        _refuse_outside(study, name, word, point[name])
     return point
+
+
+def _refuse_outside(study: Study, name: str, word: str, value: Any) -> None:
+    """Raises:
+    UserError: the study's space has the parameter, and not this value; of a custom space nobody can tell.
+    """
+    from optuna.distributions import json_to_distribution  # whoever asks for something else need not wait for it
+
+    from trialfleet.sweep.study.search_space import contains, in_words, stored
+
+    if name not in study.space:
+        return
+    distribution = json_to_distribution(study.space[name])
+    if not contains(name, distribution, stored(value)):
+        raise UserError(
+            f"{word}: is no value that study {study.name!r} has for {name}", f"give one of {in_words(distribution)}"
+        )
 
 
 def _ask(study: Study, seconds: float, kind: str, **of_kind: Any) -> Outcome:

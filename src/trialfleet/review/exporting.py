@@ -72,17 +72,39 @@ def typed(script: Path, study_command: str) -> str:
 def name_of(study: Study) -> str:
     """A study's name as that of a file which can be chosen: Hydra takes 2024 for a number, and true for a truth."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", study.name)
+    name = re.sub(r"\.(ya?ml)$", r"_\1", name)  # Hydra would take it for the file's own ending
     return name if _can_be_chosen(name) else f"study_{name}"
 
 
 def _can_be_chosen(name: str) -> bool:
-    """Whether `+experiment=NAME` chooses a file of this name."""
+    """Whether `+experiment=NAME` chooses the file NAME.yaml."""
+    if name.endswith((".yaml", ".yml")):
+        return False
     try:
         override = OverridesParser.create().parse_override(f"+{GROUP}={name}")
     except HydraException:
         return False
     value = None if override.is_sweep_override() else override.value()
     return isinstance(value, str) and value == name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def check(targets: Sequence[Target], force: bool) -> None:
+    """See whether files may be written, before the first one is.
+
+    Args:
+        force: replace files that are there.
+
+    Raises:
+        UserError: one is there, or has a name that cannot be chosen.
+    """
+    for target in targets:
+        if not _can_be_chosen(target.name):
+            raise UserError(
+                f"--as {target.name}: Hydra would not choose a file of this name by +{GROUP}={target.name}",
+                "name another, of letters, digits, dots, _ and -, with a letter first and no .yaml behind",
+            )
+        if target.path.exists() and not force:
+            raise UserError(f"{target.path}: is there already", "name another with --as, or replace it with --force")
 
 
 def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> Path:
@@ -101,13 +123,7 @@ def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> 
         UserError: the trial has no config, the file is there, has a name that cannot be chosen, or would compose to
             another config.
     """
-    if not _can_be_chosen(target.name):
-        raise UserError(
-            f"--as {target.name}: Hydra would not choose a file of this name by +{GROUP}={target.name}",
-            "name another, of letters, digits, dots, _ and -, with a letter first",
-        )
-    if target.path.exists() and not force:
-        raise UserError(f"{target.path}: is there already", "name another with --as, or replace it with --force")
+    check([target], force)
     ignored = [] if study.command is None else study.command.ignored
     wanted, choices = _config_of(study, row)
     chosen = _chosen(target, choices)
@@ -116,31 +132,39 @@ def export(study: Study, row: TrialRow, target: Target, force: bool = False) -> 
     except (HydraException, OmegaConfBaseException) as error:
         raise _cannot(target, error) from error
     text = _text(study, row, target, chosen, values)
-    target.path.parent.mkdir(parents=True, exist_ok=True)
-    before = target.path.read_text() if target.path.exists() else None
-    target.path.write_text(text)
     try:
-        found = _plain(_composed(target, {f"+{GROUP}": target.name}))
-        other = _difference(found, wanted, ignored)
-        if other:
-            keys = ", ".join(study_record.flat(other))
-            raise UserError(f"{target.path}: would not compose to the config of trial {row.number}: {keys}", _FIX)
-    except BaseException as error:
-        _put_back(target.path, before)
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            raise _cannot(target, error) from error
-        raise
+        target.path.parent.mkdir(parents=True, exist_ok=True)
+        before = target.path.read_text() if target.path.exists() else None
+        with _kept_only_if_right(target.path, before):
+            target.path.write_text(text)
+            found = _plain(_composed(target, {f"+{GROUP}": target.name}))
+            if other := _difference(found, wanted, ignored):
+                keys = ", ".join(study_record.flat(other))
+                raise UserError(f"{target.path}: would not compose to the config of trial {row.number}: {keys}", _FIX)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or target.path}: cannot be written: {error.strerror}",
+            "make room or give the right to write there, or name another folder of configs: --conf FOLDER",
+        ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _cannot(target, error) from error
     return target.path
 
 
 _FIX = "say where the application's configs are, as they were for the study: --conf FOLDER --config-name NAME"
 
 
-def _put_back(path: Path, before: str | None) -> None:
-    if before is None:
-        path.unlink()
-    else:
-        path.write_text(before)
+@contextlib.contextmanager
+def _kept_only_if_right(path: Path, before: str | None) -> Iterator[None]:
+    """Whatever is raised in the block, the file is as it was before."""
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            path.write_text(before)
+        else:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _cannot(target: Target, error: Exception) -> UserError:

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,9 @@ import yaml
 
 from trialfleet.errors import UserError
 from trialfleet.review.studies import Study
-from trialfleet.sweep.fleets.code_version import lock_of
+from trialfleet.sweep.fleets.base import PYTHON_OPTIONS, WORKER
+from trialfleet.sweep.fleets.code_version import digest_of, lock_of
+from trialfleet.sweep.fleets.payload import code_of
 from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.index import TrialRow
 from trialfleet.sweep.ui.command_line import override
@@ -23,10 +26,12 @@ from trialfleet.trial.directory import TrialDir, composed_config, trial_dir
 from trialfleet.trial.records import Damaged
 from trialfleet.trial.result import Result
 from trialfleet.trial.submission import Assignment, Submission, TrialRecord
+from trialfleet.trial.worker_folder import WorkerFolder
 
-WORKER = "trialfleet.worker"
+FIX = "write its config by `export`, and run that"  # of a trial that cannot be repeated
 OF_LAUNCHERS = ("SLURM_", "SUBMITIT_", "TRIALFLEET_", "PMI_", "OMPI_")  # variables that say whose job a process is
 SHOWN = 12  # differences
+Curves = dict[str, dict[int, float]]  # by metric and step
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ def repeat(study: Study, row: TrialRow, target: Path | None) -> Repeated:
     """
     directory = trial_dir(study.folder, row.number)
     record, submission = _submitted(study, directory)
+    code = code_of(Path(submission.payload)) or str(study.record.code.get("digest"))
+    copy = _copy(study, code)
+    if not copy.is_dir():
+        raise UserError(
+            f"{copy}: the copy of the code that trial {row.number} ran is not there", f"put it back, or {FIX}"
+        )
     folder = _folder(study, row, target)
     copied = TrialDir(folder / "trials" / f"{row.number:05d}")
     uuid = uuid4().hex
@@ -68,8 +79,9 @@ def repeat(study: Study, row: TrialRow, target: Path | None) -> Repeated:
     replace(submission, uuid=uuid, sweep_dir=str(folder), trials=[assignment]).write(file)
     replace(record, attempt=1, submission=uuid, launcher="", index=0, job=None).write(copied.trial_json, synced=False)
     place = _place(directory, row)
-    subprocess.run([sys.executable, "-m", WORKER, str(file)], env=_environment(study), cwd=place, check=False)
-    return _compared(study, row, directory, copied, folder)
+    command = [sys.executable, *PYTHON_OPTIONS, "-m", WORKER, str(file)]
+    subprocess.run(command, env=_environment(study, code), cwd=place, check=False)
+    return _compared(study, row, directory, copied, folder, code)
 
 
 def _submitted(study: Study, directory: TrialDir) -> tuple[TrialRecord, Submission]:
@@ -78,28 +90,38 @@ def _submitted(study: Study, directory: TrialDir) -> tuple[TrialRecord, Submissi
     Raises:
         UserError: it was told nothing, or that is lost.
     """
-    fix = "write its config by `export`, and run that"
     try:
         record = TrialRecord.read(directory.trial_json)
         if record is None or record.submission is None:
-            raise UserError(f"{directory.trial_json}: names no job: the trial ran in its driver's process", fix)
-        path = study.folder / ".submitit" / f"{record.submission}.json"
-        submission = Submission.read(path)
+            raise UserError(f"{directory.trial_json}: names no job: the trial ran in its driver's process", FIX)
+        # A job's process that went on to this trial was given it by another file than the job.
+        given = record.worker and WorkerFolder(study.folder, record.worker).given(record.submission)
+        submission = given or Submission.read(study.folder / ".submitit" / f"{record.submission}.json")
     except Damaged as damage:
-        raise UserError(str(damage), fix) from None
+        raise UserError(str(damage), FIX) from None
     payload = study.folder / ".submitit" / Path(submission.payload).name  # wherever the study lies by now
     if not payload.is_file():
-        raise UserError(f"{payload}: is not there, which the study's jobs ran", fix)
+        raise UserError(f"{payload}: is not there, which the study's jobs ran", FIX)
     return record, replace(submission, payload=str(payload))
 
 
 def _folder(study: Study, row: TrialRow, target: Path | None) -> Path:
     if target is None:
         target = Path("outputs", "rerun", study.folder.name, f"{row.number:05d}", f"{datetime.now():%Y%m%d-%H%M%S-%f}")
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target}: is not empty", "name another folder with --to")
-    target.mkdir(parents=True, exist_ok=True)
+    fix = "name another folder with --to"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        empty = not any(target.iterdir())
+    except OSError as error:
+        raise UserError(f"{target}: is no folder that could be written: {error.strerror}", fix) from None
+    if not empty:
+        raise UserError(f"{target}: is not empty", fix)
     return target.absolute()
+
+
+def _copy(study: Study, code: str) -> Path:
+    """The study's copy of the code of this digest."""
+    return study.folder / "code" / code
 
 
 def _place(directory: TrialDir, row: TrialRow) -> Path | None:
@@ -112,19 +134,21 @@ def _place(directory: TrialDir, row: TrialRow) -> Path | None:
     return place if place.is_dir() else None
 
 
-def _environment(study: Study) -> dict[str, str]:
-    """That of a job of this machine."""
+def _environment(study: Study, code: str) -> dict[str, str]:
+    """That of a job of this machine, which imports from the copy of the code of this digest."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_LAUNCHERS)}
     path = "" if study.command is None else study.command.python_path
     # A study that was moved has its copy of the code with it.
     path = path.replace(f"{study.record.folder}{os.sep}", f"{study.folder}{os.sep}")
+    # A study that went on with later code has the trial's own beside it.
+    path = path.replace(str(_copy(study, str(study.record.code.get("digest")))), str(_copy(study, code)))
     return {**kept, "TRIALFLEET_ELEMENT": "0", **({"PYTHONPATH": path} if path else {})}
 
 
 # -------------------------------------------------------------------- then and now
 
 
-def _compared(study: Study, row: TrialRow, then: TrialDir, now: TrialDir, folder: Path) -> Repeated:
+def _compared(study: Study, row: TrialRow, then: TrialDir, now: TrialDir, folder: Path, code: str) -> Repeated:
     try:
         result = now.result()
     except Damaged as damage:
@@ -138,28 +162,39 @@ def _compared(study: Study, row: TrialRow, then: TrialDir, now: TrialDir, folder
     if not same:
         said = "" if result.error is None else f" ({result.error['type']}: {result.error['message']})"
         outcome.append(f"it was {row.state}, and is {result.state.value} now{said}")
-    for name, before, after in zip(study.metrics, row.values or (), result.objectives or (), strict=False):
-        equal = repr(before) == repr(after)
+    for name, old, new in zip(study.metrics, row.values or (), result.objectives or (), strict=False):
+        equal = repr(old) == repr(new)
         same &= equal
-        outcome.append(f"{name}: {before!r}, the same bits" if equal else f"{name}: {before!r} then, {after!r} now")
+        outcome.append(f"{name}: {old!r}, the same bits" if equal else f"{name}: {old!r} then, {new!r} now")
+    before, after = _reports(then), _reports(now)
     for name in study.metrics:
-        step, count = _first_other(_reports(then, name), _reports(now, name))
+        step, count = _first_other(before.get(name, {}), after.get(name, {}))
         same &= step is None
         word = "the same" if step is None else f"others from step {step} on"
         outcome += [f"{name} was reported at {count} steps in both: {word}"] if count else []
-    return Repeated(folder, bool(same), outcome, [] if same else list(_differences(study, then, result)))
+    outcome += of_other_metrics(before, after, study.metrics)
+    return Repeated(folder, bool(same), outcome, _differences(study, then, result, code, bool(same)))
 
 
-def _reports(directory: TrialDir, name: str) -> dict[int, float]:
-    """The first value of a metric at each step, over all runs."""
-    found: dict[int, float] = {}
+def of_other_metrics(then: Curves, now: Curves, but_for: Sequence[str]) -> Iterator[str]:
+    """What was reported besides the objectives. It decides nothing: who can tell a loss from a number of seconds?"""
+    both = sorted(then.keys() & now.keys() - set(but_for))
+    others = [name for name in both if _first_other(then[name], now[name])[0] is not None]
+    if both:
+        named = f"; others: {', '.join(others[:SHOWN])}{', …' if len(others) > SHOWN else ''}" if others else ""
+        yield f"of {len(both)} more metrics {len(both) - len(others)} are the same at all steps{named}"
+
+
+def _reports(directory: TrialDir) -> Curves:
+    """The first value of each metric at each step, over all runs."""
+    found: Curves = defaultdict(dict)
     for label in directory.run_labels():
         path, offset = directory.run_dir(label) / "metrics.jsonl", 0
         while True:
             lines, end = metrics.read_from(path, offset)
             for line in lines:
-                if name in line.values:
-                    found.setdefault(line.step, line.values[name])
+                for name, value in line.values.items():
+                    found[name].setdefault(line.step, value)
             if end == offset:
                 break
             offset = end
@@ -172,15 +207,31 @@ def _first_other(then: Mapping[int, float], now: Mapping[int, float]) -> tuple[i
     return next((step for step in both if repr(then[step]) != repr(now[step])), None), len(both)
 
 
-def _differences(study: Study, then: TrialDir, now: Result) -> Iterator[str]:
-    """Why the bits may differ, as far as the runs and the study say."""
-    code = study.record.code
-    if not (study.folder / "code" / str(code.get("digest"))).is_dir():
-        yield f"code: the study's copy ({code.get('digest')}) is gone; today's was run"
-    script = Path(str(code.get("script", "")))
-    today = next((lock for parent in script.parents if (lock := lock_of(parent)) is not None), None)
-    if code.get("lock") != today:
-        yield f"lock: {code.get('lock', 'none')} → {today or 'none'}"
+def _differences(study: Study, then: TrialDir, now: Result, code: str, same: bool) -> list[str]:
+    """What differs besides the results, as far as the runs and the study say: these may be the same by chance."""
+    found = [*_of_code(study, code), *_of_runs(then, now)]
+    if found or same:
+        return found
+    return [
+        "what differs is not known: not the copy of the code, the lock, nor what the runs note of themselves; data, "
+        "variables and the machine are what they are today"
+    ]
+
+
+def _of_code(study: Study, code: str) -> Iterator[str]:
+    copy = _copy(study, code)
+    files = sorted(path.relative_to(copy) for path in copy.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    if (today := digest_of(files, copy)) != code:
+        yield f"code: {copy} was edited: {code} → {today}"
+    if code != study.record.code.get("digest"):
+        return  # the lock is that of the code with which the study went on
+    script = Path(str(study.record.code.get("script", "")))
+    lock = next((lock for parent in script.parents if (lock := lock_of(parent)) is not None), None)
+    if study.record.code.get("lock") != lock:
+        yield f"lock: {study.record.code.get('lock', 'none')} → {lock or 'none'}"
+
+
+def _of_runs(then: TrialDir, now: Result) -> Iterator[str]:
     try:
         before = then.result()
     except Damaged:

@@ -174,7 +174,7 @@ class Hooks:
                 process.stdout.close()
         if code is None:
             return f"took longer than {self._seconds:g} s (hydra.sweeper.hook_seconds) and was killed"
-        return f"{_ending(code)}: {output.strip()[-300:] or 'it said nothing'}" if code else ""
+        return f"{_ending(code)}: {_legible(output)[-300:] or 'it said nothing'}" if code else ""
 
     def _as_shown(self) -> str:
         """The study as `trialfleet study show --json` has it, of a process of its own."""
@@ -209,6 +209,11 @@ def _ended(process: "subprocess.Popen[bytes]", seconds: float) -> tuple[int | No
         if over:
             return process.returncode, kept.decode(errors="replace")
     return None, ""
+
+
+def _legible(output: str) -> str:
+    """What was written as one line without what a terminal would obey: colours, moves of the cursor, new titles."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in output).split())
 
 
 def _ending(code: int) -> str:

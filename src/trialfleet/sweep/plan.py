@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ class Request:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     @property
+    def config_sources(self) -> list[str | None]:
+        """Where the application's own configs are."""
+        path = self.hydra_context.config_loader.get_search_path().get_path()
+        return [element.path for element in path if element.provider == "main"]
+
+    @property
     def study(self) -> sweeper_settings.StudySettings:
         return self.settings.study
 
@@ -106,6 +113,7 @@ def check(request: Request) -> Plan:
     """Refuse what can be refused; makes nothing."""
     node = request.node
     _refuse_masked(request.arguments)
+    _refuse_nan(request.config)
     folder = sweeper_settings.sweep_folder(request.config)
     settings = request.settings
     directions = sweeper_settings.directions(node["direction"])
@@ -125,13 +133,15 @@ def check(request: Request) -> Plan:
     factory_of(request.launcher).check(request.launcher)
     _check_configs(request, space)
     name = _name(request, folder)
-    identity = _identity(request, space, directions, metrics)
+    searched = {f"space.{name}": text for name, text in distribution_texts(space.distributions).items()}
+    objectives = {"direction": ",".join(directions), study_record.METRICS: list(metrics)}
+    identity = {**identity_of(request, request.config, space), **searched, **objectives}
     record = _record(request, folder, identity, space, directions)
     if record is None:
         _refuse_inside_another(folder)
     destination = _destination(settings.tracking, begun=record is not None)
     _check_storage(request, folder)
-    code = app_code.find(request.task_function, settings.code)
+    code = app_code.find(request.task_function, settings.code, request.config_sources)
     _check_script(record, code, folder, settings.study.allow_changes)
     return Plan(
         request,
@@ -158,6 +168,18 @@ def _refuse_masked(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"{key}: has *** in the place of a password", "type the password there, or leave the key out"
             )
+
+
+def _refuse_nan(config: DictConfig) -> None:
+    """NaN is not equal to itself, so Hydra would refuse each job for a sweeper that is another than the command's."""
+    for group in ("sweeper", "launcher"):
+        plain = OmegaConf.to_container(config.hydra[group], resolve=False)
+        for key, value in study_record.flat(plain if isinstance(plain, dict) else {}).items():
+            if isinstance(value, float) and isnan(value):
+                raise UserError(
+                    f"hydra.{group}.{key}=nan is read as a number, and is none",
+                    f"give a number; for the text quote it: \"hydra.{group}.{key}='nan'\"",
+                )
 
 
 def checked_again(plan: Plan) -> Plan:
@@ -325,18 +347,20 @@ def _name(request: Request, folder: Path) -> str:
     return str(name)
 
 
-def _identity(request: Request, space: Space, directions: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    """What makes a study this one: see `study_record`."""
-    task = OmegaConf.to_container(request.config, resolve=False)
+def identity_of(request: Request, config: DictConfig, space: Space) -> dict[str, Any]:
+    """What a config has in the identity of its study (see `study_record`), by dotted keys.
+
+    Args:
+        config: the request's, or what the study's copy of the code makes of the same command.
+    """
+    task = OmegaConf.to_container(config, resolve=False)
     assert isinstance(task, dict)
     flat = study_record.flat({str(key): value for key, value in task.items() if key != "hydra"})
     # What is searched over differs from trial to trial, and has `space.` entries. An application's own key of that
     # name, or `direction`, must not be hidden by ours.
     apart = [name.lstrip("+").partition("@")[0] for name in space.distributions] + request.study.ignore_changes
-    kept = {
+    return {
         f"config.{key}" if study_record.covered(key, ("space", "direction")) else key: study_record.recordable(value)
         for key, value in flat.items()
         if not study_record.covered(key, apart)
     }
-    searched = {f"space.{name}": text for name, text in distribution_texts(space.distributions).items()}
-    return {**kept, **searched, "direction": ",".join(directions), study_record.METRICS: list(metrics)}

@@ -27,6 +27,7 @@ from trialfleet.sweep.fleets.launchers import FleetContext, make_fleets, paramet
 from trialfleet.sweep.fleets.payload import keep_task, write_payload
 from trialfleet.sweep.hooks import BEST, END, FAILURE, Hooks
 from trialfleet.sweep.index_observer import IndexObserver
+from trialfleet.sweep.kept_config import kept_config
 from trialfleet.sweep.memory_check import MemoryCheck
 from trialfleet.sweep.mlflow_observer import MlflowObserver, question
 from trialfleet.sweep.observers import Observer, Observers
@@ -90,6 +91,9 @@ def _run(request: Request, console: Console) -> None:
     """Check, start, run, and conclude.
 
     Where the storage or the file system of a study that has begun is away, the start waits; a new one's is refused.
+
+    Raises:
+        SystemExit: a signal ended it before the study was finished; the code is what shells give to such an end.
     """
     patience = request.settings.patience
     deadline, told = time.monotonic() + patience, False
@@ -120,6 +124,8 @@ def _run(request: Request, console: Console) -> None:
             told = True
         time.sleep(START_AGAIN)
     conclude(plan, driver, console, finished_before)
+    if interrupts.last is not None and driver.progress.finished < driver.n_trials:
+        sys.exit(128 + interrupts.last)
 
 
 def _has_begun(request: Request) -> bool:
@@ -223,6 +229,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     lease.acquire(notice)
     stack.callback(_if_the_disk_lets_us, lease.release)
     plan = checked_again(plan)
+    config = kept_config(plan)
     opened = open_study(plan, lease, notice)
     record, store = opened.record, opened.store
     samplers = plan.samplers.seeded(record.seed)
@@ -268,7 +275,7 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
     wakes = Wakes(folder, interrupts.poll)
     stack.callback(wakes.close)
     _keep_task(plan, record, fleet.blocks)
-    payload = _payload(plan, record, copy) if not fleet.blocks else folder
+    payload = _payload(plan, record, copy, config) if not fleet.blocks else folder
     driver = Driver(
         study=StudyFolder(
             folder,
@@ -412,12 +419,11 @@ def _keep_task(plan: Plan, record: StudyRecord, blocks: bool) -> None:
             raise
 
 
-def _payload(plan: Plan, record: StudyRecord, copy: Path) -> Path:
+def _payload(plan: Plan, record: StudyRecord, copy: Path, config: DictConfig) -> Path:
     """The file that all jobs share."""
     request = plan.request
     context = code_snapshot.repointed(request.hydra_context, plan.code, copy)
-    folder = plan.folder / ".submitit"
-    return write_payload(folder, context, request.task_function, request.config, record.code["digest"])
+    return write_payload(plan.folder / ".submitit", context, request.task_function, config, record.code["digest"])
 
 
 def _if_the_disk_lets_us(save: Callable[[], None]) -> None:

@@ -94,8 +94,8 @@ class Workers:
         assert record.worker is not None
         folder = WorkerFolder(self._study, record.worker)
         employed = folder.employed()
-        given = employed is not None and record.submission is not None and folder.was_given(record.submission)
-        return employed.job if employed is not None and given else None
+        given = None if record.submission is None else folder.given(record.submission)
+        return None if employed is None or given is None else employed.job
 
     def look(self, now: float) -> None:
         """See who waits, and forget who is gone or has closed."""

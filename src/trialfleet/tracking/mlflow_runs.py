@@ -134,15 +134,18 @@ class Runs:
         return dict(self._call("get experiment", self._client.get_experiment, experiment_id).tags)
 
     def find(self, experiment_id: str, tags: Mapping[str, str]) -> list[Found]:
-        """All active runs with these tags (values without quotation marks), oldest first."""
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        """All active runs with these tags, oldest first."""
+        # A value can be quoted in two ways, and not at all if it has both kinds of quotation marks: a path may.
+        quotable = {name: value for name, value in tags.items() if not {"'", '"', "\\"} & set(value)}
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in quotable.items())
+        unquotable = tags.keys() - quotable.keys()
         order = ["attributes.start_time ASC", "attributes.run_id ASC"]
         found: list[Found] = []
         token: str | None = None
         while True:
             search = self._client.search_runs
             page = self._call("search", search, [experiment_id], query, 1, PAGE, order, token)
-            found += [_found(run) for run in page]
+            found += [run for run in map(_found, page) if all(run.tags.get(key) == tags[key] for key in unquotable)]
             token = page.token
             if not token:
                 return found

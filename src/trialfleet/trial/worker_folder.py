@@ -102,10 +102,10 @@ class WorkerFolder:
         last, kinds = self._last()
         return "json" in kinds and self.order(last).submission is None
 
-    def was_given(self, uuid: str) -> bool:
-        """Whether one of the orders is this submission."""
+    def given(self, uuid: str) -> Submission | None:
+        """The submission of this uuid, if one of the orders is it."""
         orders = (self.order(number).submission for number, kind in self._entries() if kind == "json")
-        return any(one is not None and one.uuid == uuid for one in orders)
+        return next((one for one in orders if one is not None and one.uuid == uuid), None)
 
     def assign(self, number: int, submission: Submission) -> bool:
         """Give the worker a trial. False if it, or another driver, was first: then the trial is not given."""

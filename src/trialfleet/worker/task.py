@@ -131,7 +131,7 @@ def task_of(
     from hydra.core.utils import JobStatus, run_job, setup_globals
     from omegaconf import open_dict
 
-    from trialfleet.compat.hydra import failure_of, remembered_loader, set_singletons
+    from trialfleet.compat.hydra import failure_of, look_elsewhere, remembered_loader, set_singletons
 
     with open(submission.payload, "rb") as file:
         payload = pickle.load(file)
@@ -143,8 +143,11 @@ def task_of(
     subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
     set_singletons(payload["singletons"])
     setup_globals()
-    overrides = [*assignment.overrides, f"hydra.sweep.subdir={subdir}"]
+    before, now = payload.get("study"), str(Path(submission.payload).parents[1])
     loader = payload["hydra_context"].config_loader
+    if before is not None and before != now:  # the study was moved, with its copy of the configs
+        look_elsewhere(loader, before, now)
+    overrides = [*assignment.overrides, f"hydra.sweep.subdir={subdir}"]
     if getattr(own_run, "among_others", False):
         loader = remembered_loader(loader, submission.payload)
     config = loader.load_sweep_config(payload["config"], overrides)

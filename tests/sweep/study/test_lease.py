@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from jobs.cluster.processes import wait_until
 from trialfleet.errors import UserError
-from trialfleet.sweep.study.lease import Lease, LeaseLost
+from trialfleet.sweep.study.lease import Lease, LeaseLost, present
 from trialfleet.trial import records
 from trialfleet.trial.process import Process
 
@@ -313,6 +314,18 @@ def test_foreign_names_in_the_folder_are_ignored(lease: Callable[..., Lease], di
     mine.release()
     lease(stale_after=3600.0).acquire()
     assert (directory / "00000009 (copy).json").exists()
+
+
+def test_a_second_driver_is_told_who_the_first_is_and_since_when(lease: Callable[..., Lease], directory: Path) -> None:
+    lease(stale_after=3600.0).acquire()
+    said = rf"process {os.getpid()} on {re.escape(os.uname().nodename)}, since 2[0-9-]+ [0-9:]+ \S+$"
+    with pytest.raises(UserError) as refusal:
+        lease(stale_after=3600.0).acquire()
+    assert re.search(said, refusal.value.message)
+    held_elsewhere(directory)  # as an earlier version has it
+    there = present(directory)
+    assert there is not None
+    assert there.who == "process 77 on elsewhere"
 
 
 DAMAGED = ["", "\0\0\0\0", '{"driver": "th', "[]", "{}", '{"process": {}}', '{"driver": 1, "process": {"pid": "x"}}']

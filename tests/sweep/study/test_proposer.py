@@ -32,10 +32,12 @@ def test_a_point_is_known_by_the_names_and_values_of_the_space(point: dict[str, 
     ("point", "said"),
     [
         ({"x": 7}, "enqueue: x=7 is outside of +x=tag(log,interval(1e-4,1e-2))"),
+        ({"width": True}, "enqueue: width=True is outside of ++width=64,128"),
+        ({"x": "1e-3"}, "enqueue: x='1e-3' is outside of +x=tag(log,interval(1e-4,1e-2))"),
         ({"widht": 64}, "enqueue: widht is not in the search space, did you mean width?"),
         ({"momentum": 0.9}, "enqueue: momentum is not in the search space, which has x, width, layers"),
     ],
-    ids=["outside", "misspelt", "not there"],
+    ids=["outside", "no number", "a text", "misspelt", "not there"],
 )
 def test_what_is_outside_of_the_space_is_refused_in_the_words_of_the_command(point: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as refusal:

@@ -59,6 +59,7 @@ def test_files_are_read_as_the_collisions_are(config, folder):
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
     assert isinstance(of_files(folder).dataset, FoulFiles)
+    assert of_files(folder).data_files() == {"dataset.data_dir": (str(folder),)}
 
 
 def test_an_evaluation_takes_the_first_views_and_a_training_any(folder):

@@ -45,9 +45,16 @@ class AppCode:
     import_roots: Sequence[Path] = ()
     script: Path | None = None
 
+    def inside(self, config_source: str | None) -> Path | None:
+        """Where a folder of Hydra's search path lies in `root`; None if it is elsewhere, or no folder (`pkg://…`)."""
+        return None if self.root is None else _inside(self.root, config_source)
 
-def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
+
+def find(task_function: TaskFunction, settings: CodeSettings, config_sources: Sequence[str | None] = ()) -> AppCode:
     """The code of the application that a task function belongs to.
+
+    Args:
+        config_sources: where its configs are, as Hydra's search path has it: jobs compose theirs from there.
 
     Raises:
         UserError: there is more of it than the settings allow, or pyproject.toml is wrong.
@@ -64,8 +71,9 @@ def find(task_function: TaskFunction, settings: CodeSettings) -> AppCode:
             found = _in_folders(root, ["."], settings)
         else:
             found = _known_to_git(root, settings)
-        # Whatever is left out, the file of the task function is code, and what it has imported.
-        files = _within_limits(root, chain([file.relative_to(root)], found, _loaded(root)), settings)
+        # Whatever is left out, the file of the task function is code, what it has imported, and its configs.
+        needed = chain([file.relative_to(root)], _loaded(root), _configs(root, config_sources))
+        files = _within_limits(root, chain(found, needed), settings)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be copied for the jobs: {error.strerror}", _FIX) from error
     return AppCode(root, files, _import_roots(root, file, module), file)
@@ -197,6 +205,25 @@ def _loaded(root: Path) -> Iterator[Path]:
             path = os.path.realpath(path)
         if path.startswith(f"{root}{os.sep}") and os.path.isfile(path) and not _is_installed(Path(path), root):
             yield Path(path).relative_to(root)
+
+
+def _inside(root: Path, config_source: str | None) -> Path | None:
+    text = (config_source or "").removeprefix("file://")  # Hydra writes a folder with it, and without
+    if not text or "://" in text:
+        return None
+    folder = Path(text).resolve()
+    return folder.relative_to(root) if folder.is_relative_to(root) else None
+
+
+def _configs(root: Path, config_sources: Sequence[str | None]) -> Iterator[Path]:
+    """Config files, whatever the folders of their groups are called; the application's folder itself holds more."""
+    for source in config_sources:
+        inside = _inside(root, source)
+        if inside is None or inside == Path() or _is_installed(root / inside, root):
+            continue
+        for path, inner, names in os.walk(root / inside):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            yield from ((Path(path) / name).relative_to(root) for name in sorted(names) if name.endswith(".yaml"))
 
 
 def _git_lists(root: Path, *which: str) -> list[Path]:

@@ -63,9 +63,9 @@ def repointed(context: HydraContext, code: AppCode, copy: Path) -> HydraContext:
     """A copy of Hydra's context that composes configs from `copy` wherever it did from the application's folder."""
     copied: HydraContext = cloudpickle.loads(cloudpickle.dumps(context))
     for element in copied.config_loader.get_search_path().get_path():
-        inside = None if element.path is None else element.path.removeprefix(f"file://{code.root}{os.sep}")
+        inside = code.inside(element.path)
         # Only what was copied: a --config-dir elsewhere in the application's folder stays where it is.
-        if inside != element.path and (copy / str(inside)).is_dir():
-            element.path = f"file://{copy}{os.sep}{inside}"
+        if inside is not None and (copy / inside).is_dir():
+            element.path = f"file://{copy / inside}"
     read_search_path_again(copied.config_loader)
     return copied

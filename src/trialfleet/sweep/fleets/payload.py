@@ -52,9 +52,16 @@ def write_payload(
             "task_file": task_file,
             "config": without_secrets(config),
             "singletons": _singletons(),
+            "study": str(folder.parent),
         }
     )
-    return _write(folder / f"payload-{hashlib.sha256(content).hexdigest()[:16]}.pkl", content)
+    return _write(folder / f"payload-{code}-{hashlib.sha256(content).hexdigest()[:16]}.pkl", content)
+
+
+def code_of(payload: Path) -> str | None:
+    """Digest of the code that the jobs of a payload ran; None if it is of an earlier version, which did not say."""
+    parts = payload.stem.split("-")
+    return parts[1] if len(parts) > 2 else None
 
 
 def keep_task(folder: Path, task_function: TaskFunction, code: str, today: Callable[[], str]) -> None:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -50,7 +51,7 @@ class Lease:
         self._stale_after = stale_after
         self._beat_every = beat_every
         self._job_ended = job_ended
-        self._driver = uuid4().hex
+        self._driver, self._since = uuid4().hex, 0.0
         self._epoch: int | None = None
         self._watched = "", ""  # our file and the one that a successor makes
         self._folder: tuple[int, int] | None = None  # which folder this was when the lease was taken
@@ -78,6 +79,7 @@ class Lease:
             UserError: another driver holds the study; it says which.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._since = time.time()
         while True:
             epoch, holder = self.newest()
             if holder is not None and not self._gone(holder):
@@ -223,6 +225,7 @@ class Lease:
             "process": Process.own().to_json(),
             "job": None if array else job,
             "nonce": uuid4().hex,
+            "since": self._since,
         }
 
     def _beat(self) -> None:
@@ -245,7 +248,7 @@ class Present:
 
     Attributes:
         token: tells it from all others: `Lease.token`.
-        who: process, host and job, for people.
+        who: process, host and job, and since when it drives the study, for people.
         alive: whether it lives; None where that can only be told by waiting, since it is on another machine.
         silent: seconds since its last sign of life, by the file system's clock and ours.
     """
@@ -279,6 +282,7 @@ def present(directory: Path) -> Present | None:
     return Present(f"{epoch}:{holder.driver}", str(holder), alive, silent)
 
 
+TIME = "%Y-%m-%d %H:%M:%S %Z"
 _EPOCH_FILE = re.compile(r"[0-9]{8,}\.json")
 
 
@@ -290,6 +294,7 @@ class _Holder:
         nonce: a change of it is a sign of life.
         process: None if the file is damaged and cannot say.
         job: the Slurm job that the driver runs in.
+        since: when it asked for the study, in Unix seconds, by its own clock; None of a driver of an earlier version.
     """
 
     file: Path
@@ -297,12 +302,14 @@ class _Holder:
     nonce: str
     process: Process | None
     job: str | None
+    since: float | None = None
 
     def __str__(self) -> str:
         if self.process is None:
             return f"its lease file {self.file} is damaged and does not say which"
         job = f", Slurm job {self.job}" if self.job else ""
-        return f"process {self.process.pid} on {self.process.host}{job}"
+        since = "" if self.since is None else f", since {datetime.fromtimestamp(self.since).astimezone():{TIME}}"
+        return f"process {self.process.pid} on {self.process.host}{job}{since}"
 
 
 def _read(file: Path) -> _Holder | None:
@@ -320,10 +327,10 @@ def _read(file: Path) -> _Holder | None:
         return None
     try:
         process = Process.from_json(record["process"])
-        driver, nonce, job = record["driver"], record["nonce"], record["job"]
+        driver, nonce, job, since = record["driver"], record["nonce"], record["job"], record.get("since")
         right = isinstance(process.pid, int) and all(isinstance(text, str) for text in (process.host, driver, nonce))
-        if right and isinstance(job, str | None):
-            return _Holder(file, driver, nonce, process, job)
+        if right and isinstance(job, str | None) and isinstance(since, int | float | None):
+            return _Holder(file, driver, nonce, process, job, since)
     except (KeyError, TypeError, AttributeError):
         pass
     found = file.lstat()  # as long as it stays as it is nobody writes it

@@ -10,14 +10,14 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, Trial, create_trial
+from optuna.trial import FrozenTrial, Trial
 
 from trialfleet.compat.optuna import FIXED_PARAMS
 from trialfleet.errors import ShownError, UserError
 from trialfleet.sweep.study.ahead import Ahead, Rule
 from trialfleet.sweep.study.databases import storage_failure
 from trialfleet.sweep.study.samplers import SamplerFactory
-from trialfleet.sweep.study.search_space import Space, stored
+from trialfleet.sweep.study.search_space import Space, contains, stored
 from trialfleet.sweep.study.storage import REQUEST, RETRY_OF, StudyStorage, distribution_texts, marks_of
 from trialfleet.trial import secrets
 from trialfleet.trial.directory import trial_dir
@@ -250,13 +250,9 @@ def known_point(point: Mapping[str, Any], space: Space, custom: str | None) -> d
     for key, given in point.items():
         name, value = names.get(key.lstrip("+"), key), stored(given)
         if (distribution := space.distributions.get(name)) is not None:
-            try:
-                create_trial(params={name: value}, distributions={name: distribution}, value=0.0)
-            except ValueError:
+            if not contains(name, distribution, value):
                 written = secrets.masked(space.written[name])
-                raise UserError(
-                    f"hydra.sweeper.enqueue: {key}={given!r} is outside of {written}", "correct it"
-                ) from None
+                raise UserError(f"hydra.sweeper.enqueue: {key}={given!r} is outside of {written}", "correct it")
         elif custom is None:
             close = difflib.get_close_matches(key, names, 1)
             hint = f", did you mean {close[0]}?" if close else f", which has {', '.join(names) or 'no key'}"

@@ -33,6 +33,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import create_trial
 
 from trialfleet.errors import UserError
 
@@ -112,6 +113,21 @@ def grid(space: Space) -> dict[str, list[Value]]:
         UserError: a parameter with infinitely many values, named.
     """
     return {name: _values(name, distribution) for name, distribution in space.distributions.items()}
+
+
+def contains(name: str, distribution: BaseDistribution, value: Value) -> bool:
+    """Whether a trial may have a value. Optuna would take true for 1, and the text of a number for the number."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(
+            choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        create_trial(params={name: value}, distributions={name: distribution}, value=0.0)
+    except ValueError:
+        return False
+    return True
 
 
 def in_words(distribution: BaseDistribution) -> str:

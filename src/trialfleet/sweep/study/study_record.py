@@ -133,7 +133,7 @@ def accept(record: StudyRecord, identity: Mapping[str, Any], allowed: Sequence[s
     refused = [key for key in differences(record.identity, identity) if not covered(key, allowed)]
     if refused:
         sides = record.identity, identity
-        lines = [f"    {key}: {' → '.join(_shown(side, key) for side in sides)}" for key in refused]
+        lines = [f"    {key}: {' → '.join(shown_of(side, key) for side in sides)}" for key in refused]
         raise UserError(
             f"study {record.name!r} was started with other settings:\n" + "\n".join(lines),
             "give them as they were; or allow it with 'hydra.sweeper.study.allow_changes=[" + ",".join(refused) + "]'; "
@@ -186,7 +186,8 @@ def covered(key: str, parents: Sequence[str]) -> bool:
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
-def _shown(values: Mapping[str, Any], key: str) -> str:
+def shown_of(values: Mapping[str, Any], key: str) -> str:
+    """The same of a key that one may not have."""
     return shown(key, values[key]) if key in values else "(not there)"
 
 

@@ -28,6 +28,7 @@ class Interrupts:
 
     Attributes:
         count: signals since the study was last to go on.
+        last: the number of the latest of these; None without one.
     """
 
     def __init__(self, stopping: Stopping, terminal: LiveTable, interactive: bool) -> None:
@@ -35,6 +36,7 @@ class Interrupts:
         self._terminal = terminal
         self._interactive = interactive
         self.count = 0
+        self.last: int | None = None
         self._asking = False
 
     def __enter__(self) -> "Interrupts":
@@ -47,6 +49,7 @@ class Interrupts:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        self.last = number
         if not self._interactive or number == signal.SIGTERM or self.count > 1:
             self._stopping.ask("", Jobs.LEAVE)
         else:
@@ -65,7 +68,7 @@ class Interrupts:
             self._stopping.ask(CANCELLED, Jobs.CANCEL)
         elif answer == "r":
             self._stopping.withdraw(INTERRUPTED)
-            self.count = 0
+            self.count, self.last = 0, None
         elif answer != "w":
             return
         self._asking = False
