@@ -174,7 +174,8 @@ def _refuse_nan(config: DictConfig) -> None:
     """NaN is not equal to itself, so Hydra would refuse each job for a sweeper that is another than the command's."""
     for group in ("sweeper", "launcher"):
         plain = OmegaConf.to_container(config.hydra[group], resolve=False)
-        for key, value in study_record.flat(plain if isinstance(plain, dict) else {}).items():
+        settings = {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+        for key, value in study_record.flat(settings).items():
             if isinstance(value, float) and isnan(value):
                 raise UserError(
                     f"hydra.{group}.{key}=nan is read as a number, and is none",
