@@ -159,7 +159,7 @@ def shortened(command: str) -> list[str]:
 def slurm_commands(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm's commands are on PATH, as on a login node; a dry run calls none of them."""
     folder = tmp_path_factory.mktemp("bin")
-    for name in ("sbatch", "squeue", "scancel"):
+    for name in ("sbatch", "squeue", "scancel", "srun"):
         (folder / name).write_text("#!/bin/sh\nexit 1\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")

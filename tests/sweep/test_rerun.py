@@ -35,7 +35,9 @@ def test_a_trial_is_repeated_bit_for_bit_and_a_difference_is_told(
     repeated = repeat(seen, row, study.place / "again")
     assert repeated.same, repeated
     assert repeated.differences == []
-    assert [line.partition(":")[0] for line in repeated.outcome] == ["loss", "loss was reported at 4 steps in both"]
+    *objectives, others = repeated.outcome
+    assert [line.partition(":")[0] for line in objectives] == ["loss", "loss was reported at 4 steps in both"]
+    assert others == "of 1 more metrics 1 are the same at all steps"
     assert everything(study.folder) == before
     with pytest.raises(UserError, match="is not empty"):
         repeat(seen, seen.rows[1], study.place / "again")
