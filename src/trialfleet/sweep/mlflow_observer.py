@@ -116,7 +116,8 @@ def _front(front: Sequence[Finished], metrics: Sequence[str]) -> list[str]:
     ordered = sorted(front, key=lambda trial: (trial.values or [0.0])[0])[:FRONT]
     left = f", of which {FRONT} are below" if len(front) > FRONT else ""
     head = ["trial", *metrics, *params]
-    lines = [f"**Pareto front: {len(front)} trials**{left}", "", f"| {' | '.join(map(_cell, head))} |"]
+    trials = "1 trial" if len(front) == 1 else f"{len(front)} trials"
+    lines = [f"**Pareto front: {trials}**{left}", "", f"| {' | '.join(map(_cell, head))} |"]
     lines.append("|---" * len(head) + "|")
     for trial in ordered:
         values = [f"{value:.5g}" for value in trial.values or ()]

@@ -84,10 +84,11 @@ def _values(driver: "Driver") -> dict[str, float]:
         "study/complete": states["COMPLETE"],
         "study/pruned": states["PRUNED"],
         "study/failed": states["FAIL"] + states[NO_MEMORY],
-        "study/slots_in_use": driver.in_flight,
-        "study/slot_use": driver.in_flight / max(1, driver.slots()),
         "study/device_hours": driver.account.device_seconds / 3600,
     }
+    if driver.in_flight:  # the last value is what tables show, and that all is over at the end is no news
+        values["study/slots_in_use"] = driver.in_flight
+        values["study/slot_use"] = driver.in_flight / max(1, driver.slots())
     if progress.front and len(progress.directions) == 1:
         values["study/best"] = (progress.front[0].values or [0.0])[0]
     elif progress.front:
