@@ -255,7 +255,8 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         ),
     )
     stack.callback(fleet.close)
-    fleet.prepare()
+    if sum(trial.state.is_finished() for trial in store.trials()) < plan.n_trials:
+        fleet.prepare()
     mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
     index = IndexWriter(folder, record.uids, list(plan.settings.constraints or ()))
     index.open()

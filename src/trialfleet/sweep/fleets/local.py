@@ -74,6 +74,9 @@ class LocalFleet(Fleet):
     def close(self) -> None:
         if self._forking is not None:
             self._forking.close()
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles = {}
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         assert self._params is not None, "this fleet only follows jobs"
