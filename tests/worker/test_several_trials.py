@@ -224,6 +224,14 @@ def test_the_worker_tells_what_it_has_compiled(study: Study) -> None:
     assert ready["known"] == [records.digest("one")]
 
 
+def test_a_folder_that_is_not_there_yet_is_looked_at_anew(tmp_path: Path) -> None:
+    folder = WorkerFolder(tmp_path, "a.0")
+    folder.look_anew()
+    folder.wait_for(1, frozenset())
+    folder.look_anew()
+    assert not folder.is_there(1)
+
+
 def test_the_folder_says_once_what_comes_next(tmp_path: Path) -> None:
     folder = WorkerFolder(tmp_path, "uuid.0")
     submission = Submission("other", "payload", str(tmp_path), UID, 1, 0.0, [])

@@ -7,6 +7,7 @@
 The worker and the driver may both want to say what comes next: whoever links first is the truth.
 """
 
+import contextlib
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -120,6 +121,14 @@ class WorkerFolder:
     def is_there(self, number: int) -> bool:
         """Whether the order has come."""
         return os.access(self._file(number, "json"), os.F_OK)
+
+    def look_anew(self) -> None:
+        """Forget what a network file system has told of files that are not there, which it may believe for long.
+
+        A client of NFS asks the server again when the folder is opened and read.
+        """
+        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
+            next(entries, None)
 
     def order(self, number: int) -> Order:
         """An order that has come. One that cannot be read is none: the worker leaves, and its trial goes elsewhere."""

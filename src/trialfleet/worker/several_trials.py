@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 QUICK_SECONDS = 2.0  # for which an order is looked for as often as it costs nothing
 QUICK, SLOW = 0.005, 0.1  # seconds between two looks for an order
+ANEW = 0.25  # seconds between two questions to the file system's server, if there is one
 MARGIN = 1.25  # factor on the longest trial so far: so much of the job's time must be left for another
 # Words of errors after which the runtime of the devices may be in any state.
 _OF_RUNTIME = ("XlaRuntimeError", "JaxRuntimeError", "CUDA error", "MemoryError", OUT_OF_MEMORY)
@@ -153,9 +154,12 @@ class SeveralTrials:
         """Wait until the order comes; why it was not waited for any longer, if so."""
         signals.marker.clear()
         self._folder.wait_for(number, self._known)
-        begun = time.monotonic()
+        begun, asked = time.monotonic(), 0.0
         while not self._folder.is_there(number):
             waited = time.monotonic() - begun
+            if waited - asked >= ANEW:
+                asked = waited
+                self._folder.look_anew()
             if signals.received:
                 return "it was asked to go"
             if waited >= self._terms.idle:
