@@ -60,8 +60,9 @@ def test_a_port_that_is_taken() -> None:
         dashboard.choose_port(70_000)
 
 
-def test_the_address_is_that_of_a_sweep_in_this_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_is_that_of_a_sweep_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracking = tracking_defaults()
+    monkeypatch.chdir(tmp_path)  # a database that lies in the project's folder is none of the test's
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert where(tracking, None, []) == ("sqlite:///mlflow.db", "trialfleet")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
