@@ -72,15 +72,21 @@ class ForkServer:
         if not self._may_fork():
             self._say({"state": REFUSES})
             return
+        itself, its = os.pipe()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of threads that a library for linear algebra stops for a fork
                 pid = os.fork()
         except OSError as error:
+            os.close(itself)
+            os.close(its)
             self._say({"state": REFUSES, "errno": error.errno})
             return
         if pid == 0:
             self._become(job)
+        os.close(its)
+        os.read(itself, 1)  # until it has closed the other end: whoever looks now finds the job, and not this process
+        os.close(itself)
         self._jobs[pid] = time.monotonic()
         self._say({"pid": pid})
 
@@ -93,9 +99,9 @@ class ForkServer:
             _reset_signals()
             nothing = os.open(os.devnull, os.O_RDONLY)
             log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            _show(job["controller"], job["environment"])
             _only(nothing, log, log)
             os.chdir(job["folder"])
-            _show(job["controller"], job["environment"])
             code = _control(job)
         except BaseException:  # noqa: BLE001  # nobody catches what goes beyond a fork
             with contextlib.suppress(BaseException):
