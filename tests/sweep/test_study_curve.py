@@ -11,14 +11,14 @@ from trialfleet.trial.metrics import CURVES, read_from
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reviewing.md"
 
 
-def driver(*values: float | None) -> SimpleNamespace:
+def driver(*values: float | None, in_flight: int = 3) -> SimpleNamespace:
     """One whose trials have ended with these values; None stands for a failure."""
     progress = StudyProgress(["minimize"])
     for number, value in enumerate(values):
         state, error = ("FAIL", "ValueError: no") if value is None else ("COMPLETE", None)
         progress.add(Finished(number, state, None if value is None else [value], {}, error))
     account = SimpleNamespace(device_seconds=7200.0)
-    return SimpleNamespace(progress=progress, in_flight=3, slots=lambda: 4, account=account)
+    return SimpleNamespace(progress=progress, in_flight=in_flight, slots=lambda: 4, account=account)
 
 
 def test_points_are_written_as_trials_end_and_once(tmp_path: Path) -> None:
@@ -32,6 +32,19 @@ def test_points_are_written_as_trials_end_and_once(tmp_path: Path) -> None:
         (3, 0.25, 1),
     ]
     assert (lines[0].values["study/slot_use"], lines[0].values["study/device_hours"]) == (0.75, 2.0)
+
+
+def test_the_end_says_nothing_of_slots(tmp_path: Path) -> None:
+    """A table shows a metric's last value, and nobody asks for that of a study that is over."""
+    curve = StudyCurve(tmp_path)
+    curve.tick(driver(0.5))  # type: ignore[arg-type]  # all that it uses
+    curve.tick(driver(0.5, 0.25, in_flight=0))  # type: ignore[arg-type]
+    curve.close()
+    lines, _ = read_from(tmp_path / CURVES)
+    assert [("study/slot_use" in line.values, "study/slots_in_use" in line.values) for line in lines] == [
+        (True, True),
+        (False, False),
+    ]
 
 
 def test_each_metric_of_the_study_is_on_the_page() -> None:

@@ -224,12 +224,16 @@ def test_the_worker_tells_what_it_has_compiled(study: Study) -> None:
     assert ready["known"] == [records.digest("one")]
 
 
-def test_a_folder_that_is_not_there_yet_is_looked_at_anew(tmp_path: Path) -> None:
+def test_a_folder_is_opened_anew_and_one_that_is_not_there_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: opened.append(path) or scandir(path))
     folder = WorkerFolder(tmp_path, "a.0")
     folder.look_anew()
     folder.wait_for(1, frozenset())
     folder.look_anew()
-    assert not folder.is_there(1)
+    assert opened == [folder.path] * 2
 
 
 def test_the_folder_says_once_what_comes_next(tmp_path: Path) -> None:

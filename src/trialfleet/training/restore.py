@@ -242,11 +242,12 @@ def with_parameters_of(
 def _refuse_drawn(key: str, saved: SavedParameters, setup: Setup, other_shape: list[str]) -> None:
     """What is never trained would stay as it was drawn, if neither the source nor published weights have it."""
 
+    layout = setup.program.layout
+    shapes = trees.flatten(layout.frozen_shapes)
+
     def drawn(path: str) -> bool:
         return setup.workload.load(path, tuple(slice(0, 1) for _ in shapes[path].shape)) is None
 
-    layout = setup.program.layout
-    shapes = trees.flatten(layout.frozen_shapes)
     if lost := [path for path in other_shape if path in layout.frozen and drawn(path)]:
         raise UserError(
             f"{key}: {', '.join(lost)} would be drawn and never trained: of another shape in {saved.folder}"
