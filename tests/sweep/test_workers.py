@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.tasks.forked import QuickStudy
@@ -203,6 +204,19 @@ def test_a_job_runs_as_many_trials_as_it_is_told(quick_study: NewQuickStudy) -> 
     study.run()
     study.check(5, steps=4)
     assert list(processes(study).values()) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fork", [True, False])
+def test_workers_are_forked_the_first_one_too(new_study: NewStudy, fork: bool) -> None:
+    more = f"hydra.sweeper.worker.fork={str(fork).lower()}"
+    study = new_study(f"{N}2", "hydra.sweeper.n_jobs=1", WARM, "steps=40", "seconds=0.05", more)
+    driver = study.start()
+    study.wait_for(lambda: bool(study.steps(0, "1.0")), driver)
+    around = [" ".join(one.cmdline()) for one in psutil.Process(study.trial(0).claims()[0].process.pid).parents()]
+    study.finish(driver)
+    study.check(2, steps=40)
+    assert any("trialfleet.worker.fork_server" in words for words in around) == fork
 
 
 @pytest.mark.slow
