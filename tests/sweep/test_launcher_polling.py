@@ -39,12 +39,17 @@ class Launcher:
 
     def __init__(self, at_hand: bool = False) -> None:
         self.at_hand, self.answers, self.asked_at = at_hand, True, list[float]()
+        self.ended = False
 
     def refresh(self) -> bool:
+        self.ended = False
         return self.answers
 
     def phase(self, job: JobRef) -> JobState:
         return JobState.RUNNING
+
+    def job_ended(self) -> bool:
+        return self.ended
 
 
 class Driver:
@@ -188,3 +193,13 @@ def test_processes_of_this_machine_are_looked_at_each_second() -> None:
     driver = Driver(Launcher(at_hand=True))
     driver.start(0)
     assert driver.live(20.0) == 20
+
+
+def test_a_process_that_is_heard_to_have_ended_is_looked_at_at_once() -> None:
+    driver = Driver(Launcher(at_hand=True))
+    driver.start(0)
+    assert driver.turn()
+    assert not driver.turn()
+    driver.launcher.ended = True
+    assert driver.turn()
+    assert not driver.turn()

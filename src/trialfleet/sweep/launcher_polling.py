@@ -131,7 +131,7 @@ class LauncherPolling:
         if asked is None:
             return now
         if self._fleets[name].at_hand:
-            return asked + watch.jobs
+            return now if self._fleets[name].job_ended() else asked + watch.jobs
         if self._in_vain[name]:
             return asked + min(watch.jobs * 2.0 ** (self._in_vain[name] - 1), watch.max_jobs)
         times = [self._when_about(trial, now, asked) for trial in trials]

@@ -197,6 +197,16 @@ def test_its_end_can_be_waited_for(jobs: Jobs) -> None:
     jobs.start("exits")
     (handle,) = jobs.fleet.handles()
     assert select.select([handle], [], [], 30)[0]
+    assert jobs.fleet.job_ended()
+    assert jobs.fleet.handles() == [handle]  # so that a driver that looked before the job ended is woken, once
+    assert jobs.fleet.handles() == []
+    assert not jobs.fleet.job_ended()
+    other, _, _ = jobs.seen("exits")
+    assert wait_until(jobs.fleet.job_ended, 30)
+    jobs.fleet.refresh()
+    assert not jobs.fleet.job_ended()
+    assert jobs.fleet.handles() == []
+    assert jobs.fleet.phase(other) is JobState.OVER
 
 
 def test_jobs_outlive_the_process_that_forked_them_and_the_next_is_started_anew(jobs: Jobs) -> None:

@@ -91,6 +91,10 @@ class Fleet(ABC):
         """Descriptors of jobs that run, each of which can be read once its job has ended. They stay the fleet's."""
         return ()
 
+    def job_ended(self) -> bool:
+        """Whether the handles tell that a job has ended since the last refresh."""
+        return False
+
     @abstractmethod
     def phase(self, job: JobRef) -> JobState:
         """What the job was doing at the last refresh."""

@@ -54,6 +54,7 @@ class LocalFleet(Fleet):
         self._members: list[Member] | None = None  # as of the last refresh, once somebody asked
         self._cancelled: set[str] = set()
         self._handles: dict[Process, int] = {}  # of those that we started, until we have heard of their end
+        self._told: set[int] = set()  # handles that could be read when they were last asked for
 
     @staticmethod
     def check(params: Mapping[str, Any]) -> None:
@@ -74,9 +75,7 @@ class LocalFleet(Fleet):
     def close(self) -> None:
         if self._forking is not None:
             self._forking.close()
-        for handle in self._handles.values():
-            os.close(handle)
-        self._handles = {}
+        self._close(set(self._handles.values()))
 
     def submit(self, submission: Path, uuid: str, count: int, memory: float = 1.0) -> list[JobRef]:
         assert self._params is not None, "this fleet only follows jobs"
@@ -145,14 +144,23 @@ class LocalFleet(Fleet):
     def refresh(self) -> bool:
         self._members = None
         self._children = [child for child in self._children if child.poll() is None]  # reaps what has ended
+        self._close(_readable(self._handles.values()))
         return True
 
     def handles(self) -> Sequence[int]:
-        ended = _readable(self._handles.values())
-        for handle in ended:
-            os.close(handle)
-        self._handles = {process: handle for process, handle in self._handles.items() if handle not in ended}
+        self._close(self._told)  # they have woken the driver once, whether or not it has asked about their jobs
+        self._told = _readable(self._handles.values())
         return list(self._handles.values())
+
+    def job_ended(self) -> bool:
+        return bool(_readable(self._handles.values()))
+
+    def _close(self, ended: set[int]) -> None:
+        closed = {handle for handle in self._handles.values() if handle in ended}
+        for handle in closed:
+            os.close(handle)
+        self._handles = {process: handle for process, handle in self._handles.items() if handle not in closed}
+        self._told -= closed
 
     def phase(self, job: JobRef) -> JobState:
         assert job.process is not None
