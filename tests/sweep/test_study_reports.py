@@ -81,6 +81,19 @@ def test_none_of_a_study_that_is_short_or_was_there_already(tmp_path: Path, quic
     assert quick == []
 
 
+def test_a_quarters_waits_for_five_times_as_long_as_the_last(tmp_path: Path, quick: list[tuple[str, ...]]) -> None:
+    observer = Heard().observer(tmp_path, least=60.0)
+    observer.tick(driver(16, 0.0))
+    lives(observer, 8, 16, worked=299.0)
+    assert quick == []
+    lives(observer, 1, 16, worked=300.0)
+    assert quick == [()]
+    lives(observer, 4, 16, worked=301.0)  # the third quarter's comes too soon after it
+    assert quick == [()]
+    observer.finish(301.0, lambda: True)
+    assert quick == [(), ("--ended",)]
+
+
 def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard, go_on = Heard(), threading.Event()
     monkeypatch.setattr(StudyReports, "_run", lambda _self, _words: "" if go_on.wait(60.0) else "nobody came")

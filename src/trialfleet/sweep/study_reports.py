@@ -6,6 +6,7 @@ ends the wait.
 """
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 NAME = "report.html"  # in the study's folder, and in MLflow
 PARTS = ("figures", "trials.csv")  # what belongs to it, and is written before it
 QUARTERS = 4
+APART = 5  # times `least` before a quarter's report: it takes a processor from the trials for seconds
 LIMIT = 300.0  # seconds that the making may take
 LOOK = 0.1  # seconds between two looks whether it is made
 
@@ -38,7 +40,8 @@ class StudyReports:
 
     Args:
         folder: the study's.
-        least: seconds that drivers must have worked on the study, and that must lie between two reports.
+        least: seconds that drivers must have worked on the study at its end; a quarter's report takes five times as many,
+            and as many after the last one.
         made: is told of the files and folders, each time: of the report itself at first.
         notice: tells the user what went wrong.
         limit: seconds that one may take.
@@ -56,7 +59,7 @@ class StudyReports:
         self._ended = 0  # trials, those of earlier drivers included
         self._since = 0  # of them, those after the last report
         self._quarter: int | None = None  # that was reported last, or found at the start
-        self._last = 0.0  # monotonic seconds
+        self._last = -math.inf  # monotonic seconds
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -116,7 +119,8 @@ class StudyReports:
 
     def _is_time(self, worked: float) -> bool:
         busy = self._thread is not None and self._thread.is_alive()
-        return not busy and worked >= self._least and time.monotonic() - self._last >= self._least
+        least = APART * self._least
+        return not busy and worked >= least and time.monotonic() - self._last >= least
 
     def _begin(self, *words: str) -> None:
         self._last, self._since = time.monotonic(), 0
