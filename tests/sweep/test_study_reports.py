@@ -1,5 +1,6 @@
 """The report that MLflow gets: at each quarter and at the end, and never the study's trouble."""
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -28,8 +29,15 @@ class Heard:
         return StudyReports(folder, least, self.heard, self.notices.append, limit)
 
 
-def driver(n_trials: int, worked: float = 100.0) -> Any:
-    return SimpleNamespace(n_trials=n_trials, account=SimpleNamespace(wall_seconds=worked))
+def driver(n_trials: int, worked: float = 100.0, ended: int = 0, in_flight: int = 2) -> Any:
+    """A driver with two slots."""
+    return SimpleNamespace(
+        n_trials=n_trials,
+        account=SimpleNamespace(wall_seconds=worked),
+        progress=SimpleNamespace(finished=ended),
+        in_flight=in_flight,
+        slots=lambda: 2,
+    )
 
 
 def idle() -> None:
@@ -125,3 +133,43 @@ def test_a_process_makes_it_and_what_goes_wrong_is_told(tmp_path: Path) -> None:
         lives(observer, 1, 6)
         observer.finish(100.0, lambda: True)
         assert said in heard.notices[-1]
+
+
+def with_a_process_that_waits(folder: Path, heard: Heard) -> StudyReports:
+    """An observer of a study of 6 trials, of which the last one runs."""
+    simulated_study.make(folder, Shape(6, slots=2))
+    observer = heard.observer(folder)
+    observer.tick(driver(6, ended=4, in_flight=2))
+    observer.ended(None, None)  # type: ignore[arg-type]  # it only counts
+    assert observer._begun is None
+    observer.tick(driver(6, ended=5, in_flight=1))
+    return observer
+
+
+@pytest.mark.slow
+def test_the_last_ones_process_is_there_when_it_is_told_to_begin(tmp_path: Path) -> None:
+    heard = Heard()
+    observer = with_a_process_that_waits(tmp_path / "study", heard)
+    begun = observer._begun
+    assert begun is not None
+    report = tmp_path / "study" / NAME
+    assert not report.exists()
+    observer.finish(100.0, lambda: True)
+    assert begun._process.returncode == 0
+    assert "Which values of 6 parameters" in report.read_text()
+    assert heard.notices == []
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_ends_with_its_driver(tmp_path: Path) -> None:
+    observer = with_a_process_that_waits(tmp_path / "closed", Heard())
+    begun = observer._begun
+    assert begun is not None
+    observer.close()
+    assert begun._process.returncode == -signal.SIGKILL
+    begun = with_a_process_that_waits(tmp_path / "died", Heard())._begun
+    assert begun is not None
+    assert begun._process.stdin is not None
+    begun._process.stdin.close()
+    assert begun._process.wait(60) == 0
+    begun.kill()

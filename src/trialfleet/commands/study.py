@@ -144,6 +144,8 @@ def _add_seeing(subs: Subparsers) -> None:
     sub.add_argument("--open", action="store_true", help="show it in a browser")
     # Of a driver that is about to leave: it is none that is at work.
     sub.add_argument("--ended", action="store_true", help=argparse.SUPPRESS)
+    # Of the same: a line on stdin says that it is time, and its end that nobody wants the report any more.
+    sub.add_argument("--when-told", action="store_true", help=argparse.SUPPRESS)
     _command(subs, "watch", _watch, "what the study's driver shows, until it ends; Ctrl-C ends this alone")
 
 
@@ -243,8 +245,12 @@ def _compare(arguments: argparse.Namespace) -> int | None:
 
 
 def _report(arguments: argparse.Namespace) -> int | None:
-    from trialfleet.review.report import writing  # NumPy takes its time
+    from trialfleet.review.report import pictures, writing  # NumPy takes its time
 
+    if arguments.when_told:
+        pictures.import_matplotlib()
+        if not sys.stdin.readline():
+            return None
     studies = [find(name, arguments.dir) for name in arguments.studies]
     if arguments.parts is not None and len(studies) > 1:
         raise UserError("--parts: several studies have one page alone", "ask for the parts of each by itself")

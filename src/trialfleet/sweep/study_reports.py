@@ -2,7 +2,8 @@
 
 With it go its figures as pictures, and its trials as a table. A process of its own makes them, with low priority and a
 limit of time. Whatever becomes of it, the study goes on: the driver waits for it at the end alone, and there a signal
-ends the wait.
+ends the wait. The last one's process begins while the last trials run, as soon as a slot is free for good, and imports
+what it needs until it is told to begin.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ PARTS = ("figures", "trials.csv")  # what belongs to it, and is written before i
 QUARTERS = 4
 APART = 5  # times `least` before a quarter's report: it takes a processor from the trials for seconds
 LIMIT = 300.0  # seconds that the making may take
+LAST = ("--ended",)  # words of the report that the driver waits for
 LOOK = 0.1  # seconds between two looks whether it is made
 
 
@@ -40,8 +42,8 @@ class StudyReports:
 
     Args:
         folder: the study's.
-        least: seconds that drivers must have worked on the study at its end; a quarter's report takes five times as many,
-            and as many after the last one.
+        least: seconds that drivers must have worked on the study at its end; for a quarter's report they must have for
+            five times as many, and as many after the last one.
         made: is told of the files and folders, each time: of the report itself at first.
         notice: tells the user what went wrong.
         limit: seconds that one may take.
@@ -61,7 +63,8 @@ class StudyReports:
         self._quarter: int | None = None  # that was reported last, or found at the start
         self._last = -math.inf  # monotonic seconds
         self._thread: threading.Thread | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Process | None = None
+        self._begun: _Process | None = None  # that of the last report, which waits
         self._closed = False
         if (folder / NAME).is_file():  # an earlier driver's, which may not have arrived
             made(*self._files())
@@ -93,7 +96,11 @@ class StudyReports:
         quarter = QUARTERS * self._ended // max(1, driver.n_trials)
         if self._quarter is None:
             self._quarter = quarter
-        if quarter <= self._quarter or quarter >= QUARTERS or not self._is_time(driver.account.wall_seconds):
+        worked = driver.account.wall_seconds
+        if self._begun is None and self._since and worked >= self._least and _slot_is_free_for_good(driver):
+            with contextlib.suppress(OSError):  # the last report is begun when it is due, and says what is wrong
+                self._begun = _Process(self._folder, LAST, waits=True)
+        if quarter <= self._quarter or quarter >= QUARTERS or not self._is_time(worked):
             return
         self._quarter = quarter
         self._begin()
@@ -107,15 +114,16 @@ class StudyReports:
         """
         self._wait(goes_on)
         if self._since and worked >= self._least and goes_on():
-            self._begin("--ended")
+            self._begin(*LAST)
             self._wait(goes_on)
         self.close()
 
     def close(self) -> None:
-        """Have none made any more, and end the process that makes one."""
+        """Have none made any more, and end the processes that make one."""
         self._closed = True
-        if (process := self._process) is not None:
-            _kill(process)
+        for process in (self._process, self._begun):
+            if process is not None:
+                process.kill()
 
     def _is_time(self, worked: float) -> bool:
         busy = self._thread is not None and self._thread.is_alive()
@@ -146,29 +154,70 @@ class StudyReports:
 
     def _run(self, words: Sequence[str]) -> str:
         """What went wrong, in words; empty if all is well."""
+        begun, self._begun = (self._begun, None) if words == LAST else (None, self._begun)
+        process = self._process = begun or _Process(self._folder, words)
+        try:
+            if self._closed:
+                process.kill()
+            return process.make(self._limit)
+        finally:
+            self._process = None
+
+
+class _Process:
+    """A process that makes a report of the study in this folder.
+
+    Args:
+        words: of the command besides.
+        waits: whether it waits, once it has imported what it needs, until it is told to begin.
+    """
+
+    def __init__(self, folder: Path, words: Sequence[str], waits: bool = False) -> None:
         patient = ["nice", "-n", "10"] if shutil.which("nice") else []
-        command = [*patient, sys.executable, "-m", "trialfleet.commands", "report", str(self._folder), *words]
-        command += ["--parts", str(self._folder)]
-        with tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-            self._process = process
-            try:
-                if self._closed:
-                    _kill(process)
-                code = process.wait(self._limit)
-            except subprocess.TimeoutExpired:
-                return f"it took longer than {self._limit:g} s"
-            finally:
-                self._process = None
-                _kill(process)
-            output.seek(0)
-            said = output.read().decode(errors="replace").strip()
+        command = [*patient, sys.executable, "-m", "trialfleet.commands", "report", str(folder), *words]
+        command += ["--parts", str(folder), *(["--when-told"] if waits else [])]
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `kill`
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError:
+            self._output.close()
+            raise
+
+    def make(self, limit: float) -> str:
+        """Have it made, within so many seconds. What went wrong, in words; empty if all is well."""
+        try:
+            if self._process.stdin is not None:
+                with contextlib.suppress(OSError):  # it has ended, and said why
+                    self._process.stdin.write(b"\n")
+                    self._process.stdin.close()
+            code = self._process.wait(limit)
+            self._output.seek(0)
+            said = self._output.read().decode(errors="replace").strip()
+        except subprocess.TimeoutExpired:
+            return f"it took longer than {limit:g} s"
+        finally:
+            self.kill()
         return f"exit code {code}: {said[-300:] or 'it said nothing'}" if code else ""
 
+    def kill(self) -> None:
+        """End it if it has not ended, and take its end in."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End it if it has not ended, and take its end in."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+
+def _slot_is_free_for_good(driver: "Driver") -> bool:
+    """Whether no more trials are to begin than have, and fewer run than could."""
+    wanted = driver.n_trials - driver.progress.finished - driver.in_flight
+    return wanted <= 0 and driver.in_flight < driver.slots()

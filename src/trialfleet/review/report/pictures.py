@@ -49,6 +49,12 @@ class Picture:
     columns: int = 1
 
 
+def import_matplotlib() -> None:
+    """Import what takes most of the time of a small study's pictures, before they are to be drawn."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def write(made: Sections, folder: Path) -> list[Path]:
     """Write the pictures of a report into `folder`/figures, and remove older ones that it has no more.
 
