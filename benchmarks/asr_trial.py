@@ -2,8 +2,10 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from trialfleet.trial.sweep_run import LocalRun
 
@@ -22,6 +24,31 @@ class ToldRun(LocalRun):
     def report(self, step: int, values: Mapping[str, float], steps: int | None = None) -> None:
         super().report(step, values, steps)
         self._tell(step, values)
+
+
+@contextmanager
+def logged(address: str, params: Mapping[str, Any], config: Any = None) -> Iterator[Report]:
+    """A run of MLflow's for a trial, as users of a tuner write it who want to see its curves: what reports are told to.
+
+    Args:
+        address: of MLflow; empty for nowhere.
+        config: of the trial, kept as an artifact; none by default.
+    """
+    if not address:
+        yield lambda step, values: None
+        return
+    import mlflow
+
+    def tell(step: int, values: Mapping[str, float]) -> None:
+        mlflow.log_metrics(dict(values), step=step)
+
+    mlflow.set_tracking_uri(address)
+    mlflow.set_experiment("asr")
+    with mlflow.start_run():
+        mlflow.log_params(dict(params))
+        if config is not None:
+            mlflow.log_dict(config, "config.yaml")
+        yield tell
 
 
 def rate(chance: random.Random) -> float:

@@ -5,8 +5,8 @@ hydra-optuna-sweeper with submitit's local launcher, our sweep with a fresh proc
 word) or started from nothing, our sweep with workers that go on to the next trial, plain Optuna in as many processes as
 slots, other tuners where `--python` names an environment of theirs, and the ideal: as many processes as slots, each a
 loop around the trainer with no sweep at all. All draw learning rates from the same range, save alike, and find the
-compilation cache filled. The stock sweeper's trials log to MLflow themselves, as its users' do, and ours are sent there
-by the driver; each study finds a SQLite database that holds MLflow's tables.
+compilation cache filled. All but the ideal's are in MLflow (in nothing with `--no-mlflow`): ours are sent there by the
+driver, the others' log to it themselves, as their users' do; each study finds a SQLite database with MLflow's tables.
 
 16 trials of 100 steps, three times on each side, take about 15 minutes on two cores; `--trials 64`, the whole
 measurement, an hour.
@@ -45,14 +45,14 @@ class Sides:
             FRESH: lambda folder: self.ours(folder, warm=False, fork=False),
             FORKED: lambda folder: self.ours(folder, warm=False, fork=True),
             WARM: lambda folder: self.ours(folder, warm=True),
-            **peers.sides(pythons, self._trials, self._slots, ["--steps", str(self._steps)]),
+            **peers.sides(pythons, self._trials, self._slots, ["--steps", str(self._steps)], self._address),
             IDEAL: self.ideal,
         }
 
     def stock(self, folder: Path) -> float:
         """A whole study, from the command's start to its exit, as on the other sides."""
         folder.mkdir(parents=True)
-        address = mlflow_database.copied(self._mlflow, folder)
+        address = self._address(folder)
         words = ["hydra/sweeper=stock", f"hydra.sweeper.storage=sqlite:///{folder}/study.db"]
         command = [sys.executable, "-m", "benchmarks.stock_asr", "-m", *words, *self._words(folder)]
         return seconds([command], folder.with_suffix(".log"), {stock_asr.ADDRESS: address or ""})
@@ -63,7 +63,7 @@ class Sides:
         command += [
             f"hydra.sweeper.worker.local={str(warm).lower()}",
             f"hydra.sweeper.worker.fork={str(fork).lower()}",
-            f"hydra.sweeper.tracking.uri={mlflow_database.copied(self._mlflow, folder) or 'null'}",
+            f"hydra.sweeper.tracking.uri={self._address(folder) or 'null'}",
         ]
         return seconds([command], folder.with_suffix(".log"))
 
@@ -74,6 +74,10 @@ class Sides:
             for slot, share in enumerate(peers.shares(self._trials, self._slots))
         ]
         return seconds(loops, folder.with_suffix(".log"))
+
+    def _address(self, folder: Path) -> str | None:
+        """The address of MLflow for the study in this folder."""
+        return mlflow_database.copied(self._mlflow, folder)
 
     def _words(self, folder: Path) -> list[str]:
         study = [f"hydra.sweeper.n_trials={self._trials}", f"hydra.sweeper.n_jobs={self._slots}"]
@@ -105,7 +109,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--steps", type=int, nargs="+", default=[100], help="of a trial; several are measured in turn")
     parser.add_argument("--rounds", type=int, default=3, help="of each side")
-    parser.add_argument("--mlflow", action=argparse.BooleanOptionalAction, default=True, help="for stock and ours")
+    parser.add_argument("--mlflow", action=argparse.BooleanOptionalAction, default=True, help="for all but the ideal")
     parser.add_argument("--python", type=peers.python, action="append", default=[], help=peers.HELP)
     parser.add_argument("--sides", nargs="+", default=None, help=f"only these, named as in the table, and {IDEAL!r}")
     parser.add_argument("--folder", type=Path, default=None, help="decides which disk")

@@ -4,8 +4,6 @@ As its users do it, the task logs its trial to MLflow itself; `BENCHMARK_MLFLOW`
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -13,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.asr_trial import Report, ToldRun
+from benchmarks.asr_trial import ToldRun, logged
 
 ADDRESS = "BENCHMARK_MLFLOW"  # of MLflow
 STOCK = "stock"  # what the stock sweeper is called here: in conf/ of this project `optuna` is ours
@@ -21,36 +19,19 @@ STOCK = "stock"  # what the stock sweeper is called here: in conf/ of this proje
 
 def task(cfg: DictConfig) -> float:
     """Train, and return the objective."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     from trialfleet import training
     from trialfleet.config import load
 
     config = load(cfg)
-    with _logged(cfg) as tell:
+    words = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    params = {one.key_or_group: one.value() for one in words}
+    with logged(os.environ.get(ADDRESS, ""), params, OmegaConf.to_container(cfg, resolve=True)) as tell:
         run = ToldRun(Path(HydraConfig.get().runtime.output_dir), tell)
         outcome = training.train(config, run)
         run.close()
     return float(outcome.metrics[str(config.objective.metric)])
-
-
-@contextmanager
-def _logged(cfg: DictConfig) -> Iterator[Report]:
-    """What a trial's metrics are told to, while it runs."""
-    if not os.environ.get(ADDRESS):
-        yield lambda step, values: None
-        return
-    import mlflow
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    def tell(step: int, values: Mapping[str, float]) -> None:
-        mlflow.log_metrics(dict(values), step=step)
-
-    mlflow.set_tracking_uri(os.environ[ADDRESS])
-    mlflow.set_experiment("asr")
-    with mlflow.start_run():
-        words = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-        mlflow.log_params({one.key_or_group: one.value() for one in words})
-        mlflow.log_dict(OmegaConf.to_container(cfg, resolve=True), "config.yaml")
-        yield tell
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def study(work: Work) -> None:
         "steps": work.steps,
         "sleep": work.sleep,
         "reports": work.reports,
+        "mlflow": work.mlflow,
     }
     space = {"rate": loguniform(asr_trial.LOWEST, asr_trial.HIGHEST), **constants}
     tuner = Tuner(

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.turns import Side, seconds
@@ -29,21 +29,31 @@ def python(text: str) -> tuple[str, str]:
     return name, str(Path(path).absolute())
 
 
-def sides(pythons: Mapping[str, str], trials: int, slots: int, words: Sequence[str]) -> dict[str, Side]:
+def sides(
+    pythons: Mapping[str, str],
+    trials: int,
+    slots: int,
+    words: Sequence[str],
+    mlflow: Callable[[Path], str | None] = lambda folder: None,
+) -> dict[str, Side]:
     """What is to be run, by its name in tables.
 
     Args:
         words: what a trial does, in the options of `benchmarks.peers.work`.
+        mlflow: the address that trainings of the study in this folder log to; None for nowhere.
     """
 
+    def shared(folder: Path) -> list[str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return ["--folder", str(folder), *words, "--mlflow", mlflow(folder) or ""]
+
     def study(name: str, folder: Path, *more: str) -> float:
-        options = ["--folder", str(folder), *words, *more]
-        command = [pythons[name], "-m", f"benchmarks.peers.by_{name}", *options]
+        command = [pythons[name], "-m", f"benchmarks.peers.by_{name}", *shared(folder), *more]
         return seconds([[*command, "--trials", str(trials), "--slots", str(slots)]], folder.with_suffix(".log"))
 
     def optuna(folder: Path) -> float:
-        command = [pythons.get(OPTUNA, sys.executable), "-m", "benchmarks.peers.by_optuna", "--folder", str(folder)]
-        each = [[*command, *words, "--trials", str(share)] for share in shares(trials, slots)]
+        command = [pythons.get(OPTUNA, sys.executable), "-m", "benchmarks.peers.by_optuna", *shared(folder)]
+        each = [[*command, "--trials", str(share)] for share in shares(trials, slots)]
         return seconds(each, folder.with_suffix(".log"))
 
     found: dict[str, Side] = {}

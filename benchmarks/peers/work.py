@@ -24,6 +24,7 @@ class Work:
         sleep: seconds.
         reports: so often a second a trial that sleeps tells what it is at.
         reuse: whether trials may share processes, where the tuner can be told.
+        mlflow: the address that trainings log to; empty for nowhere.
     """
 
     trials: int
@@ -33,15 +34,17 @@ class Work:
     sleep: float = 0.0
     reports: float = 0.0
     reuse: bool = False
+    mlflow: str = ""
 
     def run(self, folder: Path, learning_rate: float, tell: Report) -> float:
         """One trial, in a folder that is not there yet; its objective.
 
         Args:
-            tell: takes what a trial that sleeps reports. A training writes what it reports to its folder.
+            tell: takes what a trial that sleeps reports; what a training reports goes to its folder and to MLflow.
         """
         if self.steps:
-            return asr_trial.train(folder, self.steps, learning_rate, lambda step, values: None)
+            with asr_trial.logged(self.mlflow, {"optimizer.learning_rate": learning_rate}) as log:
+                return asr_trial.train(folder, self.steps, learning_rate, log)
         value = (learning_rate - 1e-3) ** 2
         for step in sleep_in_parts(self.sleep, self.reports):
             tell(step, {METRIC: value})
@@ -58,4 +61,5 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--sleep", type=float, default=0.0, help="seconds of a trial that trains nothing")
     options.add_argument("--reports", type=float, default=0.0, help="a second of that sleep")
     options.add_argument("--reuse", action="store_true", help="trials may share processes")
+    options.add_argument("--mlflow", default="", help="the address that trainings log to; nowhere by default")
     return options
