@@ -699,3 +699,20 @@ def test_what_a_run_notes_of_its_data_is_shown_as_its_inputs_and_nothing_else(
     assert found == {"train": found["train"], "val": "unknown"}
     assert 0 < len(found["train"]) <= 36
     assert query("SELECT count(*) FROM inputs") == [(2,)]
+
+
+def test_what_is_prepared_is_connected_before_there_is_a_trial(folder: Path, target: Destination, query: Query) -> None:
+    assert target.database is not None
+    target.database.unlink()
+    target.database.mkdir()  # nothing can be made there
+    with opened(folder, target) as exporter:
+        time.sleep(0.1)
+        assert exporter.problem() is None  # nobody has asked for anything
+        exporter.prepare()
+        assert wait_until(lambda: exporter.problem() is not None, 30)
+        Folder(folder, 0).submit({}).run()
+        exporter.changed(0)
+        target.database.rmdir()
+        assert exporter.flush(60)
+        assert exporter.problem() is None
+    assert query("SELECT count(*) FROM tags WHERE key = 'trialfleet.trial'") == [(1,)]

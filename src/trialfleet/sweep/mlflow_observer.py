@@ -40,6 +40,10 @@ class MlflowObserver:
         self._question = question
         self._described = False
 
+    def prepare(self) -> None:
+        """Trials will be started: see to it that what they bring finds its way at once."""
+        self._exporter.prepare()
+
     def problem(self) -> str | None:
         """What keeps results from reaching MLflow, in words; None if nothing does."""
         return self._exporter.problem()

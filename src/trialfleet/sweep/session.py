@@ -255,9 +255,11 @@ def _assemble(plan: Plan, console: Console, stack: ExitStack) -> tuple[Driver, L
         ),
     )
     stack.callback(fleet.close)
+    mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
     if sum(trial.state.is_finished() for trial in store.trials()) < plan.n_trials:
         fleet.prepare()
-    mlflow = _to_mlflow(plan, record, lease, stack, opened.anew)
+        if mlflow is not None:
+            mlflow.prepare()
     index = IndexWriter(folder, record.uids, list(plan.settings.constraints or ()))
     index.open()
     stack.callback(index.close)

@@ -119,7 +119,7 @@ class Exporter:
         self._status = StudyStatus()
         self._saying = threading.Lock()
         self._wake = threading.Condition()
-        self._stopping = False
+        self._stopping = self._early = False
         self._flush_wanted = 0
         self._flush_done = 0
         self._away: str | None = None
@@ -132,6 +132,12 @@ class Exporter:
         """Start the thread. MLflow is imported, and its database made, there and when first needed."""
         prepare_environment()
         self._thread.start()
+
+    def prepare(self) -> None:
+        """There will be something to send soon: import MLflow now, which takes seconds, and connect to it."""
+        with self._wake:
+            self._early = True
+            self._wake.notify_all()
 
     @property
     def finished(self) -> frozenset[int]:
@@ -252,7 +258,7 @@ class Exporter:
                 # at most half of a core, so that dispatch in the same process goes on
                 pause = self._interval if self._flush_done == self._flush_wanted else min(0.1, self._interval)
                 pause = max(pause, took, self._not_before - time.monotonic())
-                if not self._stopping and self._flush_wanted == flush:
+                if not self._stopping and self._flush_wanted == flush and not (self._early and idle):
                     self._wake.wait(pause)
                 if self._flush_wanted > flush:
                     self._not_before = 0.0
@@ -263,6 +269,9 @@ class Exporter:
         try:
             if time.monotonic() < self._not_before:
                 return False
+            if self._early:
+                self._export.connect()
+                self._early = False
             self._export.set_status(self._status)
             while self._changes:
                 self._export.changed(*self._changes[0])

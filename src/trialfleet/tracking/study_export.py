@@ -242,13 +242,22 @@ class StudyExport:
         ended = status.state is not None and status.state != sent.state
         return bool(self._trials or marks or ended or self._new_tags() or self._files.are_new(status.report))
 
-    def _settled(self) -> tuple[Runs, Place]:
+    def connect(self) -> Runs:
+        """Connect to MLflow, if that was not done.
+
+        Raises:
+            Away: the server cannot be reached; call again later.
+        """
         if self._runs is None:
             self._runs = self._connect()
+        return self._runs
+
+    def _settled(self) -> tuple[Runs, Place]:
+        runs = self.connect()
         if self._place is None:
-            self._place = self._settle(self._runs)
+            self._place = self._settle(runs)
             self._looked = True
-        return self._runs, self._place
+        return runs, self._place
 
     def _look(self) -> bool:
         """There is nothing to send. Still, a person may have deleted the study's run since it was last looked at."""
