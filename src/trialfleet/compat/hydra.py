@@ -25,9 +25,8 @@ arguments of `hydra.utils.instantiate`, which its documentation describes.
 """
 
 import copy
-import pickle
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +38,8 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
+
+from trialfleet.compat.omegaconf import copy_quickly
 
 SEEN = ("1.4.0rc3",)
 
@@ -142,9 +143,10 @@ class RememberingLoader(ConfigLoaderImpl):
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         super().__init__(loader.config_search_path)
+        copy_quickly()
         self.repository = loader.repository
         self._read: dict[str, CachingConfigRepository] = {}  # by the overrides that choose the search path
-        self._merged: dict[str, Callable[[], DictConfig]] = {}  # by the files, in their order, with their packages
+        self._merged: dict[str, DictConfig] = {}  # by the files, in their order, with their packages
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str], parsed_overrides: Any = None
@@ -160,19 +162,5 @@ class RememberingLoader(ConfigLoaderImpl):
         key = repr((id(repo), list(defaults)))  # repositories are kept, and with them their identity
         if key not in self._merged:
             anew = CachingConfigRepository(repo.delegate)
-            self._merged[key] = _copies(super()._compose_config_from_defaults_list(defaults=list(defaults), repo=anew))
-        return self._merged[key]()
-
-
-def _copies(config: DictConfig) -> Callable[[], DictConfig]:
-    """A function that gives another copy of a config at each call: from a pickle, several times as quickly, if it can.
-
-    A config whose schema is a class that cannot be imported has no pickle.
-    """
-    try:
-        pickled = pickle.dumps(config)
-        if pickle.loads(pickled) == config:
-            return lambda: pickle.loads(pickled)
-    except Exception:  # noqa: BLE001  # raised by pickle, or by the code of whatever is in the config
-        pass
-    return lambda: copy.deepcopy(config)
+            self._merged[key] = super()._compose_config_from_defaults_list(defaults=list(defaults), repo=anew)
+        return copy.deepcopy(self._merged[key])
