@@ -1,12 +1,14 @@
 """What a sweeper takes beside trials that cost nothing: `python -m benchmarks.cheap_trials --help`.
 
 A function of a millisecond, called by Hydra's basic launcher in the sweeper's own process, as in any program with
-`hydra/sweeper: optuna`: the stock hydra-optuna-sweeper against ours, in turns, with the same sampler. The stock one
+`hydra/sweeper: optuna`, or (`--launcher submitit_local`) in a process of its own for each trial: the stock
+hydra-optuna-sweeper against ours, in turns, with the same sampler. The stock one
 keeps its study in memory, as it does by default, or in SQLite, so that it outlives the process as ours does. What a
 study of one trial takes is told apart: imports, the check of the command, the end.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -54,6 +56,8 @@ OVERRIDES = {
     WITH_MLFLOW: [_OURS, "hydra/sweeper/sampler=tpe"],
 }
 
+BASIC, LOCAL = "basic", "submitit_local"
+
 COLUMNS = ("wall s", "CPU s", "one trial s", "wall ms a trial", "CPU ms a trial", "wall / ours")
 
 
@@ -68,8 +72,8 @@ class Taken:
         return Taken(self.wall - other.wall, self.cpu - other.cpu)
 
 
-def run(which: str, place: Path, trials: int, jobs: int) -> Taken:
-    """A whole study of so many trials, `jobs` to a batch, in a new folder below `place`.
+def run(which: str, place: Path, trials: int, jobs: int, launcher: str) -> Taken:
+    """A whole study of so many trials, `jobs` at a time, in a new folder below `place`.
 
     Raises:
         RuntimeError: the command failed; with what it said.
@@ -78,7 +82,7 @@ def run(which: str, place: Path, trials: int, jobs: int) -> Taken:
         (Path(folder) / "config.yaml").write_text(CONFIG)
         (Path(folder) / "program.py").write_text(PROGRAM)
         command = [sys.executable, "program.py", "--multirun", *OVERRIDES[which], *SPACE]
-        command += [f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.n_jobs={jobs}"]
+        command += [f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.n_jobs={jobs}", f"hydra/launcher={launcher}"]
         log = Path(folder) / "log"
         began = time.monotonic()
         with open(log, "wb") as file:
@@ -91,15 +95,15 @@ def run(which: str, place: Path, trials: int, jobs: int) -> Taken:
         return Taken(wall, used.ru_utime + used.ru_stime)
 
 
-def compare(kinds: Sequence[str], place: Path, trials: int, jobs: int, rounds: int) -> None:
+def compare(kinds: Sequence[str], place: Path, trials: int, jobs: int, rounds: int, launcher: str) -> None:
     """Run each kind in turns, there and back again, and print means and the ratios to ours."""
     found: dict[str, list[Taken]] = {which: [] for which in kinds}
     starts: dict[str, list[Taken]] = {which: [] for which in kinds}
     for turn in range(rounds):
         for which in kinds if turn % 2 == 0 else reversed(kinds):
-            starts[which].append(run(which, place, 1, 1))
-            found[which].append(run(which, place, trials, jobs))
-    print(f"\n{trials} trials, {jobs} to a batch, in {place}")
+            starts[which].append(run(which, place, 1, 1, launcher))
+            found[which].append(run(which, place, trials, jobs, launcher))
+    print(f"\n{trials} trials, {jobs} at a time, {launcher} launcher, in {place}")
     print(f"{'':18}" + " ".join(f"{name:>15}" for name in COLUMNS))
     ours = mean(one.wall for one in found[OURS])
     for which in kinds:
@@ -119,14 +123,15 @@ def compare(kinds: Sequence[str], place: Path, trials: int, jobs: int, rounds: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[40, 200], help="2 or more")
-    parser.add_argument("--jobs", type=int, default=1, help="trials to a batch")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[1], help="trials at a time")
+    parser.add_argument("--launcher", choices=(BASIC, LOCAL), nargs="+", default=[BASIC])
     parser.add_argument("--rounds", type=int, default=2, help="of each")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="decides which disk")
     parser.add_argument("--mlflow", action="store_true", help="ours with MLflow on SQLite, too")
     given = parser.parse_args()
     kinds = [IN_MEMORY, IN_SQLITE, OURS, *([WITH_MLFLOW] if given.mlflow else [])]
-    for trials in given.trials:
-        compare(kinds, given.folder, trials, given.jobs, given.rounds)
+    for launcher, jobs, trials in itertools.product(given.launcher, given.jobs, given.trials):
+        compare(kinds, given.folder, trials, jobs, given.rounds, launcher)
 
 
 if __name__ == "__main__":

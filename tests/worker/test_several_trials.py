@@ -255,3 +255,24 @@ def test_the_folder_says_once_what_comes_next(tmp_path: Path) -> None:
     assert (folder.waiting(), folder.closed(), folder.order(2).reason) == (None, True, "enough")
     (folder.path / "0003.json").write_bytes(os.urandom(9))
     assert folder.order(3).submission is None
+
+
+def test_who_follows_a_folder_does_not_list_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, listdir = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    worker, driver = WorkerFolder(tmp_path, "a.0"), WorkerFolder(tmp_path, "a.0")
+    submission = Submission("other", "payload", str(tmp_path), UID, 1, 0.0, [])
+    for number in range(1, 20):
+        worker.wait_for(number, frozenset())
+        waiting = driver.waiting()
+        assert waiting is not None
+        assert waiting.number == number
+        assert driver.assign(number, submission)
+        assert driver.waiting() is None
+    assert len(listed) == 1
+    worker.wait_for(20, frozenset())
+    worker.close(20, "it leaves")
+    worker.close(21, "and says so twice")
+    assert driver.closed()
+    late = WorkerFolder(tmp_path, "a.0").waiting, driver.waiting
+    assert [one() for one in late] == [None, None]

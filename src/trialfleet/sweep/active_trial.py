@@ -73,6 +73,7 @@ class ActiveTrial:
     _fruitless_runs: int = 0
     _time_limits: int = 0
     _reports: dict[str, Path] = field(default_factory=dict)  # each run's metrics.jsonl
+    _worker: WorkerFolder | None = None  # of the process that runs it, as last looked at
 
     @property
     def number(self) -> int:
@@ -252,7 +253,9 @@ class ActiveTrial:
         if record.submission is None or record.job is None:
             return False
         name = record.worker or f"{record.submission}.{record.index}"
-        return WorkerFolder(self.submissions.parent, name).waiting() is not None
+        if self._worker is None or self._worker.name != name:
+            self._worker = WorkerFolder(self.submissions.parent, name)
+        return self._worker.waiting() is not None
 
     def _fruitless(self, claims: list[Claim], over: bool) -> int:
         """Ended runs in a row, up to the newest, that brought no newer checkpoint than those before them.

@@ -71,6 +71,7 @@ class WorkerFolder:
     def __init__(self, study: Path, name: str) -> None:
         self.name = name
         self.path = study / FOLDER / name
+        self._newest = 0  # number that was seen; those below it are not looked for again
 
     # ---------------------------------------------------------------- the driver's side
 
@@ -165,7 +166,14 @@ class WorkerFolder:
         return [(int(match[1]), match[2]) for match in found]
 
     def _last(self) -> tuple[int, set[str]]:
-        """The highest number, and the kinds of its files."""
-        entries = self._entries()
-        last = max((number for number, _ in entries), default=0)
-        return last, {kind for number, kind in entries if number == last}
+        """The highest number, and the kinds of its files: one follows the other."""
+        if self._newest == 0:
+            self._newest = max((number for number, _ in self._entries()), default=0)
+        else:
+            self.look_anew()
+        while self._kinds(self._newest + 1):
+            self._newest += 1
+        return self._newest, self._kinds(self._newest)
+
+    def _kinds(self, number: int) -> set[str]:
+        return {kind for kind in ("ready", "json") if os.access(self._file(number, kind), os.F_OK)}

@@ -188,8 +188,20 @@ class StorageConformance:
     def test_a_number_that_comes_next_is_told_before_it_is_taken(self, storage: NewStorage) -> None:
         store = opened(storage)
         for number in range(3):
-            assert store.next_number() == number
+            assert (store.next_number(), store.count()) == (number, number)
             assert store.frozen(store.create("uid")).number == number
+        store.add(optuna.trial.create_trial(value=1.0))
+        assert (store.next_number(), store.count()) == (4, 4)
+
+    def test_a_trial_that_somebody_else_enqueued_comes_next(self, storage: NewStorage) -> None:
+        store = opened(storage)
+        store.add(optuna.trial.create_trial(value=1.0))
+        assert (store.next_number(), store.count()) == (1, 1)
+        store.study.enqueue_trial({})
+        store.add(optuna.trial.create_trial(value=1.0))
+        assert (store.next_number(), store.count()) == (1, 3)
+        assert store.frozen(store.create("uid")).number == 1
+        assert (store.next_number(), store.count()) == (3, 3)
 
     def test_a_study_with_another_direction_is_refused(self, storage: NewStorage) -> None:
         opened(storage)

@@ -90,7 +90,7 @@ class Ahead:
             self.forget()
         if len(self._ready) >= count:
             return
-        first = len(self._store.trials())
+        first = self._store.count()
         if self._ready and self._ready[0].trial.number != first:
             self.forget()
         try:

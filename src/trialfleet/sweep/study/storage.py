@@ -7,6 +7,7 @@ at before each write, and a driver that is suspended between that look and the w
 when it wakes.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -143,6 +145,8 @@ class StudyStorage:
         self._steps = _steps_of(storage)
         self._told_of_steps = False
         self.results = 0
+        self._count = 0  # trials that are known to be there
+        self._ended = 0  # of these, the first ones, up to one that had not ended when it was last looked at
         if name in {study.study_name for study in storage.get_all_studies()}:
             self.study = optuna.load_study(study_name=name, storage=storage)
         else:
@@ -272,7 +276,19 @@ class StudyStorage:
     def next_number(self) -> int:
         """The number that the next trial of `create` gets."""
         trials = self.trials()
-        return next((trial.number for trial in trials if trial.state is TrialState.WAITING), len(trials))
+        while self._ended < len(trials) and trials[self._ended].state.is_finished():
+            self._ended += 1  # and stays so: it is not looked at again
+        open_trials = islice(trials, self._ended, None)
+        return next((trial.number for trial in open_trials if trial.state is TrialState.WAITING), len(trials))
+
+    def count(self) -> int:
+        """Trials of the study. Those that are known already are not listed again."""
+        self._count = self._count or len(self.trials())
+        with contextlib.suppress(KeyError):
+            while True:
+                self.storage.get_trial_id_from_study_id_trial_number(study_id(self.study), self._count)
+                self._count += 1
+        return self._count
 
     def add(self, trial: FrozenTrial) -> int:
         """A trial as it is, with whatever it has already, behind the study's last one; its storage id.
