@@ -71,3 +71,6 @@ def _sleep(length: float, killed: bool, cfg: DictConfig, number: int) -> None:
     if not half.exists():
         half.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+task.imports = ("benchmarks.toy.task",)  # type: ignore[attr-defined]  # before its jobs are forked

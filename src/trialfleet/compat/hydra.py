@@ -133,6 +133,11 @@ def remembered_loader(loader: Any, what: str) -> Any:
     return _LOADERS.setdefault(what, RememberingLoader(loader))
 
 
+def is_remembered(what: str) -> bool:
+    """Whether this process, or the one that it was forked from, has such a loader."""
+    return what in _LOADERS
+
+
 class RememberingLoader(ConfigLoaderImpl):
     """Composes the same configs as Hydra's loader, from files as they were when they were first needed.
 

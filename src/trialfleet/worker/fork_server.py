@@ -46,6 +46,7 @@ class ForkServer:
     def __init__(self, driver: socket.socket, modules: Sequence[str]) -> None:
         self._driver = driver
         self._jobs: dict[int, float] = {}  # when each was forked, by pid
+        self._composed = False
         for name in modules:
             with contextlib.suppress(Exception):  # the job that needs it says what is wrong with it
                 importlib.import_module(name)
@@ -68,7 +69,19 @@ class ForkServer:
     def _may_fork(self) -> bool:
         return threading.active_count() == 1 and not jax_has_devices()
 
+    def _compose(self, submission: str) -> None:
+        """Read and merge the jobs' config files, which are the same for all jobs of a driver, before the first one."""
+        self._composed = True
+        with contextlib.suppress(Exception):  # the job itself says what is wrong
+            from trialfleet.worker.task import compose_ahead
+
+            compose_ahead(submission)
+            gc.collect()
+            gc.freeze()
+
     def _start(self, job: dict[str, Any]) -> None:
+        if not self._composed:
+            self._compose(job["task"][-1])
         if not self._may_fork():
             self._say({"state": REFUSES})
             return

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import pickle
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialfleet.trial import attached, records, run, secrets, transient
 from trialfleet.trial.claim import Claim
@@ -18,6 +19,9 @@ from trialfleet.trial.submission import Assignment, Submission
 from trialfleet.trial.sweep_run import PREEMPTED, SweepRun, merged
 from trialfleet.worker import signals
 from trialfleet.worker.job_environment import JobEnvironment
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 WORD_PATIENCE = 60.0  # seconds for which the last word waits for a file system to come back
 
@@ -128,10 +132,10 @@ def task_of(
     Args:
         imported: called when the task's modules are imported, before anything of this trial is set.
     """
-    from hydra.core.utils import JobStatus, run_job, setup_globals
+    from hydra.core.utils import JobStatus, run_job
     from omegaconf import open_dict
 
-    from trialfleet.compat.hydra import failure_of, look_elsewhere, remembered_loader, set_singletons
+    from trialfleet.compat.hydra import failure_of
 
     with open(submission.payload, "rb") as file:
         payload = pickle.load(file)
@@ -140,17 +144,7 @@ def task_of(
         with open(Path(submission.payload).with_name(payload["task_file"]), "rb") as file:
             task_function = pickle.load(file)
     imported()
-    subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
-    set_singletons(payload["singletons"])
-    setup_globals()
-    before, now = payload.get("study"), str(Path(submission.payload).parents[1])
-    loader = payload["hydra_context"].config_loader
-    if before is not None and before != now:  # the study was moved, with its copy of the configs
-        look_elsewhere(loader, before, now)
-    overrides = [*assignment.overrides, f"hydra.sweep.subdir={subdir}"]
-    if getattr(own_run, "among_others", False):
-        loader = remembered_loader(loader, submission.payload)
-    config = loader.load_sweep_config(payload["config"], overrides)
+    config = _composed(submission, assignment, label, payload, among_others=getattr(own_run, "among_others", False))
     secrets.mask(config)  # a config file may hold what was taken out of the payload
     with open_dict(config.hydra.job):
         config.hydra.job.id = environment.slurm_id or str(os.getpid())
@@ -166,6 +160,50 @@ def task_of(
     if finished.status is not JobStatus.COMPLETED:
         raise failure_of(finished)
     return finished.return_value
+
+
+def compose_ahead(submission_file: str) -> None:
+    """Read and merge a job's config files in this process, for the jobs that it becomes by forks.
+
+    Raises:
+        pickle.UnpicklingError: that takes a module that was not imported, the application's, say.
+    """
+    submission = Submission.read(Path(submission_file))
+    with open(submission.payload, "rb") as file:
+        payload = _OfImportedModules(file).load()
+    _composed(submission, submission.trials[0], "1.0", payload, among_others=True)
+
+
+class _OfImportedModules(pickle.Unpickler):
+    """Imports nothing."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if module_name not in sys.modules:
+            raise pickle.UnpicklingError(f"{module_name} is not imported")
+        return super().find_class(module_name, global_name)
+
+
+def _composed(
+    submission: Submission, assignment: Assignment, label: str, payload: dict[str, Any], among_others: bool
+) -> "DictConfig":
+    """A trial's config, as Hydra composes that of a sweep's job."""
+    from hydra.core.utils import setup_globals
+
+    from trialfleet.compat.hydra import is_remembered, look_elsewhere, remembered_loader, set_singletons
+
+    subdir = Path(assignment.directory).relative_to(submission.sweep_dir) / "runs" / label
+    set_singletons(payload["singletons"])
+    setup_globals()
+    before, now = payload.get("study"), str(Path(submission.payload).parents[1])
+    loader = payload["hydra_context"].config_loader
+    if before is not None and before != now:  # the study was moved, with its copy of the configs
+        look_elsewhere(loader, before, now)
+    if among_others or is_remembered(submission.payload):
+        loader = remembered_loader(loader, submission.payload)
+    config: DictConfig = loader.load_sweep_config(
+        payload["config"], [*assignment.overrides, f"hydra.sweep.subdir={subdir}"]
+    )
+    return config
 
 
 def _local_time_is_up() -> bool:
