@@ -16,8 +16,8 @@ from trialfleet.review.report.curves import Curve
 from trialfleet.review.report.failures import Cause
 from trialfleet.review.report.runs import Run
 from trialfleet.review.studies import Study
-from trialfleet.review.tables import short_names
 from trialfleet.sweep.study.index import ENDED, TrialRow
+from trialfleet.sweep.ui.screen import short_names
 
 Floats = NDArray[np.float64]
 BEST_PART = 0.1  # of the complete trials, which pictures tell from the others
