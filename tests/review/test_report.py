@@ -23,6 +23,7 @@ from tests.chromium import chromium_or_skip
 from tests.tracking.folders import Folder
 from trialfleet.review.report import canvas, parameter_figures, pictures, progress_figures, slot_figures, writing
 from trialfleet.review.report.axes import OTHERS, category, cut, metric_axis, parameter_axis, plain
+from trialfleet.review.report.page import name as name_html
 from trialfleet.review.report.runs import LOST, slots
 from trialfleet.review.report.summaries import bands, counts
 from trialfleet.review.report.view import View
@@ -82,17 +83,21 @@ class Words(HTMLParser):
         super().__init__()
         self.said: list[str] = []
         self.tags: set[str] = set()
-        self._code = False
+        self._code = self._goes_on = False
         self.feed(re.sub(r'<script type="text/plain" id="plotly">.*?</script>\n', "", page, flags=re.DOTALL))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         assert not [name for name, _ in attrs if name.startswith("on")]
         self._code = tag in ("script", "style")
+        self._goes_on = tag == "wbr"
 
     def handle_data(self, data: str) -> None:
-        if not self._code:
+        if self._goes_on:
+            self.said[-1] += data
+        elif not self._code:
             self.said.append(data)
+        self._goes_on = False
 
     @property
     def text(self) -> str:
@@ -195,6 +200,17 @@ def test_a_lost_run_wastes_what_the_next_one_repeats(tmp_path: Path) -> None:
     assert (lost.end, lost.wasted) == (1500.0, 480.0)
 
 
+def test_hours_that_were_lost_are_spent_when_they_were_lost(simulated: Path) -> None:
+    view = View(load(simulated / "small"))
+    assert any(run.state == LOST for run in view.runs)
+    assert view.ended.hours[-1] == pytest.approx(view.account.total)
+    for row, hours in zip(view.ended.rows, view.ended.hours, strict=True):
+        over = [run for run in view.runs if run.end <= (row.ended or 0.0) + 1e-6]
+        known = {one.number: one.seconds for one in view.ended.rows}
+        spent = sum(run.seconds if run.state == LOST else known[run.trial] or 0.0 for run in over)
+        assert hours == pytest.approx(spent * view.account.devices / 3600, rel=0.01)
+
+
 def test_failures_are_grouped_by_cause(simulated: Path) -> None:
     view = View(load(simulated / "small"))
     failed = [cause for cause in view.causes if not cause.tried_again]
@@ -222,6 +238,37 @@ def test_two_objectives_have_a_front(simulated: Path) -> None:
     assert sorted(front["x"]) == front["x"]
     assert np.allclose(sorted(front["x"]), sorted(row.values[0] for row in study.front if row.values), rtol=1e-5)
     assert {"slice-0-0", "slice-1-0", "landscape-0", "landscape-1"} <= set(figures)
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_counts_have_whole_numbers_beside_them(simulated: Path, kind: str) -> None:
+    view = View(load(simulated / kind))
+    for figure in (progress_figures.history(view, by_hours) for by_hours in (False, True)):
+        bars = [one["y"] for one in figure.data if one["type"] == "bar"]
+        axis, highest = figure.layout["yaxis2"], max(map(sum, zip(*bars, strict=True)))
+        assert axis["dtick"] == int(axis["dtick"])
+        assert axis["dtick"] <= highest <= 2 * axis["dtick"]
+
+
+def test_traces_of_a_figure_have_names_of_their_own(simulated: Path) -> None:
+    figures = data_of(writing.report(load(simulated / "small")))
+    for figure in figures.values():
+        names = [one["name"] for one in figure["data"] if one.get("showlegend", True) and "name" in one]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("optimizer.weight_decay", ["optimizer.", "weight_", "decay"]),
+        ("train/grad_norm/encoder", ["train/", "grad_", "norm/", "encoder"]),
+        ("0.0123", ["0.0123"]),
+        ("1e-05", ["1e-05"]),
+        ("a_<b>", ["a_&lt;b&gt;"]),
+    ],
+)
+def test_names_are_broken_at_their_seams_and_numbers_nowhere(name: str, parts: list[str]) -> None:
+    assert name_html(name).split("<wbr>") == parts
 
 
 # -------------------------------------------------------------------- studies of every kind
@@ -496,6 +543,61 @@ def test_a_browser_draws_all_of_it(simulated: Path, tmp_path: Path, kind: str) -
     assert f'data-drawn="{len(data_of(page))}"' in done.stdout
     assert done.stdout.count("main-svg") >= len(data_of(page))
     assert "CONSOLE" not in done.stderr
+
+
+# Tells the page around it what has no room: what is wider than the page, tools over their figure, names that are
+# broken within a part.
+LOOK = """<script>
+document.addEventListener("drawn", () => setTimeout(() => {
+  const found = [];
+  for (const one of [document.documentElement, ...document.querySelectorAll(".scroll")])
+    if (one.scrollWidth > one.clientWidth) found.push("too wide: " + one.textContent.slice(0, 80));
+  for (const plot of document.querySelectorAll(".plot")) {
+    const tools = plot.querySelector(".modebar"), svg = plot.querySelector(".main-svg").getBoundingClientRect();
+    if (tools && tools.getBoundingClientRect().bottom > svg.top + 1) found.push("tools over " + plot.dataset.figure);
+    if (plot.getBoundingClientRect().right > innerWidth) found.push("cut: " + plot.dataset.figure);
+  }
+  for (const cell of document.querySelectorAll(".pairs th, table:not(.pairs) td, table:not(.pairs) th"))
+    for (const part of cell.childNodes)
+      for (const word of (part.data || "").matchAll(/\\S+/g)) {
+        const range = document.createRange();
+        range.setStart(part, word.index);
+        range.setEnd(part, word.index + word[0].length);
+        if (word[0].length < 24 && new Set([...range.getClientRects()].map((box) => box.top)).size > 1)
+          found.push("broken: " + word[0]);
+      }
+  const tools = document.querySelectorAll(".modebar").length;
+  parent.postMessage(JSON.stringify({ width: innerWidth, tools, found }), "*");
+}, 100));
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 900, 1600])
+@pytest.mark.parametrize("kind", ["small", "two", "both"])
+def test_nothing_is_cut_or_covered_at_any_width(simulated: Path, tmp_path: Path, kind: str, width: int) -> None:
+    browser = chromium_or_skip()
+    page = (
+        writing.comparison([load(simulated / name) for name in ("small", "large", "small")])
+        if kind == "both"
+        else writing.report(load(simulated / kind))
+    )
+    before, _, after = page.partition('<meta http-equiv="Content-Security-Policy"')
+    target, frame = tmp_path / "report.html", tmp_path / "frame.html"
+    target.write_text(f"{before}{LOOK}{after.partition('>')[2]}")
+    frame.write_text(  # a window has a least width of its own
+        '<script>addEventListener("message", (told) => { document.title = told.data; });</script>'
+        f'<iframe src="{target.name}" style="width:{width}px;height:1000px;border:0"></iframe>'
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=60000", "--window-size=1700,1100"]
+    options += ["--hide-scrollbars", "--dump-dom", frame.as_uri()]
+    done = subprocess.run([browser, *options], capture_output=True, text=True, timeout=300, check=True)
+    told = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert told is not None
+    seen = json.loads(html.unescape(told.group(1)))
+    assert (seen["width"], seen["found"]) == (width, [])
+    assert kind == "both" or bool(seen["tools"]) is (width > 600)
 
 
 @pytest.mark.slow

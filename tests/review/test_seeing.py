@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import trialfleet
 from trialfleet.review import fields, tables, watching
 from trialfleet.review.studies import find, load
 from trialfleet.sweep.study import command, index
 from trialfleet.sweep.study.lease import Lease
+from trialfleet.sweep.ui.screen import short_names
 
 from .conftest import Ask
 
@@ -53,6 +55,15 @@ def test_a_table_fits_its_terminal(ask: Ask, monkeypatch: pytest.MonkeyPatch, co
         assert max(len(line.rstrip()) for line in table) <= columns, said
         assert columns != 40 or "more column" in said
         assert columns != 200 or words[0] == "compare" or "more column" not in said
+
+
+def test_a_text_of_any_length_has_a_third_of_the_terminal() -> None:
+    said = io.StringIO()
+    rows = [{"trial": "7", **{f"p{place}": "0.02117" for place in range(20)}, "note": "NonFinite: " + "x" * 80}]
+    tables.show(rows, ["trial", *(f"p{place}" for place in range(20))], "note", Console(file=said, width=90))
+    line = said.getvalue().splitlines()[1]
+    assert len(line.partition("NonFinite")[2].partition("…")[0]) > 15
+    assert line.count("0.02117") > 4
 
 
 def test_the_best_come_first_by_an_objective(place: Path, ask: Ask) -> None:
@@ -175,7 +186,7 @@ def test_what_differs_between_studies_is_shown(place: Path, ask: Ask) -> None:
 
 def test_names_are_cut_to_what_tells_them_apart() -> None:
     names = ["optimizer.learning_rate", "adapter.learning_rate", "+seed", "model.size"]
-    assert list(tables.short_names(names).values()) == [
+    assert list(short_names(names).values()) == [
         "optimizer.learning_rate",
         "adapter.learning_rate",
         "seed",

@@ -1,6 +1,7 @@
 """A study without its driver: told what ended, made anew from its files, archived, deleted."""
 
-import tarfile
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,8 +133,9 @@ def test_an_archive_unpacks_to_the_same_study(scene: Callable[..., Scene], ask: 
     for part in ("folder: ", "storage: the Optuna study is in its folder", "MLflow: is not touched"):
         assert part in said
     assert not study.folder.exists()
-    with tarfile.open(place / "sweeps" / "study.tar.gz") as packed:
-        packed.extractall(place / "sweeps", filter="data")
+    unpack = said.partition("unpack:")[2]
+    assert str(place / "sweeps" / "study.tar.gz") in unpack
+    subprocess.run(shlex.split(unpack), check=True)
     assert "finished: 3 of 3" in ask("show", "study")[1]
     study.run()
     study.check()

@@ -322,6 +322,7 @@ def _at_a_terminal(study: Study) -> LiveTable:
     terminal = LiveTable(study)
     study.wait_for(lambda: terminal.shows("\0") or len(study.running()) == 2, terminal.driver)
     terminal.wait_for("2 running")
+    assert "unknown" not in terminal.shown
     return terminal
 
 

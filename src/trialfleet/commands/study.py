@@ -1,6 +1,7 @@
 """`trialfleet study …`: what people see of a study, and ask of it."""
 
 import argparse
+import shlex
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -461,6 +462,7 @@ def _archive(arguments: argparse.Namespace) -> int | None:
         return asking.REFUSED
     putting_away.archive(study, path, _note)
     print(path)
+    print(f"  unpack:  tar -xzf {shlex.quote(str(path))} -C {shlex.quote(str(study.folder.parent))}")
     return None
 
 

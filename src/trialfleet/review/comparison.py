@@ -61,7 +61,7 @@ def lines(studies: Sequence[Study]) -> list[dict[str, str]]:
             texts = [", ".join(map(str, value[:5])) + (", …" if len(value) > 5 else "") for value in values]
         else:
             texts = [number(value) for value in values]
-        rows.append({"": what, **dict(zip(names, texts, strict=True))})
+        rows.append({"": what.replace("_", "-"), **dict(zip(names, texts, strict=True))})
     for key, values in differing(studies).items():
         texts = ["(not there)" if value is None else study_record.shown(key, value) for value in values]
         rows.append({"": key, **dict(zip(names, texts, strict=True))})

@@ -12,10 +12,12 @@ from trialfleet.review.studies import Study
 from trialfleet.sweep.study import study_record
 from trialfleet.sweep.study.index import TrialRow
 from trialfleet.sweep.study.study_record import SPACE
+from trialfleet.sweep.ui.follow_up import follow_up
+from trialfleet.sweep.ui.screen import cost, short_names
 
 GAP = 2  # blanks between two columns
 WIDEST = 28  # characters of a cell, but for the last column
-LEAST = 16  # of the last column, if there is to be one
+LEAST = 16  # of the last column, if there is to be one; a third of the terminal if its texts are as long
 
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "RUNNING": "cyan", "WAITING": "dim"}
 STYLES |= {"running": "cyan", "finished": "green", "stopped": "yellow"}
@@ -38,10 +40,11 @@ def show(rows: Rows, names: Sequence[str], last: str = "", out: Console | None =
     terminal = console() if out is None else out
     names = [name for name in names if any(row.get(name) for row in rows)]  # a column without an entry says nothing
     widths = {name: min(WIDEST, max([len(name), *(len(row.get(name, "")) for row in rows)])) for name in names}
+    longest = max((len(row.get(last, "")) for row in rows), default=0) if last else 0
     kept: list[str] = []
     room = terminal.width
     for name, width in widths.items():
-        reserved = LEAST if last and any(row.get(last) for row in rows) else 0
+        reserved = max(LEAST, min(longest, terminal.width // 3)) if longest else 0
         if width + GAP + reserved > room and kept:
             break
         kept.append(name)
@@ -49,7 +52,7 @@ def show(rows: Rows, names: Sequence[str], last: str = "", out: Console | None =
     table = Table(box=None, padding=(0, GAP, 0, 0), header_style="dim", pad_edge=False)
     for name in kept:
         table.add_column(name, no_wrap=True, overflow="ellipsis", width=widths[name])
-    with_last = bool(last) and any(row.get(last) for row in rows) and room >= LEAST
+    with_last = longest > 0 and room >= LEAST
     if with_last:
         table.add_column(last, no_wrap=True, overflow="ellipsis", max_width=room - GAP)
     for row in rows:
@@ -79,19 +82,6 @@ def duration(seconds: float | None) -> str:
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Dotted keys by what tells them apart: as few of their last parts as do."""
-    shortened = {}
-    for name in names:
-        parts = name.lstrip("+").split(".")
-        own = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        others = [other for other in names if other != name]
-        shortened[name] = next(
-            (text for text in own if not any(f".{other}".endswith(f".{text}") for other in others)), name
-        )
-    return shortened
 
 
 # -------------------------------------------------------------------- studies
@@ -172,12 +162,13 @@ def overview(study: Study) -> None:
         *(("to", f"{way} {metric}") for metric, way in zip(study.metrics, study.directions, strict=False)),
         *(("over", f"{name} in {study_record.shown(SPACE + name, text)}") for name, text in study.space.items()),
         *(("within", f"{metric} {bound}") for metric, bound in (told.constraints if told else {}).items()),
-        ("used", ", ".join(f"{number(hours)} {name.replace('_', '-')}" for name, hours in study.used.items())),
+        ("cost", cost(study.finished, study.used) if study.used else ""),
         ("code", f"{study.record.code.get('commit', 'no commit')}, digest {study.record.code.get('digest', '?')}"),
         ("storage", "a journal in its folder" if study.record.storage == "null" else study.record.storage),
         ("MLflow", "{uri}, experiment {experiment}".format(**told.tracking) if told and told.tracking else ""),
         ("folder", str(study.folder)),
         ("created", study.record.created),
+        *((what, how or "") for what, how in follow_up(study.folder, len(study.front)).items()),
         ("resume", told.resume if told else ""),
     ]
     out.print(Text(study.name, "bold"))

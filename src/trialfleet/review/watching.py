@@ -13,7 +13,7 @@ from trialfleet.review.tables import duration, note, number
 from trialfleet.sweep.study.index import ENDED, RUNNING, TrialRow
 from trialfleet.sweep.study.progress import cause
 from trialfleet.sweep.ui.follow_up import follow_up
-from trialfleet.sweep.ui.screen import StudyView, TrialView, outcomes, screen, status
+from trialfleet.sweep.ui.screen import StudyView, TrialView, cost, outcomes, screen, status
 
 EVERY = 2.0  # seconds between two looks
 SHARE = 9  # times what a look took, at least: of thousands of trials it may take a second
@@ -85,9 +85,8 @@ def closing(study: Study) -> list[Text]:
         said = "  ".join(f"{name}={number(value)}" for name, value in values)
         lines.append(Text(f"best {said} (trial {row.number})", "green"))
     if study.used:
-        spent = ", ".join(f"{number(hours)} {name.replace('_', '-')}" for name, hours in study.used.items())
-        lines.append(Text(f"  cost:    {study.finished} trials, {spent}"))
-    steps = follow_up(study.folder, bool(study.front))
+        lines.append(Text(f"  cost:    {cost(study.finished, study.used)}"))
+    steps = follow_up(study.folder, len(study.front))
     return lines + [Text(f"  {what + ':':<8} {how}") for what, how in steps.items() if how is not None]
 
 

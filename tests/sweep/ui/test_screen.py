@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import live_view_picture
-from trialfleet.sweep.ui.screen import StudyView, TrialView, duration, screen, status
+from trialfleet.sweep.ui.follow_up import follow_up
+from trialfleet.sweep.ui.live_table import fitting
+from trialfleet.sweep.ui.screen import StudyView, TrialView, cost, duration, screen, status
 
 
 def view(running: int = 3, waiting: int = 0, total: int = 1000, **more: object) -> StudyView:
@@ -103,3 +105,33 @@ def test_durations_are_written_as_people_do() -> None:
 def test_the_documentation_shows_what_is_drawn_today() -> None:
     drawn = (Path(__file__).parents[3] / "docs" / "pictures" / live_view_picture.NAME).read_text()
     assert drawn == live_view_picture.picture(), "python -m benchmarks.live_view_picture"
+
+
+def test_what_has_no_room_is_left_out_whole() -> None:
+    values = {"learning_rate": 0.0026681, "weight_decay": 7.5886e-05, "kind": "adam"}
+    whole = "  learning_rate=0.002668  weight_decay=7.589e-05  kind=adam"
+    said = [fitting(values, room) for room in range(-5, 70)]
+    assert {len(text) <= max(0, room) for room, text in enumerate(said, -5)} == {True}
+    assert list(dict.fromkeys(said)) == [
+        "",
+        "  …",
+        "  learning_rate=0.002668  …",
+        "  learning_rate=0.002668  weight_decay=7.589e-05  …",
+        whole,
+    ]
+
+
+def test_what_it_cost_is_told_in_one_way() -> None:
+    assert cost(8, {"wall_hours": 83 / 3600, "device_hours": 0.04453}) == (
+        "8 trials, 1:23 of drivers at work, 0.0445 device-hours"
+    )
+    assert cost(1, {}) == "1 trial"
+
+
+@pytest.mark.parametrize(("best", "ends"), [(0, None), (1, "export mine"), (3, "export mine --front")])
+def test_the_command_that_exports_is_one_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int, ends: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = follow_up(Path("sweeps/mine"), best)["export"]
+    assert said == (None if ends is None else f"trialfleet study {ends}")

@@ -72,7 +72,9 @@ class Comparison:
         for one_name, one in zip(self.names, self.views, strict=True):
             reached = [one.ended.values[place] for place in one.ended.best if one.ended.hours[place] <= least]
             at_least.append(f"{one_name} {number(float(reached[-1]))}" if reached else f"{one_name} nothing")
-        return f"{said}. With the first {hours_text(least)} of devices, which all of them had: {', '.join(at_least)}."
+        return (
+            f"{said}. With the first {hours_text(least)} of device time, which all of them had: {', '.join(at_least)}."
+        )
 
     def _race(self) -> Html:
         if not self._comparable:

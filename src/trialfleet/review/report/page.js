@@ -19,7 +19,7 @@
       hoverlabel: { bgcolor: color("--card"), bordercolor: color("--line"), font: { color: color("--text") }, align: "left" },
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { size: 11 } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--text") },
-      dragmode: place.clientWidth < 600 ? false : "zoom", // a finger scrolls the page
+      dragmode: place.classList.contains("tools") ? "zoom" : false, // a finger scrolls the page
       axis,
     };
   }
@@ -52,7 +52,8 @@
     if (!waiting.delete(place)) return;
     load();
     const figure = figures[place.dataset.figure];
-    const config = { responsive: true, displaylogo: false, displayModeBar: place.clientWidth < 600 ? false : "hover",
+    const tools = place.classList.contains("tools");
+    const config = { responsive: true, displaylogo: false, displayModeBar: tools ? "hover" : false,
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
     Plotly.newPlot(place, figure.data, layout(place, figure), config);
     document.documentElement.dataset.drawn = places.length - waiting.size;
@@ -68,6 +69,8 @@
   }
 
   function begin() {
+    const wide = places.filter((place) => place.clientWidth >= 600);
+    wide.forEach((place) => place.classList.add("tools")); // before any is drawn: nothing moves later
     const inSight = places.filter((place) => place.getBoundingClientRect().top < innerHeight);
     inSight.forEach(draw);
     document.dispatchEvent(new Event("opened"));

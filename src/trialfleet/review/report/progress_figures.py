@@ -55,7 +55,7 @@ def history(view: View, by_hours: bool) -> Figure:
     layout = {
         "xaxis": along(across, anchor="y2"),
         "yaxis": along(up, domain=[0.24, 1]),
-        "yaxis2": {"domain": [0, 0.16], "title": {"text": "ended"}, "nticks": 3},
+        "yaxis2": {"domain": [0, 0.16], "title": {"text": "ended"}, "tick0": 0, "dtick": _step(data)},
         "barmode": "stack",
         "bargap": 0.05,
     }
@@ -116,6 +116,13 @@ def _states(rows: Sequence[TrialRow], x: Floats, across: Axis) -> list[Trace]:
                 }
             )
     return traces
+
+
+def _step(data: Sequence[Trace]) -> int:
+    """Between the marks of an axis of counts, as many as the bars come to together: whole numbers, three at most."""
+    bars = [np.array(trace["y"]) for trace in data if trace["type"] == "bar"]
+    highest = int(np.sum(bars, axis=0).max()) if bars else 1
+    return max(1, math.ceil(highest / 2))
 
 
 def described(view: View, row: TrialRow) -> str:
@@ -241,7 +248,9 @@ def _pruned_ends(pruned: Sequence[Curve], across: Axis, up: Axis) -> list[Trace]
         size = 5 + 9 * np.sqrt(many / max(1, many.max() if len(many) else 1))
         texts = [f"{count} trials were pruned here" for count in many]
     marker = {"symbol": "x-thin", "size": numbers(size), "line": {"width": 1.5, "color": PRUNED}}
-    return [points("pruned", numbers(at_x), numbers(at_y), PRUNED, marker=marker, text=texts, hoverinfo="text")]
+    return [
+        points("where they ended", numbers(at_x), numbers(at_y), PRUNED, marker=marker, text=texts, hoverinfo="text")
+    ]
 
 
 # -------------------------------------------------------------------- several objectives

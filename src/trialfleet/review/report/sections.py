@@ -14,7 +14,7 @@ from trialfleet.review.report.neighbours import nearest
 from trialfleet.review.report.page import Html
 from trialfleet.review.report.runs import natural
 from trialfleet.review.report.view import View
-from trialfleet.review.report.wording import between, hours_text, moment, quartiles, searched
+from trialfleet.review.report.wording import begun, between, hours_text, moment, quartiles, searched
 from trialfleet.review.tables import duration, number
 from trialfleet.sweep.study.index import RUNNING, TrialRow
 from trialfleet.tracking import delivery_log
@@ -102,19 +102,19 @@ class Sections:
                 return "There is no result: every trial that has ended has failed; the reasons are below."
             return "No trial is complete yet." if self.view.state == "running" else "No trial is complete."
         if len(study.metrics) > 1:
+            verb = "is" if len(study.front) == 1 else "are"
             return (
-                f"{len(study.front)} of {len(view.complete):,} complete trials are on the Pareto front of "
-                f"{' and '.join(study.metrics)}: no other trial beats one of them in all."
+                f"{len(study.front)} of {len(view.complete):,} complete trials {verb} on the Pareto front of "
+                f"{' and '.join(study.metrics)}: no trial is better in one of these without being worse in another."
             )
         best = study.front[0]
         found = f"The best of {len(view.complete):,} complete trials is trial {best.number}: {self._values(best)}"
         place = next((at for at, row in enumerate(view.ended.rows) if row.number == best.number), None)
         if place is None or study.finished < 2 or view.ended.hours[-1] <= 0:
             return f"{found}."
-        hours = (
-            f", with {hours_text(float(view.ended.hours[place]))} of {hours_text(float(view.ended.hours[-1]))} spent"
-        )
-        return f"{found}, found after {place + 1:,} of {study.finished:,} trials{hours}."
+        spent = hours_text(float(view.ended.hours[place]))
+        hours = f"{spent} of device time ({hours_text(view.account.total)} in all)"
+        return f"{found}, found after {place + 1:,} of {study.finished:,} trials and {hours}."
 
     def _values(self, row: TrialRow) -> str:
         return ", ".join(
@@ -127,7 +127,8 @@ class Sections:
             yield f"best {study.metrics[0]}", number(study.front[0].values[0])
         yield "trials ended", f"{study.finished:,} / {self._total}"
         if account.total:
-            yield f"spent on {account.slots} place{'s' if account.slots != 1 else ''}", hours_text(account.total)
+            at_a_time = f"{account.slots} trial{'s' if account.slots != 1 else ''} at a time"
+            yield f"device time, {at_a_time}", hours_text(account.total)
         if account.saved:
             yield "saved by pruning (estimate)", hours_text(account.saved)
         lost = account.spent.get(FAULTS, 0.0)
@@ -209,7 +210,7 @@ class Sections:
         )
         return (
             f"{said}<div class='grid'><div><h3>Trial {best.number}</h3>{params}</div>"
-            f"<div><h3>Besides</h3>{facts}</div></div>" + (f"<h3>Its neighbours</h3>{near}{table}" if others else "")
+            f"<div><h3>Its run</h3>{facts}</div></div>" + (f"<h3>Its neighbours</h3>{near}{table}" if others else "")
         )
 
     def _row(self, row: TrialRow, names: Sequence[str], where: str) -> list[object]:
@@ -437,7 +438,7 @@ class Sections:
             ("sampler", study.record.sampler),
             ("launcher", "" if told is None else told.launcher),
             ("nodes", f"{len(nodes)}: {', '.join(nodes[:40])}{', …' if len(nodes) > 40 else ''}" if nodes else ""),
-            ("begun", study.record.created),
+            ("begun", begun(study.record.created)),
             ("drivers at work", duration(study.used["wall_hours"] * 3600) if study.used.get("wall_hours") else ""),
             ("folder", study.folder),
             (

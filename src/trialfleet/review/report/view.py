@@ -16,8 +16,8 @@ from trialfleet.review.report.curves import Curve
 from trialfleet.review.report.failures import Cause
 from trialfleet.review.report.runs import Run
 from trialfleet.review.studies import Study
-from trialfleet.review.tables import short_names
 from trialfleet.sweep.study.index import ENDED, TrialRow
+from trialfleet.sweep.ui.screen import short_names
 
 Floats = NDArray[np.float64]
 BEST_PART = 0.1  # of the complete trials, which pictures tell from the others
@@ -28,7 +28,7 @@ class Ended:
     """The trials that have ended, in the order of their ends.
 
     Attributes:
-        hours: of devices that had been spent when each had ended.
+        hours: of devices that had been spent when each had ended: on it and those before, and on runs that were lost.
         values: of the first objective; NaN of a trial that is not complete.
         best: places in `rows` of trials that were better than all before.
     """
@@ -119,7 +119,10 @@ class View:
         rows.sort(key=lambda row: (row.ended or 0.0, row.number))
         took = {run.trial: run.seconds for run in self.runs if run.state in ENDED}  # of a run that does not say so
         seconds = [took.get(row.number, 0.0) if row.seconds is None else row.seconds for row in rows]
-        hours = np.cumsum(seconds) * self.account.devices / 3600
+        lost = sorted((run.end, run.seconds) for run in self.runs if run.state == runs.LOST)
+        before = np.searchsorted([end for end, _ in lost], [row.ended or 0.0 for row in rows], side="right")
+        of_lost = np.cumsum([0.0, *(took for _, took in lost)])[before]
+        hours = (np.cumsum(seconds) + of_lost) * self.account.devices / 3600
         values = np.array([_value(row) for row in rows], dtype=float)
         sign = 1.0 if self.study.directions[0] == "minimize" else -1.0
         best, least = [], math.inf

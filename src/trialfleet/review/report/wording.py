@@ -30,6 +30,14 @@ def moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def begun(created: str) -> str:
+    """When a study began, by its record's text."""
+    try:
+        return moment(datetime.fromisoformat(created).timestamp())
+    except ValueError:
+        return created
+
+
 def hours_text(hours: float) -> str:
     """Hours, or minutes and seconds of what is less."""
     if hours >= 10:

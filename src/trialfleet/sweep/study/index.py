@@ -106,8 +106,12 @@ def row_of(directory: TrialDir, number: int, uids: Collection[str], wanted: Coll
     return row if result is None else _ended(row, result, directory, mark)
 
 
+def _one_line(error: str) -> str:
+    return " ".join(error.replace("\n  fix: ", "; fix: ").split())
+
+
 def _ended(row: TrialRow, result: Result, directory: TrialDir, mark: list[int]) -> TrialRow:
-    error = None if result.error is None else " ".join(f"{result.error['type']}: {result.error['message']}".split())
+    error = None if result.error is None else _one_line(f"{result.error['type']}: {result.error['message']}")
     known = vars(row) | {
         "state": result.state.value,
         "values": None if result.objectives is None else list(result.objectives),

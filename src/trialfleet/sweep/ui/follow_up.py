@@ -7,16 +7,18 @@ from pathlib import Path
 from trialfleet.sweep.study_reports import NAME as REPORT
 
 
-def follow_up(folder: Path, has_best: bool) -> dict[str, str | None]:
-    """Its report, or the command that makes it; and the command that takes its best config, None if it has none.
+def follow_up(folder: Path, best: int) -> dict[str, str | None]:
+    """Its report, or the command that makes it; and the command that takes its best configs, None if it has none.
 
     Args:
         folder: the study's.
+        best: how many trials are the best: of several objectives the Pareto front's.
     """
     name = shlex.quote(study_name(folder))
     written = folder / REPORT
     report = str(written) if written.is_file() else f"trialfleet report {name}"
-    return {"report": report, "export": f"trialfleet study export {name}" if has_best else None}
+    export = f"trialfleet study export {name}{' --front' if best > 1 else ''}"
+    return {"report": report, "export": export if best else None}
 
 
 def study_name(folder: Path) -> str:

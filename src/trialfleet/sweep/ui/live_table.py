@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -13,7 +14,7 @@ from trialfleet.sweep.active_trial import ActiveTrial
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.reconcile import JobState
 from trialfleet.sweep.study.progress import Finished
-from trialfleet.sweep.ui.screen import STYLES, StudyView, TrialView, screen, status
+from trialfleet.sweep.ui.screen import STYLES, StudyView, TrialView, screen, short_names, status
 from trialfleet.trial.directory import TrialDir
 from trialfleet.trial.result import Result, TrialState
 
@@ -76,19 +77,24 @@ class LiveTable:
         line = Text.assemble(f"trial {trial.number:>4}  ", (f"{result.state:<9}", STYLES[result.state]), "  ")
         values, params = self._outcome(trial, result)
         if self._live is None:
-            self._line(line.append("  ".join(part for part in (values, params) if part)).append(took))
+            self._line(line.append("  ".join(part for part in (values, brief(params)) if part)).append(took))
         else:  # one line of the terminal, what matters first; all of it is in `trialfleet study trials`
             line.append(f"{values}{took}")
-            self._line(line if result.error else line.append(f"  {params}" if params else ""), cut=not result.error)
+            short = short_names(list(params))
+            room = self.console.width - line.cell_len
+            line.append(fitting({short[name]: value for name, value in params.items()}, room))
+            if result.error is None:
+                line.truncate(self.console.width, overflow="ellipsis")
+            self._line(line)
 
-    def _outcome(self, trial: ActiveTrial, result: Result) -> tuple[str, str]:
+    def _outcome(self, trial: ActiveTrial, result: Result) -> tuple[str, Mapping[str, Any]]:
         """What came of it, and the parameters of a complete trial."""
         if result.error is not None:
-            return f"{result.error['type']}: {result.error['message']}".splitlines()[0][:160], ""
+            return f"{result.error['type']}: {result.error['message']}".splitlines()[0][:160], {}
         if result.state is TrialState.PRUNED:
             values = {name: trial.latest[name] for name in self._metrics if name in trial.latest}
-            return f"{brief(values)} at step {trial.step}" if values else "", ""
-        return brief(dict(zip(self._metrics, result.objectives or (), strict=False))), brief(trial.record.params)
+            return f"{brief(values)} at step {trial.step}" if values else "", {}
+        return brief(dict(zip(self._metrics, result.objectives or (), strict=False))), trial.record.params
 
     def best(self, front: Sequence[Finished]) -> None:
         """Nothing: the table shows it, and the end does."""
@@ -102,16 +108,10 @@ class LiveTable:
             self._line(question)
         self._question = question
 
-    def _line(self, line: str | Text, cut: bool = False) -> None:
-        """One event, one line. In logs it is never cut, so that they can be searched.
-
-        Args:
-            cut: to the width of the terminal.
-        """
+    def _line(self, line: str | Text) -> None:
+        """One event, one line. In logs it is never cut, so that they can be searched."""
         with contextlib.suppress(OSError):  # stdout may be a file on a full disk: that must not end the study
             if self.console.is_terminal:
-                if cut and isinstance(line, Text):
-                    line.truncate(self.console.width, overflow="ellipsis")
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
             else:  # styles would be dropped, and cost more than the line
                 print(line, file=self.console.file, flush=True)
@@ -160,7 +160,9 @@ class LiveTable:
 
     def _trial(self, driver: Driver, trial: ActiveTrial) -> TrialView:
         job, word = trial.record.job, trial.phase.value
-        if job is not None and trial.phase is JobState.PENDING:
+        if trial.phase is JobState.UNKNOWN:
+            word = "submitted" if trial.started is None else "no word of it"
+        elif job is not None and trial.phase is JobState.PENDING:
             word = driver.fleets[job.launcher].why(job) or word
         notes = [f"attempt {trial.record.attempt}"] if trial.record.attempt > 1 else []
         others = [name for name in trial.latest if name not in self._metrics][:OTHERS]
@@ -176,6 +178,19 @@ class LiveTable:
             node=trial.seen_on,
             note=", ".join([*notes, *(["to be pruned"] if trial.pruned else [])]),
         )
+
+
+def fitting(values: Mapping[str, Any], room: int) -> str:
+    """name=value … behind something, as many as have room; … for those that have none, and never a part of one."""
+    parts = [f"  {brief({name: value})}" for name, value in values.items()]
+    if cell_len("".join(parts)) <= room:
+        return "".join(parts)
+    more, kept = "  …", ""
+    for part in parts:
+        if cell_len(kept + part + more) > room:
+            break
+        kept += part
+    return kept + more if cell_len(kept + more) <= room else ""
 
 
 def brief(values: Mapping[str, Any]) -> str:

@@ -311,3 +311,30 @@ def duration(seconds: float | None) -> str:
     if days:
         return f"{days} d {hours}:{minutes:02}"
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def cost(trials: int, used: Mapping[str, float]) -> str:
+    """What a study took, in words.
+
+    Args:
+        used: wall_hours and device_hours.
+    """
+    spent = [f"{trials} trial{'' if trials == 1 else 's'}"]
+    if (wall := used.get("wall_hours")) is not None:
+        spent.append(f"{duration(round(wall * 3600, 3))} of drivers at work")
+    if (devices := used.get("device_hours")) is not None:
+        spent.append(f"{devices:.3g} device-hours")
+    return ", ".join(spent)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Dotted keys by what tells them apart: as few of their last parts as do."""
+    shortened = {}
+    for name in names:
+        parts = name.lstrip("+").split(".")
+        own = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        others = [other for other in names if other != name]
+        shortened[name] = next(
+            (text for text in own if not any(f".{other}".endswith(f".{text}") for other in others)), name
+        )
+    return shortened

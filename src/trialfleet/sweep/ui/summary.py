@@ -17,7 +17,7 @@ from trialfleet.sweep.study.progress import write_results
 from trialfleet.sweep.ui import command_line
 from trialfleet.sweep.ui.follow_up import follow_up
 from trialfleet.sweep.ui.live_table import brief
-from trialfleet.sweep.ui.screen import duration, outcomes
+from trialfleet.sweep.ui.screen import cost, outcomes
 from trialfleet.tracking.destination import Destination
 from trialfleet.trial import secrets, transient
 from trialfleet.trial.directory import composed_config
@@ -101,11 +101,6 @@ def conclude(plan: Plan, driver: Driver, console: Console, finished_before: int)
         raise UserError(stopping.failure, f"see {plan.folder}/trials/*/result.json; {then} once it is mended")
 
 
-def cost(trials: int, wall_seconds: float, device_seconds: float) -> str:
-    """What a study took, in words."""
-    return f"{trials} trials, {duration(wall_seconds)} of drivers at work, {device_seconds / 3600:.3g} device-hours"
-
-
 def mlflow_run(destination: Destination | None, run: tuple[str, str] | None) -> str | None:
     """The study's run: its page if MLflow is served, else its id; None before it has one.
 
@@ -123,7 +118,9 @@ def _show_best(plan: Plan, driver: Driver, console: Console, run: tuple[str, str
     progress = driver.progress
     states = outcomes(progress.states, progress.causes)
     console.print(f"\nstudy {plan.name!r}: {progress.finished} of {driver.n_trials} trials ({states})", soft_wrap=True)
-    console.print(f"  cost:    {cost(progress.finished, driver.account.wall_seconds, driver.account.device_seconds)}")
+    account = driver.account
+    used = {"wall_hours": account.wall_seconds / 3600, "device_hours": account.device_seconds / 3600}
+    console.print(f"  cost:    {cost(progress.finished, used)}")
     for trial in progress.front[:10]:
         values = dict(zip(plan.metrics, trial.values or (), strict=False))
         console.print(Text.assemble((f"best: trial {trial.number}", "bold green"), f"  {brief(values)}"))
@@ -147,7 +144,7 @@ def _show_best(plan: Plan, driver: Driver, console: Console, run: tuple[str, str
     links = {
         "review": review,
         "MLflow": mlflow_run(plan.destination, run),
-        **follow_up(plan.folder, bool(progress.front)),
+        **follow_up(plan.folder, len(progress.front)),
     }
     for name, text in links.items():
         if text is not None:
