@@ -195,11 +195,13 @@ def test_processes_of_this_machine_are_looked_at_each_second() -> None:
     assert driver.live(20.0) == 20
 
 
-def test_a_process_that_is_heard_to_have_ended_is_looked_at_at_once() -> None:
+def test_a_process_that_is_heard_to_have_ended_is_looked_at_at_once_if_only_such_are_waited_for() -> None:
     driver = Driver(Launcher(at_hand=True))
     driver.start(0)
     assert driver.turn()
-    assert not driver.turn()
     driver.launcher.ended = True
+    assert not driver.turn()
+    driver.end(driver.trials[0])
+    driver.others, driver.nothing_else = {SLURM: driver.now + 30.0}, True
     assert driver.turn()
     assert not driver.turn()

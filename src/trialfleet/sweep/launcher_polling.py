@@ -19,6 +19,7 @@ from trialfleet.sweep.sweeper_settings import Watch
 ORDINARY = ("", "None", "Priority", "Resources", "BeginTime", "Cleaning", "JobArrayTaskLimit")
 PAUSES = 64  # newest pauses between two words of a trial's files, of which the longest is the usual one
 UNUSUAL = 2.0  # a silence is so many times as long as that
+SOON = 0.1  # seconds between two looks at processes of this machine that are to leave, where one is heard to have ended
 PART = 0.5  # of a silence, after which the launcher is asked again
 
 
@@ -131,7 +132,8 @@ class LauncherPolling:
         if asked is None:
             return now
         if self._fleets[name].at_hand:
-            return now if self._fleets[name].job_ended() else asked + watch.jobs
+            soon = self._left_since is not None and self._fleets[name].job_ended()
+            return asked + (SOON if soon else watch.jobs)
         if self._in_vain[name]:
             return asked + min(watch.jobs * 2.0 ** (self._in_vain[name] - 1), watch.max_jobs)
         times = [self._when_about(trial, now, asked) for trial in trials]

@@ -255,9 +255,10 @@ class Exporter:
                 if idle and not self._changes:
                     self._flush_done = flush
                     self._wake.notify_all()
-                # at most half of a core, so that dispatch in the same process goes on
-                pause = self._interval if self._flush_done == self._flush_wanted else min(0.1, self._interval)
-                pause = max(pause, took, self._not_before - time.monotonic())
+                # At most half of a core, so that dispatch in the same process goes on; but if somebody waits, it has ended.
+                waited_for = self._flush_done < self._flush_wanted
+                pause = min(0.1, self._interval) if waited_for else max(self._interval, took)
+                pause = max(pause, self._not_before - time.monotonic())
                 if not self._stopping and self._flush_wanted == flush and not (self._early and idle):
                     self._wake.wait(pause)
                 if self._flush_wanted > flush:
