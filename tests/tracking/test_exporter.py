@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -716,3 +717,28 @@ def test_what_is_prepared_is_connected_before_there_is_a_trial(folder: Path, tar
         assert exporter.flush(60)
         assert exporter.problem() is None
     assert query("SELECT count(*) FROM tags WHERE key = 'trialfleet.trial'") == [(1,)]
+
+
+def test_between_two_rounds_it_rests_as_long_as_one_took_unless_somebody_waits(
+    folder: Path, target: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = Exporter(folder, target, STUDY, poll_interval=0.01)
+    rounds, rests, wait = iter([True, False, False, True]), list[float](), exporter._wake.wait
+
+    def turn() -> bool:
+        time.sleep(0.2)
+        return next(rounds)
+
+    def rest(seconds: float | None = None) -> bool:
+        if threading.current_thread().name == "mlflow-exporter":
+            rests.append(seconds or 0.0)
+        return wait(seconds)
+
+    monkeypatch.setattr(exporter, "_turn", turn)
+    monkeypatch.setattr(exporter._wake, "wait", rest)
+    exporter.start()
+    assert wait_until(lambda: rests, 30)
+    assert rests[0] >= 0.2
+    assert exporter.flush(60)
+    exporter.close()
+    assert [seconds for seconds in rests[1:] if seconds > 0.1] in ([], [rests[-1]])  # the last one is behind the flush

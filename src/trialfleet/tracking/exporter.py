@@ -255,7 +255,7 @@ class Exporter:
                 if idle and not self._changes:
                     self._flush_done = flush
                     self._wake.notify_all()
-                # At most half of a core, so that dispatch in the same process goes on; but if somebody waits, it has ended.
+                # At most half of a core, so that dispatch in the same process goes on: it has ended if somebody waits.
                 waited_for = self._flush_done < self._flush_wanted
                 pause = min(0.1, self._interval) if waited_for else max(self._interval, took)
                 pause = max(pause, self._not_before - time.monotonic())
