@@ -123,7 +123,7 @@ def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(new_stu
 
 @pytest.mark.slow
 def test_without_a_terminal_a_signal_detaches(new_study: NewStudy) -> None:
-    study = new_study(f"{N}2", *LONG)
+    study = new_study(f"{N}2", "steps=40", "seconds=0.2")  # longer than the second driver takes to start
     for lives, number in enumerate((signal.SIGTERM, signal.SIGINT), 1):
         driver = study.start()
         study.wait_for(lambda lives=lives: study.said().count("  started ") == 2 * lives, driver)  # type: ignore[misc]

@@ -150,6 +150,7 @@ PASSING = {
     "too many": wrapped(pg.TooManyConnections("sorry, too many clients already")),
     "invalidated": wrapped(psycopg.Error("whatever"), exc.DBAPIError, lost=True),
     "pool": exc.TimeoutError("QueuePool limit of size 5 overflow 10 reached"),
+    "rollback": exc.PendingRollbackError("Can't reconnect until invalid transaction is rolled back.", code="8s2b"),
     "MySQL gone": wrapped(module_error("pymysql.err", 2006, "MySQL server has gone away")),
     "MySQL lost": wrapped(module_error("MySQLdb", 2013, "Lost connection")),
     "MySQL lock": wrapped(module_error("pymysql.err", 1205, "Lock wait timeout exceeded")),

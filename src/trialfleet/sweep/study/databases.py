@@ -171,6 +171,8 @@ def _passes(error: BaseException) -> bool:
         return True
     if exc and isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
+    if exc and isinstance(error, exc.PendingRollbackError):  # another query was sent over a connection that was lost
+        return True
     module = type(error).__module__.partition(".")[0]
     if module == "sqlite3":
         return isinstance(error, sqlite3.OperationalError) and any(text in str(error).lower() for text in _SQLITE)
