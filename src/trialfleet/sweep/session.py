@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trialfleet.errors import UserError
-from trialfleet.sweep import interpreter_exit, thread_turns, worker_terms
+from trialfleet.sweep import interpreter_exit, worker_terms
 from trialfleet.sweep.clock import Clock
 from trialfleet.sweep.driver import Driver
 from trialfleet.sweep.fleets import code_snapshot
@@ -109,7 +109,7 @@ def _run(request: Request, console: Console) -> None:
                 stack.enter_context(interrupts)
                 made.recover()
                 driver, finished_before = made, made.progress.finished
-                with terminal, thread_turns.short():
+                with terminal:
                     driver.run()
                 hand_over(driver, console, interrupts)
             break
