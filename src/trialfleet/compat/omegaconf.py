@@ -37,8 +37,8 @@ def copy_quickly() -> None:
     Metadata.__deepcopy__ = _copied_metadata  # type: ignore[attr-defined]  # it has none of its own
     for kind in VALUES:
         kind.__deepcopy__ = _copied_value  # type: ignore[method-assign]
-    DictConfig.__deepcopy__ = _copied_dict  # type: ignore[method-assign]
-    ListConfig.__deepcopy__ = _copied_list  # type: ignore[method-assign]
+    DictConfig.__deepcopy__ = _copied_container  # type: ignore[method-assign]
+    ListConfig.__deepcopy__ = _copied_container  # type: ignore[method-assign]
 
 
 def _copied_metadata(self: Metadata, memo: dict[int, Any]) -> Metadata:
@@ -61,19 +61,11 @@ def _copied_value(self: Any, memo: dict[int, Any]) -> Any:
     return copied
 
 
-def _copied_dict(self: DictConfig, memo: dict[int, Any]) -> DictConfig:
-    copied: DictConfig = _empty(self, memo)
-    content = self.__dict__["_content"]
+def _copied_container(self: Any, memo: dict[int, Any]) -> Any:
+    copied, content = _empty(self, memo), self.__dict__["_content"]
     if isinstance(content, dict):
         content = {key: _copied_child(child, copied, memo) for key, child in content.items()}
-    copied.__dict__["_content"] = content
-    return copied
-
-
-def _copied_list(self: ListConfig, memo: dict[int, Any]) -> ListConfig:
-    copied: ListConfig = _empty(self, memo)
-    content = self.__dict__["_content"]
-    if isinstance(content, list):
+    elif isinstance(content, list):
         content = [_copied_child(child, copied, memo) for child in content]
     copied.__dict__["_content"] = content
     return copied

@@ -1,9 +1,11 @@
 """Jobs that are forked from a process with their imports: the same to everybody as those of fresh interpreters."""
 
+import gc
 import json
 import os
 import select
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from trialfleet.sweep.fleets.forking import Forking
 from trialfleet.sweep.fleets.local import LocalFleet
 from trialfleet.sweep.reconcile import JobState
 from trialfleet.trial.submission import JobRef
+from trialfleet.worker import fork_server, task
 
 PARAMS = {"nodes": 1, "tasks_per_node": 1, "timeout_min": 10, "gpus_per_node": None, "stderr_to_stdout": False}
 # A worker that writes down what it is and has, and does what its submission's name says.
@@ -281,3 +284,22 @@ def test_a_process_that_does_not_answer_leaves_it_open_what_became_of_the_job(
         jobs.start("never")
     jobs.seen("fresh")
     assert len(jobs.fleet._children) == 1
+
+
+def test_config_files_are_read_once_before_the_first_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def compose(submission: str) -> None:
+        asked.append(submission)
+        raise FileNotFoundError(submission)  # the job itself says so
+
+    monkeypatch.setattr(task, "compose_ahead", compose)
+    server = fork_server.ForkServer(its, ())
+    monkeypatch.setattr(server, "_may_fork", lambda: False)  # what follows is a fork
+    for name in ("one.json", "two.json"):
+        server._start({"task": ["python", "-m", "worker", name]})
+    gc.unfreeze()  # what it has frozen of this process
+    assert asked == ["one.json"]
+    ours.close()
+    its.close()
