@@ -77,6 +77,27 @@ def test_the_end_of_a_process_ends_the_rest(wakes: Wakes) -> None:
         os.close(handle)
 
 
+def test_reports_wait_for_others_as_long_as_turns_are_long_and_a_result_waits_for_nothing(
+    wakes: Wakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [tmp_path / "trials" / f"0000{number}" / "runs" / "1.0" for number in (4, 5)]
+    for number, run in zip((4, 5), runs, strict=True):
+        run.mkdir(parents=True)
+        wakes.follow(number, run.parent.parent)
+    assert wakes.wait(LONG, ()) == {4, 5}
+    monkeypatch.setattr("trialfleet.sweep.wakes.REPORTS_REST", 1e9)  # as if the turn had been a long one
+
+    monkeypatch.setattr("trialfleet.sweep.wakes.LONGEST_REST", 0.2)
+    later(lambda: [(run / "metrics.jsonl").touch() for run in runs])
+    assert wakes.wait(LONG, ()) == {4, 5}  # both in one turn, and before the rest of a minute is over
+
+    monkeypatch.setattr("trialfleet.sweep.wakes.LONGEST_REST", LONG)
+    later(lambda: [(runs[0] / "metrics.jsonl").write_text("one more"), (runs[1].parent.parent / "result.json").touch()])
+    began = time.monotonic()
+    assert wakes.wait(LONG, ()) == {4, 5}
+    assert time.monotonic() - began < LONG / 2
+
+
 def test_where_nothing_is_told_it_rests_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class WithoutInotify:
         def inotify_init1(self, flags: int) -> int:

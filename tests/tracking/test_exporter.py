@@ -1,5 +1,6 @@
 """The exporter as the driver uses it, against a real MLflow on SQLite."""
 
+import itertools
 import json
 import logging
 import math
@@ -719,26 +720,47 @@ def test_what_is_prepared_is_connected_before_there_is_a_trial(folder: Path, tar
     assert query("SELECT count(*) FROM tags WHERE key = 'trialfleet.trial'") == [(1,)]
 
 
-def test_between_two_rounds_it_rests_as_long_as_one_took_unless_somebody_waits(
+def test_it_rests_after_each_trial_unless_somebody_waits(
     folder: Path, target: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = Exporter(folder, target, STUDY, poll_interval=0.01)
-    rounds, rests, wait = iter([True, False, False, True]), list[float](), exporter._wake.wait
+    rounds, rests, wait = itertools.count(), list[float](), exporter._wake.wait
 
-    def turn() -> bool:
-        time.sleep(0.2)
-        return next(rounds)
+    def a_round() -> bool:
+        exporter._pause(120.0)
+        return next(rounds) > 1
 
     def rest(seconds: float | None = None) -> bool:
         if threading.current_thread().name == "mlflow-exporter":
             rests.append(seconds or 0.0)
         return wait(seconds)
 
-    monkeypatch.setattr(exporter, "_turn", turn)
+    monkeypatch.setattr(exporter._export, "round", a_round)
     monkeypatch.setattr(exporter._wake, "wait", rest)
     exporter.start()
     assert wait_until(lambda: rests, 30)
-    assert rests[0] >= 0.2
-    assert exporter.flush(60)
+    assert rests[0] > 30
+    assert exporter.flush(30)  # that rest is broken off, and there is none in the rounds that it waits for
+    assert next(rounds) >= 3
     exporter.close()
-    assert [seconds for seconds in rests[1:] if seconds > 0.1] in ([], [rests[-1]])  # the last one is behind the flush
+
+
+def test_trials_that_have_ended_go_first_and_a_long_round_is_cut_short(
+    folder: Path, target: Destination, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trialfleet.tracking.exporter.LONGEST_ROUND", 0.001)  # a run is not made in that time
+    exporter = opened(folder, target)
+    a_round, cut = exporter._export.round, list[bool]()
+    monkeypatch.setattr(exporter._export, "round", lambda: (a_round(), cut.append(exporter._export.cut_short))[0])
+    Folder(folder, 0).submit({})
+    Folder(folder, 1).submit({}).run()
+    Folder(folder, 2).submit({}).run()
+    Folder(folder, 2).end(0.5)
+    for number in range(3):
+        exporter.changed(number, ended=number == 2)
+    with exporter:
+        assert exporter.flush(60)
+    order = "SELECT value FROM tags JOIN runs USING (run_uuid) WHERE key = 'trialfleet.trial' ORDER BY runs.rowid"
+    assert query(order) == [("2",), ("0",), ("1",)]
+    assert cut[0]
+    assert not cut[-1]

@@ -28,6 +28,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -130,7 +131,9 @@ def remembered_loader(loader: Any, what: str) -> Any:
     """
     if type(loader) is not ConfigLoaderImpl:
         return loader
-    return _LOADERS.setdefault(what, RememberingLoader(loader))
+    if what not in _LOADERS:
+        _LOADERS[what] = RememberingLoader(loader)
+    return _LOADERS[what]
 
 
 def is_remembered(what: str) -> bool:
@@ -159,7 +162,10 @@ class RememberingLoader(ConfigLoaderImpl):
         parsed = self.parse_overrides(config_name, overrides) if parsed_overrides is None else parsed_overrides
         key = repr([config_name, *(one.input_line for one in parsed if "searchpath" in one.key_or_group)])
         if key not in self._read:
-            _, self._read[key] = super()._parse_overrides_and_create_caching_repo(config_name, overrides, parsed)
+            _, repository = super()._parse_overrides_and_create_caching_repo(config_name, overrides, parsed)
+            for looked_up in ("group_exists", "config_exists"):
+                setattr(repository, looked_up, cache(getattr(repository, looked_up)))
+            self._read[key] = repository
         return parsed, self._read[key]
 
     def _compose_config_from_defaults_list(self, defaults: Sequence[Any], repo: Any) -> DictConfig:

@@ -9,15 +9,17 @@ wanted of it is less: the same batch scripts and the same local controller, for 
     The names in a list like `node[1-3,7]`. The public `SlurmJobEnvironment.hostnames` reads its own job's list alone.
 `submitit.local.local.Controller`, `submitit.local._local` and the variables `SUBMITIT_LOCAL_…`
     The program that holds a local job to its time limit and starts its tasks. `LocalExecutor` starts it as a child of
-    the terminal's session, where Ctrl-C reaches it.
+    the terminal's session, where Ctrl-C reaches it. For a forked task its `wait`, and `LocalJobEnvironment._usr_sig`.
 `BaseSubmititLauncher._EXECUTOR`
     Which of submitit's executors a launcher of hydra-submitit-launcher uses. The classes of the launchers have public
     names, but a user's own that inherits from their base is none of these.
 """
 
 import os
+import select
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any, Literal, NoReturn
 SEEN = ("1.5.3", "1.5.4")
 SEEN_LAUNCHER = ("1.4.0rc3",)  # hydra-submitit-launcher
 
+LONGEST_WAIT = 1e6  # seconds that the kernel takes
 Executor = Literal["local", "slurm"]
 
 
@@ -126,7 +129,33 @@ def control(folder: Path, task: Callable[[Mapping[str, str], int, int], NoReturn
             forked: Any = _Forked(lambda: task(environment, out, err))  # of a process all that is asked here
             self.tasks.append(forked)
 
+        def wait(self, freq: int = 24) -> Sequence[int | None]:
+            """Wait for the task's end or the time limit; warn it before the limit.
+
+            submitit looks 24 times a second, which hundreds of jobs on a machine feel.
+            """
+            try:
+                handle = os.pidfd_open(self.tasks[0].pid)
+            except (AttributeError, OSError):  # not on this system
+                return super().wait(freq)
+            try:
+                limit = time.monotonic() + self.timeout_s
+                if self.signal_delay_s <= self.timeout_s and not _ends(handle, limit - self.signal_delay_s):
+                    self._forward_signal(local.LocalJobEnvironment._usr_sig())
+                _ends(handle, limit)
+            finally:
+                os.close(handle)
+            return [self.tasks[0].poll()]
+
     Controller(folder).run()
+
+
+def _ends(handle: int, until: float) -> bool:
+    """Wait for a process's end until so many seconds of the monotonic clock; whether it has come."""
+    while (left := until - time.monotonic()) > 0:
+        if select.select([handle], [], [], min(left, LONGEST_WAIT))[0]:
+            return True
+    return False
 
 
 class _Forked:

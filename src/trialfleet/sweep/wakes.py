@@ -9,6 +9,11 @@ from trialfleet.trial.worker_folder import FOLDER as WORKERS
 
 SLICE = 0.1  # seconds after which a person who typed something is heard
 BREATH = 0.01  # seconds between two turns at least: what happens meanwhile is one turn's work
+REPORTS_REST = (
+    3.0  # times as long as a turn took, reports alone wait for the next: a quarter of a core is spent on them
+)
+LONGEST_REST = 0.25  # seconds that they wait at most
+REPORTS = "metrics.jsonl"
 
 
 class Wakes:
@@ -24,6 +29,8 @@ class Wakes:
         self._trials, self._workers, self._requests = study / "trials", study / WORKERS, study / "requests"
         self._watcher = Watcher()
         self._followed: dict[Path, int] = {}
+        self._watched: dict[Path, list[Path]] = {}  # of each trial's folder those in it, itself included
+        self._trial_of: dict[Path, Path] = {}  # the other way round
         self._unwatched: set[Path] = set()  # those that were not there yet
         self._woke = 0.0
 
@@ -36,10 +43,12 @@ class Wakes:
         """The trial in this folder has ended."""
         self._followed.pop(folder, None)
         self._unwatched.discard(folder)
-        self._watcher.remove(folder)
+        for watched in self._watched.pop(folder, ()):
+            self._watcher.remove(watched)
+            del self._trial_of[watched]
 
     def wait(self, seconds: float, handles: Sequence[int]) -> set[int]:
-        """Rest until something happens.
+        """Rest until something happens. Where reports come quicker than they are read, several are one turn's work.
 
         Args:
             handles: descriptors that can be read when a job has ended.
@@ -47,20 +56,29 @@ class Wakes:
         Returns:
             numbers of trials of whose files something is new.
         """
-        until = time.monotonic() + seconds
+        turn_over = time.monotonic()
+        until = turn_over + seconds
+        rested = turn_over + min(LONGEST_REST, REPORTS_REST * (turn_over - self._woke))
         if fresh := self._watch_what_came():
-            return fresh  # what has happened before is not told
-        time.sleep(max(0.0, min(self._woke + BREATH, until) - time.monotonic()))
+            return self._wake(fresh)  # what has happened before is not told
+        time.sleep(max(0.0, min(self._woke + BREATH, until) - turn_over))
+        reported: set[int] = set()
         while True:
             begun = time.monotonic()
-            left = until - begun
-            files = self._watcher.wait(max(0.0, min(left, SLICE)), handles)
+            longest = max(0.0, min((rested if reported else until) - begun, until - begun, SLICE))
+            files = self._watcher.wait(longest, handles)
             self._poll()
-            trials, others = self._sorted(files)
-            early = time.monotonic() - begun < min(left, SLICE)
-            if trials or others or left <= SLICE or (early and not files):
-                self._woke = time.monotonic()
-                return trials
+            trials, others = self._sorted(files, reported)
+            now = time.monotonic()
+            job_ended = now - begun < longest and not files
+            if trials or others or job_ended or now >= min(until, rested if reported else until):
+                return self._wake(trials | reported)
+            if reported:
+                time.sleep(BREATH)  # what else is reported is heard at once
+
+    def _wake(self, trials: set[int]) -> set[int]:
+        self._woke = time.monotonic()
+        return trials
 
     def _watch_what_came(self) -> set[int]:
         """Watch what was not there before; the trials among it."""
@@ -72,36 +90,49 @@ class Wakes:
         self._unwatched -= there
         return {self._followed[folder] for folder in there}
 
-    def _sorted(self, files: Sequence[Path]) -> tuple[set[int], bool]:
-        """The trials that news are about, and whether there are news of anything else that is waited for."""
+    def _sorted(self, files: Sequence[tuple[Path, str]], reported: set[int]) -> tuple[set[int], bool]:
+        """The trials that news are about, and whether there are news of anything else that is waited for.
+
+        Args:
+            files: folders that are watched, and names in them.
+            reported: gets the trials of which nothing but a report is new.
+        """
         trials: set[int] = set()
         others = False
-        for file in files:
-            if self._trials in file.parents:
-                folder = self._trials / file.relative_to(self._trials).parts[0]
-                if folder in self._followed and self._is_news_of_trial(folder, file):
+        for place, name in files:
+            folder = self._trial_of.get(place)
+            if folder is not None:
+                if name == REPORTS:
+                    reported.add(self._followed[folder])
+                elif self._is_news_of_trial(folder, place, name):
                     trials.add(self._followed[folder])
-            elif file.parent == self._workers:
-                others |= self._watcher.add(file)
-            elif not file.name.startswith(".") and file.name != "job.json":
-                others |= not file.name.endswith(".answer.json")
+            elif place == self._workers:
+                others |= self._watcher.add(place / name)
+            elif not name.startswith(".") and name != "job.json":
+                others |= not name.endswith(".answer.json")
         return trials, others
 
-    def _is_news_of_trial(self, folder: Path, file: Path) -> bool:
-        if file.name in ("result.json", "metrics.jsonl", "claim"):
+    def _is_news_of_trial(self, folder: Path, place: Path, name: str) -> bool:
+        if name in ("result.json", "claim"):
             return True
-        if file == folder / "runs" or file.parent == folder / "runs":
-            return self._watch_runs(folder)
-        return False
+        return (place.name == "runs" or name == "runs") and self._watch_runs(folder)
 
     def _watch_runs(self, folder: Path) -> bool:
         """Watch a trial's folder and its runs', as far as they are there; whether any is new."""
-        new = self._watcher.add(folder)
+        new = self._watch(folder, folder)
         runs = folder / "runs"
-        if self._watcher.add(runs) or runs.is_dir():
+        if self._watch(runs, folder) or runs.is_dir():
             for run in runs.iterdir():
-                new |= self._watcher.add(run)
+                new |= self._watch(run, folder)
         return new
+
+    def _watch(self, place: Path, folder: Path) -> bool:
+        """Watch a place in a trial's folder; whether that is new."""
+        if not self._watcher.add(place):
+            return False
+        self._watched.setdefault(folder, []).append(place)
+        self._trial_of[place] = folder
+        return True
 
     def close(self) -> None:
         self._watcher.close()

@@ -46,17 +46,17 @@ class Watcher:
         return True
 
     def remove(self, folder: Path) -> None:
-        """Watch a folder, and those in it, no longer."""
-        for watched in [one for one in self._numbers if one == folder or folder in one.parents]:
-            number = self._numbers.pop(watched)
+        """Watch a folder no longer."""
+        number = self._numbers.pop(folder, None)
+        if number is not None:
             del self._watches[number]
             self._libc.inotify_rm_watch(self._file, number)
 
-    def wait(self, seconds: float, handles: Sequence[int] = ()) -> list[Path]:
+    def wait(self, seconds: float, handles: Sequence[int] = ()) -> list[tuple[Path, str]]:
         """Wait until something happens in a folder, a handle can be read, or the time is over.
 
         Returns:
-            files of which something is new, as far as it is known.
+            files of which something is new, as far as it is known: the folder, and the name in it.
         """
         poll = select.poll()
         for handle in (*handles, *([self._file] if self._file >= 0 else [])):
@@ -64,19 +64,17 @@ class Watcher:
         ready = poll.poll(1000.0 * seconds)
         return self._read() if any(handle == self._file for handle, _ in ready) else []
 
-    def _read(self) -> list[Path]:
-        found: dict[Path, None] = {}
+    def _read(self) -> list[tuple[Path, str]]:
+        found: dict[tuple[int, bytes], None] = {}
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._file, _MOST)
             place = 0
             while place < len(data):
                 number, _, _, length = _HEAD.unpack_from(data, place)
                 place += _HEAD.size
-                name = data[place : place + length].rstrip(b"\0")
+                found[number, data[place : place + length].rstrip(b"\0")] = None
                 place += length
-                if number in self._watches:
-                    found[self._watches[number] / os.fsdecode(name)] = None
-        return list(found)
+        return [(self._watches[number], os.fsdecode(name)) for number, name in found if number in self._watches]
 
     def close(self) -> None:
         if self._file >= 0:

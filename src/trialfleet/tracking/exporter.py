@@ -72,6 +72,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 HURRIED_WAIT = 2.0  # seconds between two tries while somebody waits in `flush`
+LONGEST_ROUND = 2.0  # seconds after which it is heard first which trials have ended meanwhile
 WAITING_LOOK = 0.2  # seconds between two words to whoever waits there
 GoesOn = Callable[[str | None], bool]
 
@@ -114,7 +115,9 @@ class Exporter:
         read = read or functools.partial(read_trial, directory, list(study.objectives))
         run_is_there = functools.partial(knows_run, destination, study.uid)
         curves = None if study.single else directory / CURVES
-        self._export = StudyExport(delivered, study, read, self._connect, run_is_there, curves)
+        self._export = StudyExport(
+            delivered, study, read, self._connect, run_is_there, curves, self._pause, LONGEST_ROUND
+        )
         self._changes: deque[tuple[int, bool, str]] = deque()  # arguments of `changed`, which the thread takes
         self._status = StudyStatus()
         self._saying = threading.Lock()
@@ -248,22 +251,27 @@ class Exporter:
 
     def _work(self) -> None:
         while not self._stopping:
-            began, flush = time.monotonic(), self._flush_wanted
+            flush = self._flush_wanted
             idle = self._turn()
-            took = time.monotonic() - began
             with self._wake:
                 if idle and not self._changes:
                     self._flush_done = flush
                     self._wake.notify_all()
-                # At most half of a core, so that dispatch in the same process goes on: it has ended if somebody waits.
                 waited_for = self._flush_done < self._flush_wanted
-                pause = min(0.1, self._interval) if waited_for else max(self._interval, took)
+                pause = min(0.1, self._interval) if waited_for else self._interval
+                pause = 0.0 if self._export.cut_short else pause
                 pause = max(pause, self._not_before - time.monotonic())
                 if not self._stopping and self._flush_wanted == flush and not (self._early and idle):
                     self._wake.wait(pause)
                 if self._flush_wanted > flush:
                     self._not_before = 0.0
                     self._export.hurry()
+
+    def _pause(self, took: float) -> None:
+        """Rest for half of the time that a trial took, so that dispatch in the same process goes on; not while somebody
+        waits in `flush`: then dispatch has ended."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping or self._flush_done < self._flush_wanted, took / 2)
 
     def _turn(self) -> bool:
         """Take what was said, then send. Returns whether nothing is left for now."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trialfleet.compat.mlflow import forget_database
+from trialfleet.compat.mlflow import PointsOfFile, forget_database
 from trialfleet.tracking.dedup import Row, mlflow_name
 from trialfleet.tracking.destination import DamagedDatabase, Destination, damage, file_identity
 from trialfleet.tracking.trial_snapshot import DatasetUsed
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 MAX_METRICS = 1000  # a log_batch request
 MAX_PAIRS = 100  # parameters or tags a log_batch request
@@ -102,6 +103,8 @@ class Runs:
         from mlflow.entities import Metric, Param, RunTag
 
         self._metric, self._param, self._tag = Metric, Param, RunTag
+        self._points = self._call("connecting", PointsOfFile.of, self._client, destination.uri)
+        self._folders: dict[str, str] = {}  # of artifacts, for the runs made last: MLflow would look each up anew
 
     def is_current(self) -> bool:
         """False once the SQLite file was moved away, deleted or replaced: then nothing that is sent would be kept."""
@@ -154,10 +157,24 @@ class Runs:
         """A new run, started at `start` (ms). After an error look with `find` before asking again."""
         cut = {key: value for batch in batches(tags, MAX_TAG) for key, value in batch.items()}
         run = self._call("create run", self._client.create_run, experiment_id, start, cut, clean(name))
-        return str(run.info.run_id)
+        run_id, uri = str(run.info.run_id), str(run.info.artifact_uri)
+        if uri.startswith("file:"):
+            self._folders[run_id] = uri
+            if len(self._folders) > PAGE:
+                del self._folders[next(iter(self._folders))]
+        return run_id
 
     def log(self, run_id: str, rows: Sequence[Row]) -> None:
         """Add points to metrics, up to MAX_METRICS. Points that are there already stay as they are."""
+        if self._points is not None:
+            try:
+                self._call("log metrics", self._points.log, run_id, rows)
+            except Away:
+                raise
+            except TrackingError as error:  # what MLflow itself says of it counts
+                log.info("points are sent once more, in MLflow's own way: %s", error)
+            else:
+                return
         metrics = [self._metric(row.name, row.value, row.time, row.step) for row in rows]
         self._call("log metrics", self._client.log_batch, run_id, metrics=metrics, synchronous=True)
 
@@ -241,6 +258,9 @@ class Runs:
 
     def upload(self, run_id: str, path: Path, folder: str | None) -> None:
         """Copy a file, or what a folder holds, into the run's artifacts, under `folder` there."""
+        if run_id in self._folders:
+            self._call("upload", _store_in, self._folders[run_id], path, folder)
+            return
         send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         self._call("upload", send, run_id, str(path), folder)
 
@@ -348,6 +368,14 @@ def _client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def _store_in(uri: str, path: Path, folder: str | None) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository: Any = get_artifact_repository(uri)
+    send = repository.log_artifacts if path.is_dir() else repository.log_artifact
+    send(str(path), folder)
 
 
 def _brief(text: str) -> str:

@@ -9,6 +9,7 @@ that a person deleted alone stays deleted.
 
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -107,8 +108,11 @@ class StudyExport:
         connect: makes a client; may take seconds and raise TrackingError.
         run_is_there: whether the study's run is where the log says, as far as can be told without a client.
         curves: the file with the study's own curves; None if there are none.
+        pause: called between trials with the seconds that the last one took: others may go first.
+        longest: seconds after which a round leaves the rest to the next.
 
     Attributes:
+        cut_short: whether the last round left something to the next.
         problems: what the user should know, in order, each once.
         waiting: trials that are tried again later, and why.
     """
@@ -121,15 +125,19 @@ class StudyExport:
         connect: Callable[[], Runs],
         run_is_there: Callable[[str, str | None], bool] = lambda _run_id, _database: True,
         curves: Path | None = None,
+        pause: Callable[[float], None] = lambda _seconds: None,
+        longest: float = math.inf,
     ) -> None:
         self.delivered = delivered
         self.study = study
+        self.cut_short = False
         self.problems: dict[str, None] = {}
         self.waiting: dict[int, str] = {}
         self._files = StudyFiles(delivered, curves, self._complain)
         self._read = read
         self._connect = connect
         self._run_is_there = run_is_there
+        self._pause, self._longest = pause, longest
         self._runs: Runs | None = None
         self._place: Place | None = None
         self._looked = False  # whether the study's run was verified to be where the log says
@@ -179,8 +187,8 @@ class StudyExport:
             return self._looked or self._look()
         try:
             runs, place = self._settled()
-            left = [trial for trial in list(self._trials.values()) if not self._sync(trial, runs, place)]
-            return self._sync_study(runs, place.parent) and not left
+            nothing_left = self._sync_trials(runs, place)
+            return self._sync_study(runs, place.parent) and nothing_left
         except StudyGone as error:
             log.info("MLflow: the study's runs are looked for anew: %s", error)
             self._place = None
@@ -207,6 +215,23 @@ class StudyExport:
             self.waiting[trial.number] = trial.unreadable
         if trial.snapshot is not None:
             self._columns.update(dict.fromkeys(trial.snapshot.params))
+
+    def _sync_trials(self, runs: Runs, place: Place) -> bool:
+        """First those that have ended, since nothing more comes of them, then the others, in turn.
+
+        Returns:
+            whether nothing is left for now.
+        """
+        begun = now = time.monotonic()
+        nothing_left, self.cut_short = True, False
+        for trial in sorted(self._trials.values(), key=lambda trial: (not trial.ended, trial.synced_at)):
+            if now - begun > self._longest:
+                self.cut_short = True
+                return False
+            nothing_left &= self._sync(trial, runs, place)
+            self._pause(time.monotonic() - now)
+            now = trial.synced_at = time.monotonic()
+        return nothing_left
 
     def _sync(self, trial: TrialExport, runs: Runs, place: Place) -> bool:
         if trial.not_before > time.monotonic():

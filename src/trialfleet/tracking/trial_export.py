@@ -80,6 +80,7 @@ class TrialExport:
         changed: whether the folder is to be read again.
         unreadable: why it could not be read, in words.
         not_before: monotonic seconds; after an error the trial rests until then.
+        synced_at: monotonic seconds of the last time that it had its turn; 0 before.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class TrialExport:
         self.ended, self.retried, self.changed = False, "", True
         self.snapshot: TrialSnapshot | None = None
         self.unreadable = ""
-        self.not_before = 0.0
+        self.not_before = self.synced_at = 0.0
         self.failures = 0
         self._read = read
         self._delivered = delivered
@@ -125,7 +126,7 @@ class TrialExport:
     def sync(self, runs: Runs, place: Place) -> bool:
         """Send what the trial's folder has, as last looked at, and MLflow lacks.
 
-        The order is important: a run that says how its trial ended lacks nothing, so that comes last.
+        The order is important: a run whose status says that its trial has ended lacks nothing, so that comes last.
 
         Returns:
             False if there is more to send.
@@ -178,6 +179,7 @@ class TrialExport:
             name = run_name(self.number) if place.parent else place.name
             own = {TRIAL: str(self.number), KIND: "trial" if place.parent else "run"}
             own |= {PARENT: place.parent} if place.parent else {}
+            tags = tags if snapshot.outcome is None else {**tags, **_end_tags(snapshot.outcome)}
             run_id = runs.create(place.experiment_id, milliseconds(at), name, {**tags, **own})  # 2. there is one
             self._tags = tags
         # What an adopted run has stands: an earlier version wrote all digits of it, and MLflow takes no other value.
@@ -289,7 +291,7 @@ class TrialExport:
             yield from read_range(self._files[piece.run], piece.start, piece.end, self._complainer(piece.run))
 
     def _end(self, runs: Runs, run_id: str, place: Place, outcome: Outcome, tags: Mapping[str, str]) -> None:
-        """The results, and that the trial has ended. The state comes last: a run that has it lacks nothing."""
+        """The results, and that the trial has ended. The status comes last: a run that has one lacks nothing."""
         start = milliseconds(self._trial.created_at + 0.0005)  # rounded: MLflow may have told it
         at = max(start, milliseconds(outcome.at))
         if rows := self._results(runs, run_id, place, outcome, at):
@@ -298,8 +300,7 @@ class TrialExport:
             self._try(runs, run_id, "data sets", lambda: runs.log_datasets(run_id, outcome.datasets))
         for name, path in outcome.artifacts.items():
             self._upload(runs, run_id, name, path)
-        error = {ERROR: outcome.error} if outcome.error else {}
-        self._set_tags(runs, run_id, {**tags, STATE: str(outcome.state), **error})
+        self._set_tags(runs, run_id, {**tags, **_end_tags(outcome)})
         runs.end(run_id, STATUS[outcome.state], at, None if place.parent is None else start)
         if self._trial.doubtful:
             remove_doubles(runs, run_id, place.experiment_id, self._marks(place))
@@ -364,6 +365,11 @@ class TrialExport:
 def run_name(number: int, best: bool = False) -> str:
     """What MLflow's list shows: 'trial 00042', with a star for the best."""
     return f"trial {number:05d}" + (" ★ best" if best else "")
+
+
+def _end_tags(outcome: Outcome) -> dict[str, str]:
+    """What a run's tags say of the trial's end."""
+    return {STATE: str(outcome.state), **({ERROR: outcome.error} if outcome.error else {})}
 
 
 def remove_doubles(runs: Runs, run_id: str, experiment_id: str, marks: Mapping[str, str]) -> None:
