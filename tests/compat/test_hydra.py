@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
@@ -19,6 +20,8 @@ from tests.conftest import Composed
 from trialfleet.compat.hydra import (
     SEEN,
     RememberingLoader,
+    _own_parse,
+    _parsed,
     compose_quickly,
     failure_of,
     forget_files,
@@ -44,6 +47,20 @@ def test_the_private_names_are_there(tmp_path: Path, composed: Composed) -> None
     assert set(vars(plugins)) == {"plugin_type_to_subclass_list", "class_name_to_class", "stats"}
     assert Singleton._instances[Plugins] is plugins
     assert hasattr(JobReturn(), "_return_value"), gone("hydra-core", "JobReturn._return_value", SEEN)
+
+
+def test_an_override_that_was_parsed_before_is_the_same_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OverridesParser, "parse_rule", _own_parse)
+    texts = ["a=[1,{b: 2}]", "+model@x=tiny", "~c", "d=interval(0,1)", "e=choice(1,2)", "f='a b'"]
+    theirs = OverridesParser.create().parse_overrides(texts)
+    monkeypatch.setattr(OverridesParser, "parse_rule", _parsed)
+    first, second = (OverridesParser.create().parse_overrides(texts) for _ in range(2))
+    assert repr(first) == repr(second) == repr(theirs)
+    first[0]._value.append("more")
+    assert repr(second) == repr(OverridesParser.create().parse_overrides(texts)) == repr(theirs)
+    for _ in range(2):  # what is wrong is said each time
+        with pytest.raises(HydraException, match="a=\\["):
+            OverridesParser.create().parse_overrides(["a=["])
 
 
 def test_a_loader_reads_its_search_path_again(tmp_path: Path, composed: Composed) -> None:

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import pytest
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.base import Metadata, Node
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import MissingMandatoryValue
 
 from tests.compat.versions import gone, locked
-from trialfleet.compat.omegaconf import SEEN, VALUES, copy_quickly
+from trialfleet.compat.omegaconf import SEEN, VALUES, _own_content, be_quick
 
 
 class Color(enum.Enum):
@@ -67,6 +69,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (*VALUES, DictConfig, ListConfig):
         monkeypatch.setattr(kind, "__deepcopy__", kind.__deepcopy__)
     monkeypatch.delattr(Metadata, "__deepcopy__", raising=False)
+    monkeypatch.setattr(BaseContainer, "_to_content", staticmethod(_own_content))
 
 
 def parts(node: Node, of: Node | None = None) -> Any:
@@ -108,7 +111,7 @@ def test_quick_copies_are_the_same_ones() -> None:
     made = config()
     below = made.plain.a  # whose parent is shared, as OmegaConf does it
     theirs, theirs_below = copy.deepcopy(made), copy.deepcopy(below)
-    copy_quickly()
+    be_quick()
     ours, ours_below = copy.deepcopy(made), copy.deepcopy(below)
     assert parts(ours) == parts(theirs) == parts(made)
     assert parts(ours_below, made.plain) == parts(theirs_below, made.plain)
@@ -118,7 +121,7 @@ def test_quick_copies_are_the_same_ones() -> None:
 
 @pytest.mark.usefixtures("own")
 def test_a_quick_copy_shares_nothing_that_changes() -> None:
-    copy_quickly()
+    be_quick()
     made = config()
     copied = copy.deepcopy(made)
     for before, after in zip(nodes(made), nodes(copied), strict=True):
@@ -134,12 +137,46 @@ def test_a_quick_copy_shares_nothing_that_changes() -> None:
     assert made.plain.a[4].b == "text"
 
 
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("enum_to_str", [True, False])
+@pytest.mark.parametrize("resolve", [True, False])
+def test_plain_python_of_a_config_is_the_same(resolve: bool, enum_to_str: bool) -> None:
+    usual = OmegaConf.create(
+        {"a": [1, 2.5, None, True, "${b}", "???", {"c": None}], 3: "x", "b": "${a}", "d": Color.RED}
+    )
+    usual.none, usual.b = OmegaConf.structured(Schema).nothing, "y"
+    made = [usual, usual.a]
+    if not resolve:
+        made += [config(), OmegaConf.create({Color.RED: {1.5: "${x}"}}), OmegaConf.structured(Schema)]
+        made += [DictConfig("???"), DictConfig(None), ListConfig("???"), DictConfig("${a}")]
+
+    def contents() -> list[Any]:
+        return [OmegaConf.to_container(one, resolve=resolve, enum_to_str=enum_to_str) for one in made]
+
+    escaped = OmegaConf.create("a: \\???\nb: [\\???]\n")  # a text, of which nothing is missing
+    theirs, yaml = contents(), [OmegaConf.to_yaml(one) for one in (usual, escaped)]
+    be_quick()
+    assert repr(contents()) == repr(theirs)
+    assert [OmegaConf.to_yaml(one) for one in (usual, escaped)] == yaml
+    with pytest.raises(MissingMandatoryValue):
+        OmegaConf.to_container(OmegaConf.create({"a": "???"}), throw_on_missing=True)
+
+
+@pytest.mark.usefixtures("own")
+def test_plain_python_of_a_usual_config_is_made_without_omegaconfs_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trialfleet.compat.omegaconf._own_content", None)
+    be_quick()
+    usual = OmegaConf.create({"a": [1, "${b}", {"c": None}]})
+    assert OmegaConf.to_container(usual) == {"a": [1, "${b}", {"c": None}]}
+    assert OmegaConf.to_yaml(usual) == "a:\n- 1\n- ${b}\n- c: null\n"
+
+
 def test_in_another_version_nothing_is_changed() -> None:
     code = (
         "from omegaconf import DictConfig; from trialfleet.compat import omegaconf;"
-        "before = DictConfig.__deepcopy__; omegaconf.SEEN = ('0',); omegaconf.copy_quickly();"
+        "before = DictConfig.__deepcopy__; omegaconf.SEEN = ('0',); omegaconf.be_quick();"
         "assert DictConfig.__deepcopy__ is before; assert not hasattr(omegaconf.Metadata, '__deepcopy__');"
-        "omegaconf.SEEN = (omegaconf.version('omegaconf'),); omegaconf.copy_quickly();"
+        "omegaconf.SEEN = (omegaconf.version('omegaconf'),); omegaconf.be_quick();"
         "assert DictConfig.__deepcopy__ is not before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,6 +12,8 @@
 `hydra._internal.config_repository.CachingConfigRepository`, `hydra._internal.core_plugins.basic_launcher.BasicLauncher`
     Config files that were read once; and the one launcher that composes its jobs' configs in the driver's process,
     where it runs them one after another.
+`hydra.core.override_parser.overrides_parser.OverridesParser.parse_rule`
+    Reads an override, of which Hydra parses each twice a job. Most are the same in all jobs of a sweep.
 `JobReturn._return_value`
     What a launcher gave back for a trial that did not complete. The public `return_value` raises it, which only an
     exception can be: a launcher that gives back anything else could not be told from a trial that failed.
@@ -28,19 +30,20 @@ import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from trialfleet.compat.omegaconf import copy_quickly
+from trialfleet.compat.omegaconf import be_quick
 
 SEEN = ("1.4.0rc3",)
 
@@ -119,6 +122,19 @@ def _copied(plugins: Plugins) -> Plugins:
     return copied
 
 
+_own_parse = OverridesParser.parse_rule
+
+
+@lru_cache(maxsize=1000)
+def _remembered(override: str) -> Any:
+    return _own_parse(OverridesParser.create(), override, "override")
+
+
+def _parsed(self: OverridesParser, s: str, rule_name: str) -> Any:
+    """What Hydra's parser makes of a text; of an override that was parsed before, a copy of that."""
+    return copy.deepcopy(_remembered(s)) if rule_name == "override" else _own_parse(self, s, rule_name)
+
+
 _LOADERS: dict[str, "RememberingLoader"] = {}  # of this process, by what they were asked for
 
 
@@ -151,7 +167,8 @@ class RememberingLoader(ConfigLoaderImpl):
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         super().__init__(loader.config_search_path)
-        copy_quickly()
+        be_quick()
+        OverridesParser.parse_rule = _parsed  # type: ignore[method-assign]
         self.repository = loader.repository
         self._read: dict[str, CachingConfigRepository] = {}  # by the overrides that choose the search path
         self._merged: dict[str, DictConfig] = {}  # by the files, in their order, with their packages

@@ -4,12 +4,19 @@
     A node's parts. OmegaConf copies a node by making an empty one with all checks, and its metadata by what Python does
     with any object. Hydra copies a config several times for each job, which is half of what it does for one.
 
-The copies are the same ones, part by part. In a version that was not seen nothing is made quicker.
+`BaseContainer._to_content`
+    A config as plain Python, interpolations as they are written. OmegaConf asks each node whether it is missing, an
+    interpolation or none, where its value alone tells. Hydra does it four times for each job.
+
+The results are the same, part by part. In a version that was not seen nothing is made quicker.
 """
 
+import contextlib
 import copy
 from collections import defaultdict
+from enum import Enum
 from importlib.metadata import version
+from types import NoneType
 from typing import Any
 
 from omegaconf import (
@@ -22,16 +29,22 @@ from omegaconf import (
     IntegerNode,
     ListConfig,
     PathNode,
+    SCMode,
     StringNode,
 )
 from omegaconf.base import Metadata
+from omegaconf.basecontainer import BaseContainer
 
 SEEN = ("2.4.1rc1",)
 VALUES = (AnyNode, BooleanNode, BytesNode, EnumNode, FloatNode, IntegerNode, PathNode, StringNode)
 
 
-def copy_quickly() -> None:
-    """Copy configs in this process from now on in a third of the time."""
+PLAIN = (bool, int, float, str, bytes, NoneType)  # values that are what they look like
+_own_content = BaseContainer._to_content
+
+
+def be_quick() -> None:
+    """Copy configs in this process from now on, and make plain Python of them, in a third of the time."""
     if version("omegaconf") not in SEEN:
         return
     Metadata.__deepcopy__ = _copied_metadata  # type: ignore[attr-defined]  # it has none of its own
@@ -39,6 +52,7 @@ def copy_quickly() -> None:
         kind.__deepcopy__ = _copied_value  # type: ignore[method-assign]
     DictConfig.__deepcopy__ = _copied_container  # type: ignore[method-assign]
     ListConfig.__deepcopy__ = _copied_container  # type: ignore[method-assign]
+    BaseContainer._to_content = staticmethod(_content)  # type: ignore[method-assign, assignment]
 
 
 def _copied_metadata(self: Metadata, memo: dict[int, Any]) -> Metadata:
@@ -93,3 +107,34 @@ def _copied_child(child: Any, parent: Any, memo: dict[int, Any]) -> Any:
         child.__dict__["_parent"] = before
     copied.__dict__["_parent"] = parent
     return copied
+
+
+class _Unusual(Exception):
+    """A node that OmegaConf's own way is left for."""
+
+
+def _content(conf: Any, resolve: bool, throw_on_missing: bool, enum_to_str: bool = False, **others: Any) -> Any:
+    """`others` may have `encode_missing_literals`: of no effect on nodes that are usual."""
+    if not resolve and not throw_on_missing and others.get("structured_config_mode", SCMode.DICT) is SCMode.DICT:
+        with contextlib.suppress(_Unusual):
+            return _plain(conf, enum_to_str)
+    return _own_content(conf, resolve, throw_on_missing, enum_to_str, **others)
+
+
+def _plain(node: Any, enum_to_str: bool) -> Any:
+    parts, kind = node.__dict__, type(node)
+    if kind in VALUES:
+        value = parts["_val"]
+        if type(value) in PLAIN:
+            return value
+        if isinstance(value, Enum):
+            return value.name if enum_to_str else value
+    elif kind is DictConfig or kind is ListConfig:
+        content = parts["_content"]
+        if type(content) is dict and all(type(key) in PLAIN for key in content):
+            return {key: _plain(child, enum_to_str) for key, child in content.items()}
+        if type(content) is list:
+            return [_plain(child, enum_to_str) for child in content]
+        if content is None or type(content) is str:  # none, missing, or an interpolation
+            return content
+    raise _Unusual
