@@ -118,3 +118,14 @@ def test_a_function_of_the_users_that_fails_is_named(quick_study: NewQuickStudy)
     said = study.run("hydra.sweeper.custom_search_space=tests.tasks.descent.space", code=1, first=raising)
     assert "hydra.sweeper.custom_search_space: raised ZeroDivisionError" in said
     study.run("hydra.sweeper.custom_search_space=null")
+
+
+def test_a_new_study_of_an_archived_ones_name_says_so(quick_study: NewQuickStudy) -> None:
+    study = quick_study(f"{N}1")
+    archive = study.folder.with_name(f"{study.folder.name}.tar.gz")
+    archive.parent.mkdir()
+    archive.touch()
+    said = " ".join(study.run(f"{N}1").split())
+    assert f"{archive} holds a study of this name, and this is a new one" in said
+    assert f"tar -xzf {archive} -C {archive.parent}" in said
+    assert str(archive) not in study.run(f"{N}2")

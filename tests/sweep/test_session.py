@@ -45,17 +45,23 @@ class Exporter:
 
 
 def said_at_the_end(
-    exporter: Exporter, interrupts: Any = NOBODY, stopping: Stopping | None = None, more: Sequence[Any] = ()
+    exporter: Exporter,
+    interrupts: Any = NOBODY,
+    stopping: Stopping | None = None,
+    more: Sequence[Any] = (),
+    finished: int = 2,
+    in_flight: int = 0,
 ) -> list[str]:
+    """Of a study of two trials."""
     observer = MlflowObserver(exporter, [], "again")  # type: ignore[arg-type]  # all that it uses
     driver: Any = SimpleNamespace(
         observers=SimpleNamespace(members=[observer, *more]),
         stopping=stopping or Stopping(),
         study=SimpleNamespace(folder=Path("/sweeps/digits")),
-        in_flight=0,
+        in_flight=in_flight,
         account=SimpleNamespace(save=lambda: None, wall_seconds=100.0),
-        progress=SimpleNamespace(finished=1),
-        n_trials=1,
+        progress=SimpleNamespace(finished=finished),
+        n_trials=2,
     )
     terminal = io.StringIO()
     session.hand_over(driver, Console(file=terminal), interrupts)
@@ -84,6 +90,18 @@ def test_a_signal_ends_the_wait_and_is_no_wish_about_the_study() -> None:
     exporter = Exporter([AWAY, AWAY, AWAY], interrupt)
     said_at_the_end(exporter, interrupts, stopping)
     assert (exporter.asked, exporter.state, stopping.request) == (2, "COMPLETE", None)
+
+
+@pytest.mark.parametrize(
+    ("finished", "in_flight", "failed", "state"),
+    [(2, 0, False, "COMPLETE"), (1, 0, False, "STOPPED"), (1, 1, False, "STOPPED"), (2, 0, True, "FAIL")],
+)
+def test_mlflow_is_told_how_the_study_ended(finished: int, in_flight: int, failed: bool, state: str) -> None:
+    """A study that a person stopped was told to be complete once its last trials had ended."""
+    stopping, exporter = Stopping(), Exporter([None])
+    stopping.ask("asked by a person", Jobs.FINISH, failed)
+    said_at_the_end(exporter, NOBODY, stopping, finished=finished, in_flight=in_flight)
+    assert exporter.state == state
 
 
 @pytest.mark.parametrize("jobs", [None, Jobs.FINISH])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trialfleet.errors import UserError
 from trialfleet.review.studies import Study, under_way
+from trialfleet.sweep.study.study_record import archive_of
 from trialfleet.trial.records import sync_path
 
 Notice = Callable[[str], None]
@@ -41,9 +42,9 @@ def archive_path(study: Study, target: Path | None) -> Path:
     Raises:
         UserError: there is such a file already.
     """
-    path = study.folder.with_name(f"{study.folder.name}.tar.gz") if target is None else target.expanduser()
+    path = archive_of(study.folder) if target is None else target.expanduser()
     if path.is_dir():
-        path = path / f"{study.folder.name}.tar.gz"
+        path = path / archive_of(study.folder).name
     if path.exists():
         raise UserError(f"{path}: is there already", "name another file with --to, or move that one away")
     if not path.parent.is_dir():

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from secrets import randbits
@@ -11,7 +12,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage
 
 from trialfleet.errors import UserError
-from trialfleet.sweep.fleets.code_version import code_version
+from trialfleet.sweep.fleets.code_version import code_version, differing
 from trialfleet.sweep.fleets.launchers import factory_of
 from trialfleet.sweep.plan import Plan
 from trialfleet.sweep.study import consistency, constraints, fresh_start, rebuild, study_record
@@ -83,6 +84,12 @@ def open_study(plan: Plan, lease: Lease, notice: Notice) -> Opened:
         UserError: the storage is damaged, not the study's, or contradicts the folder.
         LeaseLost: another driver took the study over.
     """
+    if plan.record is None and (archive := study_record.archive_of(plan.folder)).exists():
+        notice(
+            f"{archive} holds a study of this name, and this is a new one: "
+            f"to go on with that one, stop, move this folder away and type: "
+            f"{shlex.join(['tar', '-xzf', str(archive), '-C', str(archive.parent)])}"
+        )
     record = _record(plan)
     projector = _projector(plan, record)
     again = rebuild.is_begun(plan.folder)
@@ -111,13 +118,17 @@ def _record(plan: Plan) -> StudyRecord:
         return study_record.create(plan.name, folder, randbits(32), sampler, storage, plan.identity, code)
     record = replace(study_record.at_home(plan.record, folder), storage=described(node.get("storage")))
     takes_copy = factory_of(plan.request.launcher).takes_copy
-    return _with_code(record, code, "code" in plan.request.study.allow_changes, takes_copy)
+    where = differing(plan.code, folder / "code" / str(record.code.get("digest")))
+    return _with_code(record, code, where, "code" in plan.request.study.allow_changes, takes_copy)
 
 
-def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool, takes_copy: bool) -> StudyRecord:
+def _with_code(
+    record: StudyRecord, today: dict[str, str], where: str, take_todays: bool, takes_copy: bool
+) -> StudyRecord:
     """Jobs run the study's own copy of the code; a clear word when today's differs.
 
     Args:
+        where: the files that differ, in words; empty if it is not known.
         takes_copy: False where trials run in the driver's own process, or by its own code.
     """
     log = logging.getLogger(__name__)
@@ -134,9 +145,10 @@ def _with_code(record: StudyRecord, today: dict[str, str], take_todays: bool, ta
     known = {**record.code, **{key: today[key] for key in ("script",) if key in today}}
     if record.code.get("digest") != today["digest"]:
         log.warning(
-            f"the code has changed since this study began (%s → %s): {_GO_ON[takes_copy]}",
+            f"the code has changed since this study began (%s → %s): %s{_GO_ON[takes_copy]}",
             record.code.get("digest"),
             today["digest"],
+            where and f"{where}; ",
         )
     return replace(record, code=known)
 

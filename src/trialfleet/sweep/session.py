@@ -178,7 +178,8 @@ def _hand_to_mlflow(driver: Driver, console: Console, interrupts: Interrupts) ->
         reports.finish(driver.account.wall_seconds, _unless_interrupted(interrupts))
     patience = FLUSH_SECONDS if not leaves else FLUSH_SECONDS / 6
     waiting = Waiting(driver.study.folder, patience, partial(_note, console), lambda: interrupts.count)
-    state: StudyState = "FAIL" if stopping.failure else "STOPPED" if driver.in_flight or leaves else "COMPLETE"
+    over = driver.progress.finished >= driver.n_trials and not driver.in_flight
+    state: StudyState = "FAIL" if stopping.failure else "COMPLETE" if over else "STOPPED"
     if not mlflow.finish(state, patience, waiting):
         _note(console, waiting.in_vain(mlflow.problem()))
 

@@ -71,6 +71,7 @@ def test_a_study_keeps_its_code_until_todays_is_asked_for(
     results = [records.read(tmp_path / f"sweeps/descent/trials/{n:05d}/result.json") for n in range(3)]
     assert [result and result["objectives"] for result in results] == [[1.0], [1.0], [3.0]]
     assert ["the code has changed since this study began" in text for text in said] == [False, True, False]
+    assert "): in pipelines/constant.py; its trials go on" in " ".join(said[1].split())
 
 
 SCRIPT = """\

@@ -40,3 +40,19 @@ def digest_of(files: Sequence[Path], folder: Path) -> str:
     for path in files:
         digest.update(str(path).encode() + b"\0" + (folder / path).read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def differing(code: AppCode, copy: Path, most: int = 3) -> str:
+    """The first files that are not the same in a study's copy of the code: `in a.py, b.yaml and 2 more`.
+
+    Empty if there is no copy, or none of the files differs: then some are there no more.
+    """
+    if code.root is None or not copy.is_dir():
+        return ""
+    found = [str(path) for path in code.files if not _same(code.root / path, copy / path)]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"in {', '.join(found[:most])}{more}" if found else ""
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()

@@ -100,6 +100,11 @@ def create(
     return StudyRecord(*made, format=records.FORMAT)
 
 
+def archive_of(folder: Path) -> Path:
+    """Where a study's folder is packed to, if nothing else is said: beside it."""
+    return folder.with_name(f"{folder.name}.tar.gz")
+
+
 def at_home(record: StudyRecord, folder: Path) -> StudyRecord:
     """The record as it must be in `folder`: a moved folder keeps its uid, a copied one gets a new one."""
     if record.folder == str(folder):
