@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
@@ -58,6 +58,11 @@ def test_an_override_that_was_parsed_before_is_the_same_and_nobody_elses(monkeyp
     assert repr(first) == repr(second) == repr(theirs)
     first[0]._value.append("more")
     assert repr(second) == repr(OverridesParser.create().parse_overrides(texts)) == repr(theirs)
+    functions = create_functions()
+    functions.functions.pop("choice")
+    functions.definitions.pop("choice")
+    functions.register("choice", lambda first, second: first + second)
+    assert OverridesParser(functions).parse_override("e=choice(1,2)").value() == 3  # somebody's own functions count
     for _ in range(2):  # what is wrong is said each time
         with pytest.raises(HydraException, match="a=\\["):
             OverridesParser.create().parse_overrides(["a=["])
