@@ -764,3 +764,7 @@ def test_trials_that_have_ended_go_first_and_a_long_round_is_cut_short(
     assert query(order) == [("2",), ("0",), ("1",)]
     assert cut[0]
     assert not cut[-1]
+    exporter._export._trials.clear()
+    exporter._export.cut_short = True
+    a_round()  # with nothing to do
+    assert not exporter._export.cut_short

@@ -178,6 +178,7 @@ class StudyExport:
         Raises:
             Away: the server cannot be reached; call again later. Trouble with one trial only delays that trial.
         """
+        self.cut_short = False
         if self._runs is not None and not self._runs.is_current():
             self._disconnect()
             self._looked = False
@@ -223,7 +224,7 @@ class StudyExport:
             whether nothing is left for now.
         """
         begun = now = time.monotonic()
-        nothing_left, self.cut_short = True, False
+        nothing_left = True
         for trial in sorted(self._trials.values(), key=lambda trial: (not trial.ended, trial.synced_at)):
             if now - begun > self._longest:
                 self.cut_short = True
