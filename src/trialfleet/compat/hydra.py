@@ -36,7 +36,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
@@ -123,6 +123,7 @@ def _copied(plugins: Plugins) -> Plugins:
 
 
 _own_parse = OverridesParser.parse_rule
+_own_functions = create_functions().functions
 
 
 @lru_cache(maxsize=1000)
@@ -131,8 +132,12 @@ def _remembered(override: str) -> Any:
 
 
 def _parsed(self: OverridesParser, s: str, rule_name: str) -> Any:
-    """What Hydra's parser makes of a text; of an override that was parsed before, a copy of that."""
-    return copy.deepcopy(_remembered(s)) if rule_name == "override" else _own_parse(self, s, rule_name)
+    """What a parser makes of a text; of an override that was parsed before, a copy of that.
+
+    A parser with other functions than Hydra's reads another language, and `shuffle` of a list is new each time.
+    """
+    lasts = rule_name == "override" and "shuffle" not in s and self.functions.functions == _own_functions
+    return copy.deepcopy(_remembered(s)) if lasts else _own_parse(self, s, rule_name)
 
 
 _LOADERS: dict[str, "RememberingLoader"] = {}  # of this process, by what they were asked for
