@@ -124,3 +124,13 @@ def test_a_trial_is_looked_at_after_its_rest_or_when_it_is_woken() -> None:
     assert trial._next_look == 302.0
     trial.wake()
     assert trial._next_look == 0.0
+
+
+def test_a_trial_with_a_link_to_one_of_its_runs_is_let_go(wakes: Wakes, tmp_path: Path) -> None:
+    trial = tmp_path / "trials" / "00003"
+    (trial / "runs" / "1.0").mkdir(parents=True)
+    (trial / "runs" / "latest").symlink_to("1.0")
+    assert wakes.wait(LONG, ()) == {3}
+    wakes.forget(trial)
+    (trial / "runs" / "1.0" / "metrics.jsonl").touch()
+    assert wakes.wait(0.01, ()) == set()

@@ -49,7 +49,7 @@ class Watcher:
         """Watch a folder no longer."""
         number = self._numbers.pop(folder, None)
         if number is not None:
-            del self._watches[number]
+            self._watches.pop(number, None)  # a link to a folder has the number of that one
             self._libc.inotify_rm_watch(self._file, number)
 
     def wait(self, seconds: float, handles: Sequence[int] = ()) -> list[tuple[Path, str]]:
