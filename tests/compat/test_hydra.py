@@ -14,6 +14,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import CategoricalDistribution
 
 from tests.compat.versions import gone, locked
 from tests.conftest import Composed
@@ -29,6 +30,7 @@ from trialfleet.compat.hydra import (
     remembered_loader,
     set_singletons,
 )
+from trialfleet.sweep.study import search_space
 
 
 def test_the_locked_version_was_seen() -> None:
@@ -66,6 +68,18 @@ def test_an_override_that_was_parsed_before_is_the_same_and_nobody_elses(monkeyp
     for _ in range(2):  # what is wrong is said each time
         with pytest.raises(HydraException, match="a=\\["):
             OverridesParser.create().parse_overrides(["a=["])
+
+
+def test_what_a_parser_of_other_functions_reads_and_what_is_new_each_time_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(OverridesParser, "parse_rule", _parsed)
+    assert search_space.parse(["a=choice(null,1)"]).distributions == {"a": CategoricalDistribution([None, 1])}
+    assert not search_space.parse(["a=choice(x,y)"]).fixed
+    with pytest.raises(HydraException, match="choice"):
+        OverridesParser.create().parse_override("a=choice(null,1)")
+    orders = [OverridesParser.create().parse_override(f"a=shuffle({list(range(50))})").value() for _ in range(2)]
+    assert orders[0] != orders[1]
 
 
 def test_a_loader_reads_its_search_path_again(tmp_path: Path, composed: Composed) -> None:

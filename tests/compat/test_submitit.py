@@ -1,10 +1,12 @@
 """The private names of submitit and of its launchers: which are there, and that they do what is promised of them."""
 
+import fcntl
 import importlib
 import inspect
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from trialfleet.compat.submitit import (
     SEEN,
     SEEN_LAUNCHER,
     LocalController,
+    _ends,
     batch_script,
     executor_of,
     node_names,
@@ -121,3 +124,15 @@ def _controller(folder: Path, task: list[str], tasks: int = 1, time_limit: int =
 def _run(controller: LocalController) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, **controller.environment}
     return subprocess.run(controller.command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="of Linux")
+def test_a_process_is_waited_for_where_many_files_are_open() -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    opened = os.pidfd_open(sleeper.pid)
+    handle = fcntl.fcntl(opened, fcntl.F_DUPFD, 1024)
+    os.close(opened)
+    assert not _ends(handle, time.monotonic() + 0.01)
+    sleeper.communicate(b"\n")
+    assert _ends(handle, time.monotonic() + 60)
+    os.close(handle)

@@ -77,6 +77,22 @@ def test_the_end_of_a_process_ends_the_rest(wakes: Wakes) -> None:
         os.close(handle)
 
 
+def test_the_end_of_a_process_ends_the_rest_while_others_report(
+    wakes: Wakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "trials" / "00003" / "runs" / "1.0"
+    run.mkdir(parents=True)
+    wakes.wait(LONG, ())
+    monkeypatch.setattr("trialfleet.sweep.wakes.LONGEST_REST", LONG)
+    monkeypatch.setattr("trialfleet.sweep.wakes.REPORTS_REST", 1e9)
+    handle = os.eventfd(1)  # can be read, as that of a process that has ended
+    (run / "metrics.jsonl").touch()
+    began = time.monotonic()
+    assert wakes.wait(LONG, (handle,)) == {3}
+    assert time.monotonic() - began < LONG / 2
+    os.close(handle)
+
+
 def test_reports_wait_for_others_as_long_as_turns_are_long_and_a_result_waits_for_nothing(
     wakes: Wakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +124,7 @@ def test_where_nothing_is_told_it_rests_for_its_time(tmp_path: Path, monkeypatch
     assert not deaf.add(tmp_path)
     (tmp_path / "new").touch()
     began = time.monotonic()
-    assert deaf.wait(0.02) == []
+    assert deaf.wait(0.02) == ([], False)
     assert time.monotonic() - began >= 0.02
     deaf.close()
 
@@ -124,3 +140,13 @@ def test_a_trial_is_looked_at_after_its_rest_or_when_it_is_woken() -> None:
     assert trial._next_look == 302.0
     trial.wake()
     assert trial._next_look == 0.0
+
+
+def test_a_trial_with_a_link_to_one_of_its_runs_is_let_go(wakes: Wakes, tmp_path: Path) -> None:
+    trial = tmp_path / "trials" / "00003"
+    (trial / "runs" / "1.0").mkdir(parents=True)
+    (trial / "runs" / "latest").symlink_to("1.0")
+    assert wakes.wait(LONG, ()) == {3}
+    wakes.forget(trial)
+    (trial / "runs" / "1.0" / "metrics.jsonl").touch()
+    assert wakes.wait(0.01, ()) == set()

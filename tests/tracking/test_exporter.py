@@ -745,24 +745,27 @@ def test_it_rests_after_each_trial_unless_somebody_waits(
     exporter.close()
 
 
-def test_trials_that_have_ended_go_first_and_a_long_round_is_cut_short(
-    folder: Path, target: Destination, query: Query, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("longest", "order"), [(60.0, "0231"), (0.001, "0123")])  # seconds; a run takes more than .001
+def test_trials_that_have_ended_go_first_but_for_the_one_that_has_waited_longest(
+    folder: Path, target: Destination, query: Query, monkeypatch: pytest.MonkeyPatch, longest: float, order: str
 ) -> None:
-    monkeypatch.setattr("trialfleet.tracking.exporter.LONGEST_ROUND", 0.001)  # a run is not made in that time
+    """Where rounds are cut short after one trial each has its turn."""
+    monkeypatch.setattr("trialfleet.tracking.exporter.LONGEST_ROUND", longest)
     exporter = opened(folder, target)
     a_round, cut = exporter._export.round, list[bool]()
     monkeypatch.setattr(exporter._export, "round", lambda: (a_round(), cut.append(exporter._export.cut_short))[0])
     Folder(folder, 0).submit({})
     Folder(folder, 1).submit({}).run()
-    Folder(folder, 2).submit({}).run()
-    Folder(folder, 2).end(0.5)
-    for number in range(3):
-        exporter.changed(number, ended=number == 2)
+    for number in (2, 3):
+        Folder(folder, number).submit({}).run()
+        Folder(folder, number).end(0.5)
+    for number in range(4):
+        exporter.changed(number, ended=number > 1)
     with exporter:
         assert exporter.flush(60)
-    order = "SELECT value FROM tags JOIN runs USING (run_uuid) WHERE key = 'trialfleet.trial' ORDER BY runs.rowid"
-    assert query(order) == [("2",), ("0",), ("1",)]
-    assert cut[0]
+    made = query("SELECT value FROM tags JOIN runs USING (run_uuid) WHERE key = 'trialfleet.trial' ORDER BY runs.rowid")
+    assert "".join(value for (value,) in made) == order
+    assert cut[0] == (longest < 1)
     assert not cut[-1]
     exporter._export._trials.clear()
     exporter._export.cut_short = True

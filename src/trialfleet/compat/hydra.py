@@ -132,10 +132,12 @@ def _remembered(override: str) -> Any:
 
 
 def _parsed(self: OverridesParser, s: str, rule_name: str) -> Any:
-    """What this parser makes of a text; of an override that was parsed before by Hydra's functions, a copy of that."""
-    if rule_name == "override" and self.functions.functions == _own_functions:
-        return copy.deepcopy(_remembered(s))
-    return _own_parse(self, s, rule_name)
+    """What a parser makes of a text; of an override that was parsed before, a copy of that.
+
+    A parser with other functions than Hydra's reads another language, and `shuffle` of a list is new each time.
+    """
+    lasts = rule_name == "override" and "shuffle" not in s and self.functions.functions == _own_functions
+    return copy.deepcopy(_remembered(s)) if lasts else _own_parse(self, s, rule_name)
 
 
 _LOADERS: dict[str, "RememberingLoader"] = {}  # of this process, by what they were asked for

@@ -76,6 +76,8 @@ class PointsOfFile:
         """
         from mlflow.utils.validation import _validate_metric
 
+        if not points:
+            return
         rows = []
         for name, value, time, step in points:
             _validate_metric(name, value, time, step)  # type: ignore[no-untyped-call]  # MLflow has no types there

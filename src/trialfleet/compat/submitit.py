@@ -152,8 +152,10 @@ def control(folder: Path, task: Callable[[Mapping[str, str], int, int], NoReturn
 
 def _ends(handle: int, until: float) -> bool:
     """Wait for a process's end until so many seconds of the monotonic clock; whether it has come."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
     while (left := until - time.monotonic()) > 0:
-        if select.select([handle], [], [], min(left, LONGEST_WAIT))[0]:
+        if poll.poll(1000.0 * min(left, LONGEST_WAIT)):
             return True
     return False
 

@@ -118,7 +118,8 @@ def _record(plan: Plan) -> StudyRecord:
         return study_record.create(plan.name, folder, randbits(32), sampler, storage, plan.identity, code)
     record = replace(study_record.at_home(plan.record, folder), storage=described(node.get("storage")))
     takes_copy = factory_of(plan.request.launcher).takes_copy
-    where = differing(plan.code, folder / "code" / str(record.code.get("digest")))
+    copy = folder / "code" / str(record.code.get("digest"))
+    where = differing(plan.code, copy) if copy.name != code["digest"] else ""
     return _with_code(record, code, where, "code" in plan.request.study.allow_changes, takes_copy)
 
 

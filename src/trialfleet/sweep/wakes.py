@@ -66,12 +66,10 @@ class Wakes:
         while True:
             begun = time.monotonic()
             longest = max(0.0, min((rested if reported else until) - begun, until - begun, SLICE))
-            files = self._watcher.wait(longest, handles)
+            files, job_ended = self._watcher.wait(longest, handles)
             self._poll()
             trials, others = self._sorted(files, reported)
-            now = time.monotonic()
-            job_ended = now - begun < longest and not files
-            if trials or others or job_ended or now >= min(until, rested if reported else until):
+            if trials or others or job_ended or time.monotonic() >= min(until, rested if reported else until):
                 return self._wake(trials | reported)
             if reported:
                 time.sleep(BREATH)  # what else is reported is heard at once
@@ -101,7 +99,7 @@ class Wakes:
         others = False
         for place, name in files:
             folder = self._trial_of.get(place)
-            if folder is not None:
+            if folder is not None and folder in self._followed:
                 if name == REPORTS:
                     reported.add(self._followed[folder])
                 elif self._is_news_of_trial(folder, place, name):

@@ -49,20 +49,21 @@ class Watcher:
         """Watch a folder no longer."""
         number = self._numbers.pop(folder, None)
         if number is not None:
-            del self._watches[number]
+            self._watches.pop(number, None)  # a link to a folder has the number of that one
             self._libc.inotify_rm_watch(self._file, number)
 
-    def wait(self, seconds: float, handles: Sequence[int] = ()) -> list[tuple[Path, str]]:
+    def wait(self, seconds: float, handles: Sequence[int] = ()) -> tuple[list[tuple[Path, str]], bool]:
         """Wait until something happens in a folder, a handle can be read, or the time is over.
 
         Returns:
-            files of which something is new, as far as it is known: the folder, and the name in it.
+            files of which something is new, as far as it is known: the folder, and the name in it; and whether a handle
+            can be read.
         """
         poll = select.poll()
         for handle in (*handles, *([self._file] if self._file >= 0 else [])):
             poll.register(handle, select.POLLIN)
-        ready = poll.poll(1000.0 * seconds)
-        return self._read() if any(handle == self._file for handle, _ in ready) else []
+        ready = {handle for handle, _ in poll.poll(1000.0 * seconds)}
+        return self._read() if self._file in ready else [], bool(ready - {self._file})
 
     def _read(self) -> list[tuple[Path, str]]:
         found: dict[tuple[int, bytes], None] = {}

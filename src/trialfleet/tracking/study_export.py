@@ -218,14 +218,15 @@ class StudyExport:
             self._columns.update(dict.fromkeys(trial.snapshot.params))
 
     def _sync_trials(self, runs: Runs, place: Place) -> bool:
-        """First those that have ended, since nothing more comes of them, then the others, in turn.
+        """First those that have ended, since nothing more comes of them, but for the one that has waited longest.
 
         Returns:
             whether nothing is left for now.
         """
         begun = now = time.monotonic()
         nothing_left = True
-        for trial in sorted(self._trials.values(), key=lambda trial: (not trial.ended, trial.synced_at)):
+        in_turn = sorted(self._trials.values(), key=lambda trial: trial.synced_at)
+        for trial in [*in_turn[:1], *sorted(in_turn[1:], key=lambda trial: not trial.ended)]:
             if now - begun > self._longest:
                 self.cut_short = True
                 return False
