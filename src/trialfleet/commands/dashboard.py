@@ -10,7 +10,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trialfleet.errors import UserError
+from trialfleet.review import studies
+from trialfleet.sweep.study.storage import JOURNAL
 from trialfleet.sweep.sweeper_settings import tracking_defaults
+from trialfleet.sweep.without_driver import address_of
 from trialfleet.tracking import dashboard
 from trialfleet.tracking.destination import resolve
 
@@ -31,12 +34,17 @@ def run(program: str, words: Sequence[str], tracking: Mapping[str, Any] | None =
         description="Opens MLflow's own pages on the results, on this machine only, and prints a link to each study. "
         "Ctrl-C ends it.",
     )
+    parser.add_argument("--optuna", metavar="STUDY", help="optuna-dashboard's pages on this study in their place")
+    parser.add_argument("--storage", metavar="URL", help="of that study, where study.yaml has no password of it")
     parser.add_argument("--port", type=int, help="default: the first free one from 5000 on")
     parser.add_argument("--uri", help="the same as URI")
     parser.add_argument(
         "words", nargs="*", metavar="URI | tracking.KEY=VALUE", help="where the results are, as the sweep was told"
     )
     arguments = parser.parse_args(words)
+    if arguments.optuna is not None:
+        _show_in_optuna(arguments.optuna, arguments.storage, arguments.port)
+        return
     uri, experiment = where({**tracking_defaults(), **(tracking or {})}, arguments.uri, arguments.words)
     destination = resolve(uri, experiment, Path.cwd())
     dashboard.check(destination)
@@ -44,8 +52,7 @@ def run(program: str, words: Sequence[str], tracking: Mapping[str, Any] | None =
         print(dashboard.report(destination, destination.shown.rstrip("/"), answers=True))
         return
     port = dashboard.choose_port(arguments.port)
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background commands start deaf to it
-        signal.signal(number, _interrupt)
+    _end_by_signals()
     try:
         with dashboard.serve(destination, port) as server:
             print(dashboard.report(destination, f"http://{dashboard.HOST}:{port}"))
@@ -54,6 +61,38 @@ def run(program: str, words: Sequence[str], tracking: Mapping[str, Any] | None =
             raise UserError("MLflow's server has ended by itself", "start the dashboard again")
     except KeyboardInterrupt:
         print()
+
+
+def _show_in_optuna(name: str, given: str | None, port: int | None) -> None:
+    """Serve optuna-dashboard's pages on a study until Ctrl-C.
+
+    Raises:
+        UserError: there is no such study, its storage cannot be opened from what it records, or optuna-dashboard is not
+            installed.
+    """
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    study = studies.find(name, None)
+    address = address_of(study.record, given)
+    try:
+        from optuna_dashboard import run_server  # type: ignore[import-not-found]  # it is nobody's dependency
+    except ImportError:
+        raise UserError("--optuna: optuna-dashboard is not installed", "pip install optuna-dashboard") from None
+    storage = address or JournalStorage(JournalFileBackend(str(study.folder / JOURNAL)))
+    chosen = dashboard.choose_port(port)
+    _end_by_signals()
+    print(f"optuna-dashboard is at http://{dashboard.HOST}:{chosen}   (study '{study.name}')")
+    print("\nCtrl-C ends it.", flush=True)
+    try:
+        run_server(storage, host=dashboard.HOST, port=chosen)
+    except KeyboardInterrupt:
+        print()
+
+
+def _end_by_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background commands start deaf to it
+        signal.signal(number, _interrupt)
 
 
 def where(tracking: Mapping[str, Any], uri: str | None, words: Sequence[str]) -> tuple[str, str]:
